@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make` alone prints the targets. Building and testing need Go alone; generating needs the tools
+# that `make tools` installs.
+
+TOOLS   := $(CURDIR)/.tools/bin
+CLANG   := clang-19
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO      := go
+
+# Pinned: a different version prints different files, which `make fresh` would refuse.
+CLANG_VERSION        := 19.1.7
+PROTOC_GEN_GO        := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+PROTOC_GEN_GO_GRPC   := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+PROTOC_GEN_GATEWAY   := github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway@v2.32.0
+GOLANGCI_LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.DEFAULT_GOAL := help
+export PATH := $(TOOLS):$(PATH)
+
+.PHONY: help
+help: ## print the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build weft and weft-cni into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
+
+.PHONY: tools
+tools: ## install the pinned generators and linter (into .tools/ and, for clang and protoc, by apt)
+	bash .ci/tools.sh
+
+.PHONY: generate
+generate: ## write every generated file anew: BPF objects, rows, protobuf
+	bash .ci/generate.sh
+
+.PHONY: fresh
+fresh: generate ## fail when a committed generated file is not what its source gives
+	@git diff --exit-code --stat -- '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*.pb.gw.go' docs/reference \
+		|| { echo 'fresh: the files above differ from their sources; commit what make generate wrote'; exit 1; }
+
+.PHONY: lint
+lint: ## golangci-lint, clang-format
+	golangci-lint run ./...
+	clang-format-19 --dry-run --Werror $$(git ls-files '*.c' '*.h')

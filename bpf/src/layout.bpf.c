@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+
+/* Not a program: one pointer per type of shared/, so that its BTF holds them all for bpf/gen. */
+
+#include "shared/reason.h"
+#include "shared/rows.h"
+
+struct addr *layout_addr;
+struct workload *layout_workload;
+struct endpoint_key *layout_endpoint_key;
+struct endpoint *layout_endpoint;
+struct block_key *layout_block_key;
+struct block *layout_block;
+struct prefix_key *layout_prefix_key;
+struct prefix *layout_prefix;
+struct vtep *layout_vtep;
+struct verdict_key *layout_verdict_key;
+struct verdict *layout_verdict;
+struct flow_key *layout_flow_key;
+struct flow *layout_flow;
+struct vip_key *layout_vip_key;
+struct vip *layout_vip;
+struct backend_key *layout_backend_key;
+struct backend *layout_backend;
+struct space *layout_space;
+struct peer *layout_peer;
+struct socket_peer_key *layout_socket_peer_key;
+struct translation *layout_translation;
+struct dns_key *layout_dns_key;
+struct dns_answer *layout_dns_answer;
+struct counter *layout_counter;
+struct event *layout_event;
+
+enum reason layout_reason;
+enum identity layout_identity;
+enum workload_flags layout_workload_flags;
+enum endpoint_flags layout_endpoint_flags;
+enum block_flags layout_block_flags;
+enum verdict_action layout_verdict_action;
+enum vip_policy layout_vip_policy;

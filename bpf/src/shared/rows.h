@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * The rows of every pinned map, as C sees them and as Go sees them: bpf/row is generated from this
+ * file (make generate), so no layout is kept by hand twice.
+ *
+ * Rules: no implicit padding (pad fields are named and must be zero, they are part of hash keys);
+ * addresses are 128 bit, IPv4 as ::ffff:a.b.c.d; __be16 and __be32 are in network order, all else
+ * is in host order. A changed layout needs a new LAYOUT_VERSION: it names the pin directory.
+ */
+
+#include "types.h"
+
+enum {
+	LAYOUT_VERSION = 1,
+};
+
+/* 4-byte aligned so that copies and compares are done by words. */
+struct addr {
+	__u8 bytes[16];
+} __attribute__((aligned(4)));
+
+/*
+ * Who a packet is from or to, within one network (VNI). Travels in the VXLAN group policy field.
+ * Identities from IDENTITY_FIRST on are sets of groups, numbered by the master.
+ */
+enum identity {
+	IDENTITY_NONE = 0,	/* the frame carries none: a VXLAN sender that is not ours */
+	IDENTITY_WORLD = 1,	/* outside of every network */
+	IDENTITY_NODE = 2,	/* the task's own node */
+	IDENTITY_UNGROUPED = 3, /* a task without groups */
+	IDENTITY_FIRST = 16,
+};
+
+/* ---- tasks of this node -------------------------------------------------------------------- */
+
+enum workload_flags {
+	WORKLOAD_DIRECTED = 1 << 0, /* its network has rules or public: what it opens is remembered */
+};
+
+/* workloads: host-side ifindex (u32) -> who sends on that link. Go writes. */
+struct workload {
+	__u32 vni;
+	__u16 identity;
+	__u16 mtu; /* of the task's link: largest inner IP packet, bytes */
+	__u32 flags;
+	__u8 mac[6];
+	__u8 block4; /* prefix length of a node's IPv4 block in this network, 0: no IPv4 */
+	__u8 block6; /* the same for IPv6, 0: no IPv6 */
+	struct addr addr4; /* zero: none */
+	struct addr addr6;
+};
+
+_Static_assert(sizeof(struct workload) == 52, "workload");
+
+struct endpoint_key {
+	__u32 vni;
+	struct addr addr;
+};
+
+_Static_assert(sizeof(struct endpoint_key) == 20, "endpoint_key");
+
+enum endpoint_flags {
+	ENDPOINT_RULED = 1 << 0, /* rules name its identity: look up exact ports before groups */
+};
+
+/* endpoints: address of a task of this node -> its link. Go writes. */
+struct endpoint {
+	__u32 ifindex; /* host side */
+	__u16 identity;
+	__u16 flags;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+_Static_assert(sizeof(struct endpoint) == 16, "endpoint");
+
+/* ---- where addresses live ------------------------------------------------------------------ */
+
+/* The address is masked to the network's block length. */
+struct block_key {
+	__u32 vni;
+	struct addr addr;
+};
+
+enum block_flags {
+	BLOCK_LOCAL = 1 << 0, /* this node's own */
+};
+
+/* blocks: block of addresses -> the node that holds it. Go writes. */
+struct block {
+	struct addr vtep; /* underlay address of the node */
+	__u16 mtu;	  /* largest inner IP packet towards that node, bytes */
+	__u16 flags;
+};
+
+_Static_assert(sizeof(struct block) == 20, "block");
+
+/* prefixes: LPM trie of every network's subnets. Asked only after blocks had no answer. */
+struct prefix_key {
+	__u32 len; /* of the 128-bit form: IPv4 /8 is 104 */
+	struct addr addr;
+};
+
+struct prefix {
+	__u32 vni;
+};
+
+/* vteps: the nodes whose frames are accepted (struct addr -> struct vtep). Go writes. */
+struct vtep {
+	__u32 flags;
+};
+
+/* ---- who may talk -------------------------------------------------------------------------- */
+
+/*
+ * verdicts: (src, dst) pairs of a network that may talk, compiled for the identities of this
+ * node's tasks. Looked up as (proto, port), (proto, 0), (0, 0); the first hit decides; no hit is a
+ * drop. Go writes.
+ */
+struct verdict_key {
+	__u32 vni;
+	__u16 src;
+	__u16 dst;
+	__be16 port; /* destination port, 0: any */
+	__u8 proto;  /* IP protocol, 0: any; ICMPv6 is looked up as ICMP (1) */
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct verdict_key) == 12, "verdict_key");
+
+enum verdict_action {
+	VERDICT_DENY = 0,
+	VERDICT_ALLOW = 1,
+	VERDICT_AUDIT = 2, /* would be denied: pass, count and report */
+};
+
+struct verdict {
+	__u32 rule; /* id of the rule that decided, 0: common groups */
+	__u8 action;
+	__u8 pad[3];
+};
+
+/*
+ * flows: what tasks of this node opened, so that replies come back where no verdict covers them.
+ * Key as the opener sent it. LRU: the kernel half writes, Go reads.
+ */
+struct flow_key {
+	__u32 vni;
+	struct addr src;
+	struct addr dst;
+	__be16 sport; /* ICMP echo: the id in both ports */
+	__be16 dport;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+_Static_assert(sizeof(struct flow_key) == 44, "flow_key");
+
+struct flow {
+	__u64 seen; /* bpf_ktime_get_ns of the opener's last packet */
+};
+
+/* ---- VIPs ---------------------------------------------------------------------------------- */
+
+struct vip_key {
+	__u32 vni; /* 0: host network */
+	struct addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct vip_key) == 24, "vip_key");
+
+/* vips: Go writes. A VIP with no backend stays: it refuses instead of leaking to the world. */
+struct vip {
+	__u32 id;
+	__u16 backends; /* slots 0 .. backends-1 of backends are filled */
+	__u8 policy;	/* enum vip_policy */
+	__u8 flags;
+};
+
+enum vip_policy {
+	VIP_RANDOM = 0,
+};
+
+struct backend_key {
+	__u32 vip;
+	__u16 slot;
+	__u16 pad;
+};
+
+/* backends: Go writes. */
+struct backend {
+	struct addr addr;
+	__be16 port;
+	__u16 weight;
+	__u32 id; /* stable over changes of slot; what feedback is kept by */
+};
+
+_Static_assert(sizeof(struct backend) == 24, "backend");
+
+/* spaces: network namespace cookie (u64) -> which VIPs its sockets see. Go writes. */
+struct space {
+	__u32 vni;
+	__u16 identity;
+	__u16 pad;
+};
+
+/* An address and port, as sockets and translations remember them. */
+struct peer {
+	struct addr addr;
+	__be16 port;
+	__u16 pad;
+};
+
+/* socket_peers: (socket, backend) -> VIP, for UDP answers and getpeername. LRU, kernel writes. */
+struct socket_peer_key {
+	__u64 cookie;
+	struct peer peer;
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct socket_peer_key) == 32, "socket_peer_key");
+
+/*
+ * translations: per-packet VIPs. LRU, kernel writes. Two entries a flow, both keyed by the packet
+ * as it is met: (task, VIP) -> backend on the way out, (backend, task) -> VIP on the way in.
+ */
+struct translation {
+	struct peer to;
+	__u32 pad;
+	__u64 seen;
+};
+
+_Static_assert(sizeof(struct translation) == 32, "translation");
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+enum {
+	DNS_DATA = 448, /* bytes of resource records kept per answer; longer ones go to the server */
+};
+
+/* dns_answers: LRU; Go writes (answers learnt from misses), the kernel half reads. */
+struct dns_key {
+	__u64 hash[2]; /* of the lower-cased wire name, two independent seeds */
+	__u32 vni;     /* view of the asker, 0: host */
+	__u16 qtype;
+	__u16 len; /* of the wire name, bytes */
+};
+
+_Static_assert(sizeof(struct dns_key) == 24, "dns_key");
+
+struct dns_answer {
+	__u16 len; /* of data in use */
+	__u8 rcode;
+	__u8 rotate; /* bytes per answer record when all have one size: rotated per query; 0: no */
+	__u16 ancount;
+	__u16 nscount;
+	__u16 arcount;
+	__u16 pad;
+	__u8 data[DNS_DATA]; /* records; names as compression pointers into the question */
+	__u32 stamp;	     /* low 32 bits of hash[0]: a torn read is seen and passed on */
+};
+
+_Static_assert(sizeof(struct dns_answer) == 464, "dns_answer");
+
+/* ---- seeing -------------------------------------------------------------------------------- */
+
+/* counters: per-CPU array, index enum reason. */
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* events: ring buffer, sampled per CPU and reason. */
+struct event {
+	__u64 time; /* bpf_ktime_get_ns */
+	__u32 ifindex;
+	__u32 vni;
+	__u32 rule;
+	__u32 len; /* of the packet as met, bytes */
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u16 src_identity;
+	__u16 dst_identity;
+	__u8 proto;
+	__u8 reason;
+	__u8 pad[6];
+};
+
+_Static_assert(sizeof(struct event) == 72, "event");

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lb holds the nouns of layer-4 load balancing: VIP, Backend, Pin, Registration, and the
+// Service by which clients of a node publish them. What they come to in the kernel is lb/compile's,
+// how it gets there lb/apply's.
+package lb
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"weft/discovery"
+)
+
+// Sentinels of this room; test with errors.Is.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrConflict = errors.New("conflict")
+	ErrInvalid  = errors.New("invalid")
+)
+
+// Key names a VIP: either Name (label.framework, mangled: web.weft) or Addr is set.
+type Key struct {
+	Network  string     `json:"network"`
+	Name     string     `json:"name,omitempty"`
+	Addr     netip.Addr `json:"addr,omitzero"`
+	Port     uint16     `json:"port"`
+	Protocol string     `json:"protocol"` // tcp or udp
+}
+
+// Pin is the master's word which addresses a named VIP has, decided once, the same on every node
+// and in every network.
+type Pin struct {
+	Name  string     `json:"name"` // web.weft
+	Addr4 netip.Addr `json:"addr4"`
+	Addr6 netip.Addr `json:"addr6"`
+}
+
+// Backend is one task behind a VIP, a row of the node that runs it.
+type Backend struct {
+	VIP    Key              `json:"vip"`
+	Task   string           `json:"task"`
+	Node   discovery.NodeID `json:"node"`
+	Addrs  []netip.Addr     `json:"addrs"`
+	Port   uint16           `json:"port"`
+	Weight uint16           `json:"weight"` // 0: no new connections
+}
+
+// Registration is a task's wish to be behind VIPs.
+type Registration struct {
+	Task      string       `json:"task"`
+	Network   string       `json:"network"`
+	Framework string       `json:"framework"` // weft, unless a scheduler runs the task
+	Addrs     []netip.Addr `json:"addrs"`
+	// Labels are LABEL=PORT: "/web:80=8080" (VIP label as in compat B2, then the task's own port),
+	// optionally with /udp or /tcp at the end; without, both.
+	Labels []string `json:"labels"`
+}
+
+// VIPStatus is a VIP as a node sees it.
+type VIPStatus struct {
+	Key
+	Addrs    []netip.Addr    `json:"addrs"`
+	DNS      string          `json:"dns,omitempty"` // web.weft.l4lb.thisdcos.directory
+	Backends []BackendStatus `json:"backends"`
+}
+
+// BackendStatus is a backend with the reason why it is in or out.
+type BackendStatus struct {
+	Backend
+	In     bool   `json:"in"`
+	Reason string `json:"reason"` // "serving", "node is down", "draining", ...
+}
+
+// Service is what clients of a node ask of load balancing. Every method is idempotent.
+type Service interface {
+	// Publish puts a task behind its VIPs, replacing its earlier registration. It returns when the
+	// addresses of all its VIPs are known, or when ctx ends. ErrInvalid names the label.
+	Publish(ctx context.Context, r Registration) ([]VIPStatus, error)
+	// Withdraw takes a task from behind all its VIPs; an unknown task is no error.
+	Withdraw(ctx context.Context, task string) error
+	// VIPs returns every VIP of a network (all networks when empty), by name, address and port.
+	VIPs(ctx context.Context, network string) ([]VIPStatus, error)
+}
