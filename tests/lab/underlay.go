@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// The underlay: one bridge in a namespace of its own, which is also the outside world.
+//
+//	h1 eth0 --+
+//	h2 eth0 --+-- bridge 10.77.0.254, fd77::fe;  lo: World, World6
+//	m1 eth0 --+
+var (
+	gateway  = netip.MustParsePrefix("10.77.0.254/24")
+	gateway6 = netip.MustParsePrefix("fd77::fe/64")
+)
+
+// World and World6 are addresses outside of every network, reached through the default route.
+var (
+	World  = netip.MustParseAddr("203.0.113.1")
+	World6 = netip.MustParseAddr("2001:db8::1")
+)
+
+func (l *Lab) fabric() string { return filepath.Join(l.Dir, "fabric", "netns") }
+
+// InWorld runs f on a thread that is in the outside world's namespace.
+func (l *Lab) InWorld(f func() error) error { return inside(l.fabric(), f) }
+
+func (l *Lab) makeUnderlay() error {
+	if err := newNamespace(l.fabric()); err != nil {
+		return err
+	}
+	err := withNetlink(l.fabric(), func(h *netlink.Handle) error {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "underlay", MTU: l.MTU}}
+		if err := h.LinkAdd(bridge); err != nil {
+			return fmt.Errorf("make the underlay bridge: %w", err)
+		}
+		return configure(h, map[string][]netip.Prefix{
+			"lo":       {netip.PrefixFrom(World, 32), netip.PrefixFrom(World6, 128)},
+			"underlay": {gateway, gateway6},
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for _, h := range l.all() {
+		if err := l.plug(h); err != nil {
+			return fmt.Errorf("host %s: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// plug makes a host's namespace and joins it to the bridge.
+func (l *Lab) plug(h *Host) error {
+	if err := newNamespace(h.netns()); err != nil {
+		return err
+	}
+	ns, err := netns.GetFromPath(h.netns())
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	err = withNetlink(l.fabric(), func(handle *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = h.Name, l.MTU
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
+		if err := handle.LinkAdd(veth); err != nil {
+			return fmt.Errorf("make the link to the underlay: %w", err)
+		}
+		bridge, err := handle.LinkByName("underlay") //nolint:forbidigo // one link by name: no dump
+		if err != nil {
+			return err
+		}
+		if err := handle.LinkSetMaster(veth, bridge); err != nil {
+			return err
+		}
+		return handle.LinkSetUp(veth)
+	})
+	if err != nil {
+		return err
+	}
+	return withNetlink(h.netns(), func(handle *netlink.Handle) error {
+		err := configure(handle, map[string][]netip.Prefix{
+			"lo":   nil,
+			"eth0": {netip.PrefixFrom(h.Addr, gateway.Bits()), netip.PrefixFrom(h.Addr6, gateway6.Bits())},
+		})
+		if err != nil {
+			return err
+		}
+		for _, via := range []netip.Addr{gateway.Addr(), gateway6.Addr()} {
+			if err := handle.RouteAdd(&netlink.Route{Gw: via.AsSlice()}); err != nil {
+				return fmt.Errorf("default route via %s: %w", via, err)
+			}
+		}
+		return nil
+	})
+}
+
+// configure brings links up with addresses. IPv6 addresses are usable at once (nodad): there is
+// nobody to collide with.
+func configure(h *netlink.Handle, links map[string][]netip.Prefix) error {
+	for name, prefixes := range links {
+		link, err := h.LinkByName(name) //nolint:forbidigo // one link by name: no dump
+		if err != nil {
+			return fmt.Errorf("link %s: %w", name, err)
+		}
+		for _, p := range prefixes {
+			addr := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+			if p.Addr().Is6() {
+				addr.Flags = ifaNoDAD
+			}
+			if err := h.AddrAdd(link, addr); err != nil {
+				return fmt.Errorf("address %s on %s: %w", p, name, err)
+			}
+		}
+		if err := h.LinkSetUp(link); err != nil {
+			return fmt.Errorf("bring up %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+const ifaNoDAD = 0x02 // IFA_F_NODAD
+
+func withNetlink(path string, f func(*netlink.Handle) error) error {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("open namespace %s: %w", path, err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return f(h)
+}
+
+// Cut takes a host's link to the underlay down, or up again.
+func (h *Host) Cut(down bool) error {
+	return withNetlink(h.lab.fabric(), func(handle *netlink.Handle) error {
+		link, err := handle.LinkByName(h.Name) //nolint:forbidigo // one link by name: no dump
+		if err != nil {
+			return err
+		}
+		if down {
+			return handle.LinkSetDown(link)
+		}
+		return handle.LinkSetUp(link)
+	})
+}
+
+// logFile opens a daemon's log for appending.
+func (h *Host) logFile(name string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(h.Dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+}
