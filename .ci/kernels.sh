@@ -63,7 +63,7 @@ for series in "${missing[@]}"; do
 	rm -rf "${store:?}/$series"
 	mkdir -p "$store/$series"
 	mv "$(find "$tree" -name "vmlinuz*" -type f)" "$store/$series/vmlinuz"
-	mv "$(find "$tree" -path "*/lib/modules/*/kernel" -type d)" "$store/$series/modules"
+	mv "$(find "$tree" -path "*/lib/modules/*" -name kernel -prune)" "$store/$series/modules"
 	rm -rf "$tree"
 	echo "$version" >"$store/$series/version"
 done
