@@ -43,3 +43,15 @@ fresh: generate ## fail when a committed generated file is not what its source g
 lint: ## golangci-lint, clang-format
 	golangci-lint run ./...
 	clang-format-19 --dry-run --Werror $$(git ls-files '*.c' '*.h')
+
+.PHONY: test
+test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
+	.ci/test.sh -race -count=1 ./...
+
+.PHONY: demo
+demo: build ## the story of Weft on three hosts, checked step by step (root); KEEP=1 leaves it up
+	$(GO) run ./tests/e2e/demo -weft bin/weft $(if $(KEEP),-keep)
+
+.PHONY: check
+check: ## what CI runs
+	.ci/run
