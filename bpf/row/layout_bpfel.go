@@ -60,7 +60,7 @@ type DNSAnswer struct {
 	Ancount uint16
 	Nscount uint16
 	Arcount uint16
-	Pad     uint16
+	Mark    uint16
 	Data    [448]uint8
 	Stamp   uint32
 }
@@ -149,12 +149,26 @@ type PrefixKey struct {
 	Addr Addr
 }
 
+// SocketPeer is struct socket_peer of rows.h.
+type SocketPeer struct {
+	_    structs.HostLayout
+	To   Peer
+	Slot uint32
+}
+
 // SocketPeerKey is struct socket_peer_key of rows.h.
 type SocketPeerKey struct {
 	_      structs.HostLayout
 	Cookie uint64
 	Peer   Peer
 	Pad    uint32
+}
+
+// SocketVIP is struct socket_vip of rows.h.
+type SocketVIP struct {
+	_       structs.HostLayout
+	VIP     Peer
+	Backend Peer
 }
 
 // Space is struct space of rows.h.
@@ -169,7 +183,7 @@ type Space struct {
 type Translation struct {
 	_    structs.HostLayout
 	To   Peer
-	Pad  uint32
+	Slot uint32
 	Seen uint64
 }
 

@@ -25,6 +25,8 @@ struct backend *layout_backend;
 struct space *layout_space;
 struct peer *layout_peer;
 struct socket_peer_key *layout_socket_peer_key;
+struct socket_peer *layout_socket_peer;
+struct socket_vip *layout_socket_vip;
 struct translation *layout_translation;
 struct dns_key *layout_dns_key;
 struct dns_answer *layout_dns_answer;

@@ -216,7 +216,11 @@ struct peer {
 	__u16 pad;
 };
 
-/* socket_peers: (socket, backend) -> VIP, for UDP answers and getpeername. LRU, kernel writes. */
+/*
+ * socket_peers: what a UDP socket that is not connected sends to and hears from. Two entries:
+ * (socket, VIP) -> backend keeps it at one backend, (socket, backend) -> VIP names the sender of
+ * what it hears. LRU, kernel writes.
+ */
 struct socket_peer_key {
 	__u64 cookie;
 	struct peer peer;
@@ -225,13 +229,28 @@ struct socket_peer_key {
 
 _Static_assert(sizeof(struct socket_peer_key) == 32, "socket_peer_key");
 
+struct socket_peer {
+	struct peer to;
+	__u32 slot; /* of a backend: where it was found last */
+};
+
+_Static_assert(sizeof(struct socket_peer) == 24, "socket_peer");
+
+/* socket_vips: storage of a connected socket, gone with it. Kernel writes. */
+struct socket_vip {
+	struct peer vip;
+	struct peer backend;
+};
+
+_Static_assert(sizeof(struct socket_vip) == 40, "socket_vip");
+
 /*
  * translations: per-packet VIPs. LRU, kernel writes. Two entries a flow, both keyed by the packet
  * as it is met: (task, VIP) -> backend on the way out, (backend, task) -> VIP on the way in.
  */
 struct translation {
 	struct peer to;
-	__u32 pad;
+	__u32 slot; /* of a backend: where it was found last */
 	__u64 seen;
 };
 
@@ -260,7 +279,7 @@ struct dns_answer {
 	__u16 ancount;
 	__u16 nscount;
 	__u16 arcount;
-	__u16 pad;
+	__u16 mark; /* bits 32 to 47 of hash[0]; with stamp it frames data */
 	__u8 data[DNS_DATA]; /* records; names as compression pointers into the question */
 	__u32 stamp;	     /* low 32 bits of hash[0]: a torn read is seen and passed on */
 };
