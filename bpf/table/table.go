@@ -8,6 +8,8 @@ package table
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // Table is a map of rows. All methods are safe for use by one writer and any number of readers.
@@ -30,6 +32,13 @@ type Diff struct {
 // String is for logs: "+2 ~1 -0".
 func (d Diff) String() string { return fmt.Sprintf("+%d ~%d -%d", d.Added, d.Replaced, d.Removed) }
 
+// bulk is what a Table may offer besides: many rows in few calls. Both go on behind a row that was
+// refused and return why, by index.
+type bulk[K comparable, V comparable] interface {
+	PutMany(keys []K, values []V) map[int]error
+	DeleteMany(keys []K) map[int]error
+}
+
 // Sync makes t hold exactly want, writing only what differs: what is wanted first, then what nobody
 // wants is removed, so that no wanted key is ever absent. It goes on after an error and joins them.
 func Sync[K comparable, V comparable](t Table[K, V], want map[K]V) (Diff, error) {
@@ -37,32 +46,73 @@ func Sync[K comparable, V comparable](t Table[K, V], want map[K]V) (Diff, error)
 	if err != nil {
 		return Diff{}, err
 	}
-	var d Diff
-	var errs []error
+	var puts, deletes []K
+	var values []V
 	for key, value := range want {
-		old, ok := have[key]
-		if ok && old == value {
+		if old, ok := have[key]; !ok || old != value {
+			puts, values = append(puts, key), append(values, value)
+		}
+	}
+	for key := range have {
+		if _, ok := want[key]; !ok {
+			deletes = append(deletes, key)
+		}
+	}
+	var d Diff
+	failed := putMany(t, puts, values)
+	for i, key := range puts {
+		if failed[i] != nil {
 			continue
 		}
-		if err := t.Put(key, value); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if ok {
+		if _, ok := have[key]; ok {
 			d.Replaced++
 		} else {
 			d.Added++
 		}
 	}
-	for key := range have {
-		if _, ok := want[key]; ok {
-			continue
-		}
-		if err := t.Delete(key); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		d.Removed++
+	kept := deleteMany(t, deletes)
+	d.Removed = len(deletes) - len(kept)
+	return d, errors.Join(append(inOrder(failed), inOrder(kept)...)...)
+}
+
+func putMany[K comparable, V comparable](t Table[K, V], keys []K, values []V) map[int]error {
+	if b, ok := t.(bulk[K, V]); ok {
+		return b.PutMany(keys, values)
 	}
-	return d, errors.Join(errs...)
+	return each(len(keys), func(i int) error { return t.Put(keys[i], values[i]) })
+}
+
+func deleteMany[K comparable, V comparable](t Table[K, V], keys []K) map[int]error {
+	if b, ok := t.(bulk[K, V]); ok {
+		return b.DeleteMany(keys)
+	}
+	return each(len(keys), func(i int) error { return t.Delete(keys[i]) })
+}
+
+func each(n int, do func(i int) error) map[int]error {
+	failed := make(map[int]error)
+	for i := range n {
+		if err := do(i); err != nil {
+			failed[i] = err
+		}
+	}
+	return failed
+}
+
+// inOrder lists what failed, each kind of failure once: a full map fails for every row.
+func inOrder(failed map[int]error) []error {
+	var errs []error
+	times := make(map[string]int)
+	for _, i := range slices.Sorted(maps.Keys(failed)) {
+		text := failed[i].Error()
+		if times[text]++; times[text] == 1 {
+			errs = append(errs, failed[i])
+		}
+	}
+	for i, err := range errs {
+		if n := times[err.Error()]; n > 1 {
+			errs[i] = fmt.Errorf("%w (%d rows)", err, n)
+		}
+	}
+	return errs
 }
