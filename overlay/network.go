@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// MaxVNI is the largest VXLAN network identifier: 24 bits (RFC 7348 section 5).
+const MaxVNI VNI = 1<<24 - 1
+
+// Prefix lengths of a node's block where a network names none.
+const (
+	DefaultBlock4 = 24
+	DefaultBlock6 = 112
+)
+
+// Limits of a block. The longest leaves usable addresses when the first (and for IPv4 the last) is
+// skipped; the shortest keeps 1,000 nodes within an ordinary network.
+const (
+	minBlock4, maxBlock4 = 8, 30
+	minBlock6, maxBlock6 = 32, 126
+)
+
+// Reserved lists what no network may overlap: the VIP ranges, the name servers' addresses, and the
+// addresses that IP itself reserves. Values are what each is for.
+func Reserved() map[netip.Prefix]string {
+	return map[netip.Prefix]string{
+		netip.MustParsePrefix("11.0.0.0/8"):      "virtual addresses of VIPs",
+		netip.MustParsePrefix("fd01:c::/64"):     "virtual addresses of VIPs",
+		netip.MustParsePrefix("198.51.100.0/24"): "name servers of the nodes",
+		netip.MustParsePrefix("fd01:d::/64"):     "name servers of the nodes",
+		netip.MustParsePrefix("0.0.0.0/8"):       "this network (RFC 1122)",
+		netip.MustParsePrefix("127.0.0.0/8"):     "loopback",
+		netip.MustParsePrefix("169.254.0.0/16"):  "link-local",
+		netip.MustParsePrefix("224.0.0.0/3"):     "multicast and class E",
+		netip.MustParsePrefix("::/96"):           "loopback and unspecified",
+		netip.MustParsePrefix("::ffff:0:0/96"):   "IPv4-mapped addresses",
+		netip.MustParsePrefix("fe80::/10"):       "link-local",
+		netip.MustParsePrefix("ff00::/8"):        "multicast",
+	}
+}
+
+// Normal returns the network with defaults filled in: block lengths and Ungrouped.
+func (n Network) Normal() Network {
+	if n.Subnet4.IsValid() && n.Block4 == 0 {
+		n.Block4 = min(max(DefaultBlock4, n.Subnet4.Bits()), maxBlock4)
+	}
+	if n.Subnet6.IsValid() && n.Block6 == 0 {
+		n.Block6 = min(max(DefaultBlock6, n.Subnet6.Bits()), maxBlock6)
+	}
+	if n.Ungrouped == "" {
+		n.Ungrouped = UngroupedOwn
+	}
+	return n
+}
+
+// Subnets returns the network's subnets, IPv4 first.
+func (n Network) Subnets() []netip.Prefix {
+	var subnets []netip.Prefix
+	for _, p := range []netip.Prefix{n.Subnet4, n.Subnet6} {
+		if p.IsValid() {
+			subnets = append(subnets, p)
+		}
+	}
+	return subnets
+}
+
+// BlockBits returns the length of a node's block in the family of addr.
+func (n Network) BlockBits(addr netip.Addr) int {
+	if addr.Is4() {
+		return n.Block4
+	}
+	return n.Block6
+}
+
+// Validate reports everything that is wrong with the network by itself, defaults filled in. VNI 0
+// passes: the master then chooses one.
+func (n Network) Validate() error {
+	n = n.Normal()
+	p := problems{what: fmt.Sprintf("network %q", n.Name)}
+	p.label("name", n.Name)
+	if n.VNI > MaxVNI {
+		p.addf("vni %d is out of range: allowed are 1 to %d, or 0 to have one chosen", n.VNI, MaxVNI)
+	}
+	if !n.Subnet4.IsValid() && !n.Subnet6.IsValid() {
+		p.addf("subnet4 and subnet6 are both empty: at least one is needed, such as 9.0.0.0/16")
+	}
+	p.subnet("4", n.Subnet4, n.Block4, [2]int{minBlock4, maxBlock4})
+	p.subnet("6", n.Subnet6, n.Block6, [2]int{minBlock6, maxBlock6})
+	if n.Ungrouped != UngroupedOwn && n.Ungrouped != UngroupedOpen {
+		p.addf("ungrouped %q is unknown: allowed are %q and %q", n.Ungrouped, UngroupedOwn, UngroupedOpen)
+	}
+	return p.err()
+}
+
+// subnet checks one family's subnet and block length; bounds are those of the block.
+func (p *problems) subnet(family string, subnet netip.Prefix, block int, bounds [2]int) {
+	field := "subnet" + family
+	if !subnet.IsValid() {
+		if block != 0 {
+			p.addf("block%s %d needs a %s", family, block, field)
+		}
+		return
+	}
+	if subnet.Addr().Is4() != (family == "4") || subnet.Addr().Is4In6() {
+		p.addf("%s %s is not IPv%s", field, subnet, family)
+		return
+	}
+	if subnet != subnet.Masked() {
+		p.addf("%s %s has bits set behind its length: write %s", field, subnet, subnet.Masked())
+	}
+	low := max(subnet.Bits(), bounds[0])
+	switch {
+	case low > bounds[1]:
+		p.addf("%s %s is too small: its length may be %d at most", field, subnet, bounds[1])
+	case block < low || block > bounds[1]:
+		p.addf("block%s %d does not fit %s %s: allowed are %d to %d", family, block, field, subnet, low, bounds[1])
+	}
+	for _, r := range sortedPrefixes(Reserved()) {
+		if r.Overlaps(subnet) {
+			p.addf("%s %s overlaps %s (%s)", field, subnet, r, Reserved()[r])
+		}
+	}
+}
+
+// CheckOverlap reports every subnet of n that overlaps one of another network or of the underlay, and
+// a VNI that another has. A network of the same name is n itself and is left out.
+func CheckOverlap(n Network, others []Network, underlay ...netip.Prefix) error {
+	var clashes []string
+	for _, o := range others {
+		if o.Name == n.Name {
+			continue
+		}
+		clashes = append(clashes, overlaps(n, o.Subnets(), fmt.Sprintf("network %q", o.Name))...)
+		if o.VNI == n.VNI && n.VNI != 0 {
+			clashes = append(clashes, fmt.Sprintf("vni %d is network %q's", n.VNI, o.Name))
+		}
+	}
+	clashes = append(clashes, overlaps(n, underlay, "the underlay")...)
+	if clashes == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: network %q: %s", ErrConflict, n.Name, strings.Join(clashes, "; "))
+}
+
+func overlaps(n Network, theirs []netip.Prefix, whose string) []string {
+	var clashes []string
+	for _, mine := range n.Subnets() {
+		for _, t := range theirs {
+			if mine.Overlaps(t) {
+				clashes = append(clashes, fmt.Sprintf("subnet %s overlaps %s of %s", mine, t, whose))
+			}
+		}
+	}
+	return clashes
+}
