@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * Constants of this node, set when the programs are loaded (not pinned, so each load may choose
+ * anew). A switch that is off leaves no instruction behind: the verifier removes what it guards.
+ * An object holds those it uses.
+ */
+
+#include "headers/kernel.h"
+#include "shared/rows.h"
+
+/* The node's underlay address: source of what is sent, destination of what is accepted. */
+const volatile __be32 node_addr4;
+/* Interfaces of the node: the underlay, and the VXLAN device of the slow path (0: there is none).
+ */
+const volatile __u32 underlay_ifindex;
+const volatile __u32 tunnel_ifindex;
+/* UDP port of tunnel frames, host order. */
+const volatile __u16 tunnel_port = 4789;
+/* MAC of every host end: the gateway of all tasks. */
+const volatile __u8 gateway_mac[6] = {0x0a, 0x77, 0x65, 0x66, 0x74, 0x01};
+/* Addresses at which the node answers names; zero: none. */
+const volatile struct addr dns_addr4;
+const volatile struct addr dns_addr6;
+/* Whether the recursion-available bit is set in answers of the kernel. */
+const volatile bool dns_recursion = true;
+/* Send, receive by the kernel's VXLAN device only. */
+const volatile bool slow_encap;
+const volatile bool slow_decap;
+/* Events a second that each CPU reports per reason; 0: none. */
+const volatile __u32 events_per_second = 100;

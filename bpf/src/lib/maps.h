@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * Every map, pinned by its name in the folder of LAYOUT_VERSION. Rows are explained in rows.h;
+ * here: how many, who writes, and why this kind. Every object declares all of them; pinned, they
+ * are one.
+ *
+ * Hash maps are preallocated where the packet path looks them up and the size is small; the large
+ * ones that only Go writes are not, for most nodes fill a fraction of them.
+ */
+
+#include "headers/kernel.h"
+#include "shared/reason.h"
+#include "shared/rows.h"
+
+enum {
+	MAX_WORKLOADS = 8192,
+	MAX_ENDPOINTS = 2 * MAX_WORKLOADS, /* two families */
+	MAX_BLOCKS = 262144, /* nodes x networks x families */
+	MAX_PREFIXES = 8192,
+	MAX_VTEPS = 16384,
+	MAX_VERDICTS = 524288,
+	MAX_FLOWS = 262144,
+	MAX_VIPS = 65536,
+	MAX_BACKENDS = 524288,
+	MAX_SPACES = MAX_WORKLOADS,
+	MAX_SOCKET_PEERS = 65536,
+	MAX_TRANSLATIONS = 131072,
+	MAX_DNS_ANSWERS = 65536,
+	EVENT_BYTES = 1 << 20, /* 10,000 events and more before a slow reader loses some */
+};
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct workload);
+	__uint(max_entries, MAX_WORKLOADS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} workloads SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct endpoint_key);
+	__type(value, struct endpoint);
+	__uint(max_entries, MAX_ENDPOINTS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} endpoints SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct block_key);
+	__type(value, struct block);
+	__uint(max_entries, MAX_BLOCKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} blocks SEC(".maps");
+
+/* Go writes. Asked only where blocks had no answer: a trie is several times slower than a hash. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct prefix_key);
+	__type(value, struct prefix);
+	__uint(max_entries, MAX_PREFIXES);
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* the kernel asks for it */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} prefixes SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct addr);
+	__type(value, struct vtep);
+	__uint(max_entries, MAX_VTEPS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} vteps SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct verdict_key);
+	__type(value, struct verdict);
+	__uint(max_entries, MAX_VERDICTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} verdicts SEC(".maps");
+
+/*
+ * Programs write; Go expires and forgets what a task left behind (the one exception to one writer).
+ * LRU: a task that opens more than fits loses its own oldest and nobody's traffic stops for want of
+ * memory.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, MAX_FLOWS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} flows SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct vip_key);
+	__type(value, struct vip);
+	__uint(max_entries, MAX_VIPS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} vips SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct backend_key);
+	__type(value, struct backend);
+	__uint(max_entries, MAX_BACKENDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} backends SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u64);
+	__type(value, struct space);
+	__uint(max_entries, MAX_SPACES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} spaces SEC(".maps");
+
+/* Programs write. LRU: sockets that are not connected tell nobody when they are done. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct socket_peer_key);
+	__type(value, struct socket_peer);
+	__uint(max_entries, MAX_SOCKET_PEERS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} socket_peers SEC(".maps");
+
+/* Programs write; an entry lives as long as its socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__type(key, int);
+	__type(value, struct socket_vip);
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* the kernel asks for it */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} socket_vips SEC(".maps");
+
+/* Programs write. LRU as flows; the key is the packet as it is met (struct flow_key). */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct translation);
+	__uint(max_entries, MAX_TRANSLATIONS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} translations SEC(".maps");
+
+/* Go writes. LRU: what is asked stays. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct dns_key);
+	__type(value, struct dns_answer);
+	__uint(max_entries, MAX_DNS_ANSWERS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} dns_answers SEC(".maps");
+
+/* Programs write, index enum reason. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counter);
+	__uint(max_entries, REASON_MAX);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} counters SEC(".maps");
+
+/* Programs write, Go reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, EVENT_BYTES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} events SEC(".maps");
