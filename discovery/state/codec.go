@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"weft/discovery"
+)
+
+// Operations of the log. A record is a sequence of them, carried out together.
+//
+//	opRow     writer kind key incarnation seq deleted value   set the row
+//	opDrop    writer kind key                                 forget the row
+//	opWriter  writer incarnation seq floor                    set what is known of the writer
+//
+// Numbers are varints, texts have their length before them.
+const (
+	opRow byte = iota + 1
+	opDrop
+	opWriter
+)
+
+type operation struct {
+	code   byte
+	row    discovery.Row // opRow; of opDrop the names
+	writer writer        // opWriter
+}
+
+func appendRow(b []byte, r *discovery.Row) []byte {
+	b = appendNames(append(b, opRow), r.Writer, string(r.Kind), r.Key)
+	b = binary.AppendUvarint(b, r.Incarnation)
+	b = binary.AppendUvarint(b, r.Seq)
+	deleted := byte(0)
+	if r.Deleted {
+		deleted = 1
+	}
+	b = append(b, deleted)
+	b = binary.AppendUvarint(b, uint64(len(r.Value)))
+	return append(b, r.Value...)
+}
+
+func appendDrop(b []byte, r *discovery.Row) []byte {
+	return appendNames(append(b, opDrop), r.Writer, string(r.Kind), r.Key)
+}
+
+func appendWriter(b []byte, w *writer) []byte {
+	b = appendNames(append(b, opWriter), w.name)
+	b = binary.AppendUvarint(b, w.incarnation)
+	b = binary.AppendUvarint(b, w.seq)
+	return binary.AppendUvarint(b, w.floor)
+}
+
+func appendNames(b []byte, names ...string) []byte {
+	for _, name := range names {
+		b = binary.AppendUvarint(b, uint64(len(name)))
+		b = append(b, name...)
+	}
+	return b
+}
+
+// opReader reads fields one after the other and remembers that one was wrong.
+type opReader struct {
+	rest []byte
+	bad  bool
+}
+
+func (r *opReader) number() uint64 {
+	n, size := binary.Uvarint(r.rest)
+	if size <= 0 {
+		r.bad, r.rest = true, nil
+		return 0
+	}
+	r.rest = r.rest[size:]
+	return n
+}
+
+func (r *opReader) bytes(limit int) []byte {
+	n := r.number()
+	if n > uint64(limit) || n > uint64(len(r.rest)) {
+		r.bad, r.rest = true, nil
+		return nil
+	}
+	b := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+func (r *opReader) name() string {
+	name := string(r.bytes(MaxName))
+	if checkName("name", name) != nil {
+		r.bad = true
+	}
+	return name
+}
+
+// readOp reads the first operation of b. It keeps no part of b.
+func readOp(b []byte) (op operation, rest []byte, err error) {
+	if len(b) == 0 {
+		return op, nil, fmt.Errorf("empty operation: %w", ErrBroken)
+	}
+	op.code = b[0]
+	r := opReader{rest: b[1:]}
+	switch op.code {
+	case opRow:
+		op.row.Writer, op.row.Kind, op.row.Key = r.name(), discovery.Kind(r.name()), r.name()
+		op.row.Incarnation, op.row.Seq = r.number(), r.number()
+		op.row.Deleted = r.number() == 1
+		if value := r.bytes(MaxValue); len(value) > 0 {
+			op.row.Value = append([]byte(nil), value...)
+		}
+	case opDrop:
+		op.row.Writer, op.row.Kind, op.row.Key = r.name(), discovery.Kind(r.name()), r.name()
+	case opWriter:
+		op.writer.name = r.name()
+		op.writer.incarnation, op.writer.seq, op.writer.floor = r.number(), r.number(), r.number()
+	default:
+		return op, nil, fmt.Errorf("operation %d is unknown: %w", op.code, ErrBroken)
+	}
+	if r.bad {
+		return op, nil, fmt.Errorf("operation %d is cut or too long: %w", op.code, ErrBroken)
+	}
+	return op, r.rest, nil
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+
+	"weft/discovery"
+)
+
+// change is one caller's wish. decide may run twice, when what it wrote could not be stored.
+type change struct {
+	durable bool
+	decide  func(*tx) error
+	done    bool // guarded by commitMu, as is err
+	err     error
+}
+
+// commit carries out a change, together with those of other callers who came in the meantime: one
+// write, one sync. Readers see the change when commit returns, and not before a durable one is on
+// disk, so that no one ever hears of a row that a crash could take back.
+func (s *Store) commit(durable bool, decide func(*tx) error) error {
+	c := &change{durable: durable, decide: decide}
+	s.queueMu.Lock()
+	s.queue = append(s.queue, c)
+	s.queueMu.Unlock()
+
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	if c.done {
+		return c.err
+	}
+	s.queueMu.Lock()
+	group := s.queue
+	s.queue = nil
+	s.queueMu.Unlock()
+	s.carryOut(group)
+	return c.err
+}
+
+func (s *Store) carryOut(group []*change) {
+	t, sync := s.decide(group)
+	err := error(nil)
+	switch {
+	case s.closed:
+		err = ErrClosed
+	case len(t.ops) > 0:
+		err = s.disk.append(t.ops, sync, t.mem)
+	}
+	if err == nil {
+		s.publish(t)
+		return
+	}
+	t.mem.Abort()
+	// What others say is worth knowing even when it can't be kept: it can be asked for again.
+	var rest []*change
+	for _, c := range group {
+		if c.durable || s.closed {
+			c.err = err
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	if len(rest) > 0 {
+		s.log.Error("state file not written", "error", err)
+		t, _ = s.decide(rest)
+		s.publish(t)
+	}
+}
+
+// decide runs the changes in order. One that errs has changed nothing.
+func (s *Store) decide(group []*change) (t *tx, sync bool) {
+	t = s.begin()
+	for _, c := range group {
+		ops := len(t.ops)
+		c.err = c.decide(t)
+		c.done = true
+		sync = sync || c.durable && len(t.ops) > ops
+	}
+	return t, sync
+}
+
+func (s *Store) publish(t *tx) {
+	t.mem.Commit()
+	s.renewed = t.renewed
+	s.stats.rows.Add(t.rows)
+	s.stats.tombstones.Add(t.tombstones)
+	s.stats.writers.Add(t.writers)
+	s.stats.refused.Add(t.refused)
+	s.stats.renewals.Add(t.renewals)
+	if s.disk != nil {
+		s.stats.logBytes.Store(s.disk.size)
+	}
+	if t.renewals > 0 {
+		s.log.Warn("own rows begin a new life: others knew more of them, or the masters removed this node",
+			"node", s.self, "incarnation", readWriter(s.db.Txn(false), s.self).incarnation)
+	}
+	if len(t.kinds) > 0 {
+		s.watch.wake(t.kinds)
+	}
+}
+
+// boot fills the memory from the disk, and gives Self an incarnation if it has none that can go on.
+func (s *Store) boot() error {
+	t := s.begin()
+	defer t.mem.Abort() // no effect after publish
+	fresh, err := s.replay(t)
+	if err != nil {
+		return err
+	}
+	w := readWriter(t.mem, s.self)
+	switch {
+	case s.self == "":
+	case w.incarnation == 0:
+		w.incarnation = uint64(time.Now().UnixNano())
+		t.setWriter(w)
+	case s.stats.salvage.Load() > 0, w.removed():
+		// Rows may be lost that others have: what we say from now on must be newer than all of it.
+		t.renew(w, w.incarnation)
+	}
+	t.renewed = time.Time{}
+	if s.disk != nil && (fresh || s.stats.salvage.Load() > 0 || len(t.ops) > 0) {
+		if err := s.disk.rewrite(t.mem); err != nil {
+			return err
+		}
+	}
+	s.publish(t)
+	return nil
+}
+
+// replay repeats what the log says was done.
+func (s *Store) replay(t *tx) (fresh bool, err error) {
+	if s.disk == nil {
+		return true, nil
+	}
+	found, err := s.disk.read(s.self, func(ops []byte) error { return t.redo(ops) })
+	if err != nil {
+		return false, err
+	}
+	if len(found.bad) > 0 {
+		t.repair()
+	}
+	t.recount()
+	if len(found.bad) == 0 {
+		return found.fresh, nil
+	}
+	s.stats.salvage.Store(uint64(len(found.bad)))
+	s.log.Error("state file is broken in places; it is kept aside and what is whole is used",
+		"error", errors.Join(found.bad...), "kept", found.aside, "rows", t.rows)
+	return true, nil
+}
+
+// repair makes a state of what is left of a broken log. Of other writers rows may be lost: it claims
+// to know nothing, and they come again. What a lost record took back may be here once more.
+func (t *tx) repair() {
+	writers := make(map[string]writer)
+	eachWriter(t.mem, func(w *writer) { writers[w.name] = *w })
+	eachRow(t.mem, byID, nil, func(r *discovery.Row) {
+		w := writers[r.Writer]
+		w.name, w.incarnation = r.Writer, max(w.incarnation, r.Incarnation)
+		writers[r.Writer] = w
+	})
+	var drop []*discovery.Row
+	eachRow(t.mem, byID, nil, func(r *discovery.Row) {
+		if r.Incarnation < writers[r.Writer].incarnation {
+			drop = append(drop, r)
+		}
+	})
+	for _, r := range drop {
+		t.must(t.mem.Delete(rowTable, r))
+	}
+	for _, w := range writers {
+		w.seq, w.floor = 0, 0
+		t.setWriter(w)
+	}
+}
+
+// recount derives what the log does not hold: counts, and who is gone.
+func (t *tx) recount() {
+	t.rows, t.tombstones, t.writers = 0, 0, 0
+	stones := make(map[string]int)
+	gone := make(map[string]uint64)
+	eachRow(t.mem, byID, nil, func(r *discovery.Row) {
+		if r.Deleted {
+			t.tombstones++
+			stones[r.Writer]++
+			return
+		}
+		t.rows++
+		if r.Writer == discovery.Ledger && r.Kind == discovery.KindAdmission && r.Key != discovery.Ledger {
+			if n := goneOf(r); n > 0 {
+				gone[r.Key] = n
+			}
+		}
+	})
+	known := make(map[string]writer)
+	eachWriter(t.mem, func(w *writer) { known[w.name] = *w })
+	t.writers = int64(len(known))
+	for name := range gone {
+		if _, ok := known[name]; !ok {
+			known[name] = writer{name: name}
+		}
+	}
+	for name, w := range known {
+		w.tombstones, w.gone = stones[name], gone[name]
+		t.setWriter(w)
+	}
+	t.ops = nil
+}
+
+// redo repeats the operations of one record of the log.
+func (t *tx) redo(ops []byte) error {
+	for len(ops) > 0 {
+		op, rest, err := readOp(ops)
+		if err != nil {
+			return err
+		}
+		ops = rest
+		switch op.code {
+		case opRow:
+			t.must(t.mem.Insert(rowTable, &op.row))
+		case opDrop:
+			if old := readRow(t.mem, op.row.Writer, op.row.Kind, op.row.Key); old != nil {
+				t.must(t.mem.Delete(rowTable, old))
+			}
+		case opWriter:
+			t.s.rev++
+			op.writer.rev = t.s.rev
+			t.must(t.mem.Insert(writerTable, &op.writer))
+		default:
+			return fmt.Errorf("operation %d: %w", op.code, ErrBroken)
+		}
+	}
+	return nil
+}
+
+// snapshotOps calls f with the operations that make the whole state, in pieces of about size bytes.
+func snapshotOps(mem *memdb.Txn, size int, f func(ops []byte) error) error {
+	var ops []byte
+	var err error
+	flush := func(limit int) {
+		if err == nil && len(ops) > limit {
+			err = f(ops)
+			ops = ops[:0]
+		}
+	}
+	eachRow(mem, byID, nil, func(r *discovery.Row) {
+		ops = appendRow(ops, r)
+		flush(size)
+	})
+	eachWriter(mem, func(w *writer) {
+		ops = appendWriter(ops, w)
+		flush(size)
+	})
+	flush(0)
+	return err
+}
