@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone
+
+import (
+	"net/netip"
+
+	"weft/discovery"
+)
+
+// Source is the row that a fact is from. A fact replaces the earlier one of the same source.
+type Source struct {
+	Kind   discovery.Kind
+	Key    string
+	Writer string
+	view   string // one pin gives a fact in each network
+}
+
+// From is how records name their row: kind/key.
+func (s Source) From() string { return string(s.Kind) + "/" + s.Key }
+
+// id is unique per source: zero bytes occur in no part.
+func (s Source) id() []byte {
+	return []byte(string(s.Kind) + "\x00" + s.Key + "\x00" + s.Writer + "\x00" + s.view)
+}
+
+// Fact is what records are made from: Task, Host, Master, Leader, Service or Network.
+type Fact interface{ fact() }
+
+type (
+	// Task is what a task is called.
+	Task struct{ discovery.Name }
+	// Host is a node.
+	Host struct{ discovery.Node }
+	// Master is one of the masters.
+	Master struct{ discovery.Master }
+	// Leader is the leading one. Its source has to be one and the same for all leaders.
+	Leader struct{ discovery.Master }
+	// Service is a VIP's name, known in one network and to the hosts.
+	Service struct {
+		Network string
+		discovery.ServiceName
+	}
+	// Network owns the reverse zones of its subnets.
+	Network struct {
+		Name    string
+		VNI     uint32
+		Subnets []netip.Prefix
+	}
+	// apexes are the zones themselves.
+	apexes struct{}
+)
+
+func (Task) fact()    {}
+func (Host) fact()    {}
+func (Master) fact()  {}
+func (Leader) fact()  {}
+func (Service) fact() {}
+func (Network) fact() {}
+func (apexes) fact()  {}
+
+// Sourced is a fact and where it is from.
+type Sourced struct {
+	Source
+	Fact Fact
+}
+
+// Change says that the row now holds this fact; nil: the row is gone.
+type Change = Sourced
+
+// ServiceSource is the source of a VIP's name: the pin that gave it its addresses, as one network
+// sees it.
+func ServiceSource(network, name string) Source {
+	return Source{Kind: discovery.KindPin, Key: name, Writer: discovery.Ledger, view: network}
+}

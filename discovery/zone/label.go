@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone
+
+import (
+	"crypto/sha1"
+	"strings"
+)
+
+// Limits of RFC 1035, 2.3.4: a label, and a name in presentation form with its final dot.
+const (
+	maxLabel = 63
+	maxName  = 254
+)
+
+// Label makes a DNS label (RFC 1123) of any text, as Mesos-DNS does: lower case; '-', '.' and '_'
+// become '-'; other characters than a-z, 0-9 are dropped; no '-' at the ends. A text that is too long
+// is cut, see cut. Text without a usable character gives "".
+func Label(text string) string { return cut(clean(text), maxLabel) }
+
+// Domain makes the labels of a framework's name: each part between dots is a Label of its own, parts
+// without a usable character are left out.
+func Domain(text string) string {
+	parts := strings.Split(text, ".")
+	labels := parts[:0]
+	for _, p := range parts {
+		if l := Label(p); l != "" {
+			labels = append(labels, l)
+		}
+	}
+	return strings.Join(labels, ".")
+}
+
+func clean(text string) string {
+	var b strings.Builder
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
+			b.WriteByte(c)
+		case c >= 'A' && c <= 'Z':
+			b.WriteByte(c + 'a' - 'A')
+		case c == '-', c == '.', c == '_':
+			b.WriteByte('-')
+		}
+	}
+	return strings.Trim(b.String(), "-")
+}
+
+// cut shortens a clean label to at most limit characters. Dashes at the cut are dropped and the room
+// that they leave is filled with the letters and digits that follow.
+func cut(label string, limit int) string {
+	if len(label) <= limit {
+		return label
+	}
+	head, tail := strings.TrimRight(label[:limit], "-"), label[limit:]
+	if len(head) == limit {
+		return head
+	}
+	b := []byte(head)
+	for i := 0; i < len(tail) && len(b) < limit; i++ {
+		if tail[i] != '-' {
+			b = append(b, tail[i])
+		}
+	}
+	return string(b)
+}
+
+// canonicalTail is how much of a node's id a canonical name holds at most, so that half of the label
+// is left for the task's own name.
+const canonicalTail = 24
+
+// canonical is the label that names one task and no other: label-hash-tail, where hash is of the task
+// id and tail is what follows the last '-' of the node's id. Mesos-DNS lets it grow past 63
+// characters, after which no answer that holds it can be packed; ours shortens the label.
+func canonical(label, task, node string) string {
+	tail := strings.ToLower(node[strings.LastIndexByte(node, '-')+1:])
+	suffix := "-" + hash5(task)
+	if tail = cut(clean(tail), canonicalTail); tail != "" {
+		suffix += "-" + tail
+	}
+	return strings.TrimRight(cut(label, maxLabel-len(suffix)), "-") + suffix
+}
+
+// hash5 is the first five characters of the z-base-32 form of text's SHA-1.
+func hash5(text string) string {
+	const alphabet = "ybndrfg8ejkmcpqxot1uwisza345h769"
+	sum := sha1.Sum([]byte(text))
+	bits := uint32(sum[0])<<24 | uint32(sum[1])<<16 | uint32(sum[2])<<8 | uint32(sum[3])
+	var b [5]byte
+	for i := range b {
+		b[i] = alphabet[bits>>27]
+		bits <<= 5
+	}
+	return string(b[:])
+}
+
+// join makes a fully qualified name of labels or names without dots at their ends; it is "" when the
+// result is no name that can be asked for.
+func join(parts ...string) string {
+	name := strings.Join(parts, ".") + "."
+	if len(name) > maxName {
+		return ""
+	}
+	for label := range strings.SplitSeq(name[:len(name)-1], ".") {
+		if label == "" || len(label) > maxLabel {
+			return ""
+		}
+	}
+	return name
+}

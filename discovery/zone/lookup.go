@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone
+
+import (
+	"slices"
+	"strings"
+)
+
+// Answer is what a zone says of a name.
+type Answer struct {
+	Records []Record // of all types; equal ones that came from several rows all stay
+	// Exists is also true of a name that has no records but names below it (RFC 8020), and of one
+	// whose records other networks see only.
+	Exists bool
+}
+
+// Of returns the records of one type, each value once, in the order of values.
+func (a Answer) Of(t Type) []Record {
+	var records []Record
+	for _, r := range a.Records {
+		if r.Type != t && t != Any {
+			continue
+		}
+		if n := len(records); n > 0 && records[n-1].answer() == r.answer() {
+			continue
+		}
+		records = append(records, r)
+	}
+	return records
+}
+
+// Lookup answers for a name (lower case, fully qualified) as a network sees it; the empty network is
+// the host, which sees everything.
+func (z *Zone) Lookup(network, name string) Answer {
+	var a Answer
+	k := key(name)
+	if v, ok := z.names.Get(k); ok {
+		a.Exists = true
+		a.Records = set(v)
+		if network != "" && slices.ContainsFunc(a.Records, func(r Record) bool { return !r.seenBy(network) }) {
+			a.Records = slices.DeleteFunc(slices.Clone(a.Records), func(r Record) bool { return !r.seenBy(network) })
+		}
+		return a
+	}
+	a.Exists = below(z, k)
+	if p, ok := parseReverse(name); ok && p.Bits() < p.Addr().BitLen() {
+		a.Exists = true // what is around addresses
+	}
+	return a
+}
+
+func (r Record) seenBy(network string) bool {
+	return network == "" || r.Network == "" || r.Network == network
+}
+
+// Apex returns the name of the zone of ours that a name is in; ok is false for foreign names.
+func (z *Zone) Apex(name string) (apex string, ok bool) {
+	for _, domain := range [...]string{z.options.Domain, directory} {
+		if within(name, domain) {
+			return domain + ".", true
+		}
+	}
+	if !strings.HasSuffix(name, ".arpa.") {
+		return "", false
+	}
+	p, ok := parseReverse(name)
+	if !ok {
+		return "", false
+	}
+	for _, own := range z.reverse {
+		if own.Bits() <= p.Bits() && own.Contains(p.Addr()) {
+			return reverseName(own), true
+		}
+	}
+	// A node's address lies in somebody else's network: only its own name is ours.
+	if _, ok := z.names.Get(key(name)); ok {
+		return name, true
+	}
+	return "", false
+}
+
+// Start returns the SOA record of the zone that a name is in.
+func (z *Zone) Start(apex string) Record {
+	if v, ok := z.names.Get(key(apex)); ok {
+		for _, r := range set(v) {
+			if r.Type == SOA {
+				return r
+			}
+		}
+	}
+	return Record{Name: apex, Type: SOA, TTL: seconds(negativeTTL), Target: join("ns1", z.options.Domain)}
+}
+
+// Authority returns the NS record of a zone.
+func (z *Zone) Authority(apex string) Record {
+	return Record{Name: apex, Type: NS, TTL: seconds(nsTTL), Target: z.Start(apex).Target}
+}
+
+// within reports whether name is domain or below it. An escaped dot (RFC 1035, 5.1) parts no labels.
+func within(name, domain string) bool {
+	rest, ok := strings.CutSuffix(name, domain+".")
+	if !ok || rest == "" {
+		return ok
+	}
+	if rest, ok = strings.CutSuffix(rest, "."); !ok {
+		return false
+	}
+	return (len(rest)-len(strings.TrimRight(rest, `\`)))%2 == 0
+}
+
+// key is where a name is in the tree: its labels from the root down, each with a dot, so that what is
+// below a name has its key as a prefix.
+func key(name string) []byte {
+	name = strings.TrimSuffix(name, ".")
+	k := make([]byte, 0, len(name)+1)
+	for end := len(name); end > 0; {
+		start := strings.LastIndexByte(name[:end], '.') + 1
+		k = append(k, name[start:end]...)
+		k = append(k, '.')
+		end = start - 1
+	}
+	return k
+}
+
+// below reports whether the tree has a name at or below the key.
+func below(z *Zone, k []byte) bool {
+	it := z.names.Root().Iterator()
+	it.SeekPrefix(k)
+	_, _, ok := it.Next()
+	return ok
+}

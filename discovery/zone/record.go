@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"weft/discovery"
+)
+
+// Type is a DNS record type (RFC 1035, 3.2.2).
+type Type uint16
+
+// Types of records that zones hold. Any stands for all of a name's types in a Diff.
+const (
+	A    Type = 1
+	NS   Type = 2
+	SOA  Type = 6
+	PTR  Type = 12
+	AAAA Type = 28
+	SRV  Type = 33
+	Any  Type = 255
+)
+
+// String is the type's mnemonic.
+func (t Type) String() string {
+	switch t {
+	case A:
+		return "A"
+	case NS:
+		return "NS"
+	case SOA:
+		return "SOA"
+	case PTR:
+		return "PTR"
+	case AAAA:
+		return "AAAA"
+	case SRV:
+		return "SRV"
+	case Any:
+		return "ANY"
+	}
+	return fmt.Sprintf("TYPE%d", uint16(t)) // RFC 3597, section 5
+}
+
+// Record is one record and where it is from. It is comparable: two equal records are one.
+type Record struct {
+	Name   string // lower case, with the final dot
+	Type   Type
+	TTL    uint32     // seconds
+	Addr   netip.Addr // A, AAAA
+	Target string     // NS, PTR, SRV: a name; SOA: the primary server
+	Port   uint16     // SRV
+	// Network is the only network that sees the record; empty: all do. The hosts see every record.
+	Network string
+	From    string // kind/key of the row
+	Writer  string // of the row
+}
+
+// SRV numbers: every target is as good as the other (weight 1 as Mesos-DNS has it).
+const (
+	Priority = 0
+	Weight   = 1
+)
+
+// Times of the SOA records, seconds (RFC 1035, 3.3.13). Nobody transfers these zones, so the serial
+// number stays what it is and a change touches no negative answer but its own.
+const (
+	Serial  = 1
+	Refresh = 60
+	Retry   = 600
+	Expire  = 86400
+	Minimum = uint32(negativeTTL / time.Second)
+)
+
+// Hostmaster is the mailbox of a SOA record whose primary server is target.
+func Hostmaster(target string) string { return "root." + target }
+
+// Data is the record's value in presentation form.
+func (r Record) Data() string {
+	switch r.Type {
+	case A, AAAA:
+		return r.Addr.String()
+	case SRV:
+		return fmt.Sprintf("%d %d %d %s", Priority, Weight, r.Port, r.Target)
+	case SOA:
+		return fmt.Sprintf("%s %s %d %d %d %d %d", r.Target, Hostmaster(r.Target),
+			Serial, Refresh, Retry, Expire, Minimum)
+	default:
+		return r.Target
+	}
+}
+
+// Export is the record as clients of a node see it.
+func (r Record) Export() discovery.Record {
+	return discovery.Record{
+		Name: r.Name, Type: r.Type.String(), TTL: time.Duration(r.TTL) * time.Second, Data: r.Data(),
+		From: r.From, Writer: r.Writer,
+	}
+}
+
+// answer is the record without where it is from: what a resolver sees.
+func (r Record) answer() Record {
+	r.From, r.Writer, r.Network = "", "", ""
+	return r
+}
+
+// compare orders the records of one name: by type, then value, then view, then source.
+func compare(a, b Record) int {
+	return cmp.Or(
+		cmp.Compare(a.Type, b.Type), a.Addr.Compare(b.Addr), strings.Compare(a.Target, b.Target),
+		cmp.Compare(a.Port, b.Port), cmp.Compare(a.TTL, b.TTL), strings.Compare(a.Network, b.Network),
+		strings.Compare(a.From, b.From), strings.Compare(a.Writer, b.Writer),
+	)
+}
+
+// address makes an A or AAAA record; ok is false for an address that no record can hold.
+func address(name string, ttl time.Duration, addr netip.Addr) (r Record, ok bool) {
+	addr = addr.Unmap().WithZone("")
+	r = Record{Name: name, Type: A, TTL: seconds(ttl), Addr: addr}
+	if addr.Is6() {
+		r.Type = AAAA
+	}
+	return r, addr.IsValid() && name != ""
+}
+
+// addresses makes the A and AAAA records of a name.
+func addresses(name string, ttl time.Duration, addrs []netip.Addr) []Record {
+	records := make([]Record, 0, len(addrs))
+	for _, a := range addrs {
+		if r, ok := address(name, ttl, a); ok {
+			records = append(records, r)
+		}
+	}
+	return records
+}
+
+func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }

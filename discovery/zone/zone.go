@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package zone turns facts (names of tasks, nodes, masters, VIPs) into the records of the zones that
+// Weft owns, each with the row it came from, and answers look-ups in them. It is pure: the rows are
+// read by discovery/engine, the questions by discovery/dns.
+//
+// A change walks through these stages, one Zone at a time:
+//
+//  1. Change: the fact of one row is new, different or gone        (fact.go)
+//  2. generate: the fact's records, one file a zone                (mesos.go, directory.go, reverse.go)
+//  3. merge: the names they touch get new record sets              (update.go)
+//  4. Diff: what a resolver would see differently                  (update.go)
+package zone
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	iradix "github.com/hashicorp/go-immutable-radix"
+)
+
+// Default values of Options.
+const (
+	DefaultDomain = "mesos"
+	// DefaultTTL is short because an answer costs microseconds on the node itself, and a name has to
+	// be true within a second where it is used; a client that caches for longer is late.
+	DefaultTTL = 5 * time.Second
+)
+
+// Fixed by compatibility with dcos-net: TTL of names of VIPs, of NS records, and how long a missing
+// name may be remembered (RFC 2308: the SOA's minimum and TTL).
+const (
+	serviceTTL  = 5 * time.Second
+	nsTTL       = time.Hour
+	negativeTTL = time.Second
+)
+
+// directory is the zone of everything that is no task.
+const directory = "thisdcos.directory"
+
+// Options say what the zones are; the zero value works.
+type Options struct {
+	Domain string        // of task names, without dots at the ends; default DefaultDomain
+	TTL    time.Duration // of task names, nodes and masters, whole seconds; default DefaultTTL
+	// Servers are the addresses at which a node answers, for the NS records.
+	Servers []netip.Addr
+	// Reverse are prefixes whose reverse zones are ours besides the networks' subnets: the ranges of
+	// VIP addresses.
+	Reverse []netip.Prefix
+}
+
+// Zone is an immutable set of records; With makes the next one, sharing what did not change.
+type Zone struct {
+	options  Options
+	facts    *iradix.Tree // Source.id() -> Sourced: what to take away when the fact changes
+	names    *iradix.Tree // key(name) -> []Record, ordered by compare
+	networks []Network    // by name
+	reverse  []netip.Prefix
+	complete bool
+	records  int
+}
+
+// New returns a zone without facts: it owns its names but knows none of them yet, see Complete.
+func New(o Options) *Zone {
+	if o.Domain == "" {
+		o.Domain = DefaultDomain
+	}
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
+	}
+	z := &Zone{options: o, facts: iradix.New(), names: iradix.New()}
+	z.reverse = slices.Clone(o.Reverse)
+	next, _ := z.With([]Change{{Source: Source{Kind: "zone", Key: "apex", Writer: "weft"}, Fact: apexes{}}})
+	return next
+}
+
+// Complete says whether a name that is not here may be called missing. Before that, the node has not
+// heard all of the cluster's facts since its disk was empty, so an unknown name may well exist.
+func (z *Zone) Complete() bool { return z.complete }
+
+// Completed returns the same zone, complete.
+func (z *Zone) Completed() *Zone {
+	if z.complete {
+		return z
+	}
+	c := *z
+	c.complete = true
+	return &c
+}
+
+// Records counts the records, those that several facts give once for each.
+func (z *Zone) Records() int { return z.records }
+
+// Names counts the names that have records.
+func (z *Zone) Names() int { return z.names.Len() }
+
+// Network returns the network of a VNI.
+func (z *Zone) Network(vni uint32) (Network, bool) {
+	for _, n := range z.networks {
+		if n.VNI == vni {
+			return n, true
+		}
+	}
+	return Network{}, false
+}
+
+// NetworkOf returns the network that an address belongs to; the host's own is none.
+func (z *Zone) NetworkOf(addr netip.Addr) (Network, bool) {
+	addr = addr.Unmap()
+	for _, n := range z.networks {
+		for _, p := range n.Subnets {
+			if p.Contains(addr) {
+				return n, true
+			}
+		}
+	}
+	return Network{}, false
+}
+
+// All calls yield for each record, by name in the order of the tree (from the root down).
+func (z *Zone) All(yield func(Record) bool) {
+	done := false
+	z.names.Root().Walk(func(_ []byte, v any) bool {
+		for _, r := range set(v) {
+			if done = !yield(r); done {
+				break
+			}
+		}
+		return done
+	})
+}
+
+// set is the value of the tree of names.
+func set(v any) []Record {
+	records, _ := v.([]Record)
+	return records
+}
+
+// recordsOf generates the records of a fact in every zone, with their source.
+func (o *Options) recordsOf(s Sourced) []Record {
+	var records []Record
+	for _, generate := range generators {
+		records = append(records, generate(o, s.Fact)...)
+	}
+	from := s.From()
+	for i := range records {
+		records[i].From, records[i].Writer = from, s.Writer
+	}
+	return records
+}
+
+// generators lists the zones; each is one file with one function that looks at one fact.
+var generators = []func(*Options, Fact) []Record{mesos, directoryRecords, reverse}
