@@ -250,6 +250,11 @@ const (
 	BlockLocal = 1
 )
 
+// Values of enum dns_size.
+const (
+	DNSData = 448
+)
+
 // Values of enum endpoint_flags.
 const (
 	EndpointRuled = 1
@@ -262,6 +267,11 @@ const (
 	IdentityNode      = 2
 	IdentityUngrouped = 3
 	IdentityFirst     = 16
+)
+
+// Values of enum layout.
+const (
+	LayoutVersion = 1
 )
 
 // Values of enum reason.

@@ -33,6 +33,7 @@ struct dns_answer *layout_dns_answer;
 struct counter *layout_counter;
 struct event *layout_event;
 
+enum layout layout_version;
 enum reason layout_reason;
 enum identity layout_identity;
 enum workload_flags layout_workload_flags;
@@ -40,3 +41,4 @@ enum endpoint_flags layout_endpoint_flags;
 enum block_flags layout_block_flags;
 enum verdict_action layout_verdict_action;
 enum vip_policy layout_vip_policy;
+enum dns_size layout_dns_size;

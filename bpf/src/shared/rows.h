@@ -12,7 +12,7 @@
 
 #include "types.h"
 
-enum {
+enum layout {
 	LAYOUT_VERSION = 1,
 };
 
@@ -258,7 +258,7 @@ _Static_assert(sizeof(struct translation) == 32, "translation");
 
 /* ---- names --------------------------------------------------------------------------------- */
 
-enum {
+enum dns_size {
 	DNS_DATA = 448, /* bytes of resource records kept per answer; longer ones go to the server */
 };
 

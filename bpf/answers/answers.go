@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package answers is the kernel's cache of DNS answers: it turns an answer into the row that the kernel
+// half reads, and forgets it again. What is answered, and when it no longer holds, is the name server's
+// to say (discovery/dns).
+package answers
+
+import (
+	"errors"
+	"fmt"
+
+	"weft/bpf/row"
+	"weft/bpf/table"
+)
+
+// Sentinels of this room; test with errors.Is.
+var (
+	// ErrTooLong says that the records of an answer do not fit a row: the server keeps answering.
+	ErrTooLong = errors.New("answer is too long for the kernel")
+	// ErrInvalid says that a question or answer is not well-formed.
+	ErrInvalid = errors.New("invalid")
+)
+
+// maxName is the longest name in wire form, bytes (RFC 1035 section 3.1).
+const maxName = 255
+
+// Cache is the kernel's answers. It is a cache: the kernel drops what is asked least when it is full.
+// Its methods may be called from several goroutines.
+type Cache struct {
+	rows table.Table[row.DNSKey, row.DNSAnswer]
+}
+
+// New returns the cache over the map dns_answers, or another form of it.
+func New(rows table.Table[row.DNSKey, row.DNSAnswer]) *Cache { return &Cache{rows: rows} }
+
+// Put makes the kernel answer qname (wire form with the root's byte, any case) of type qtype, asked in
+// the view of vni (0: the host), with data: the records that follow the question, compression pointers
+// counted from the start of the message, with the question at offset 12 (RFC 1035 section 4.1.4).
+// rotate is the size of an answer record when all answer records have one size and are to be rotated
+// per query, else 0. An earlier answer is replaced in one step.
+//
+//nolint:revive // argument-limit: plain values, so that the name server needs no type of ours
+func (c *Cache) Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount, nscount, arcount uint16,
+	rotate uint8, data []byte,
+) error {
+	if err := checkName(qname); err != nil {
+		return err
+	}
+	if len(data) > row.DNSData {
+		return fmt.Errorf("%w: %d bytes of records, %d is the most", ErrTooLong, len(data), row.DNSData)
+	}
+	if rcode > 15 {
+		return fmt.Errorf("rcode %d: %w: at most 15 without EDNS", rcode, ErrInvalid)
+	}
+	if n := int(rotate) * int(ancount); n > len(data) {
+		return fmt.Errorf("rotate %d of %d answers: %w: they are longer than the %d bytes of records",
+			rotate, ancount, ErrInvalid, len(data))
+	}
+	key := row.DNSKeyOf(vni, qname, qtype)
+	answer := row.DNSAnswer{
+		Len: uint16(len(data)), Rcode: rcode, Rotate: rotate, Ancount: ancount, Nscount: nscount, Arcount: arcount,
+	}
+	copy(answer.Data[:], data)
+	answer.Seal(key)
+	return c.rows.Put(key, answer)
+}
+
+// Delete makes the kernel leave that question to the server. What is not there is no error.
+func (c *Cache) Delete(vni uint32, qname []byte, qtype uint16) error {
+	if err := checkName(qname); err != nil {
+		return err
+	}
+	return c.rows.Delete(row.DNSKeyOf(vni, qname, qtype))
+}
+
+// Clear makes the kernel leave every question to the server, which fills the cache again.
+func (c *Cache) Clear() error {
+	_, err := table.Sync(c.rows, nil)
+	return err
+}
+
+// Len returns how many answers the kernel holds.
+func (c *Cache) Len() (int, error) {
+	all, err := c.rows.All()
+	return len(all), err
+}
+
+// checkName walks the labels of a wire name: without pointers, ended by the root, 255 bytes at most.
+func checkName(qname []byte) error {
+	if len(qname) > maxName {
+		return fmt.Errorf("name of %d bytes: %w: at most %d", len(qname), ErrInvalid, maxName)
+	}
+	at := 0
+	for at < len(qname) && qname[at] != 0 {
+		if qname[at] > 63 {
+			return fmt.Errorf("name with label length %d at byte %d: %w: at most 63", qname[at], at, ErrInvalid)
+		}
+		at += 1 + int(qname[at])
+	}
+	if at != len(qname)-1 {
+		return fmt.Errorf("name of %d bytes: %w: its root is not its last byte", len(qname), ErrInvalid)
+	}
+	return nil
+}

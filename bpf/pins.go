@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"weft/bpf/row"
+)
+
+// mountSource marks the bpffs mounts that this package made, in /proc/self/mountinfo.
+const mountSource = "weft"
+
+// pins is the folder of what is pinned:
+//
+//	ROOT/v1/endpoints               a map
+//	ROOT/v1/link/7-from_workload    a tcx link: ifindex, program
+//	ROOT/v1/link/cg42-connect4      a cgroup link: inode of the cgroup, program
+//
+// The zero value pins nothing.
+type pins struct {
+	root string
+}
+
+// openPins makes the folders, and mounts bpffs on root if it lies in none.
+func openPins(root string) (pins, error) {
+	if root == "" {
+		return pins{}, nil
+	}
+	p := pins{root: filepath.Clean(root)}
+	if err := ensureBPFFS(p.root); err != nil {
+		return pins{}, fmt.Errorf("pin folder %s: %w", p.root, err)
+	}
+	if err := os.MkdirAll(p.links(), 0o700); err != nil {
+		return pins{}, fmt.Errorf("pin folder: %w", err)
+	}
+	return p, nil
+}
+
+func (p pins) on() bool { return p.root != "" }
+
+// layout is the folder of this build's layout: maps of another one are not taken over.
+func (p pins) layout() string {
+	return filepath.Join(p.root, fmt.Sprintf("v%d", row.LayoutVersion))
+}
+
+func (p pins) links() string { return filepath.Join(p.layout(), "link") }
+
+func (p pins) link(name string) string { return filepath.Join(p.links(), name) }
+
+// others lists the folders of other layouts.
+func (p pins) others() ([]string, error) {
+	all, err := filepath.Glob(filepath.Join(p.root, "v[0-9]*"))
+	if err != nil {
+		return nil, err
+	}
+	var others []string
+	for _, dir := range all {
+		if dir != p.layout() {
+			others = append(others, dir)
+		}
+	}
+	return others, nil
+}
+
+func ensureBPFFS(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	ok, err := isBPFFS(dir)
+	if err != nil || ok {
+		return err
+	}
+	if entries, err := os.ReadDir(dir); err != nil {
+		return err
+	} else if len(entries) > 0 {
+		return fmt.Errorf("%w: not in bpffs and not empty (%s)", ErrInvalid, entries[0].Name())
+	}
+	if err := unix.Mount(mountSource, dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount bpffs: %w", err)
+	}
+	return nil
+}
+
+func isBPFFS(dir string) (bool, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return false, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return s.Type == unix.BPF_FS_MAGIC, nil
+}
+
+// remove unpins all of every layout, and unmounts root if this package mounted it.
+func (p pins) remove() error {
+	if !p.on() {
+		return nil
+	}
+	dirs, err := p.others()
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(dirs, p.layout()) {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("unpin: %w", err)
+	}
+	ours, err := isOurMount(p.root)
+	if err != nil || !ours {
+		return err
+	}
+	if err := unix.Unmount(p.root, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", p.root, err)
+	}
+	return nil
+}
+
+// isOurMount looks for dir among the mounts (proc(5), mountinfo): field 5 is the mount point, and
+// behind the " - " come type and source.
+func isOurMount(dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, err
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(table)) {
+		left, right, _ := strings.Cut(line, " - ")
+		point, source := strings.Fields(left), strings.Fields(right)
+		if len(point) > 4 && len(source) > 1 && unescape(point[4]) == dir {
+			return source[0] == "bpf" && source[1] == mountSource, nil
+		}
+	}
+	return false, nil
+}
+
+// unescape undoes mountinfo's octal escapes.
+func unescape(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
+}

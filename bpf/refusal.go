@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// logLines is how many of the verifier's last lines an error shows; enough to hold the refused
+// instruction, its source line and the state before it.
+const logLines = 6
+
+// Refusal is a program or map that the kernel did not take. As %v it shows the verifier's last lines,
+// as %+v all of them.
+type Refusal struct {
+	Object string // "program from_workload", "map endpoints"
+	Err    error
+}
+
+// Error implements error.
+func (r *Refusal) Error() string {
+	verifier, ok := errors.AsType[*ebpf.VerifierError](r.Err)
+	if !ok {
+		return r.Object + ": " + r.Err.Error()
+	}
+	log := verifier.Log
+	// "processed 812 insns (limit 1000000) ..." tells nothing about the cause.
+	if n := len(log); n > 0 && strings.HasPrefix(log[n-1], "processed ") {
+		log = log[:n-1]
+	}
+	omitted := max(0, len(log)-logLines)
+	text := fmt.Sprintf("%s: %s", r.Object, verifier.Cause)
+	if omitted > 0 {
+		text += fmt.Sprintf("\n\t(%d lines before)", omitted)
+	}
+	for _, line := range log[omitted:] {
+		text += "\n\t" + line
+	}
+	return text
+}
+
+// Unwrap implements errors.Is and errors.As.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// Format implements fmt.Formatter.
+func (r *Refusal) Format(f fmt.State, verb rune) {
+	verifier, ok := errors.AsType[*ebpf.VerifierError](r.Err)
+	if !ok || verb != 'v' || !f.Flag('+') {
+		_, _ = io.WriteString(f, r.Error()) // a fmt.State keeps its own error
+		return
+	}
+	_, _ = fmt.Fprintf(f, "%s: %+v", r.Object, verifier)
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf/link"
+)
+
+// Sweep unpins links whose interface or cgroup is gone (the kernel keeps such a link as an empty
+// shell as long as it is pinned), and whatever an older layout left once none of its links lives. It
+// returns how many links it unpinned. Live links are never touched: those of tasks that the caller
+// does not know yet go on.
+func (p *Plane) Sweep() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.pins.on() {
+		return 0, nil
+	}
+	swept, _, err := p.sweepDir(p.pins.links())
+	others, oerr := p.pins.others()
+	err = errors.Join(err, oerr)
+	for _, dir := range others {
+		n, left, serr := p.sweepDir(filepath.Join(dir, "link"))
+		swept += n
+		if serr == nil && left == 0 {
+			p.log.Info("removing maps of an older layout", "folder", dir)
+			serr = os.RemoveAll(dir)
+		}
+		err = errors.Join(err, serr)
+	}
+	if err != nil {
+		return swept, fmt.Errorf("sweep pinned links: %w", err)
+	}
+	return swept, nil
+}
+
+// sweepDir unpins the dead links of one folder; it returns how many were dead and how many live.
+func (p *Plane) sweepDir(dir string) (swept, left int, err error) {
+	names, err := linkNames(dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	var errs []error
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		dead, err := isDead(path)
+		if err == nil && dead {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			left++
+			continue
+		}
+		if dead {
+			swept++
+		} else {
+			left++
+		}
+	}
+	return swept, left, errors.Join(errs...)
+}
+
+// isDead reports whether the link pinned at path has lost what it was attached to.
+func isDead(path string) (dead bool, err error) {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return false, fmt.Errorf("open pinned link %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("read pinned link %s: %w", path, err)
+	}
+	if tcx := info.TCX(); tcx != nil {
+		return tcx.Ifindex == 0, nil
+	}
+	if c := info.Cgroup(); c != nil {
+		return c.CgroupId == 0, nil
+	}
+	return false, nil
+}
