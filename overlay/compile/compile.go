@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package compile turns networks, groups, rules, blocks, nodes and the tasks of this node into the rows
+// that the packet path reads, and explains a verdict from the same rows. Getting them into the kernel,
+// and when, it leaves to the engine.
+//
+// Stages, all pure, each over the whole of the facts:
+//
+//  1. places    (places.go)   where addresses live: blocks, prefixes, vteps
+//  2. tasks     (tasks.go)    who is at this node: workloads, endpoints, spaces
+//  3. verdicts  (verdicts.go) who may talk to the identities of this node's tasks
+package compile
+
+import (
+	"net/netip"
+
+	"weft/bpf/row"
+	"weft/discovery"
+	"weft/overlay"
+)
+
+// Overhead is what a tunnel adds to an inner packet over an IPv4 underlay, in bytes: outer IPv4 20, UDP
+// 8, VXLAN 8, inner Ethernet 14.
+const Overhead = 50
+
+// Facts are all that rows are made from.
+type Facts struct {
+	Node     discovery.NodeID // this one
+	VTEP     netip.Addr       // its underlay address
+	MTU      int              // of its underlay link, bytes
+	Nodes    []Node           // that are admitted; see Nodes
+	Networks []overlay.Network
+	Blocks   []overlay.Block
+	Sets     []overlay.GroupSet
+	Rules    []overlay.Rule
+	Tasks    []Task // of this node
+}
+
+// Node is another node as far as packets are concerned.
+type Node struct {
+	ID   discovery.NodeID
+	VTEP netip.Addr
+	MTU  int // of its underlay link, bytes; 0: not known
+}
+
+// Task is an endpoint of this node with its link.
+type Task struct {
+	overlay.Endpoint
+	Ifindex uint32 // of the host's end
+}
+
+// Rows are the rows of every map that the overlay writes.
+type Rows struct {
+	Workloads map[uint32]row.Workload
+	Endpoints map[row.EndpointKey]row.Endpoint
+	Blocks    map[row.BlockKey]row.Block
+	Prefixes  map[row.PrefixKey]row.Prefix
+	VTEPs     map[row.Addr]row.VTEP
+	Verdicts  map[row.VerdictKey]row.Verdict
+	Spaces    map[uint64]row.Space
+}
+
+// Compile returns the rows that f comes to. What is not complete (a task of a network that is gone, a
+// block of a node that is not admitted) has no rows: the packet path then drops.
+func Compile(f Facts) Rows {
+	networks := byName(f.Networks)
+	r := Rows{
+		Blocks:   blocks(f, networks),
+		Prefixes: prefixes(networks),
+		VTEPs:    vteps(f),
+		Verdicts: verdicts(f, networks),
+	}
+	r.Workloads, r.Endpoints, r.Spaces = tasks(f, networks, r.Verdicts)
+	return r
+}
+
+// byName indexes the networks that packets can be told apart by: VNI 0 is the host's.
+func byName(list []overlay.Network) map[string]overlay.Network {
+	networks := make(map[string]overlay.Network, len(list))
+	for _, n := range list {
+		if n.VNI != 0 && n.VNI <= overlay.MaxVNI {
+			networks[n.Name] = n.Normal()
+		}
+	}
+	return networks
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"math"
+	"net/netip"
+
+	"weft/bpf/row"
+	"weft/discovery"
+	"weft/overlay"
+)
+
+// defaultMTU stands where a node has not told its own yet, bytes.
+const defaultMTU = 1500
+
+// Nodes returns the nodes whose frames are accepted: admitted and not removed since. A removed node's
+// own row is void up to the incarnation that was removed, so a row that is there is of a later life.
+func Nodes(admissions []discovery.Admission, rows []discovery.Node) []Node {
+	mtu := make(map[discovery.NodeID]int, len(rows))
+	for _, n := range rows {
+		mtu[n.ID] = max(n.MTU, 1)
+	}
+	var nodes []Node
+	for _, a := range admissions {
+		if !a.VTEP.IsValid() || a.Gone != 0 && mtu[a.Node] == 0 {
+			continue
+		}
+		n := Node{ID: a.Node, VTEP: a.VTEP.Unmap(), MTU: mtu[a.Node]}
+		if n.MTU == 1 {
+			n.MTU = 0
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes
+}
+
+// TaskMTU returns the largest inner IP packet that fits an underlay of that MTU, bytes.
+func TaskMTU(underlay int) int {
+	if underlay <= 0 {
+		underlay = defaultMTU
+	}
+	return min(max(underlay-Overhead, 0), math.MaxUint16)
+}
+
+func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.Block {
+	nodes := make(map[discovery.NodeID]Node, len(f.Nodes)+1)
+	for _, n := range f.Nodes {
+		nodes[n.ID] = n
+	}
+	nodes[f.Node] = Node{ID: f.Node, VTEP: f.VTEP, MTU: f.MTU}
+	rows := make(map[row.BlockKey]row.Block, len(f.Blocks))
+	for _, b := range f.Blocks {
+		n, known := networks[b.Network]
+		holder, admitted := nodes[b.Node]
+		if !known || !admitted || !inside(n, b.Prefix) {
+			continue
+		}
+		mtu := TaskMTU(f.MTU)
+		if holder.MTU != 0 {
+			mtu = min(mtu, TaskMTU(holder.MTU))
+		}
+		r := row.Block{VTEP: row.AddrOf(holder.VTEP), MTU: uint16(mtu)}
+		if b.Node == f.Node {
+			r.Flags = row.BlockLocal
+		}
+		rows[row.BlockKey{VNI: uint32(n.VNI), Addr: row.AddrOf(b.Prefix.Masked().Addr())}] = r
+	}
+	return rows
+}
+
+// inside reports whether the packet path can find a block: it masks by the network's one length.
+func inside(n overlay.Network, block netip.Prefix) bool {
+	if !block.IsValid() || block.Bits() != n.BlockBits(block.Addr()) {
+		return false
+	}
+	subnet := n.Subnet6
+	if block.Addr().Is4() {
+		subnet = n.Subnet4
+	}
+	return subnet.IsValid() && subnet.Contains(block.Addr())
+}
+
+func prefixes(networks map[string]overlay.Network) map[row.PrefixKey]row.Prefix {
+	rows := make(map[row.PrefixKey]row.Prefix)
+	for _, n := range networks {
+		for _, p := range n.Subnets() {
+			rows[row.PrefixKeyOf(p)] = row.Prefix{VNI: uint32(n.VNI)}
+		}
+	}
+	return rows
+}
+
+func vteps(f Facts) map[row.Addr]row.VTEP {
+	rows := make(map[row.Addr]row.VTEP, len(f.Nodes))
+	for _, n := range f.Nodes {
+		if n.ID != f.Node && n.VTEP != f.VTEP {
+			rows[row.AddrOf(n.VTEP)] = row.VTEP{}
+		}
+	}
+	return rows
+}
