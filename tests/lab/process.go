@@ -42,7 +42,7 @@ func (l *Lab) MasterAddrs() []string {
 func (h *Host) Command(ctx context.Context, name string, args ...string) *Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "WEFT_SOCKET="+h.Socket(), "WEFT_MASTER="+strings.Join(h.lab.MasterAddrs(), ","),
-		"WEFT_HOST="+h.Name, "PATH="+filepath.Dir(h.lab.Binary)+":"+os.Getenv("PATH"))
+		"WEFT_HOST="+h.Name, "WEFT_CGROUP="+h.cgroup(), "PATH="+filepath.Dir(h.lab.Binary)+":"+os.Getenv("PATH"))
 	return &Cmd{Cmd: cmd, netns: h.netns(), cgroup: h.cgroup()}
 }
 
