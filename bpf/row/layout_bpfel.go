@@ -181,10 +181,10 @@ type Space struct {
 
 // Translation is struct translation of rows.h.
 type Translation struct {
-	_    structs.HostLayout
-	To   Peer
-	Slot uint32
-	Seen uint64
+	_     structs.HostLayout
+	To    Peer
+	Slot  uint32
+	Since uint64
 }
 
 // Verdict is struct verdict of rows.h.

@@ -27,6 +27,7 @@ enum {
 	MAX_SPACES = MAX_WORKLOADS,
 	MAX_SOCKET_PEERS = 65536,
 	MAX_TRANSLATIONS = 131072,
+	MAX_VIP_LINKS = 4096, /* links whose indexes are equal modulo this share an entry */
 	MAX_DNS_ANSWERS = 65536,
 	EVENT_BYTES = 1 << 20, /* 10,000 events and more before a slow reader loses some */
 };
@@ -157,6 +158,15 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } translations SEC(".maps");
 
+/* Programs write: 1 once the task of link ifindex % MAX_VIP_LINKS sent a packet to a VIP. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, MAX_VIP_LINKS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} vip_links SEC(".maps");
+
 /* Go writes. LRU: what is asked stays. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -181,3 +191,19 @@ struct {
 	__uint(max_entries, EVENT_BYTES);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } events SEC(".maps");
+
+/* How much of this second's events a reason has used. */
+struct sample {
+	__u64 since; /* bpf_ktime_get_ns */
+	__u32 events;
+	__u32 pad;
+};
+
+/* Programs write, index enum reason; nobody else reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct sample);
+	__uint(max_entries, REASON_MAX);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} samples SEC(".maps");

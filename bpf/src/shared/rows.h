@@ -26,9 +26,9 @@ struct addr {
  * Identities from IDENTITY_FIRST on are sets of groups, numbered by the master.
  */
 enum identity {
-	IDENTITY_NONE = 0,	/* the frame carries none: a VXLAN sender that is not ours */
-	IDENTITY_WORLD = 1,	/* outside of every network */
-	IDENTITY_NODE = 2,	/* the task's own node */
+	IDENTITY_NONE = 0, /* the frame carries none: a VXLAN sender that is not ours */
+	IDENTITY_WORLD = 1, /* outside of every network */
+	IDENTITY_NODE = 2, /* the task's own node */
 	IDENTITY_UNGROUPED = 3, /* a task without groups */
 	IDENTITY_FIRST = 16,
 };
@@ -36,7 +36,8 @@ enum identity {
 /* ---- tasks of this node -------------------------------------------------------------------- */
 
 enum workload_flags {
-	WORKLOAD_DIRECTED = 1 << 0, /* its network has rules or public: what it opens is remembered */
+	WORKLOAD_DIRECTED =
+		1 << 0, /* its network has rules or public: what it opens is remembered */
 };
 
 /* workloads: host-side ifindex (u32) -> who sends on that link. Go writes. */
@@ -91,7 +92,7 @@ enum block_flags {
 /* blocks: block of addresses -> the node that holds it. Go writes. */
 struct block {
 	struct addr vtep; /* underlay address of the node */
-	__u16 mtu;	  /* largest inner IP packet towards that node, bytes */
+	__u16 mtu; /* largest inner IP packet towards that node, bytes */
 	__u16 flags;
 };
 
@@ -124,7 +125,7 @@ struct verdict_key {
 	__u16 src;
 	__u16 dst;
 	__be16 port; /* destination port, 0: any */
-	__u8 proto;  /* IP protocol, 0: any; ICMPv6 is looked up as ICMP (1) */
+	__u8 proto; /* IP protocol, 0: any; ICMPv6 is looked up as ICMP (1) */
 	__u8 pad;
 };
 
@@ -178,7 +179,7 @@ _Static_assert(sizeof(struct vip_key) == 24, "vip_key");
 struct vip {
 	__u32 id;
 	__u16 backends; /* slots 0 .. backends-1 of backends are filled */
-	__u8 policy;	/* enum vip_policy */
+	__u8 policy; /* enum vip_policy */
 	__u8 flags;
 };
 
@@ -251,7 +252,7 @@ _Static_assert(sizeof(struct socket_vip) == 40, "socket_vip");
 struct translation {
 	struct peer to;
 	__u32 slot; /* of a backend: where it was found last */
-	__u64 seen;
+	__u64 since; /* bpf_ktime_get_ns of the first packet */
 };
 
 _Static_assert(sizeof(struct translation) == 32, "translation");
@@ -259,13 +260,14 @@ _Static_assert(sizeof(struct translation) == 32, "translation");
 /* ---- names --------------------------------------------------------------------------------- */
 
 enum dns_size {
-	DNS_DATA = 448, /* bytes of resource records kept per answer; longer ones go to the server */
+	DNS_DATA =
+		448, /* bytes of resource records kept per answer; longer ones go to the server */
 };
 
 /* dns_answers: LRU; Go writes (answers learnt from misses), the kernel half reads. */
 struct dns_key {
 	__u64 hash[2]; /* of the lower-cased wire name, two independent seeds */
-	__u32 vni;     /* view of the asker, 0: host */
+	__u32 vni; /* view of the asker, 0: host */
 	__u16 qtype;
 	__u16 len; /* of the wire name, bytes */
 };
@@ -281,7 +283,7 @@ struct dns_answer {
 	__u16 arcount;
 	__u16 mark; /* bits 32 to 47 of hash[0]; with stamp it frames data */
 	__u8 data[DNS_DATA]; /* records; names as compression pointers into the question */
-	__u32 stamp;	     /* low 32 bits of hash[0]: a torn read is seen and passed on */
+	__u32 stamp; /* low 32 bits of hash[0]: a torn read is seen and passed on */
 };
 
 _Static_assert(sizeof(struct dns_answer) == 464, "dns_answer");
