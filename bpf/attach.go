@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/cilium/ebpf"
@@ -162,17 +161,36 @@ func (p *Plane) letGo(l link.Link) error {
 	return l.Close()
 }
 
-// dropLink detaches l at once (closing alone leaves it to a kernel worker) and forgets it.
+// dropLink detaches l at once and forgets it.
 func (p *Plane) dropLink(name string, l link.Link) error {
-	err := l.Detach()
-	if errors.Is(err, unix.ENOLINK) || errors.Is(err, link.ErrNotSupported) || errors.Is(err, unix.EOPNOTSUPP) {
-		err = nil // already severed; or a kernel that cannot, and closing does it
-	}
+	err := sever(l)
 	if p.pins.on() {
 		err = errors.Join(err, os.Remove(p.pins.link(name)))
 	}
 	delete(p.links, name)
 	return errors.Join(err, l.Close())
+}
+
+// sever detaches l, which closing or unpinning it would leave to a kernel worker.
+func sever(l link.Link) error {
+	err := l.Detach()
+	// Already severed, or a kernel that cannot: closing does it.
+	if errors.Is(err, unix.ENOLINK) || errors.Is(err, link.ErrNotSupported) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
+
+// unpin severs the link pinned at path and removes the pin. What is not there is no error.
+func unpin(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open pinned link %s: %w", path, err)
+	}
+	return errors.Join(sever(l), os.Remove(path), l.Close())
 }
 
 // retire removes the link of the same name that another layout's build had: from here on ours decides.
@@ -181,13 +199,8 @@ func (p *Plane) retire(name string) error {
 		return nil
 	}
 	others, err := p.pins.others()
-	if err != nil {
-		return err
-	}
 	for _, dir := range others {
-		if rerr := os.Remove(filepath.Join(dir, "link", name)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		}
+		err = errors.Join(err, unpin(filepath.Join(dir, "link", name)))
 	}
 	return err
 }
@@ -328,33 +341,7 @@ func (p *Plane) Remove() error {
 	for name, l := range p.links {
 		errs = append(errs, p.dropLink(name, l))
 	}
-	if p.pins.on() {
-		names, err := linkNames(p.pins.links())
-		errs = append(errs, err)
-		for _, name := range names {
-			l, err := p.openLink(name)
-			if err == nil && l != nil {
-				err = p.dropLink(name, l)
-			}
-			errs = append(errs, err)
-		}
-	}
 	errs = append(errs, p.pins.remove())
 	p.mu.Unlock()
 	return errors.Join(append(errs, p.Close())...)
-}
-
-// linkNames lists a folder of pinned links.
-func linkNames(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	var names []string
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".") {
-			names = append(names, e.Name())
-		}
-	}
-	return names, err
 }

@@ -23,6 +23,8 @@ func objects() []object {
 	return []object{
 		{"workload", loadWorkload},
 		{"tunnel", loadTunnel},
+		{"dns", loadDns},
+		{"socket", loadSocket},
 	}
 }
 
@@ -113,7 +115,7 @@ func (p *Plane) loadObject(spec *ebpf.CollectionSpec, types *btf.Cache) error {
 	}
 	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared, Cache: types})
 	if err != nil {
-		return &Refusal{Object: refused(err, spec), Err: err}
+		return &RefusedError{Object: refused(err, spec), Err: err}
 	}
 	defer loaded.Close() // of programs, what is not detached into p; of maps, our handles stay
 	for name, s := range spec.Programs {
@@ -148,7 +150,7 @@ func (p *Plane) openMaps(specs map[string]*ebpf.CollectionSpec) error {
 			}
 			opened, err := p.openMap(m.Copy())
 			if err != nil {
-				return &Refusal{Object: "map " + name, Err: err}
+				return &RefusedError{Object: "map " + name, Err: err}
 			}
 			p.maps[name] = opened
 		}

@@ -107,6 +107,11 @@ func (p pins) remove() error {
 		return err
 	}
 	for _, dir := range append(dirs, p.layout()) {
+		names, nerr := linkNames(filepath.Join(dir, "link"))
+		err = errors.Join(err, nerr)
+		for _, name := range names {
+			err = errors.Join(err, unpin(filepath.Join(dir, "link", name)))
+		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}
 	if err != nil {
@@ -120,6 +125,21 @@ func (p pins) remove() error {
 		return fmt.Errorf("unmount %s: %w", p.root, err)
 	}
 	return nil
+}
+
+// linkNames lists a folder of pinned links.
+func linkNames(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
 }
 
 // isOurMount looks for dir among the mounts (proc(5), mountinfo): field 5 is the mount point, and

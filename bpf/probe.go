@@ -51,12 +51,18 @@ var checks = []check{
 	{"ringbuf", true, "events of dropped packets", "Linux 5.8", mapType(ebpf.RingBuf)},
 	{"sk_storage", true, "what a connected socket's VIP was", "Linux 5.2", mapType(ebpf.SkStorage)},
 	{"cgroup2", false, "VIPs at connect time", "VIPs are translated per packet only", probeCgroup2},
-	{"cgroup_connect", false, "VIPs at connect time", "VIPs are translated per packet only (Linux 4.17)",
-		sockAddr(ebpf.AttachCGroupInet4Connect)},
-	{"cgroup_getpeername", false, "getpeername shows the VIP", "it shows the backend (Linux 5.8)",
-		sockAddr(ebpf.AttachCgroupInet4GetPeername)},
-	{"retval", false, "connect to a VIP without backend says: refused", "it says: not permitted (Linux 5.18)",
-		programHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)},
+	{
+		"cgroup_connect", false, "VIPs at connect time", "VIPs are translated per packet only (Linux 4.17)",
+		sockAddr(ebpf.AttachCGroupInet4Connect),
+	},
+	{
+		"cgroup_getpeername", false, "getpeername shows the VIP", "it shows the backend (Linux 5.8)",
+		sockAddr(ebpf.AttachCgroupInet4GetPeername),
+	},
+	{
+		"retval", false, "connect to a VIP without backend says: refused", "it says: not permitted (Linux 5.18)",
+		programHelper(ebpf.CGroupSockAddr, asm.FnSetRetval),
+	},
 	{"netns_cookie", true, "VIPs by network", "Linux 5.7", programHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
 	{"netkit", false, "not used yet", "not used yet (netkit: Linux 6.7)", probeNetkit},
 }

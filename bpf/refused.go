@@ -15,15 +15,15 @@ import (
 // instruction, its source line and the state before it.
 const logLines = 6
 
-// Refusal is a program or map that the kernel did not take. As %v it shows the verifier's last lines,
+// RefusedError is a program or map that the kernel did not take. As %v it shows the verifier's last lines,
 // as %+v all of them.
-type Refusal struct {
+type RefusedError struct {
 	Object string // "program from_workload", "map endpoints"
 	Err    error
 }
 
 // Error implements error.
-func (r *Refusal) Error() string {
+func (r *RefusedError) Error() string {
 	verifier, ok := errors.AsType[*ebpf.VerifierError](r.Err)
 	if !ok {
 		return r.Object + ": " + r.Err.Error()
@@ -34,21 +34,18 @@ func (r *Refusal) Error() string {
 		log = log[:n-1]
 	}
 	omitted := max(0, len(log)-logLines)
-	text := fmt.Sprintf("%s: %s", r.Object, verifier.Cause)
+	lines := []string{fmt.Sprintf("%s: %s", r.Object, verifier.Cause)}
 	if omitted > 0 {
-		text += fmt.Sprintf("\n\t(%d lines before)", omitted)
+		lines = append(lines, fmt.Sprintf("(%d lines before)", omitted))
 	}
-	for _, line := range log[omitted:] {
-		text += "\n\t" + line
-	}
-	return text
+	return strings.Join(append(lines, log[omitted:]...), "\n\t")
 }
 
 // Unwrap implements errors.Is and errors.As.
-func (r *Refusal) Unwrap() error { return r.Err }
+func (r *RefusedError) Unwrap() error { return r.Err }
 
 // Format implements fmt.Formatter.
-func (r *Refusal) Format(f fmt.State, verb rune) {
+func (r *RefusedError) Format(f fmt.State, verb rune) {
 	verifier, ok := errors.AsType[*ebpf.VerifierError](r.Err)
 	if !ok || verb != 'v' || !f.Flag('+') {
 		_, _ = io.WriteString(f, r.Error()) // a fmt.State keeps its own error
