@@ -24,11 +24,14 @@ const (
 	tunnelMapEvents          = "events"
 	tunnelMapFlows           = "flows"
 	tunnelMapPrefixes        = "prefixes"
+	tunnelMapSamples         = "samples"
 	tunnelMapSocketPeers     = "socket_peers"
 	tunnelMapSocketVips      = "socket_vips"
 	tunnelMapSpaces          = "spaces"
 	tunnelMapTranslations    = "translations"
 	tunnelMapVerdicts        = "verdicts"
+	tunnelMapVipLinks        = "vip_links"
+	tunnelMapVipScratch      = "vip_scratch"
 	tunnelMapVips            = "vips"
 	tunnelMapVteps           = "vteps"
 	tunnelMapWorkloads       = "workloads"
@@ -105,11 +108,14 @@ type tunnelMapSpecs struct {
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
+	VipScratch   *ebpf.MapSpec `ebpf:"vip_scratch"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
 	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
@@ -160,11 +166,14 @@ type tunnelMaps struct {
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	VipLinks     *ebpf.Map `ebpf:"vip_links"`
+	VipScratch   *ebpf.Map `ebpf:"vip_scratch"`
 	Vips         *ebpf.Map `ebpf:"vips"`
 	Vteps        *ebpf.Map `ebpf:"vteps"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
@@ -180,11 +189,14 @@ func (m *tunnelMaps) Close() error {
 		m.Events,
 		m.Flows,
 		m.Prefixes,
+		m.Samples,
 		m.SocketPeers,
 		m.SocketVips,
 		m.Spaces,
 		m.Translations,
 		m.Verdicts,
+		m.VipLinks,
+		m.VipScratch,
 		m.Vips,
 		m.Vteps,
 		m.Workloads,

@@ -20,15 +20,19 @@ const (
 	workloadMapBlocks          = "blocks"
 	workloadMapCounters        = "counters"
 	workloadMapDnsAnswers      = "dns_answers"
+	workloadMapDnsScratch      = "dns_scratch"
 	workloadMapEndpoints       = "endpoints"
 	workloadMapEvents          = "events"
 	workloadMapFlows           = "flows"
 	workloadMapPrefixes        = "prefixes"
+	workloadMapSamples         = "samples"
 	workloadMapSocketPeers     = "socket_peers"
 	workloadMapSocketVips      = "socket_vips"
 	workloadMapSpaces          = "spaces"
 	workloadMapTranslations    = "translations"
 	workloadMapVerdicts        = "verdicts"
+	workloadMapVipLinks        = "vip_links"
+	workloadMapVipScratch      = "vip_scratch"
 	workloadMapVips            = "vips"
 	workloadMapVteps           = "vteps"
 	workloadMapWorkloads       = "workloads"
@@ -101,15 +105,19 @@ type workloadMapSpecs struct {
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsScratch   *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
+	VipScratch   *ebpf.MapSpec `ebpf:"vip_scratch"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
 	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
 	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
@@ -156,15 +164,19 @@ type workloadMaps struct {
 	Blocks       *ebpf.Map `ebpf:"blocks"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
+	DnsScratch   *ebpf.Map `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	VipLinks     *ebpf.Map `ebpf:"vip_links"`
+	VipScratch   *ebpf.Map `ebpf:"vip_scratch"`
 	Vips         *ebpf.Map `ebpf:"vips"`
 	Vteps        *ebpf.Map `ebpf:"vteps"`
 	Workloads    *ebpf.Map `ebpf:"workloads"`
@@ -176,15 +188,19 @@ func (m *workloadMaps) Close() error {
 		m.Blocks,
 		m.Counters,
 		m.DnsAnswers,
+		m.DnsScratch,
 		m.Endpoints,
 		m.Events,
 		m.Flows,
 		m.Prefixes,
+		m.Samples,
 		m.SocketPeers,
 		m.SocketVips,
 		m.Spaces,
 		m.Translations,
 		m.Verdicts,
+		m.VipLinks,
+		m.VipScratch,
 		m.Vips,
 		m.Vteps,
 		m.Workloads,

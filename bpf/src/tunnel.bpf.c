@@ -1,22 +1,71 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 
-#include "headers/kernel.h"
-#include "headers/helpers.h"
-#include "headers/packet.h"
-#include "lib/config.h"
-#include "lib/maps.h"
-#include "lib/packet.h"
+/*
+ * Where frames of other nodes come in.
+ *
+ * from_underlay (ingress of the underlay):
+ *   1. a tunnel frame for this node, from a node?  lib/decap.h
+ *   2. of which network, from which identity       lib/decap.h
+ *   3. parse, judge, open, deliver                 lib/receive.h
+ *   What is odd goes on to the kernel's VXLAN device.
+ *
+ * from_tunnel (ingress of that device): the same, the kernel having done 1 and half of 2.
+ */
+
+#include "lib/count.h"
+#include "lib/decap.h"
+#include "lib/receive.h"
+
+static __always_inline int walk_underlay(struct __sk_buff *skb, struct packet *p)
+{
+	int verdict = open_outer(skb, p);
+	__u8 tos = p->tos;
+
+	if (verdict == CONTINUE)
+		verdict = open_tunnel(skb, p);
+	return verdict == CONTINUE ? receive(skb, p, INNER, tos) : verdict;
+}
 
 SEC("tc")
 int from_underlay(struct __sk_buff *skb)
 {
-	return skb->ifindex == underlay_ifindex ? TCX_NEXT : TCX_NEXT;
+	struct packet p = {.len = skb->len};
+	int verdict = walk_underlay(skb, &p);
+
+	count(skb, &p);
+	return verdict;
+}
+
+/* What the kernel's device took off. IPv6 underneath has no such key, and is no node's. */
+static __always_inline int read_tunnel(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_tunnel_key key = {};
+	__u32 policy = 0;
+
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0) ||
+	    !is_node(bpf_htonl(key.remote_ipv4)))
+		return drop(p, REASON_UNKNOWN_VTEP);
+	bpf_skb_get_tunnel_opt(skb, &policy, sizeof(policy));
+	p->vni = key.tunnel_id;
+	p->src_identity = policy & 0xffff;
+	return CONTINUE;
+}
+
+static __always_inline int walk_tunnel(struct __sk_buff *skb, struct packet *p)
+{
+	int verdict = read_tunnel(skb, p);
+
+	return verdict == CONTINUE ? receive(skb, p, 0, 0) : verdict;
 }
 
 SEC("tc")
 int from_tunnel(struct __sk_buff *skb)
 {
-	return skb->ifindex == tunnel_ifindex ? TCX_NEXT : TCX_NEXT;
+	struct packet p = {.len = skb->len};
+	int verdict = walk_tunnel(skb, &p);
+
+	count(skb, &p);
+	return verdict;
 }
 
 char licence[] SEC("license") = "Dual BSD/GPL";

@@ -1,22 +1,168 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 
-#include "headers/kernel.h"
-#include "headers/helpers.h"
-#include "headers/packet.h"
-#include "lib/config.h"
-#include "lib/maps.h"
-#include "lib/packet.h"
+/*
+ * The host's end of a task's link.
+ *
+ * from_workload (ingress), a task's packet:
+ *   1. find the task by its link             workloads
+ *   2. parse                                 lib/parse.h
+ *   3. its own MAC                           lib/spoof.h
+ *   4. ARP, neighbour discovery, chatter     lib/neighbour.h
+ *   5. somewhere to go, from its own address lib/route.h, lib/spoof.h
+ *   6. a name asked of the node              lib/dns.h
+ *   7. a VIP becomes a backend               lib/vip.h
+ *   8. the way: to a task here, to another node, or to the node's own stack
+ *        here:   verdict, VIP of an answer, into the task        lib/policy.h, lib/deliver.h
+ *        remote: size, tunnel, out of the underlay               lib/toobig.h, lib/encap.h
+ *        else:   of no block of a network, or left to the stack  lib/route.h
+ *
+ * to_workload (egress), what the node's own stack gives to the task: the node itself may always,
+ * the world is judged.
+ */
+
+#include "lib/count.h"
+#include "lib/deliver.h"
+#include "lib/dns.h"
+#include "lib/encap.h"
+#include "lib/neighbour.h"
+#include "lib/parse.h"
+#include "lib/policy.h"
+#include "lib/route.h"
+#include "lib/spoof.h"
+#include "lib/toobig.h"
+#include "lib/vip.h"
+
+/* The task at the other end of the link. */
+static __always_inline const struct workload *find_workload(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 ifindex = skb->ifindex;
+	const struct workload *w = bpf_map_lookup_elem(&workloads, &ifindex);
+
+	p->len = skb->len;
+	if (w)
+		p->vni = w->vni;
+	return w;
+}
+
+static __always_inline const struct endpoint *find_endpoint(const struct packet *p)
+{
+	struct endpoint_key key = {.vni = p->vni, .addr = p->dst};
+
+	return bpf_map_lookup_elem(&endpoints, &key);
+}
+
+/* To a task of this node. What a task sends to itself comes here by way of a VIP alone. */
+static __always_inline int go_here(struct __sk_buff *skb, struct packet *p)
+{
+	const struct endpoint *e = find_endpoint(p);
+	int verdict;
+
+	if (!e)
+		return drop(p, REASON_NO_ENDPOINT);
+	if (e->ifindex != skb->ifindex) {
+		verdict = judge(skb, p, e);
+		if (verdict != CONTINUE)
+			return verdict;
+	}
+	verdict = vip_in(skb, p, e->ifindex);
+	if (verdict != CONTINUE)
+		return verdict;
+	return deliver(skb, p, e);
+}
+
+static __always_inline int go(struct __sk_buff *skb, struct packet *p, const struct workload *w)
+{
+	const struct block *to = find_block(p, w);
+	int verdict;
+
+	if (!to)
+		return leave(p, w);
+	if (w->flags & WORKLOAD_DIRECTED)
+		remember(p);
+	if (to->flags & BLOCK_LOCAL)
+		return go_here(skb, p);
+	verdict = check_size(skb, p, w, to);
+	if (verdict != CONTINUE)
+		return verdict;
+	return encap(skb, p, to);
+}
+
+static __always_inline int walk_from(struct __sk_buff *skb, struct packet *p)
+{
+	const struct workload *w = find_workload(skb, p);
+	int verdict;
+
+	if (!w)
+		return drop(p, REASON_UNKNOWN_LINK);
+	p->src_identity = w->identity;
+	verdict = parse(skb, p, 0);
+	if (verdict == CONTINUE)
+		verdict = check_mac(skb, p, w);
+	if (verdict == CONTINUE)
+		verdict = answer_neighbour(skb, p, w);
+	if (verdict == CONTINUE)
+		verdict = check_destination(p);
+	if (verdict == CONTINUE)
+		verdict = check_source(p, w);
+	if (verdict == CONTINUE)
+		verdict = answer_name(skb, p);
+	if (verdict == CONTINUE)
+		verdict = vip_out(skb, p);
+	return verdict == CONTINUE ? go(skb, p, w) : verdict;
+}
 
 SEC("tc")
 int from_workload(struct __sk_buff *skb)
 {
-	return skb->ifindex == underlay_ifindex ? TCX_NEXT : TCX_NEXT;
+	struct packet p = {};
+	int verdict = walk_from(skb, &p);
+
+	count(skb, &p);
+	return verdict;
+}
+
+/* From outside of every network, by way of the node's stack. */
+static __always_inline int admit(struct __sk_buff *skb, struct packet *p)
+{
+	const struct endpoint *e = find_endpoint(p);
+
+	p->src_identity = IDENTITY_WORLD;
+	if (!e || e->ifindex != skb->ifindex)
+		return drop(p, REASON_NO_ENDPOINT);
+	return judge(skb, p, e);
+}
+
+static __always_inline int walk_to(struct __sk_buff *skb, struct packet *p)
+{
+	const struct workload *w = find_workload(skb, p);
+	bool own = !skb->ingress_ifindex;
+	int verdict;
+
+	if (!w)
+		return drop(p, REASON_UNKNOWN_LINK);
+	verdict = parse(skb, p, 0);
+	if (own)
+		p->src_identity = IDENTITY_NODE;
+	else if (verdict == CONTINUE)
+		verdict = p->ethertype == bpf_htons(ETHERTYPE_ARP) ? drop(p, REASON_NOT_IP)
+								   : admit(skb, p);
+	if (verdict == CONTINUE)
+		verdict = vip_in(skb, p, skb->ifindex);
+	if (own && p->reason != REASON_MALFORMED)
+		return end(p, REASON_FROM_HOST, TCX_NEXT);
+	if (verdict != CONTINUE)
+		return verdict;
+	return end(p, p->audited ? REASON_AUDITED : REASON_DELIVERED, TCX_NEXT);
 }
 
 SEC("tc")
 int to_workload(struct __sk_buff *skb)
 {
-	return skb->ifindex == tunnel_ifindex ? TCX_NEXT : TCX_NEXT;
+	struct packet p = {};
+	int verdict = walk_to(skb, &p);
+
+	count(skb, &p);
+	return verdict;
 }
 
 char licence[] SEC("license") = "Dual BSD/GPL";

@@ -13,8 +13,8 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 					 __u64 flags) = (void *)2;
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160; /* of the last tick */
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
-static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
 
 /* Those that change a packet make every pointer into it invalid. */
 static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from,

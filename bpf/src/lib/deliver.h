@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * The way out of a program: into a task of this node, or back to the task that sent. Both go by
+ * bpf_redirect_peer, so straight into the task's namespace; the kernel allows it from ingress only.
+ */
+
+#include "lib/config.h"
+#include "lib/packet.h"
+
+/* Makes the receiver's stack take the frame for its own, whatever MAC it was met with. */
+static __always_inline void claim(struct __sk_buff *skb)
+{
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+}
+
+static __always_inline void gateway(__u8 *mac)
+{
+	for (int i = 0; i < 6; i++)
+		mac[i] = gateway_mac[i];
+}
+
+/* To the sender's own end of the link it was met on. */
+static __always_inline int send_back(struct __sk_buff *skb, struct packet *p, enum reason reason)
+{
+	claim(skb);
+	return end(p, reason, bpf_redirect_peer(skb->ifindex, 0));
+}
+
+static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
+				   const struct endpoint *e)
+{
+	__u8 macs[12];
+
+	memcpy(macs, e->mac, 6);
+	gateway(macs + 6);
+	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+		return drop(p, REASON_REDIRECT_FAILED);
+	claim(skb);
+	return end(p, p->audited ? REASON_AUDITED : REASON_DELIVERED,
+		   bpf_redirect_peer(e->ifindex, 0));
+}

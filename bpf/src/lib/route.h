@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * Where an address lives. Every node holds whole blocks of a network, all of one length, so one
+ * exact look-up of the masked address finds the node, however many tasks there are.
+ */
+
+#include "lib/neighbour.h"
+#include "lib/maps.h"
+
+/* The first bits of a 32-bit word, in network order. */
+static __always_inline __be32 mask_of(int bits)
+{
+	if (bits <= 0)
+		return 0;
+	return bits >= 32 ? ~0U : bpf_htonl(~0U << (32 - bits));
+}
+
+static __always_inline const struct block *find_block(const struct packet *p,
+						      const struct workload *w)
+{
+	int bits = is_ipv4(p) ? w->block4 + 96 : w->block6;
+	struct block_key key = {.vni = w->vni};
+	__be32 *words = (__be32 *)key.addr.bytes;
+
+	for (int i = 0; i < 4; i++)
+		words[i] = word(&p->dst, i) & mask_of(bits - 32 * i);
+	return bpf_map_lookup_elem(&blocks, &key);
+}
+
+/* A destination that no packet of a task has a reason to carry. */
+static __always_inline bool is_nowhere(const struct packet *p)
+{
+	if (is_ipv4(p)) { /* 0/8 and 127/8 */
+		__be32 net = word(&p->dst, 3) & bpf_htonl(0xff000000);
+
+		return net == 0 || net == bpf_htonl(0x7f000000);
+	}
+	return !(word(&p->dst, 0) | word(&p->dst, 1) | word(&p->dst, 2)) && /* :: and ::1 */
+	       (word(&p->dst, 3) & bpf_htonl(0xfffffffe)) == 0;
+}
+
+static __always_inline int check_destination(struct packet *p)
+{
+	if (is_multicast(p, &p->dst))
+		return drop(p, REASON_MULTICAST);
+	return is_nowhere(p) ? drop(p, REASON_MALFORMED) : CONTINUE;
+}
+
+/*
+ * No node holds the address: it is of a network, or of the node, or of the world. What leaves for
+ * the node's stack may be sent on with the node's own address, so it must not pass for a frame of
+ * the node's own tunnel.
+ */
+static __always_inline int leave(struct packet *p, const struct workload *w)
+{
+	struct prefix_key key = {.len = 128, .addr = p->dst};
+	struct prefix *net = bpf_map_lookup_elem(&prefixes, &key);
+
+	if (net)
+		return drop(p, net->vni == w->vni ? REASON_NO_BLOCK : REASON_OTHER_NETWORK);
+	if (p->proto == PROTO_UDP && p->dport == bpf_htons(tunnel_port))
+		return drop(p, REASON_SPOOFED_TUNNEL);
+	remember(p);
+	return end(p, REASON_TO_HOST, TCX_NEXT);
+}
