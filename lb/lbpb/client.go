@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lbpb
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"weft/lb"
+)
+
+// Client is an lb.Service on the other end of a connection.
+type Client struct {
+	rpc LoadBalancingClient
+}
+
+// NewClient returns a Client over conn, which stays the caller's.
+func NewClient(conn grpc.ClientConnInterface) *Client {
+	return &Client{rpc: NewLoadBalancingClient(conn)}
+}
+
+// Publish implements lb.Service.
+func (c *Client) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus, error) {
+	answer, err := c.rpc.Publish(ctx, &PublishRequest{
+		Task: r.Task, Network: r.Network, Framework: r.Framework, Addrs: addrsOut(r.Addrs), Labels: r.Labels,
+	})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return vipsIn(answer.GetVips())
+}
+
+// Withdraw implements lb.Service.
+func (c *Client) Withdraw(ctx context.Context, task string) error {
+	_, err := c.rpc.Withdraw(ctx, &WithdrawRequest{Task: task})
+	return fromStatus(err)
+}
+
+// VIPs implements lb.Service.
+func (c *Client) VIPs(ctx context.Context, network string) ([]lb.VIPStatus, error) {
+	answer, err := c.rpc.VIPs(ctx, &VIPsRequest{Network: network})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return vipsIn(answer.GetVips())
+}

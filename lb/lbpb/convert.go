@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lbpb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"weft/discovery"
+	"weft/lb"
+)
+
+// sentinels is how errors travel; the text travels as it is.
+var sentinels = []struct {
+	err  error
+	code codes.Code
+}{
+	{lb.ErrInvalid, codes.InvalidArgument},
+	{lb.ErrNotFound, codes.NotFound},
+	{lb.ErrConflict, codes.AlreadyExists},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{context.Canceled, codes.Canceled},
+}
+
+func toStatus(err error) error {
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			return status.Error(s.code, err.Error())
+		}
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// fromStatus returns the error that toStatus was given, as far as errors.Is and Error tell.
+func fromStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	s := status.Convert(err)
+	for _, t := range sentinels {
+		if s.Code() == t.code {
+			return &remote{text: s.Message(), is: t.err}
+		}
+	}
+	if s.Code() == codes.Unavailable {
+		return fmt.Errorf("the node daemon does not answer: %w", err)
+	}
+	return &remote{text: s.Message(), is: err}
+}
+
+type remote struct {
+	text string
+	is   error
+}
+
+func (r *remote) Error() string { return r.text }
+func (r *remote) Unwrap() error { return r.is }
+
+func vipsOut(vips []lb.VIPStatus) []*VIP {
+	out := make([]*VIP, len(vips))
+	for i, v := range vips {
+		backends := make([]*Backend, len(v.Backends))
+		for j, b := range v.Backends {
+			backends[j] = &Backend{
+				Task: b.Task, Node: string(b.Node), Addrs: addrsOut(b.Addrs), Port: uint32(b.Port), Weight: uint32(b.Weight),
+				In: b.In, Reason: b.Reason,
+			}
+		}
+		out[i] = &VIP{
+			Network: v.Network, Name: v.Name, Addr: addrOut(v.Addr), Port: uint32(v.Port), Protocol: v.Protocol,
+			Addrs: addrsOut(v.Addrs), Dns: v.DNS, Backends: backends,
+		}
+	}
+	return out
+}
+
+func vipsIn(vips []*VIP) ([]lb.VIPStatus, error) {
+	var errs []error
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	out := make([]lb.VIPStatus, len(vips))
+	for i, v := range vips {
+		key := lb.Key{Network: v.GetNetwork(), Name: v.GetName(), Protocol: v.GetProtocol()}
+		var err error
+		key.Addr, err = addrIn(v.GetAddr())
+		note(err)
+		key.Port, err = portIn(v.GetPort())
+		note(err)
+		out[i] = lb.VIPStatus{Key: key, DNS: v.GetDns()}
+		out[i].Addrs, err = addrsIn(v.GetAddrs())
+		note(err)
+		for _, b := range v.GetBackends() {
+			backend, err := backendIn(key, b)
+			note(err)
+			out[i].Backends = append(out[i].Backends, backend)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("read the node daemon's answer: %w", err)
+	}
+	return out, nil
+}
+
+func backendIn(key lb.Key, b *Backend) (lb.BackendStatus, error) {
+	addrs, addrErr := addrsIn(b.GetAddrs())
+	port, portErr := portIn(b.GetPort())
+	weight, weightErr := portIn(b.GetWeight())
+	return lb.BackendStatus{
+		Backend: lb.Backend{
+			VIP: key, Task: b.GetTask(), Node: discovery.NodeID(b.GetNode()), Addrs: addrs, Port: port, Weight: weight,
+		},
+		In: b.GetIn(), Reason: b.GetReason(),
+	}, errors.Join(addrErr, portErr, weightErr)
+}
+
+func addrOut(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func addrIn(s string) (netip.Addr, error) {
+	if s == "" {
+		return netip.Addr{}, nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return a, fmt.Errorf("%w address %q: write IPv4 or IPv6", lb.ErrInvalid, s)
+	}
+	return a, nil
+}
+
+func addrsOut(addrs []netip.Addr) []string {
+	var out []string
+	for _, a := range addrs {
+		out = append(out, addrOut(a))
+	}
+	return out
+}
+
+func addrsIn(texts []string) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	var errs []error
+	for _, s := range texts {
+		a, err := addrIn(s)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, errors.Join(errs...)
+}
+
+func portIn(n uint32) (uint16, error) {
+	if n > math.MaxUint16 {
+		return 0, fmt.Errorf("%w number %d: at most %d is allowed", lb.ErrInvalid, n, math.MaxUint16)
+	}
+	return uint16(n), nil
+}

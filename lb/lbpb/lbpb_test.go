@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lbpb_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"weft/lb"
+	"weft/lb/fake"
+	"weft/lb/lbpb"
+	"weft/lb/servicetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// connect serves s and returns a client of it.
+func connect(t *testing.T, s lb.Service) lb.Service {
+	t.Helper()
+	listener := bufconn.Listen(1 << 16)
+	server := grpc.NewServer()
+	lbpb.Register(server, s)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	conn, err := grpc.NewClient("passthrough:///weft",
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return listener.Dial() }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return lbpb.NewClient(conn)
+}
+
+func TestContract(t *testing.T) {
+	servicetest.RunContract(t, func(t *testing.T) lb.Service {
+		t.Helper()
+		return connect(t, fake.New("prod", "dev"))
+	})
+}
+
+// refusing answers everything with one error.
+type refusing struct{ err error }
+
+func (r refusing) Publish(context.Context, lb.Registration) ([]lb.VIPStatus, error) {
+	return nil, r.err
+}
+func (r refusing) Withdraw(context.Context, string) error { return r.err }
+func (r refusing) VIPs(context.Context, string) ([]lb.VIPStatus, error) {
+	return nil, r.err
+}
+
+func TestErrorsKeepTheirTextAndKind(t *testing.T) {
+	for _, sentinel := range []error{lb.ErrInvalid, lb.ErrNotFound, lb.ErrConflict, context.DeadlineExceeded, context.Canceled, nil} {
+		want := errors.New("vip web: broken")
+		if sentinel != nil {
+			want = errors.Join(errors.New("vip web"), sentinel)
+		}
+		s := connect(t, refusing{want})
+		_, publish := s.Publish(t.Context(), lb.Registration{})
+		_, vips := s.VIPs(t.Context(), "")
+		for _, got := range []error{publish, s.Withdraw(t.Context(), "t"), vips} {
+			if got == nil || got.Error() != want.Error() || sentinel != nil && !errors.Is(got, sentinel) {
+				t.Errorf("%v, want %v", got, want)
+			}
+		}
+	}
+}
+
+// waiting answers when its context ends, with what it waited for.
+type waiting struct{ refusing }
+
+func (waiting) Publish(ctx context.Context, _ lb.Registration) ([]lb.VIPStatus, error) {
+	<-ctx.Done()
+	return nil, errors.Join(errors.New("no master gave an address"), ctx.Err())
+}
+
+func TestADeadlineTellsWhatWasWaitedFor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := connect(t, waiting{}).Publish(ctx, lb.Registration{})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no master gave an address") {
+		t.Errorf("%v, want DeadlineExceeded and what was waited for", err)
+	}
+}
+
+func TestADaemonThatDoesNotAnswer(t *testing.T) {
+	conn, err := grpc.NewClient("unix:"+t.TempDir()+"/none.sock", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := lbpb.NewClient(conn).Withdraw(t.Context(), "web.1"); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("%v, want that the daemon does not answer", err)
+	}
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lbpb is lb.Service over gRPC: the server side in front of any lb.Service, and a client
+// that is one. It decides nothing; what is asked and answered is package lb's.
+package lbpb
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"weft/lb"
+)
+
+// Register serves s on r.
+func Register(r grpc.ServiceRegistrar, s lb.Service) {
+	RegisterLoadBalancingServer(r, &server{service: s})
+}
+
+type server struct {
+	UnimplementedLoadBalancingServer
+	service lb.Service
+}
+
+// Publish implements LoadBalancingServer.
+func (s *server) Publish(ctx context.Context, r *PublishRequest) (*PublishResponse, error) {
+	addrs, err := addrsIn(r.GetAddrs())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	vips, err := s.service.Publish(ctx, lb.Registration{
+		Task: r.GetTask(), Network: r.GetNetwork(), Framework: r.GetFramework(), Addrs: addrs, Labels: r.GetLabels(),
+	})
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &PublishResponse{Vips: vipsOut(vips)}, nil
+}
+
+// Withdraw implements LoadBalancingServer.
+func (s *server) Withdraw(ctx context.Context, r *WithdrawRequest) (*WithdrawResponse, error) {
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	if err := s.service.Withdraw(ctx, r.GetTask()); err != nil {
+		return nil, toStatus(err)
+	}
+	return &WithdrawResponse{}, nil
+}
+
+// VIPs implements LoadBalancingServer.
+func (s *server) VIPs(ctx context.Context, r *VIPsRequest) (*VIPsResponse, error) {
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	vips, err := s.service.VIPs(ctx, r.GetNetwork())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &VIPsResponse{Vips: vipsOut(vips)}, nil
+}
+
+// sooner ends a little before the client's deadline, so that the client still hears what was being
+// waited for.
+func sooner(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	early := min(time.Until(deadline)/10, 100*time.Millisecond)
+	return context.WithDeadline(ctx, deadline.Add(-early))
+}
