@@ -19,6 +19,7 @@
 #include "headers/kernel.h"
 #include "headers/packet.h"
 #include "lib/config.h"
+#include "lib/deliver.h"
 #include "lib/maps.h"
 #include "lib/packet.h"
 
@@ -457,16 +458,16 @@ static __always_inline bool dns_asked(const struct packet *p)
 /*
  * Turns a question (dns_asked) in the view of p->vni into its answer. Returns 1 when it did: the
  * caller sends the packet back where it came from; 0 when the packet is as it was; -1 when it is
- * spoilt and only to be dropped.
+ * spoilt and only to be dropped. Global, to have a stack of its own.
  */
-static __always_inline int dns_answer(struct __sk_buff *skb, const struct packet *p)
+__noinline int dns_answer(struct __sk_buff *skb, const struct packet *p)
 {
 	struct dns_scratch *s = dns_paper();
 	const struct dns_answer *a;
 	__u32 diff, size;
 	int made;
 
-	if (!s)
+	if (!s || !p)
 		return 0;
 	size = dns_size(skb, p);
 	if (dns_read(skb, p->l4 + sizeof(struct udp), size, s) || dns_parse(s, p->vni))
@@ -492,7 +493,7 @@ static __always_inline int answer_name(struct __sk_buff *skb, struct packet *p)
 		return CONTINUE;
 	switch (dns_answer(skb, p)) {
 	case 1:
-		return end(p, REASON_ANSWERED_DNS, bpf_redirect_peer(skb->ifindex, 0));
+		return send_back(skb, p, REASON_ANSWERED_DNS);
 	case 0:
 		return end(p, REASON_DNS_MISS, TCX_NEXT);
 	}

@@ -56,6 +56,8 @@ struct vip_scratch {
 	struct flow_key answer;
 	struct translation made;
 	struct socket_peer choice;
+	struct peer own;
+	struct peer vip;
 };
 
 struct {
@@ -186,21 +188,22 @@ __noinline int vip_write(struct __sk_buff *skb, struct packet *p, bool source,
 
 /* Gives the packet a backend, or what the backend sends to itself by way of a VIP back to it. */
 static __always_inline int vip_write_out(struct __sk_buff *skb, struct packet *p,
-					 const struct peer *to)
+					 struct vip_scratch *s)
 {
-	struct peer own = {.addr = p->src, .port = p->sport};
-	struct peer vip = {.addr = p->dst, .port = p->dport};
+	const struct peer *to = &s->choice.to;
 
-	if (same_addr(&to->addr, &vip.addr)) { /* T:b -> V:p becomes V:v -> T:p */
-		own.port = vip.port;
-		return vip_write(skb, p, true, to) || vip_write(skb, p, false, &own);
+	s->own.addr = p->src;
+	s->vip.addr = p->dst;
+	if (same_addr(&to->addr, &p->dst)) { /* T:b -> V:p becomes V:v -> T:p */
+		s->own.port = p->dport;
+		return vip_write(skb, p, true, to) || vip_write(skb, p, false, &s->own);
 	}
 	if (vip_write(skb, p, false, to))
 		return -1;
-	if (!same_addr(&to->addr, &own.addr))
+	if (!same_addr(&to->addr, &s->own.addr))
 		return 0;
-	vip.port = own.port; /* T:p -> V:v becomes V:p -> T:b */
-	return vip_write(skb, p, true, &vip);
+	s->vip.port = p->sport; /* T:p -> V:v becomes V:p -> T:b */
+	return vip_write(skb, p, true, &s->vip);
 }
 
 /* The key under which the answer of a backend to the packet of a task will be met. */
@@ -236,16 +239,24 @@ static __always_inline int vip_choose(const struct packet *p, const struct vip *
 	return 0;
 }
 
+static __always_inline void vip_record(struct vip_scratch *s, const struct flow_key *key,
+				       const struct peer *to, __u32 slot)
+{
+	s->made.to.addr = to->addr;
+	s->made.to.port = to->port;
+	s->made.slot = slot;
+	s->made.since = bpf_ktime_get_ns();
+	bpf_map_update_elem(&translations, key, &s->made, BPF_ANY);
+}
+
 /* Remembers a new flow in both directions. */
 static __always_inline void vip_remember(const struct packet *p, struct vip_scratch *s)
 {
-	__u64 now = bpf_ktime_get_ns();
-
 	vip_flow(p, &s->key);
-	s->made = (struct translation){.to = {.addr = p->dst, .port = p->dport}, .since = now};
-	bpf_map_update_elem(&translations, &s->answer, &s->made, BPF_ANY);
-	s->made = (struct translation){.to = s->choice.to, .slot = s->choice.slot, .since = now};
-	bpf_map_update_elem(&translations, &s->key, &s->made, BPF_ANY);
+	s->vip.addr = p->dst;
+	s->vip.port = p->dport;
+	vip_record(s, &s->answer, &s->vip, 0);
+	vip_record(s, &s->key, &s->choice.to, s->choice.slot);
 }
 
 /*
@@ -284,8 +295,7 @@ static __always_inline void vip_lead(struct __sk_buff *skb, const struct packet 
 {
 	if (p->fragment != FRAGMENT_FIRST || vip_fragment(skb, p, &s->key))
 		return;
-	s->made = (struct translation){.to = s->choice.to, .since = bpf_ktime_get_ns()};
-	bpf_map_update_elem(&translations, &s->key, &s->made, BPF_ANY);
+	vip_record(s, &s->key, &s->choice.to, 0);
 }
 
 /*
@@ -311,7 +321,7 @@ __noinline int vip_translate(struct __sk_buff *skb, struct packet *p, const stru
 		vip_mark_link(skb->ifindex);
 	}
 	vip_lead(skb, p, s);
-	return vip_write_out(skb, p, &s->choice.to) ? drop(p, REASON_MALFORMED) : CONTINUE;
+	return vip_write_out(skb, p, s) ? drop(p, REASON_MALFORMED) : CONTINUE;
 }
 
 /* Gives what a backend answers the VIP as its source, where translations knows it. */
