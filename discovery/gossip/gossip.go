@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gossip knows which nodes and masters there are and which of them live, by serf. It carries
+// no facts: rows travel by discoverypb, and what follows from a death is for others to decide.
+package gossip
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"weft/discovery"
+)
+
+// DefaultPort is where members talk, UDP and TCP.
+const DefaultPort = 7946
+
+// Role is what a member is.
+type Role string
+
+// Values of Role.
+const (
+	RoleNode   Role = "node"
+	RoleMaster Role = "master"
+)
+
+// roleTag is the tag that carries the role; others may not use it.
+const roleTag = "role"
+
+// maxTags is what fits one packet beside the member's name and address, bytes.
+const maxTags = 400
+
+// Options say who this member is and whom it looks for.
+type Options struct {
+	ID   discovery.NodeID // unique in the cluster, over both roles
+	Role Role             // default RoleNode
+	Bind netip.Addr       // address that others reach this member at
+	Port uint16           // default DefaultPort
+	// Join are addresses of other members, HOST or HOST:PORT. Those that are not members are tried
+	// again for ever.
+	Join []string
+	// Secret encrypts what members say to each other; empty: nothing is encrypted.
+	Secret []byte
+	Tags   map[string]string // told to every member, at most 400 bytes in all
+	// Dir is a folder in which the members last seen are kept for the next start; empty: none.
+	Dir string
+	Log *slog.Logger // nil: nobody
+}
+
+func (o *Options) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf(format+": %w", append(args, discovery.ErrInvalid)...))
+	}
+	if id := string(o.ID); len(id) == 0 || len(id) > 63 || strings.Trim(id, idLetters) != "" || id[0] == '-' || id[len(id)-1] == '-' {
+		bad("id %q: a DNS label of 1 to 63 characters (a-z, 0-9, -) is allowed", o.ID)
+	}
+	if o.Role != RoleNode && o.Role != RoleMaster {
+		bad("role %q: node or master is allowed", o.Role)
+	}
+	if !o.Bind.IsValid() || o.Bind.IsUnspecified() || o.Bind.IsMulticast() {
+		bad("bind %q: an address of this host is needed", o.Bind)
+	}
+	size := 0
+	for name, value := range o.Tags {
+		size += len(name) + len(value) + 2
+	}
+	if _, ok := o.Tags[roleTag]; ok || size > maxTags {
+		bad("tags of %d bytes: at most %d are allowed, and none is named %q", size, maxTags, roleTag)
+	}
+	return errors.Join(errs...)
+}
+
+const idLetters = "abcdefghijklmnopqrstuvwxyz0123456789-"
+
+// key returns the AES-256 key of the members' talk, nil without a secret.
+func (o *Options) key() []byte {
+	if len(o.Secret) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(append([]byte("weft gossip v1\x00"), o.Secret...))
+	return sum[:]
+}
+
+// Member is one node or master as this one sees it.
+type Member struct {
+	ID    discovery.NodeID
+	Role  Role
+	Addr  netip.AddrPort
+	Tags  map[string]string // shared: not to be changed
+	Alive bool
+	Since time.Time // of the last change of Alive, as seen here
+}
+
+// Stats counts what happened since Run began.
+type Stats struct {
+	Alive     int    // members, with this one
+	Dead      int    // members that are known and do not answer
+	Changes   uint64 // of Alive, of any member
+	Conflicts uint64 // messages of another member with this one's id
+	Joins     uint64 // attempts to reach one of Join
+}
+
+// Gossip is this process's view of the members.
+type Gossip struct {
+	o   Options
+	log *slog.Logger
+
+	mu      sync.RWMutex
+	members map[discovery.NodeID]Member
+	changed chan struct{} // closed by update, under mu
+	stats   Stats
+
+	conflict conflict
+}
+
+// Open checks the options; Run does the rest.
+func Open(o Options) (*Gossip, error) {
+	if o.Role == "" {
+		o.Role = RoleNode
+	}
+	if o.Port == 0 {
+		o.Port = DefaultPort
+	}
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("open gossip: %w", err)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	g := &Gossip{o: o, log: o.Log, members: make(map[discovery.NodeID]Member), changed: make(chan struct{})}
+	self := netip.AddrPortFrom(o.Bind, o.Port)
+	g.members[o.ID] = Member{ID: o.ID, Role: o.Role, Addr: self, Tags: o.Tags, Alive: true, Since: time.Now()}
+	g.conflict.self, g.conflict.id = self, o.ID
+	return g, nil
+}
+
+// Members returns all known members by id, this one too.
+func (g *Gossip) Members() []Member {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(g.members), func(a, b Member) int {
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+}
+
+// Alive tells whether a member answers; this one always does, an unknown one does not.
+func (g *Gossip) Alive(id discovery.NodeID) bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.members[id].Alive
+}
+
+// Changed returns a channel that is closed at the next change of a member. Take it before reading.
+func (g *Gossip) Changed() <-chan struct{} {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.changed
+}
+
+// Stats returns the present counts.
+func (g *Gossip) Stats() Stats {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	s := g.stats
+	for _, m := range g.members {
+		if m.Alive {
+			s.Alive++
+		} else {
+			s.Dead++
+		}
+	}
+	s.Conflicts = g.conflict.total()
+	return s
+}
+
+// update stores what is known of a member now.
+func (g *Gossip) update(m Member) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	old, known := g.members[m.ID]
+	switch {
+	case m.ID == g.o.ID:
+		return
+	case known && old.Alive == m.Alive:
+		m.Since = old.Since
+	default:
+		m.Since = time.Now()
+		g.conflict.join(m.Since)
+		g.stats.Changes++
+		g.log.Info("membership", "node", m.ID, "role", m.Role, "addr", m.Addr, "alive", m.Alive)
+	}
+	g.members[m.ID] = m
+	g.wake()
+}
+
+// forget drops a member that was away for so long that nobody looks for it any more.
+func (g *Gossip) forget(id discovery.NodeID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if id != g.o.ID {
+		delete(g.members, id)
+		g.wake()
+	}
+}
+
+func (g *Gossip) wake() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}

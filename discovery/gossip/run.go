@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/hashicorp/serf/serf"
+
+	"weft/discovery"
+)
+
+// How fast a death is seen: a member is asked every probeInterval by about one other, asked through
+// others for the rest of the interval, then suspected for suspicion * log10(members) * interval
+// (at least suspicion intervals). Together 1.5 to 2.5 s in a small cluster, measured by the tests.
+// Who finds that others are right and it is slow itself (frozen, starved) waits up to 8 times as
+// long (memberlist's awareness), so that it does not declare the rest dead.
+const (
+	probeInterval = 400 * time.Millisecond
+	probeTimeout  = 200 * time.Millisecond
+	suspicion     = 3
+	suspicionMax  = 3                      // times as long while nobody else confirms
+	reclaim       = 100 * time.Millisecond // after a death: the id may be used at another address
+
+	// eventQueue is how many events serf may be ahead of the loop that only stores them.
+	eventQueue = 512
+
+	joinFirst  = 200 * time.Millisecond // pause after an attempt to join, doubled up to joinLast
+	joinLast   = 10 * time.Second
+	joinLonely = time.Second // instead of joinLast while nobody else is known
+	tick       = 200 * time.Millisecond
+)
+
+// Run is a member until ctx ends, then returns nil. It does not say good-bye: a restart within a
+// second is not noticed, and what stays away is found dead. It gives an error when it can't listen
+// and when another member has the same id.
+func (g *Gossip) Run(ctx context.Context) error {
+	events := make(chan serf.Event, eventQueue)
+	config, logs, err := g.config(events)
+	if err != nil {
+		return fmt.Errorf("gossip as %s: %w", g.o.ID, err)
+	}
+	if err := g.probePort(ctx); err != nil {
+		return fmt.Errorf("gossip as %s: %w", g.o.ID, err)
+	}
+	member, err := serf.Create(config)
+	if err != nil {
+		return fmt.Errorf("gossip as %s on %s port %d: %w", g.o.ID, g.o.Bind, g.o.Port, err)
+	}
+	joined := make(chan struct{})
+	joinCtx, stopJoin := context.WithCancel(ctx)
+	var joinErr error
+	go func() {
+		defer close(joined)
+		joinErr = g.keepJoined(joinCtx, member)
+	}()
+	for running := true; running; {
+		select {
+		case e := <-events:
+			g.take(e)
+		case <-joined:
+			running = false
+		}
+	}
+	stopJoin()
+	logs.mute()
+	if err := member.Shutdown(); err != nil {
+		g.log.Warn("gossip shut down", "error", err)
+	}
+	if joinErr != nil {
+		return fmt.Errorf("gossip as %s: %w", g.o.ID, joinErr)
+	}
+	return nil
+}
+
+func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, error) {
+	logs := &logWriter{log: g.log}
+
+	m := memberlist.DefaultLANConfig()
+	m.BindAddr, m.BindPort = g.o.Bind.String(), int(g.o.Port)
+	m.AdvertiseAddr, m.AdvertisePort = m.BindAddr, m.BindPort
+	m.TCPTimeout = 2 * time.Second
+	m.ProbeInterval, m.ProbeTimeout = probeInterval, probeTimeout
+	m.SuspicionMult, m.SuspicionMaxTimeoutMult = suspicion, suspicionMax
+	m.GossipInterval = 100 * time.Millisecond
+	m.PushPullInterval = 15 * time.Second
+	m.DeadNodeReclaimTime = reclaim
+	m.SecretKey = g.o.key()
+	m.LogOutput = logs
+
+	c := serf.DefaultConfig()
+	c.NodeName = string(g.o.ID)
+	c.Tags = map[string]string{roleTag: string(g.o.Role)}
+	maps.Copy(c.Tags, g.o.Tags)
+	c.EventCh = events
+	c.MemberlistConfig = m
+	c.LogOutput = logs
+	c.Merge = &g.conflict
+	c.EnableNameConflictResolution = false
+	c.DisableCoordinates = true
+	c.ReconnectInterval = 2 * time.Second
+	if g.o.Dir != "" {
+		if err := os.MkdirAll(g.o.Dir, 0o700); err != nil {
+			return nil, nil, err
+		}
+		c.SnapshotPath = filepath.Join(g.o.Dir, "members")
+		c.RejoinAfterLeave = true
+	}
+	return c, logs, nil
+}
+
+// probePort tells in one sentence that the port can't be had; serf would say it in three and leave a
+// goroutine behind.
+func (g *Gossip) probePort(ctx context.Context) error {
+	addr := netip.AddrPortFrom(g.o.Bind, g.o.Port).String()
+	var lc net.ListenConfig
+	stream, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	packets, err := lc.ListenPacket(ctx, "udp", addr)
+	if err != nil {
+		return errors.Join(err, stream.Close())
+	}
+	return errors.Join(stream.Close(), packets.Close())
+}
+
+// take stores what an event says.
+func (g *Gossip) take(e serf.Event) {
+	event, ok := e.(serf.MemberEvent)
+	if !ok {
+		return
+	}
+	for i := range event.Members {
+		m := &event.Members[i]
+		if event.Type == serf.EventMemberReap {
+			g.forget(discovery.NodeID(m.Name))
+			continue
+		}
+		addr, _ := netip.AddrFromSlice(m.Addr)
+		tags := make(map[string]string, len(m.Tags))
+		for name, value := range m.Tags {
+			if name != roleTag {
+				tags[name] = value
+			}
+		}
+		g.update(Member{
+			ID:    discovery.NodeID(m.Name),
+			Role:  Role(m.Tags[roleTag]),
+			Addr:  netip.AddrPortFrom(addr.Unmap(), m.Port),
+			Tags:  tags,
+			Alive: m.Status == serf.StatusAlive,
+		})
+	}
+}
+
+// keepJoined tries those addresses that are no members again and again, in random order, faster
+// while nobody else is there. It ends with ctx or when another member has our id for good.
+func (g *Gossip) keepJoined(ctx context.Context, member *serf.Serf) error {
+	started := time.Now()
+	var next, shouted time.Time
+	pause := joinFirst
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		v := g.conflict.verdict(started, time.Now())
+		missing := g.missing()
+		switch {
+		case v.err != nil && v.newcomer:
+			return v.err
+		case v.err != nil && time.Since(shouted) > time.Minute:
+			shouted = time.Now()
+			g.log.Error("name conflict", "error", v.err)
+		}
+		switch {
+		case v.claimed && time.Now().After(next):
+			g.join(ctx, member, g.others()) // they say whom of us they believe in
+			next = time.Now().Add(2 * tick)
+		case v.claimed:
+		case len(missing) == 0:
+			pause, next = joinFirst, time.Time{}
+		case time.Now().After(next):
+			g.join(ctx, member, missing)
+			pause = min(2*pause, joinLast)
+			if g.lonely() {
+				pause = min(pause, joinLonely)
+			}
+			next = time.Now().Add(pause/2 + rand.N(pause))
+		}
+		timer.Reset(tick)
+	}
+}
+
+// join asks one after the other until one answers.
+func (g *Gossip) join(ctx context.Context, member *serf.Serf, addrs []string) {
+	rand.Shuffle(len(addrs), func(i, k int) { addrs[i], addrs[k] = addrs[k], addrs[i] })
+	for _, addr := range addrs {
+		if ctx.Err() != nil {
+			return
+		}
+		g.mu.Lock()
+		g.stats.Joins++
+		g.mu.Unlock()
+		if _, err := member.Join([]string{addr}, true); err != nil {
+			g.log.Debug("join", "addr", addr, "error", err)
+			continue
+		}
+		return
+	}
+}
+
+// missing returns the addresses of Join at which no living member is known.
+func (g *Gossip) missing() []string {
+	present := make(map[string]bool)
+	for _, m := range g.Members() {
+		if m.Alive {
+			present[m.Addr.String()] = true
+		}
+	}
+	var missing []string
+	for _, addr := range g.o.Join {
+		if addr = withPort(addr); !present[addr] {
+			missing = append(missing, addr)
+		}
+	}
+	return missing
+}
+
+// others returns where anyone else may be.
+func (g *Gossip) others() []string {
+	var addrs []string
+	for _, m := range g.Members() {
+		if m.Alive && m.ID != g.o.ID {
+			addrs = append(addrs, m.Addr.String())
+		}
+	}
+	return append(addrs, g.missing()...)
+}
+
+func (g *Gossip) lonely() bool { return len(g.Members()) == 1 }
+
+// withPort adds the default port to an address without one.
+func withPort(addr string) string {
+	if ip, err := netip.ParseAddr(addr); err == nil {
+		return netip.AddrPortFrom(ip, DefaultPort).String()
+	}
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return net.JoinHostPort(addr, strconv.Itoa(DefaultPort))
+	}
+	return addr
+}
