@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// firewallTable is our only table. It is as this file says or not there: each change writes it anew in
+// one transaction, so that no packet meets half of it.
+//
+//	set networks4, networks6: subnets of all networks
+//	chain closed      (prerouting, raw):  in by the tunnel device -> drop: the packet path had its chance
+//	chain masquerade  (postrouting, nat): from a network, to none, out by what is not ours -> masquerade
+const firewallTable = "weft"
+
+// family is what the two halves of the table differ in. Offsets are of the addresses in the IP header.
+type family struct {
+	set      string
+	key      nftables.SetDatatype
+	proto    byte
+	src, dst uint32
+	size     uint32
+	is4      bool
+}
+
+func families() []family {
+	return []family{
+		{"networks4", nftables.TypeIPAddr, unix.NFPROTO_IPV4, 12, 16, 4, true},
+		{"networks6", nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 8, 24, 16, false},
+	}
+}
+
+// firewall writes the table for h.subnets.
+func (h *Host) firewall(context.Context) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	table := replaceTable(conn)
+	closed := conn.AddChain(&nftables.Chain{
+		Name: "closed", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: closed, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ifname(TunnelDevice)},
+		&expr.Counter{},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	masquerade := conn.AddChain(&nftables.Chain{
+		Name: "masquerade", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})
+	for _, f := range families() {
+		set := &nftables.Set{Table: table, Name: f.set, KeyType: f.key, Interval: true}
+		if err := conn.AddSet(set, elements(f, h.subnets)); err != nil {
+			return fmt.Errorf("firewall: set %s: %w", f.set, err)
+		}
+		conn.AddRule(&nftables.Rule{Table: table, Chain: masquerade, Exprs: masqueraded(f, set)})
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("firewall: write nftables table inet %s: %w", firewallTable, err)
+	}
+	return nil
+}
+
+// replaceTable begins a transaction that leaves nothing of an earlier table.
+func replaceTable(conn *nftables.Conn) *nftables.Table {
+	table := &nftables.Table{Name: firewallTable, Family: nftables.TableFamilyINet}
+	conn.AddTable(table) // deleting what is not there would fail
+	conn.DelTable(table)
+	return conn.AddTable(table)
+}
+
+func masqueraded(f family, set *nftables.Set) []expr.Any {
+	in := func(offset uint32, invert bool) []expr.Any {
+		return []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size},
+			&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, Invert: invert},
+		}
+	}
+	return slices.Concat(
+		[]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.proto}},
+		},
+		in(f.src, false), in(f.dst, true),
+		[]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte(linkPrefix)}, // compares as many bytes: weft*
+			&expr.Counter{},
+			&expr.Masq{},
+		},
+	)
+}
+
+// elements returns the subnets as half-open intervals. Subnets of networks never overlap.
+func elements(f family, subnets []netip.Prefix) []nftables.SetElement {
+	var list []nftables.SetElement
+	for _, p := range subnets {
+		if p.Addr().Is4() != f.is4 {
+			continue
+		}
+		list = append(list, nftables.SetElement{Key: p.Masked().Addr().AsSlice()})
+		if end := lastOf(p).Next(); end.IsValid() {
+			list = append(list, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return list
+}
+
+// lastOf returns the last address of a prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+func removeFirewall(context.Context) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	table := &nftables.Table{Name: firewallTable, Family: nftables.TableFamilyINet}
+	conn.AddTable(table)
+	conn.DelTable(table)
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("firewall: remove nftables table inet %s: %w", firewallTable, err)
+	}
+	return nil
+}
+
+// ifname is a name as the kernel compares it: IFNAMSIZ bytes, zeros behind.
+func ifname(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+func sortedPrefixes(list []netip.Prefix) []netip.Prefix {
+	sorted := slices.Clone(list)
+	slices.SortFunc(sorted, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return slices.Compact(sorted)
+}
+
+func samePrefixes(sorted, other []netip.Prefix) bool {
+	return slices.Equal(sorted, sortedPrefixes(other))
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// DefaultPort is the UDP port of tunnels (RFC 7348, IANA).
+const DefaultPort = 4789
+
+// HostOptions say what a node's namespace is set up for.
+type HostOptions struct {
+	Underlay Underlay
+	Port     uint16 // of tunnels; 0: DefaultPort
+	// Dir keeps what settings were before, for Remove by a later process; empty: nowhere.
+	Dir string
+}
+
+// Host is what a node needs once, whatever tasks it has.
+type Host struct {
+	o HostOptions
+
+	mu       sync.Mutex // guards what follows
+	subnets  []netip.Prefix
+	settings *settings
+}
+
+// NewHost returns a Host that has done nothing yet.
+func NewHost(o HostOptions) (*Host, error) {
+	if o.Port == 0 {
+		o.Port = DefaultPort
+	}
+	s, err := openSettings(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	return &Host{o: o, settings: s}, nil
+}
+
+// Ensure sets up tunnel device, addresses of the name server, forwarding and firewall table, and
+// returns the tunnel device's ifindex. What is right is not touched.
+func (h *Host) Ensure(ctx context.Context) (tunnel uint32, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.ensureLoopback(); err != nil {
+		return 0, fmt.Errorf("host: %w", err)
+	}
+	if err := h.ensureForwarding(); err != nil {
+		return 0, fmt.Errorf("host: %w", err)
+	}
+	// Before the device: nothing that comes out of it past the packet path may go on.
+	if err := h.firewall(ctx); err != nil {
+		return 0, fmt.Errorf("host: %w", err)
+	}
+	if tunnel, err = h.ensureTunnel(); err != nil {
+		return 0, fmt.Errorf("host: tunnel device %s: %w", TunnelDevice, err)
+	}
+	return tunnel, nil
+}
+
+// SetNetworks makes traffic from the networks' subnets to outside of them leave with the node's
+// address.
+func (h *Host) SetNetworks(ctx context.Context, subnets []netip.Prefix) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if samePrefixes(h.subnets, subnets) {
+		return nil
+	}
+	before := h.subnets
+	h.subnets = sortedPrefixes(subnets)
+	if err := h.firewall(ctx); err != nil {
+		h.subnets = before
+		return fmt.Errorf("host: %w", err)
+	}
+	return nil
+}
+
+// Remove undoes all that Ensure did, also in an earlier process.
+func (h *Host) Remove(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	errs := []error{removeFirewall(ctx)}
+	tunnel, err := linkByName(TunnelDevice)
+	errs = append(errs, err)
+	if tunnel != nil {
+		errs = append(errs, netlink.LinkDel(tunnel))
+	}
+	lo, err := linkByName("lo")
+	errs = append(errs, err)
+	if lo != nil {
+		for _, a := range []string{NameServer4, NameServer6} {
+			err := netlink.AddrDel(lo, &netlink.Addr{IPNet: ipNet(single(netip.MustParseAddr(a)))})
+			if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.EAFNOSUPPORT) {
+				errs = append(errs, fmt.Errorf("remove %s from lo: %w", a, err))
+			}
+		}
+	}
+	errs = append(errs, h.settings.restore())
+	h.subnets = nil
+	return errors.Join(errs...)
+}
+
+func (h *Host) ensureLoopback() error {
+	lo, err := linkByName("lo")
+	if err != nil || lo == nil {
+		return errors.Join(err, errors.New("there is no loopback device"))
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	// Of host scope, so that no packet of the node's own takes it for its source.
+	if err := addAddress(lo, netip.MustParseAddr(NameServer4), netlink.SCOPE_HOST); err != nil {
+		return err
+	}
+	err = addAddress(lo, netip.MustParseAddr(NameServer6), netlink.SCOPE_UNIVERSE)
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EACCES) {
+		return nil // IPv6 is not built, or switched off here
+	}
+	return err
+}
+
+// ensureForwarding lets the node forward between tasks and the world. Forwarding makes Linux ignore
+// router advertisements, by which the underlay may have its routes: 2 stands for "all the same".
+func (h *Host) ensureForwarding() error {
+	links, err := allLinks()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		name := "net/ipv6/conf/" + l.Attrs().Name + "/accept_ra"
+		if was, err := readSysctl(name); err != nil || was != "1" || ours(l.Attrs().Name) {
+			continue
+		}
+		if err := h.settings.set(name, "2"); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		h.settings.set("net/ipv4/ip_forward", "1"),
+		h.settings.set("net/ipv6/conf/all/forwarding", "1"),
+	)
+}
+
+func (h *Host) ensureTunnel() (uint32, error) {
+	mtu := h.o.Underlay.MTU - tunnelOverhead
+	have, err := linkByName(TunnelDevice)
+	if err != nil {
+		return 0, err
+	}
+	if have != nil && !h.isTunnel(have) {
+		if err := netlink.LinkDel(have); err != nil {
+			return 0, fmt.Errorf("remove what has its name: %w", err)
+		}
+		have = nil
+	}
+	if have == nil {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = TunnelDevice
+		err := netlink.LinkAdd(&netlink.Vxlan{
+			LinkAttrs: attrs, FlowBased: true, GBP: true, Port: int(h.o.Port), UDP6ZeroCSumRx: true,
+		})
+		if err != nil {
+			return 0, h.inUse(err)
+		}
+		if have, err = linkByName(TunnelDevice); err != nil || have == nil {
+			return 0, errors.Join(err, unix.ENODEV)
+		}
+	}
+	// It speaks to nobody by itself.
+	if err := quiet("net/ipv6/conf/" + TunnelDevice + "/disable_ipv6=1"); err != nil {
+		return 0, err
+	}
+	if mtu > 0 && have.Attrs().MTU != mtu {
+		if err := netlink.LinkSetMTU(have, mtu); err != nil {
+			return 0, fmt.Errorf("set MTU %d: %w", mtu, err)
+		}
+	}
+	if err := netlink.LinkSetUp(have); err != nil {
+		return 0, h.inUse(err)
+	}
+	return uint32(have.Attrs().Index), nil
+}
+
+// tunnelOverhead is what the tunnel adds over IPv4, bytes; compile.Overhead counts the same.
+const tunnelOverhead = 50
+
+func (h *Host) isTunnel(l netlink.Link) bool {
+	v, ok := l.(*netlink.Vxlan)
+	return ok && v.FlowBased && v.GBP && v.Port == int(h.o.Port)
+}
+
+// inUse gives a refusal of the port its name.
+func (h *Host) inUse(err error) error {
+	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("UDP port %d is taken, by another weft netd or VXLAN device in this network namespace, "+
+			"or by a program (see `ss -lunp`): free it, or choose another with --tunnel-port: %w", h.o.Port, err)
+	}
+	return err
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// soNetNSCookie reads the number of a socket's network namespace (Linux 5.14).
+const soNetNSCookie = 71
+
+// namespace is an open network namespace.
+type namespace struct{ file *os.File }
+
+// openNamespace opens a task's namespace. The node's own is refused: its interfaces are not a task's.
+func openNamespace(path string) (namespace, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return namespace{}, fmt.Errorf("open network namespace: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
+		return namespace{}, errors.Join(fmt.Errorf("%s is not a network namespace", path), err, f.Close())
+	}
+	theirs, err1 := f.Stat()
+	own, err2 := os.Stat("/proc/thread-self/ns/net")
+	if err := errors.Join(err1, err2); err != nil {
+		return namespace{}, errors.Join(fmt.Errorf("look at network namespace %s: %w", path, err), f.Close())
+	}
+	if os.SameFile(theirs, own) {
+		return namespace{}, errors.Join(fmt.Errorf("network namespace %s is the node's own, not a task's", path), f.Close())
+	}
+	return namespace{f}, nil
+}
+
+func (n namespace) fd() int { return int(n.file.Fd()) }
+
+func (n namespace) close() error { return n.file.Close() }
+
+// do runs f inside. The thread that it runs on is never used again, so that no other code can find
+// itself in a foreign namespace.
+func (n namespace) do(f func() error) error {
+	done := make(chan error, 1) // closed by nobody; one answer
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(n.fd(), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter network namespace %s: %w", n.file.Name(), err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// cookie returns the number of the calling thread's namespace, as BPF sees it.
+func cookie() (c uint64, err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("read namespace cookie: %w", err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	c, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, soNetNSCookie)
+	if err != nil {
+		return 0, fmt.Errorf("read namespace cookie: %w", err)
+	}
+	return c, nil
+}

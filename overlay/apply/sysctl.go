@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// procSys shows the settings of the namespace of the thread that opens a file in it.
+const procSys = "/proc/sys"
+
+func writeSysctl(name, value string) error {
+	if err := os.WriteFile(filepath.Join(procSys, name), []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	}
+	return nil
+}
+
+func readSysctl(name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(procSys, name))
+	if err != nil {
+		return "", fmt.Errorf("read sysctl %s: %w", name, err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// settings changes sysctls and remembers on disk what they were, so that also a later process can put
+// them back.
+type settings struct {
+	file string // empty: only this process can
+	was  map[string]string
+}
+
+func openSettings(dir string) (*settings, error) {
+	s := &settings{was: make(map[string]string)}
+	if dir == "" {
+		return s, nil
+	}
+	s.file = filepath.Join(dir, "sysctl.json")
+	b, err := os.ReadFile(s.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &s.was)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s (what sysctls were before; without it they stay as they are): %w", s.file, err)
+	}
+	return s, nil
+}
+
+// set changes a sysctl; one that this kernel does not have is no error.
+func (s *settings) set(name, value string) error {
+	old, err := readSysctl(name)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	if old == value {
+		return nil
+	}
+	if _, known := s.was[name]; !known {
+		s.was[name] = old
+		if err := s.save(); err != nil {
+			return err
+		}
+	}
+	return writeSysctl(name, value)
+}
+
+// restore puts everything back and forgets it. An interface that is gone took its settings along.
+func (s *settings) restore() error {
+	var errs []error
+	for name, value := range s.was {
+		errs = append(errs, ignoreMissing(writeSysctl(name, value)))
+	}
+	s.was = make(map[string]string)
+	if s.file != "" {
+		errs = append(errs, ignoreMissing(os.Remove(s.file)))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *settings) save() (err error) {
+	if s.file == "" {
+		return nil
+	}
+	b, err := json.Marshal(s.was)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.file, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(s.file), 0o755); err != nil {
+		return fmt.Errorf("write %s: %w", s.file, err)
+	}
+	f, err := os.Create(s.file + ".new")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.file, err)
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(s.file+".new", s.file)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.file, err)
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// setUpTaskEnd makes the interface of a task work, on a thread inside its namespace: loopback, link
+// address, addresses, routes.
+func setUpTaskEnd(s Spec) error {
+	lo, err := linkByName("lo")
+	if err != nil || lo == nil {
+		return errors.Join(err, errors.New("there is no loopback device"))
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	link, err := linkByName(s.Interface)
+	if err != nil || link == nil {
+		return errors.Join(err, unix.ENODEV)
+	}
+	if err := shape(link, s); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	for _, a := range []netip.Addr{s.Addr4, s.Addr6} {
+		if !a.IsValid() {
+			continue
+		}
+		if err := addAddress(link, a, netlink.SCOPE_UNIVERSE); err != nil {
+			return err
+		}
+		if err := addRoutes(link, a, s.Subnets); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shape gives an interface its link address, MTU and settings. Its offloads stay as the kernel made
+// them: segmentation by the task's own device is what large packets live by.
+func shape(link netlink.Link, s Spec) error {
+	if a := link.Attrs(); a.HardwareAddr.String() != net.HardwareAddr(s.MAC[:]).String() {
+		if err := netlink.LinkSetHardwareAddr(link, s.MAC[:]); err != nil {
+			return fmt.Errorf("set link address: %w", err)
+		}
+	}
+	if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
+		return fmt.Errorf("set MTU %d: %w", s.MTU, err)
+	}
+	conf := "net/ipv6/conf/" + s.Interface
+	set := []string{conf + "/accept_dad=0", conf + "/accept_ra=0", conf + "/router_solicitations=0"}
+	if s.Addr6.IsValid() {
+		set = append(set, conf+"/disable_ipv6=0")
+	}
+	for _, one := range set {
+		if err := quiet(one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addRoutes leads a family's traffic to the gateway: all of it, or, when another interface has the
+// default route, that of the network.
+func addRoutes(link netlink.Link, a netip.Addr, subnets []netip.Prefix) error {
+	family, gateway, all := netlink.FAMILY_V4, Gateway4, "0.0.0.0/0"
+	if a.Is6() {
+		family, gateway, all = netlink.FAMILY_V6, Gateway6, "::/0"
+	}
+	taken, err := hasDefault(family, link.Attrs().Index)
+	if err != nil {
+		return err
+	}
+	targets := []netip.Prefix{netip.MustParsePrefix(all)}
+	if taken {
+		targets = nil
+		for _, p := range subnets {
+			if p.Addr().Is4() == a.Is4() {
+				targets = append(targets, p)
+			}
+		}
+	}
+	for _, t := range targets {
+		route := &netlink.Route{
+			LinkIndex: link.Attrs().Index, Dst: ipNet(t), Gw: net.ParseIP(gateway),
+			Flags: int(netlink.FLAG_ONLINK), Src: a.AsSlice(),
+		}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("set route %s: %w", t, err)
+		}
+	}
+	return nil
+}
+
+// hasDefault reports whether the namespace has a default route by another interface than index.
+func hasDefault(family, index int) (bool, error) {
+	routes, err := routesOf(family)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range routes {
+		if isDefault(r) && r.LinkIndex != index {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func isDefault(r netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
+}
+
+// routesOf returns the main table of the calling thread's namespace.
+func routesOf(family int) ([]netlink.Route, error) {
+	routes, err := retryDump(func() ([]netlink.Route, error) {
+		return netlink.RouteList(nil, family) //nolint:forbidigo // this is the retrying reader
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	return routes, nil
+}
+
+// quiet writes one NAME=VALUE below /proc/sys where it exists: a kernel without IPv6 has none of it.
+func quiet(setting string) error {
+	name, value, _ := strings.Cut(setting, "=")
+	return ignoreMissing(writeSysctl(name, value))
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Underlay is the link that tunnels run over.
+type Underlay struct {
+	Name    string
+	Ifindex uint32
+	Addr    netip.Addr // IPv4: the node's VTEP
+	Addr6   netip.Addr // a global one, invalid without
+	Prefix  netip.Prefix
+	MTU     int // bytes
+}
+
+// ErrUnderlay tells that no usable underlay was found; the text says what there is.
+var ErrUnderlay = errors.New("no underlay")
+
+// FindUnderlay looks at the interface of that name, or, when it is empty, of the IPv4 default route
+// with the lowest metric.
+func FindUnderlay(name string) (Underlay, error) {
+	links, err := allLinks()
+	if err != nil {
+		return Underlay{}, err
+	}
+	link, err := chooseUnderlay(links, name)
+	if err != nil {
+		return Underlay{}, err
+	}
+	a := link.Attrs()
+	u := Underlay{Name: a.Name, Ifindex: uint32(a.Index), MTU: a.MTU}
+	addrs, err := retryDump(func() ([]netlink.Addr, error) {
+		return netlink.AddrList(link, netlink.FAMILY_ALL) //nolint:forbidigo // this is the retrying reader
+	})
+	if err != nil {
+		return Underlay{}, fmt.Errorf("list addresses of %s: %w", a.Name, err)
+	}
+	for _, addr := range addrs {
+		ip, ok := netip.AddrFromSlice(addr.IP)
+		if !ok || addr.Scope != unix.RT_SCOPE_UNIVERSE {
+			continue
+		}
+		ones, _ := addr.Mask.Size()
+		switch ip = ip.Unmap(); {
+		case ip.Is4() && !u.Addr.IsValid():
+			u.Addr, u.Prefix = ip, netip.PrefixFrom(ip, ones).Masked()
+		case ip.Is6() && !u.Addr6.IsValid():
+			u.Addr6 = ip
+		}
+	}
+	if !u.Addr.IsValid() {
+		return Underlay{}, fmt.Errorf("%w: interface %s has no IPv4 address: give it one, or name another with --underlay",
+			ErrUnderlay, u.Name)
+	}
+	return u, nil
+}
+
+func chooseUnderlay(links []netlink.Link, name string) (netlink.Link, error) {
+	index, best := 0, math.MaxInt
+	if name == "" {
+		routes, err := routesOf(netlink.FAMILY_V4)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range routes {
+			if isDefault(r) && r.LinkIndex != 0 && r.Priority < best {
+				index, best = r.LinkIndex, r.Priority
+			}
+		}
+	}
+	var there []string
+	for _, l := range links {
+		a := l.Attrs()
+		if name != "" && a.Name == name || index != 0 && a.Index == index {
+			return l, nil
+		}
+		if a.Name != "lo" && !strings.HasPrefix(a.Name, linkPrefix) {
+			there = append(there, a.Name)
+		}
+	}
+	has := "there are " + strings.Join(there, ", ")
+	if there == nil {
+		has = "there is none but lo"
+	}
+	if name != "" {
+		return nil, fmt.Errorf("%w: there is no interface %q: %s", ErrUnderlay, name, has)
+	}
+	return nil, fmt.Errorf("%w: there is no IPv4 default route: name the interface with --underlay; %s", ErrUnderlay, has)
+}
