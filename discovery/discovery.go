@@ -45,6 +45,7 @@ const (
 	KindAdmission Kind = "admission" // discovery.Admission; key: node id
 	KindLeader    Kind = "leader"    // discovery.Master; key: "leader"
 	KindMaster    Kind = "master"    // discovery.Master; key: master id
+	KindRefusal   Kind = "refusal"   // discovery.Refusal; key: node id/kind/key of the row refused
 )
 
 // Row is one fact. It has one writer, so rows need no merge rules: of two rows with the same
@@ -84,12 +85,21 @@ type NodeStatus struct {
 }
 
 // Admission is the masters' word that a node belongs to the cluster. Tunnel frames are accepted
-// from admitted nodes only.
+// from admitted nodes only. It stays when the node is removed, to void what is left of it.
 type Admission struct {
 	Node NodeID     `json:"node"`
-	VTEP netip.Addr `json:"vtep"`
+	VTEP netip.Addr `json:"vtep"` // not valid: the node was removed and has not come back
 	// Gone tells that the node was removed: rows of its incarnations up to this one are void.
 	Gone uint64 `json:"gone,omitempty"`
+}
+
+// Refusal is the masters' word that they can't grant what a row of a node asks for, and why. It is
+// withdrawn when the row is, or when it can be granted after all.
+type Refusal struct {
+	Node   NodeID `json:"node"`
+	Kind   Kind   `json:"kind"` // of the row refused: node, want or backend
+	Key    string `json:"key"`  // of the row refused
+	Reason string `json:"reason"`
 }
 
 // Master is one master as others find it.
