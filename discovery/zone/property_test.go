@@ -190,7 +190,7 @@ func FuzzNames(f *testing.F) {
 			t.Errorf("Domain(%q) = %q", s, d)
 		}
 		a := z.Lookup("prod", s)
-		if _, own := z.Apex(s); !own && len(a.Records) > 0 {
+		if _, own := z.Apex(s); !own && len(a.Records) > 0 && strings.HasSuffix(s, ".") {
 			t.Errorf("Lookup(%q) = %v in a foreign zone", s, a)
 		}
 		c, _ := z.With([]Change{task(s, s, s, addrs("9.0.0.77"), discovery.NamedPort{Name: s, Protocol: s, Port: 1})})

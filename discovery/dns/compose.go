@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"net"
+	"slices"
+
+	wire "github.com/miekg/dns"
+
+	"weft/discovery/zone"
+)
+
+// answer is what a zone says to a question, not yet for anyone in particular.
+type answer struct {
+	rcode                     int
+	records, authority, extra []wire.RR
+	// depends are other names whose addresses are in extra.
+	depends []string
+}
+
+// compose answers from a zone: name is in it, lower case.
+func compose(z *zone.Zone, network, apex, name string, qtype uint16) answer {
+	look := z.Lookup(network, name)
+	if name == apex {
+		look.Exists = true
+		look.Records = withApex(z, apex, look.Records)
+	}
+	if !look.Exists && !z.Complete() {
+		return answer{rcode: wire.RcodeServerFailure}
+	}
+	var a answer
+	for _, r := range look.Of(zone.Type(qtype)) {
+		a.records = append(a.records, resource(r))
+		if r.Type == zone.SRV || r.Type == zone.NS {
+			a.addAddresses(z, network, r.Target)
+		}
+	}
+	if len(a.records) == 0 {
+		a.authority = []wire.RR{resource(z.Start(apex))}
+		if !look.Exists {
+			a.rcode = wire.RcodeNameError
+		}
+	}
+	return a
+}
+
+// withApex adds the records that make a zone, to reverse zones, which have none of their own.
+func withApex(z *zone.Zone, apex string, records []zone.Record) []zone.Record {
+	for _, r := range records {
+		if r.Type == zone.SOA {
+			return records
+		}
+	}
+	return append([]zone.Record{z.Authority(apex), z.Start(apex)}, records...)
+}
+
+// addAddresses adds a target's addresses once, all of them: part of a set would be taken for the
+// whole by who remembers it (RFC 2181, section 5).
+func (a *answer) addAddresses(z *zone.Zone, network, target string) {
+	if slices.Contains(a.depends, target) {
+		return
+	}
+	a.depends = append(a.depends, target)
+	look := z.Lookup(network, target)
+	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+		for _, r := range look.Of(t) {
+			a.extra = append(a.extra, resource(r))
+		}
+	}
+}
+
+// resource is a record in the library's form.
+func resource(r zone.Record) wire.RR {
+	h := wire.RR_Header{Name: r.Name, Rrtype: uint16(r.Type), Class: wire.ClassINET, Ttl: r.TTL}
+	switch r.Type {
+	case zone.A:
+		return &wire.A{Hdr: h, A: net.IP(r.Addr.AsSlice())}
+	case zone.AAAA:
+		return &wire.AAAA{Hdr: h, AAAA: net.IP(r.Addr.AsSlice())}
+	case zone.SRV:
+		return &wire.SRV{Hdr: h, Priority: zone.Priority, Weight: zone.Weight, Port: r.Port, Target: r.Target}
+	case zone.PTR:
+		return &wire.PTR{Hdr: h, Ptr: r.Target}
+	case zone.NS:
+		return &wire.NS{Hdr: h, Ns: r.Target}
+	case zone.SOA:
+		return &wire.SOA{
+			Hdr: h, Ns: r.Target, Mbox: zone.Hostmaster(r.Target), Serial: zone.Serial, Refresh: zone.Refresh,
+			Retry: zone.Retry, Expire: zone.Expire, Minttl: zone.Minimum,
+		}
+	default: // zones hold nothing else
+		return &wire.NULL{Hdr: h}
+	}
+}

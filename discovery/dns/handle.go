@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+
+	wire "github.com/miekg/dns"
+
+	"weft/discovery/zone"
+)
+
+// question is one question with all that its answer depends on.
+type question struct {
+	msg     *wire.Msg
+	name    string // lower case
+	qtype   uint16
+	zone    *zone.Zone
+	vni     uint32
+	network string
+	tcp     bool
+}
+
+// serve answers one message.
+func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) {
+	if len(m.Question) != 1 {
+		return // the library has answered FORMERR to those before
+	}
+	q := question{
+		msg: m, name: strings.ToLower(m.Question[0].Name), qtype: m.Question[0].Qtype, zone: s.zone.Load(),
+	}
+	_, q.tcp = w.RemoteAddr().(*net.TCPAddr)
+	if rcode, ok := accept(m); !ok {
+		s.stats.refused.Add(1)
+		s.send(w, &q, failure(m, rcode))
+		return
+	}
+	apex, own := q.zone.Apex(q.name)
+	if !own {
+		s.serveForeign(ctx, w, &q)
+		return
+	}
+	s.stats.own.Add(1)
+	q.vni, q.network = s.view(asker(w))
+	a := compose(q.zone, q.network, apex, q.name, q.qtype)
+	s.send(w, &q, s.reply(&q, a))
+	if !q.tcp {
+		s.learner.learn(&q)
+	}
+}
+
+// accept tells whether a message is a question that can be answered, or how it is refused.
+func accept(m *wire.Msg) (rcode int, ok bool) {
+	opt := m.IsEdns0()
+	switch q := m.Question[0]; {
+	case m.Opcode != wire.OpcodeQuery:
+		return wire.RcodeNotImplemented, false
+	case opt != nil && opt.Version() != 0:
+		return wire.RcodeBadVers, false // RFC 6891, 6.1.3
+	case q.Qclass != wire.ClassINET:
+		return wire.RcodeRefused, false
+	case q.Qtype == wire.TypeAXFR, q.Qtype == wire.TypeIXFR, q.Qtype == wire.TypeMAILA, q.Qtype == wire.TypeMAILB:
+		return wire.RcodeRefused, false
+	case q.Qtype == wire.TypeOPT, q.Qtype == wire.TypeNone:
+		return wire.RcodeFormatError, false
+	}
+	return wire.RcodeSuccess, true
+}
+
+func asker(w wire.ResponseWriter) netip.Addr {
+	switch a := w.RemoteAddr().(type) {
+	case *net.UDPAddr:
+		return a.AddrPort().Addr().Unmap()
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// reply makes the message of an answer about an own name. The case of the question is kept.
+func (s *Server) reply(q *question, a answer) *wire.Msg {
+	r := new(wire.Msg).SetRcode(q.msg, a.rcode)
+	r.Authoritative = a.rcode != wire.RcodeServerFailure
+	r.Answer, r.Ns, r.Extra = rotate(a.records), a.authority, a.extra
+	asked := q.msg.Question[0].Name
+	for _, section := range [][]wire.RR{r.Answer, r.Ns} {
+		for _, rr := range section {
+			if h := rr.Header(); h.Name == q.name {
+				h.Name = asked
+			}
+		}
+	}
+	switch a.rcode {
+	case wire.RcodeNameError:
+		s.stats.missing.Add(1)
+	case wire.RcodeServerFailure:
+		s.stats.unready.Add(1)
+	}
+	return r
+}
+
+// rotate turns the records by a random number of places, so that clients which take the first one
+// spread.
+func rotate(rrs []wire.RR) []wire.RR {
+	if len(rrs) < 2 {
+		return rrs
+	}
+	n := rand.IntN(len(rrs))
+	return append(append(make([]wire.RR, 0, len(rrs)), rrs[n:]...), rrs[:n]...)
+}
+
+func failure(m *wire.Msg, rcode int) *wire.Msg { return new(wire.Msg).SetRcode(m, rcode) }
+
+// send writes a reply in the size that the asker takes.
+func (s *Server) send(w wire.ResponseWriter, q *question, r *wire.Msg) {
+	r.RecursionAvailable = s.foreign.able()
+	if opt := q.msg.IsEdns0(); opt != nil {
+		r.SetEdns0(maxUDP, opt.Do())
+		if r.Rcode == wire.RcodeServerFailure && r.IsEdns0() != nil && !q.zone.Complete() {
+			notReady := &wire.EDNS0_EDE{InfoCode: wire.ExtendedErrorCodeNotReady, ExtraText: "the node has not heard all names yet"}
+			r.IsEdns0().Option = append(r.IsEdns0().Option, notReady)
+		}
+	}
+	fit(r, q)
+	if r.Truncated {
+		s.stats.truncated.Add(1)
+	}
+	// Who went away gets no answer: nothing to report.
+	_ = w.WriteMsg(r)
+}
+
+// fit makes a message no longer than its asker takes. Additional records are what goes first: without
+// them an answer is still whole (RFC 2181, section 9).
+func fit(r *wire.Msg, q *question) {
+	size := limit(q)
+	r.Compress = true
+	if r.Len() <= size {
+		return
+	}
+	opt := r.IsEdns0()
+	if r.Extra = nil; opt != nil {
+		r.Extra = []wire.RR{opt}
+	}
+	r.Truncate(size)
+	r.Compress = true
+}
+
+// limit is how long the answer to a question may be, bytes.
+func limit(q *question) int {
+	if q.tcp {
+		return wire.MaxMsgSize - 1 // the length before a message has 16 bits
+	}
+	if opt := q.msg.IsEdns0(); opt != nil {
+		return min(max(int(opt.UDPSize()), wire.MinMsgSize), maxUDP)
+	}
+	return wire.MinMsgSize
+}

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	wire "github.com/miekg/dns"
+
+	"weft/discovery/zone"
+)
+
+// Limits of what may be resident in the kernel. Names that are missing have a share of their own, so
+// that a task which asks for random names pushes out no answer.
+const (
+	maxResident = 65536
+	maxMissing  = 4096
+	retryEvery  = time.Second // of changes that the kernel refused
+)
+
+// residentKey is a question as the kernel sees it.
+type residentKey struct {
+	vni   uint32
+	name  string // lower case, fully qualified
+	qtype uint16
+}
+
+// resident is an answer that may be in the kernel. All that the kernel ever got is here until it was
+// deleted there, so that no answer can outlive its truth.
+type resident struct {
+	residentKey
+	depends []string // other names with a part in the answer
+	missing bool     // NXDOMAIN
+	// inherited from an earlier process, and nothing in this one's zone has told yet what is true.
+	inherited bool
+	place     *list.Element
+}
+
+// learner puts answers into the kernel's cache and keeps them true. It learns from the zone that is
+// served only: an answer that was composed from an older one is not put.
+type learner struct {
+	cache Cache
+	limit int // bytes of records, 0: none
+	log   *slog.Logger
+	// renewing tells who would learn not to wait for a change that may take long.
+	renewing atomic.Bool
+
+	mu       sync.Mutex // guards what follows
+	zone     *zone.Zone // served
+	entries  map[residentKey]*resident
+	byName   map[string][]*resident // by the names an answer depends on, its own too
+	known    *list.List             // of *resident, oldest first
+	missing  *list.List             // the same for missing names
+	refused  map[residentKey]struct{}
+	journal  *journal
+	settled  bool // what an earlier process left in the kernel is accounted for
+	unlisted bool // the journal did not tell all of that
+
+	learned, renewed, unkept uint64
+}
+
+func newLearner(o *Options, log *slog.Logger) (*learner, error) {
+	l := &learner{
+		cache: o.Cache, limit: o.CacheLimit, log: log,
+		entries: map[residentKey]*resident{}, byName: map[string][]*resident{},
+		known: list.New(), missing: list.New(), refused: map[residentKey]struct{}{},
+	}
+	if o.Cache == nil {
+		l.settled = true
+		return l, nil
+	}
+	j, keys, whole, err := openJournal(o.Journal)
+	if err != nil {
+		return nil, err
+	}
+	l.journal, l.unlisted = j, !whole
+	if !whole && o.Journal != "" {
+		log.Warn("journal of kernel answers is missing or broken; they are cleared once the zone is known", "path", o.Journal)
+	}
+	for _, k := range keys {
+		if l.entries[k] == nil {
+			l.inherit(k)
+		}
+	}
+	return l, nil
+}
+
+// learn makes the answer to a question resident. It gives way when the zone is being changed: the
+// next asker is as good a teacher.
+func (l *learner) learn(q *question) {
+	if l.cache == nil || q.qtype == wire.TypeANY || l.renewing.Load() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.zone != q.zone {
+		return
+	}
+	k := residentKey{q.vni, q.name, q.qtype}
+	p, err := l.prepare(k, q.network)
+	if err != nil {
+		return // it is the server's to answer
+	}
+	r := l.entries[k]
+	if r == nil {
+		// First into the journal: the next process has to know more than the kernel, never less.
+		if err := l.journal.add(k); err != nil {
+			l.refuse("journal", k, err)
+			return
+		}
+		r = &resident{residentKey: k}
+	} else {
+		l.remove(r)
+	}
+	l.insert(r, p)
+	if err := l.put(k, p); err != nil {
+		l.withdraw(r)
+		return
+	}
+	l.learned++
+	l.shrink(l.known, maxResident)
+	l.shrink(l.missing, maxMissing)
+	l.compact()
+}
+
+// renew makes the kernel's answers those of z, then calls serve, with no learning in between.
+func (l *learner) renew(z *zone.Zone, diff zone.Diff, serve func()) {
+	l.renewing.Store(true)
+	defer l.renewing.Store(false)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.zone = z
+	if l.cache != nil {
+		for _, r := range l.affected(diff) {
+			l.again(r)
+		}
+		l.settle()
+		l.retry()
+	}
+	serve()
+}
+
+// affected returns the resident answers that a change may have made untrue.
+func (l *learner) affected(diff zone.Diff) []*resident {
+	var out []*resident
+	if diff.All {
+		for _, r := range l.entries {
+			out = append(out, r)
+		}
+		return out
+	}
+	seen := map[*resident]struct{}{}
+	for _, q := range diff.Questions {
+		for _, r := range l.byName[q.Name] {
+			own := r.name == q.Name && (q.Type == zone.Any || uint16(q.Type) == r.qtype)
+			part := r.name != q.Name && (q.Type == zone.A || q.Type == zone.AAAA)
+			if _, twice := seen[r]; !twice && (own || part) {
+				seen[r] = struct{}{}
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// settle accounts, once, for what an earlier process left in the kernel. Until the zone is complete
+// that is the best answer there is.
+func (l *learner) settle() {
+	if l.settled || !l.zone.Complete() {
+		return
+	}
+	if l.unlisted {
+		if err := l.cache.Clear(); err != nil {
+			l.unkept++
+			l.log.Error("kernel answers not cleared", "error", err)
+			return // the next change tries again
+		}
+		l.unlisted = false
+	}
+	for _, r := range l.affected(zone.Diff{All: true}) {
+		l.again(r)
+	}
+	l.settled = true
+}
+
+// again composes a resident answer anew, or takes it away when the server has to answer.
+func (l *learner) again(r *resident) {
+	l.renewed++
+	network, known := l.zone.Network(r.vni)
+	p, err := l.prepare(r.residentKey, network.Name)
+	if r.vni != 0 && !known {
+		err = errForeign
+	}
+	if r.inherited && !l.zone.Complete() && (errors.Is(err, errForeign) || errors.Is(err, errUnready)) {
+		return // it was true when last heard of, and nobody has said otherwise yet
+	}
+	if err != nil || l.put(r.residentKey, p) != nil {
+		l.withdraw(r)
+		return
+	}
+	l.remove(r)
+	l.insert(r, p)
+}
+
+// prepared is an answer as the kernel takes it.
+type prepared struct {
+	answer
+	qname, data []byte
+	rotate      uint8
+}
+
+var (
+	errForeign = errors.New("not a name of ours")
+	errUnready = errors.New("not known yet")
+	errLong    = errors.New("longer than the kernel takes")
+)
+
+// prepare composes an answer from the zone that is served and renders it.
+func (l *learner) prepare(k residentKey, network string) (prepared, error) {
+	apex, own := l.zone.Apex(k.name)
+	if !own {
+		return prepared{}, errForeign
+	}
+	p := prepared{answer: compose(l.zone, network, apex, k.name, k.qtype)}
+	if p.rcode == wire.RcodeServerFailure {
+		return prepared{}, errUnready
+	}
+	var err error
+	if p.qname, err = wireName(k.name); err != nil {
+		return prepared{}, err
+	}
+	if err := p.render(k); err != nil {
+		return prepared{}, err
+	}
+	if l.limit > 0 && len(p.data) > l.limit {
+		return prepared{}, errLong
+	}
+	return p, nil
+}
+
+// render packs the records as they follow the question, and sets the size of an answer record when
+// rotation makes sense: addresses, more than one.
+func (p *prepared) render(k residentKey) error {
+	m := &wire.Msg{
+		Question: []wire.Question{{Name: k.name, Qtype: k.qtype, Qclass: wire.ClassINET}},
+		Answer:   p.records, Ns: p.authority, Extra: p.extra, Compress: true,
+	}
+	packed, err := m.Pack()
+	if err != nil {
+		return fmt.Errorf("pack %s: %w", k.name, err)
+	}
+	const header, typeAndClass = 12, 4
+	p.data = packed[header+len(p.qname)+typeAndClass:]
+	alike := len(p.records) > 1 && len(p.authority)+len(p.extra) == 0
+	if alike && (k.qtype == wire.TypeA || k.qtype == wire.TypeAAAA) {
+		p.rotate = uint8(len(p.data) / len(p.records)) // 16 or 28: the name is a pointer
+	}
+	return nil
+}
+
+func (l *learner) put(k residentKey, p prepared) error {
+	return l.cache.Put(k.vni, p.qname, k.qtype, uint8(p.rcode),
+		uint16(len(p.records)), uint16(len(p.authority)), uint16(len(p.extra)), p.rotate, p.data)
+}
+
+func wireName(name string) ([]byte, error) {
+	var buf [256]byte
+	n, err := wire.PackDomainName(name, buf[:], 0, nil, false)
+	if err != nil {
+		return nil, fmt.Errorf("pack %s: %w", name, err)
+	}
+	return buf[:n], nil
+}
+
+// withdraw takes an answer out of the kernel; the kernel's refusal is remembered and tried again.
+func (l *learner) withdraw(r *resident) {
+	l.remove(r)
+	qname, err := wireName(r.name)
+	if err == nil {
+		err = l.cache.Delete(r.vni, qname, r.qtype)
+	}
+	if err != nil {
+		l.refuse("delete", r.residentKey, err)
+		l.refused[r.residentKey] = struct{}{}
+	}
+}
+
+func (l *learner) refuse(what string, k residentKey, err error) {
+	l.unkept++
+	l.log.Error("kernel answer not changed", "step", what, "name", k.name, "type", wire.Type(k.qtype), "vni", k.vni, "error", err)
+}
+
+// retry deletes what the kernel refused to delete before.
+func (l *learner) retry() {
+	for k := range l.refused {
+		qname, err := wireName(k.name)
+		if err != nil || l.cache.Delete(k.vni, qname, k.qtype) == nil {
+			delete(l.refused, k)
+		}
+	}
+}
+
+// run retries until ctx ends.
+func (l *learner) run(ctx context.Context) error {
+	tick := time.NewTicker(retryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			l.mu.Lock()
+			if l.cache != nil {
+				l.retry()
+				if l.zone != nil {
+					l.settle()
+				}
+			}
+			l.mu.Unlock()
+		}
+	}
+}
+
+// inherit lists an answer that an earlier process put into the kernel.
+func (l *learner) inherit(k residentKey) {
+	r := &resident{residentKey: k}
+	l.insert(r, prepared{})
+	r.inherited = true
+}
+
+func (l *learner) insert(r *resident, p prepared) {
+	r.depends, r.missing, r.inherited = p.depends, p.rcode == wire.RcodeNameError, false
+	l.entries[r.residentKey] = r
+	for _, n := range append([]string{r.name}, r.depends...) {
+		if !slices.Contains(l.byName[n], r) {
+			l.byName[n] = append(l.byName[n], r)
+		}
+	}
+	if r.missing {
+		r.place = l.missing.PushBack(r)
+	} else {
+		r.place = l.known.PushBack(r)
+	}
+}
+
+func (l *learner) remove(r *resident) {
+	delete(l.entries, r.residentKey)
+	for _, n := range append([]string{r.name}, r.depends...) {
+		rest := slices.DeleteFunc(l.byName[n], func(o *resident) bool { return o == r })
+		if len(rest) == 0 {
+			delete(l.byName, n)
+		} else {
+			l.byName[n] = rest
+		}
+	}
+	if r.missing {
+		l.missing.Remove(r.place)
+	} else {
+		l.known.Remove(r.place)
+	}
+}
+
+// shrink takes away the answers that were learnt first.
+func (l *learner) shrink(order *list.List, limit int) {
+	for order.Len() > limit {
+		r, ok := order.Front().Value.(*resident)
+		if !ok {
+			return
+		}
+		l.withdraw(r)
+	}
+}
+
+// compact writes the journal anew when most of it is past.
+func (l *learner) compact() {
+	if l.journal.length() < 2*len(l.entries)+1024 {
+		return
+	}
+	keys := make([]residentKey, 0, len(l.entries)+len(l.refused))
+	for k := range l.entries {
+		keys = append(keys, k)
+	}
+	for k := range l.refused {
+		keys = append(keys, k)
+	}
+	if err := l.journal.rewrite(keys); err != nil {
+		l.unkept++
+		l.log.Error("journal of kernel answers not written", "error", err)
+	}
+}
+
+func (l *learner) count(s *Stats) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Learned, s.Renewed, s.Unkept, s.Resident = l.learned, l.renewed, l.unkept, len(l.entries)
+}
+
+func (l *learner) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.journal.close(); err != nil && !errors.Is(err, errClosed) {
+		return fmt.Errorf("journal of kernel answers: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dns answers questions on a node: those about Weft's own zones from the zone that
+// discovery/engine hands it, all others from the host's resolvers; what it answered once it puts into
+// the kernel's cache of answers and keeps true there. Which records there are is discovery/zone's,
+// how the kernel answers is bpf's.
+//
+// A question walks through these stages, many side by side:
+//
+//  1. accept: one question, opcode QUERY, class IN, EDNS version 0      (handle.go)
+//  2. own zone: compose the answer as the asker's network sees it        (compose.go)
+//     or foreign: remembered answer, or ask upstream                     (foreign.go, upstream.go)
+//  3. fit: EDNS size, truncation                                         (handle.go)
+//  4. learn: the answer, rendered for the kernel, becomes resident there (learn.go, journal.go)
+//
+// A name is never called missing before the zone is complete (zone.Zone.Complete): a node that has
+// just started, with an empty disk and nobody to ask, answers SERVFAIL ("not ready", RFC 8914) to
+// what it does not know; what it does know, it answers, however old that is.
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	wire "github.com/miekg/dns"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"weft/discovery/zone"
+)
+
+// Limits of the sockets.
+const (
+	maxUDP     = 1232             // bytes of an answer over UDP (DNS flag day 2020), as in the kernel
+	maxConns   = 1024             // TCP connections per address
+	idle       = 10 * time.Second // of a TCP connection between questions
+	stopWithin = 2 * time.Second
+)
+
+// Cache is where the kernel looks for answers. bpf/answers has it.
+type Cache interface {
+	// Put sets the answer to a question: qname is the lower-case wire form with the root's byte, data
+	// the records that follow the question in the message (which begins 12 bytes before the
+	// question). rotate is the size of an answer record when records may be rotated, else 0.
+	Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount, nscount, arcount uint16,
+		rotate uint8, data []byte) error
+	// Delete forgets the answer; one that is not there is no error.
+	Delete(vni uint32, qname []byte, qtype uint16) error
+	// Clear forgets all answers.
+	Clear() error
+}
+
+// Options say where and how to answer.
+type Options struct {
+	// Listen has the addresses to answer at, over UDP and TCP. Port 0 takes a free one.
+	Listen []netip.AddrPort
+	// View says which network an asker is in (0 and "" for the host). Nil: the network that has the
+	// address in its subnets.
+	View func(netip.Addr) (vni uint32, network string)
+	// Resolvers answer for names that are not ours; see SystemResolvers. Without, such questions get
+	// SERVFAIL. Addresses of Listen are left out, they would ask us.
+	Resolvers []netip.AddrPort
+	// Cache is the kernel's; nil: none.
+	Cache Cache
+	// CacheLimit is how many bytes of records an answer in Cache may have; longer ones are not offered
+	// to it. 0: all are.
+	CacheLimit int
+	// Journal is the file that remembers which answers are in Cache, so that the next process keeps
+	// them true; empty: the next process clears the cache once it knows the zone.
+	Journal string
+	// Log takes what the operator should know; nil: nobody.
+	Log *slog.Logger
+}
+
+func (o *Options) validate() error {
+	var errs []error
+	if len(o.Listen) == 0 {
+		errs = append(errs, errors.New("listen: at least one address is needed"))
+	}
+	for _, a := range append(slices.Clone(o.Listen), o.Resolvers...) {
+		if !a.IsValid() {
+			errs = append(errs, fmt.Errorf("address %v: must be an IP address and a port", a))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Server is the name server of a node.
+type Server struct {
+	view    func(netip.Addr) (uint32, string)
+	log     *slog.Logger
+	zone    atomic.Pointer[zone.Zone] // written by SetZone only
+	learner *learner
+	foreign *foreign
+	stats   counters
+	sockets []socket
+}
+
+// socket is one address, both ways.
+type socket struct {
+	udp *net.UDPConn
+	tcp *net.TCPListener
+}
+
+// counters are read without a lock.
+type counters struct {
+	own, foreign, remembered, missing, unready, failed, refused, truncated atomic.Uint64
+}
+
+// Stats counts questions since Open, and the answers in the kernel.
+type Stats struct {
+	Own        uint64 // about names of ours
+	Foreign    uint64 // about other names
+	Remembered uint64 // foreign ones that needed no resolver
+	Missing    uint64 // NXDOMAIN, own zones
+	Unready    uint64 // SERVFAIL because the zone was not complete yet
+	Failed     uint64 // SERVFAIL because no resolver answered
+	Refused    uint64 // malformed, other classes, transfers
+	Truncated  uint64 // sent with TC
+	Learned    uint64 // answers put into the kernel
+	Renewed    uint64 // answers replaced or deleted there because the zone changed
+	Unkept     uint64 // refusals of the kernel's cache
+	Resident   int    // answers that may be in the kernel now
+	Upstream   []UpstreamStats
+}
+
+// Open binds the sockets and reads the journal. Nothing is answered before Run.
+func Open(o Options) (*Server, error) {
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("name server: %w", err)
+	}
+	s := &Server{view: o.View, log: o.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.view == nil {
+		s.view = func(a netip.Addr) (uint32, string) {
+			n, _ := s.zone.Load().NetworkOf(a)
+			return n.VNI, n.Name
+		}
+	}
+	s.zone.Store(zone.New(zone.Options{}))
+	var err error
+	if s.learner, err = newLearner(&o, s.log); err != nil {
+		return nil, fmt.Errorf("name server: %w", err)
+	}
+	for _, a := range o.Listen {
+		if err := s.bind(a); err != nil {
+			return nil, errors.Join(fmt.Errorf("name server: %w", err), s.close())
+		}
+	}
+	s.foreign = newForeign(slices.DeleteFunc(slices.Clone(o.Resolvers), s.isOwn), s.log)
+	return s, nil
+}
+
+// bind takes an address over UDP and TCP; for port 0 both get the same free one.
+func (s *Server) bind(a netip.AddrPort) error {
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(a))
+	if err != nil {
+		return err // names address and what was tried
+	}
+	local, _ := udp.LocalAddr().(*net.UDPAddr)
+	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: local.IP, Port: local.Port, Zone: local.Zone})
+	if err != nil {
+		return errors.Join(err, udp.Close())
+	}
+	s.sockets = append(s.sockets, socket{udp, tcp})
+	return nil
+}
+
+// Addrs returns the addresses that the server answers at.
+func (s *Server) Addrs() []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, k := range s.sockets {
+		if a, ok := k.udp.LocalAddr().(*net.UDPAddr); ok {
+			addrs = append(addrs, netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port()))
+		}
+	}
+	return addrs
+}
+
+func (s *Server) isOwn(a netip.AddrPort) bool {
+	own := slices.Contains(s.Addrs(), a)
+	if own {
+		s.log.Warn("resolver left out, it is this server", "address", a)
+	}
+	return own
+}
+
+// SetZone makes z the zone to answer from. diff is how it differs from the one before; answers in the
+// kernel that it changes are replaced or deleted before z is served. One call at a time.
+func (s *Server) SetZone(z *zone.Zone, diff zone.Diff) {
+	s.learner.renew(z, diff, func() { s.zone.Store(z) })
+}
+
+// Run answers until ctx ends, then closes the sockets. What is in the kernel stays there.
+func (s *Server) Run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	handler := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) { s.serve(gctx, w, m) })
+	for _, k := range s.sockets {
+		g.Go(func() error { return run(gctx, &wire.Server{PacketConn: k.udp, UDPSize: maxUDP, Handler: handler}) })
+		g.Go(func() error {
+			return run(gctx, &wire.Server{
+				Listener: netutil.LimitListener(k.tcp, maxConns), Handler: handler, MaxTCPQueries: -1,
+				IdleTimeout: func() time.Duration { return idle },
+			})
+		})
+	}
+	g.Go(func() error { return s.learner.run(gctx) })
+	err := g.Wait()
+	if ctx.Err() != nil {
+		err = nil
+	}
+	s.foreign.slower.Wait()
+	return errors.Join(err, s.close())
+}
+
+// run serves one socket until ctx ends or the socket fails.
+func run(ctx context.Context, srv *wire.Server) error {
+	started := make(chan struct{})
+	srv.NotifyStartedFunc = func() { close(started) }
+	done := make(chan error, 1) // one value: the end
+	go func() { done <- srv.ActivateAndServe() }()
+	select {
+	case err := <-done:
+		return err
+	case <-started:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	return errors.Join(srv.ShutdownContext(stop), <-done)
+}
+
+func (s *Server) close() error {
+	var errs []error
+	for _, k := range s.sockets {
+		for _, err := range []error{k.udp.Close(), k.tcp.Close()} {
+			if !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(append(errs, s.learner.close())...)
+}
+
+// Stats returns the present counts.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Own: s.stats.own.Load(), Foreign: s.stats.foreign.Load(), Remembered: s.stats.remembered.Load(),
+		Missing: s.stats.missing.Load(), Unready: s.stats.unready.Load(), Failed: s.stats.failed.Load(),
+		Refused: s.stats.refused.Load(), Truncated: s.stats.truncated.Load(), Upstream: s.foreign.stats(),
+	}
+	s.learner.count(&st)
+	return st
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	wire "github.com/miekg/dns"
+)
+
+const (
+	answerWithin = 5 * time.Second // one resolver
+	// atOnce is how many resolvers are asked; the first good answer is taken.
+	atOnce = 2
+	// retrial is one in how many questions goes to another than the two best, so that a resolver that
+	// recovered is found.
+	retrial = 16
+)
+
+// upstream is a resolver.
+type upstream struct {
+	addr   netip.AddrPort
+	log    *slog.Logger
+	asked  atomic.Uint64
+	failed atomic.Uint64
+	streak atomic.Int64 // failures since its last answer
+}
+
+// UpstreamStats counts what one resolver was asked since Open.
+type UpstreamStats struct {
+	Addr   netip.AddrPort
+	Asked  uint64
+	Failed uint64 // no answer in time, or a broken one
+}
+
+// reply is a resolver's answer: as it came, and read.
+type reply struct {
+	raw []byte
+	msg *wire.Msg
+}
+
+type result struct {
+	reply
+	err error
+}
+
+// choose returns the resolvers to ask: those that failed least of late, equal ones by lot.
+func choose(all []*upstream) []*upstream {
+	if len(all) <= atOnce {
+		return all
+	}
+	order := slices.Clone(all)
+	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	slices.SortStableFunc(order, func(a, b *upstream) int { return cmp.Compare(a.streak.Load(), b.streak.Load()) })
+	if rand.IntN(retrial) == 0 {
+		other := atOnce - 1 + rand.IntN(len(order)-atOnce+1)
+		order[atOnce-1], order[other] = order[other], order[atOnce-1]
+	}
+	return order[:atOnce]
+}
+
+// exchange asks over the transport of the asker, and counts.
+func (u *upstream) exchange(ctx context.Context, q *question) (reply, error) {
+	u.asked.Add(1)
+	r, err := u.try(ctx, q)
+	switch {
+	case err == nil:
+		u.streak.Store(0)
+	case errors.Is(ctx.Err(), context.Canceled): // another one was faster
+	default:
+		u.failed.Add(1)
+		if u.streak.Add(1) == 1 {
+			u.log.Info("resolver does not answer", "address", u.addr, "error", err)
+		}
+	}
+	return r, err
+}
+
+// try sends the question from a socket of its own, connected, with an id of its own: whoever wants to
+// forge the answer has to guess the port and the id.
+func (u *upstream) try(ctx context.Context, q *question) (reply, error) {
+	ask := q.msg.Copy()
+	ask.Id = wire.Id()
+	packed, err := ask.Pack()
+	if err != nil {
+		return reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	network := "udp"
+	if q.tcp {
+		network = "tcp"
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, u.addr.String())
+	if err != nil {
+		return reply{}, fmt.Errorf("resolver: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends a read at once
+	defer func() {
+		stop()
+		_ = conn.Close()
+	}()
+	r, err := transfer(conn, packed, ask, q.tcp)
+	if err != nil {
+		return reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
+	}
+	return r, nil
+}
+
+// transfer writes the question and reads until its answer comes; what else comes is not believed.
+func transfer(conn net.Conn, packed []byte, ask *wire.Msg, tcp bool) (reply, error) {
+	if tcp {
+		packed = append(binary.BigEndian.AppendUint16(nil, uint16(len(packed))), packed...)
+	}
+	if _, err := conn.Write(packed); err != nil {
+		return reply{}, err
+	}
+	for {
+		raw, err := receive(conn, tcp)
+		if err != nil {
+			return reply{}, err
+		}
+		m := new(wire.Msg)
+		if err := m.Unpack(raw); err == nil && answers(m, ask) {
+			return reply{raw, m}, nil
+		} else if tcp {
+			return reply{}, errors.Join(errors.New("the answer is to another question"), err)
+		}
+	}
+}
+
+func receive(conn net.Conn, tcp bool) ([]byte, error) {
+	if !tcp {
+		buf := make([]byte, wire.DefaultMsgSize)
+		n, err := conn.Read(buf)
+		return buf[:n], err
+	}
+	var size [2]byte
+	if _, err := io.ReadFull(conn, size[:]); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, binary.BigEndian.Uint16(size[:]))
+	_, err := io.ReadFull(conn, buf)
+	return buf, err
+}
+
+// answers tells whether m is an answer to what was asked.
+func answers(m, ask *wire.Msg) bool {
+	if !m.Response || m.Id != ask.Id || m.Opcode != ask.Opcode || len(m.Question) != 1 {
+		return false
+	}
+	got, want := m.Question[0], ask.Question[0]
+	return got.Qtype == want.Qtype && got.Qclass == want.Qclass && strings.EqualFold(got.Name, want.Name)
+}
+
+// SystemResolvers reads the resolvers of a host from a file in the form of resolv.conf(5).
+func SystemResolvers(path string) ([]netip.AddrPort, error) {
+	c, err := wire.ClientConfigFromFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("resolvers of the host: %w", err)
+	}
+	var addrs []netip.AddrPort
+	for _, server := range c.Servers {
+		if a, err := netip.ParseAddr(server); err == nil {
+			addrs = append(addrs, netip.AddrPortFrom(a.Unmap(), 53))
+		}
+	}
+	return addrs, nil
+}
