@@ -48,6 +48,15 @@ lint: ## golangci-lint, clang-format
 test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
 	.ci/test.sh -race -count=1 ./...
 
+# The floor, the one before last and the newest that Debian has; what runs there are the packet tables
+# and everything else of bpf, in short form.
+KERNELS := 6.1 6.12 7.3
+
+.PHONY: test-kernels
+test-kernels: ## bpf's tests on Debian's kernels 6.1, 6.12 and 7.3, in emulated guests
+	.ci/kernels.sh $(KERNELS)
+	$(GO) run ./tests/kernels $(shell echo $(KERNELS) | tr ' ' ',') ./bpf/...
+
 .PHONY: demo
 demo: build ## the story of Weft on three hosts, checked step by step (root); KEEP=1 leaves it up
 	$(GO) run ./tests/e2e/demo -weft bin/weft $(if $(KEEP),-keep)

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// result counts tests, subtests left out, as `go test` does.
+type result struct{ passed, failed, skipped int }
+
+// noise is what tells nothing of a failure.
+var noise = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP): |PASS$)`)
+
+// tailLines is how much of the console is shown of a guest that failed.
+const tailLines = 200
+
+// boot runs a guest until it is off, and counts. log takes its console.
+func boot(ctx context.Context, kernel, initrd string, log io.Writer) (result, error) {
+	khz, err := clock()
+	if err != nil {
+		return result{}, err
+	}
+	// Without the frequency (tsc_early_khz) this machine type hangs in calibration at every second boot.
+	line := fmt.Sprintf("console=ttyS0 quiet tsc_early_khz=%d tsc=reliable no_timer_check mitigations=off "+
+		"nokaslr random.trust_cpu=on panic=-1 reboot=t", khz)
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "microvm,rtc=on",
+		"-cpu", "max", "-smp", "2", "-m", "2048", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", line)
+	cmd.WaitDelay = 10 * time.Second
+	console, err := cmd.StdoutPipe()
+	if err != nil {
+		return result{}, err
+	}
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		return result{}, err
+	}
+	r, rerr := read(console, log)
+	werr := cmd.Wait()
+	if ctx.Err() != nil {
+		werr = fmt.Errorf("guest hangs: %w", ctx.Err())
+	}
+	return r, errors.Join(rerr, werr)
+}
+
+var outcome = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): `)
+
+// read follows the console. A guest that neither says that it is done nor that all went well failed;
+// the error shows what it said last.
+func read(console io.Reader, out io.Writer) (result, error) {
+	var r result
+	var tail []string
+	var bad []string
+	done := false
+	lines := bufio.NewScanner(console)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		text := strings.TrimRight(lines.Text(), "\r")
+		_, _ = fmt.Fprintln(out, text)
+		if !noise.MatchString(text) {
+			tail = append(tail[max(0, len(tail)+1-tailLines):], text)
+		}
+		if m := outcome.FindStringSubmatch(text); m != nil {
+			r.count(m[1])
+		}
+		if word, ok := strings.CutPrefix(text, "guest: failed "); ok {
+			bad = append(bad, word)
+		}
+		done = done || text == "guest: done"
+	}
+	switch {
+	case lines.Err() != nil:
+		return r, lines.Err()
+	case !done:
+		bad = append(bad, "the guest stopped before its end")
+	case len(bad) == 0 && r.failed == 0 && r.passed > 0:
+		return r, nil
+	case len(bad) == 0:
+		bad = append(bad, "tests failed, or there were none")
+	}
+	return r, fmt.Errorf("%s; its console ended:\n%s", strings.Join(bad, "; "), strings.Join(tail, "\n"))
+}
+
+func (r *result) count(word string) {
+	switch word {
+	case "PASS":
+		r.passed++
+	case "FAIL":
+		r.failed++
+	case "SKIP":
+		r.skipped++
+	}
+}
+
+var megahertz = regexp.MustCompile(`(?m)^cpu MHz\s*:\s*([0-9.]+)$`)
+
+// clock returns the frequency of this machine's time stamp counter, which the emulator hands through,
+// in kHz.
+func clock() (int, error) {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return 0, err
+	}
+	m := megahertz.FindSubmatch(info)
+	if m == nil {
+		return 0, errors.New("/proc/cpuinfo names no frequency")
+	}
+	mhz, err := strconv.ParseFloat(string(m[1]), 64)
+	return int(mhz * 1000), err
+}

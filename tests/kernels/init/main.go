@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command init is the first process of a guest of tests/kernels: it mounts what tests look for, loads
+// drivers, runs every test binary of the initramfs and switches the machine off. What the console shows
+// is read by tests/kernels.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mounts in their order.
+var mounts = []struct{ kind, path string }{
+	{"devtmpfs", "/dev"},
+	{"proc", "/proc"},
+	{"sysfs", "/sys"},
+	{"tmpfs", "/tmp"},
+	{"tmpfs", "/run"},
+	{"tmpfs", "/sys/fs/cgroup"},
+	{"cgroup2", "/sys/fs/cgroup/unified"},
+	{"tracefs", "/sys/kernel/tracing"},
+	{"bpf", "/sys/fs/bpf"},
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Println("guest: failed", err)
+	}
+	fmt.Println("guest: done")
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		fmt.Println("guest: failed to restart:", err)
+	}
+}
+
+func run() error {
+	for _, m := range mounts {
+		if err := os.MkdirAll(m.path, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, m.path, m.kind, 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", m.path, err)
+		}
+	}
+	if err := os.MkdirAll("/dev/shm", 0o755); err != nil {
+		return err
+	}
+	drivers, err := order("/modules")
+	if err != nil {
+		return err
+	}
+	for _, name := range drivers {
+		if err := load(filepath.Join("/modules", name)); err != nil {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+	}
+	tests, err := order("/tests")
+	if err != nil {
+		return err
+	}
+	pattern, err := os.ReadFile("/tests/PATTERN")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range tests {
+		fmt.Println("guest: run", name)
+		cmd := exec.Command(filepath.Join("/tests", name), "-test.v", "-test.short", "-test.run="+string(pattern)) //nolint:noctx // the guest ends with it
+		cmd.Dir = "/tmp"
+		cmd.Env = []string{"PATH=/bin:/sbin", "HOME=/tmp", "TMPDIR=/tmp"}
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+		if err := cmd.Run(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// order reads the list that the archive was made with.
+func order(dir string) ([]string, error) {
+	list, err := os.ReadFile(filepath.Join(dir, "ORDER"))
+	return strings.Fields(string(list)), err
+}
+
+func load(path string) (err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	err = unix.FinitModule(int(file.Fd()), "", 0)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}

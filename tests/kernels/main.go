@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command kernels runs test binaries on other kernels, in small emulated guests: it makes an initramfs
+// of them, boots it, and counts what passed. What is tested is in the packages that it is given;
+// fetching the kernels is left to .ci/kernels.sh.
+//
+//	kernels [-store DIR] [-timeout D] [-run REGEXP] [-v] SERIES[,SERIES] PACKAGE...
+//
+// Stages, one after the other; guests too, for they use every CPU:
+//
+//  1. build   test binaries and the guest's first process, without C       build.go
+//  2. image   vmlinux out of the distribution's image, kept in the store    image.go
+//  3. modules the drivers that the tests need, and what those need          modules.go
+//  4. archive all of it as a newc archive, which the kernel unpacks         archive.go
+//  5. boot    and read the console until the guest is off                   guest.go
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// wantedModules are the drivers that tests use; those a kernel has built in are not found, and that
+// is well.
+var wantedModules = []string{
+	"veth", "vxlan", "bridge", "dummy", "sch_ingress", "cls_bpf", "act_bpf", "nf_tables", "nft_chain_nat",
+	"nft_masq", "nft_ct", "inet_diag", "tcp_diag", "udp_diag",
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "kernels:", err)
+		os.Exit(1) //nolint:forbidigo,gocritic // this is main
+	}
+}
+
+// options of one run.
+type options struct {
+	store    string
+	timeout  time.Duration
+	run      string
+	verbose  bool
+	series   []string
+	packages []string
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("kernels", flag.ContinueOnError)
+	flags.StringVar(&o.store, "store", ".tools/kernels", "`folder` that .ci/kernels.sh fetched into")
+	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long a guest may take")
+	flags.StringVar(&o.run, "run", "", "only tests that match the `regexp`")
+	flags.BoolVar(&o.verbose, "v", false, "show what the guests print (it is kept in STORE/SERIES/console.log)")
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	if flags.NArg() < 2 {
+		return options{}, errors.New("usage: kernels [flags] SERIES[,SERIES] PACKAGE...")
+	}
+	o.series = strings.Split(flags.Arg(0), ",")
+	o.packages = flags.Args()[1:]
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp("", "weft-kernels-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(work) }() // in the temporary folder
+	binaries, err := build(ctx, work, o.packages)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, series := range o.series {
+		if err := runOne(ctx, o, series, work, binaries, out); err != nil {
+			errs = append(errs, fmt.Errorf("kernel %s: %w", series, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// runOne boots one kernel and prints its line.
+func runOne(ctx context.Context, o options, series, work string, binaries *binaries, out io.Writer) (err error) {
+	dir := filepath.Join(o.store, series)
+	version, err := os.ReadFile(filepath.Join(dir, "version"))
+	if err != nil {
+		return fmt.Errorf("not fetched (make test-kernels does): %w", err)
+	}
+	kernel, err := image(ctx, dir)
+	if err != nil {
+		return err
+	}
+	drivers, err := modules(ctx, filepath.Join(dir, "modules"), wantedModules)
+	if err != nil {
+		return err
+	}
+	initrd := filepath.Join(work, "initrd-"+series)
+	if err := pack(initrd, binaries, drivers, o.run); err != nil {
+		return fmt.Errorf("make initramfs: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	log, err := os.Create(filepath.Join(dir, "console.log"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	console := io.Writer(log)
+	if o.verbose {
+		console = io.MultiWriter(log, out)
+	}
+	start := time.Now()
+	r, err := boot(ctx, kernel, initrd, console)
+	_, _ = fmt.Fprintf(out, "kernel %s: %d passed, %d failed, %d skipped in %.1f s\n",
+		strings.TrimSpace(string(version)), r.passed, r.failed, r.skipped, time.Since(start).Seconds())
+	return err
+}
