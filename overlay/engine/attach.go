@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/bpf/row"
+	"weft/discovery"
+	"weft/overlay"
+	"weft/overlay/apply"
+	"weft/overlay/compile"
+	"weft/overlay/ipam"
+)
+
+// undoFor is how long taking back a failed attachment may take, when its caller has gone.
+const undoFor = 10 * time.Second
+
+// Attach implements overlay.Service.
+func (e *Engine) Attach(ctx context.Context, a overlay.Attachment) (overlay.Endpoint, error) {
+	ep, err := e.attach(ctx, a.Normal())
+	e.mu.Lock()
+	if err != nil {
+		e.stats.Refused++
+	} else {
+		e.stats.Attached++
+	}
+	e.mu.Unlock()
+	if err != nil {
+		return overlay.Endpoint{}, fmt.Errorf("attach %s to network %s: %w", a.ID, a.Network, err)
+	}
+	return ep, nil
+}
+
+func (e *Engine) attach(ctx context.Context, a overlay.Attachment) (overlay.Endpoint, error) {
+	if err := a.Validate(); err != nil {
+		return overlay.Endpoint{}, err
+	}
+	if err := e.restored(ctx); err != nil {
+		return overlay.Endpoint{}, err
+	}
+	unlock, err := e.ids.lock(ctx, a.ID)
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	defer e.wake() // its owner is to be watched, or what it left is to be taken away
+	defer unlock()
+	if ep, there, err := e.existing(ctx, a); there || err != nil {
+		return ep, err
+	}
+	n, err := e.declared(a)
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	defer e.forget(a.ID)
+	identity, err := e.identity(ctx, n, a)
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	ep, err := e.reserve(ctx, n, a, identity)
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	ep, err = e.weave(ctx, n, ep)
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoFor)
+		defer cancel()
+		return overlay.Endpoint{}, errors.Join(err, e.takeDown(undo, a.ID))
+	}
+	e.log.Info("attached", "attachment", ep.ID, "task", ep.Task, "network", ep.Network, "addrs", fmt.Sprint(ep.Addrs()))
+	return ep, nil
+}
+
+// existing answers an attachment that is there already. One that is half taken down is finished first.
+func (e *Engine) existing(ctx context.Context, a overlay.Attachment) (overlay.Endpoint, bool, error) {
+	e.mu.Lock()
+	var en entry
+	p, there := e.entries[a.ID]
+	if there {
+		en = *p
+	}
+	e.mu.Unlock()
+	switch {
+	case !there:
+		return overlay.Endpoint{}, false, nil
+	case en.phase != live || en.ended:
+		return overlay.Endpoint{}, false, e.takeDown(ctx, a.ID)
+	case !en.Same(a):
+		return overlay.Endpoint{}, true, fmt.Errorf("%w: it is attached already, with other contents (network %s, groups %s, "+
+			"namespace %s): detach it first", overlay.ErrConflict, en.Network, listOf(en.Groups), en.NetNS)
+	}
+	return en.Endpoint, true, nil
+}
+
+// declared checks an attachment against what the masters declared.
+func (e *Engine) declared(a overlay.Attachment) (overlay.Network, error) {
+	n, ok := e.facts.Network(a.Network)
+	if !ok {
+		var known []string
+		for _, n := range e.facts.Networks() {
+			known = append(known, n.Name)
+		}
+		return overlay.Network{}, fmt.Errorf("network %q: %w: known are %s", a.Network, overlay.ErrNotFound, listOf(known))
+	}
+	declared := []string{overlay.GroupPublic}
+	for _, g := range e.facts.Groups() {
+		if g.Network == a.Network {
+			declared = append(declared, g.Name)
+		}
+	}
+	for _, g := range a.Groups {
+		if !slices.Contains(declared, g) {
+			return overlay.Network{}, fmt.Errorf("group %q of network %s: %w: declared are %s (see `weft group add`)",
+				g, a.Network, overlay.ErrNotFound, listOf(declared))
+		}
+	}
+	return n, nil
+}
+
+func listOf(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(slices.Sorted(slices.Values(names)), ", ")
+}
+
+// identity returns the identity of an attachment's groups, asking the masters for one if need be.
+func (e *Engine) identity(ctx context.Context, n overlay.Network, a overlay.Attachment) (overlay.Identity, error) {
+	if len(a.Groups) == 0 {
+		return row.IdentityUngrouped, nil
+	}
+	for {
+		changed := e.o.Rows.Changed(discovery.KindIdentity)
+		if id, ok := e.facts.Identity(n.Name, a.Groups); ok {
+			return id, nil
+		}
+		if err := e.wish(a.ID, wish{network: n.Name, groups: a.Groups}); err != nil {
+			return 0, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return 0, fmt.Errorf("no master answered what the identity of groups %s is; "+
+				"attachments with groups that this node has used before need none: %w", listOf(a.Groups), ctx.Err())
+		}
+	}
+}
+
+// reserve gives an attachment addresses, waiting for a block if none is free.
+func (e *Engine) reserve(
+	ctx context.Context, n overlay.Network, a overlay.Attachment, identity overlay.Identity,
+) (overlay.Endpoint, error) {
+	for {
+		changed := e.o.Rows.Changed(discovery.KindBlock, discovery.KindNetwork)
+		if _, ok := e.facts.Network(n.Name); !ok {
+			return overlay.Endpoint{}, fmt.Errorf("network %q: %w: it was removed meanwhile", n.Name, overlay.ErrNotFound)
+		}
+		ep, missing := e.pick(n, a, identity)
+		if !missing.IsValid() {
+			return ep, nil
+		}
+		if err := e.exhausted(n, missing); err != nil {
+			return overlay.Endpoint{}, err
+		}
+		if err := e.wish(a.ID, wish{network: n.Name, address: true}); err != nil {
+			return overlay.Endpoint{}, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return overlay.Endpoint{}, fmt.Errorf("this node has no free address in %s, and no master answered with a block: %w",
+				missing, ctx.Err())
+		}
+	}
+}
+
+// pick makes an entry with the lowest free address of each of the network's families; missing is the
+// subnet that has none.
+func (e *Engine) pick(n overlay.Network, a overlay.Attachment, identity overlay.Identity) (ep overlay.Endpoint, missing netip.Prefix) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	used := make(map[netip.Addr]bool)
+	for _, en := range e.entries {
+		if en.Network == n.Name {
+			for _, addr := range en.Addrs() {
+				used[addr] = true
+			}
+		}
+	}
+	ep = overlay.Endpoint{
+		Attachment: a, Node: e.o.Node, VNI: n.VNI, Identity: identity, MTU: compile.TaskMTU(e.o.Underlay.MTU),
+		HostInterface: apply.LinkName(a.ID), Since: time.Now().UTC(),
+	}
+	for _, subnet := range n.Subnets() {
+		addr, ok := ipam.Lowest(e.ownBlocks(n, subnet), func(a netip.Addr) bool { return used[a] })
+		if !ok {
+			return overlay.Endpoint{}, subnet
+		}
+		if addr.Is4() {
+			ep.Addr4 = addr
+		} else {
+			ep.Addr6 = addr
+		}
+	}
+	mac := compile.MAC(ep.Addr4, ep.Addr6)
+	ep.MAC = net.HardwareAddr(mac[:]).String()
+	e.entries[a.ID] = &entry{Endpoint: ep}
+	return ep, netip.Prefix{}
+}
+
+// ownBlocks returns this node's blocks of a network in the family of subnet.
+func (e *Engine) ownBlocks(n overlay.Network, subnet netip.Prefix) []netip.Prefix {
+	var blocks []netip.Prefix
+	for _, b := range e.facts.Blocks() {
+		if b.Network == n.Name && b.Node == e.o.Node && subnet.Overlaps(b.Prefix) {
+			blocks = append(blocks, b.Prefix)
+		}
+	}
+	return blocks
+}
+
+// exhausted tells when asking the masters for a block is no use: there is none left.
+func (e *Engine) exhausted(n overlay.Network, subnet netip.Prefix) error {
+	var taken []netip.Prefix
+	for _, b := range e.facts.Blocks() {
+		if b.Network == n.Name {
+			taken = append(taken, b.Prefix)
+		}
+	}
+	bits := n.BlockBits(subnet.Addr())
+	if _, left := ipam.LowestBlock(subnet, bits, taken); left {
+		return nil
+	}
+	return fmt.Errorf("addresses of %s are %w: every /%d block is held by a node, and the %d held here are full",
+		subnet, overlay.ErrExhausted, bits, len(e.ownBlocks(n, subnet)))
+}
+
+// record writes an endpoint's row; it is on disk when record returns.
+func (e *Engine) record(ep overlay.Endpoint) error {
+	value, err := json.Marshal(ep)
+	if err != nil {
+		return fmt.Errorf("record endpoint: %w", err)
+	}
+	if err := e.o.Rows.Put(discovery.KindEndpoint, ep.ID, value); err != nil {
+		return fmt.Errorf("record endpoint: %w", err)
+	}
+	return nil
+}
+
+// weave writes a reserved endpoint down, makes its link and lets packets pass.
+func (e *Engine) weave(ctx context.Context, n overlay.Network, ep overlay.Endpoint) (overlay.Endpoint, error) {
+	if err := e.record(ep); err != nil {
+		return ep, err
+	}
+	// The next block is wanted before the last address is gone.
+	if err := e.syncWants(); err != nil {
+		return ep, err
+	}
+	s := specOf(ep, n)
+	link, err := e.o.Links.Ensure(ctx, s)
+	if err != nil {
+		return ep, err
+	}
+	ep.Cookie = link.Cookie
+	if err := e.record(ep); err != nil {
+		return ep, err
+	}
+	if err := e.o.Attacher.AttachWorkload(link.Ifindex); err != nil {
+		return ep, err
+	}
+	e.mu.Lock()
+	e.entries[ep.ID] = &entry{Endpoint: ep, ifindex: link.Ifindex, phase: live}
+	e.tell()
+	e.mu.Unlock()
+	if err := e.syncTables(ctx); err != nil {
+		return ep, err
+	}
+	return ep, e.o.Links.Up(ctx, s)
+}
+
+func specOf(ep overlay.Endpoint, n overlay.Network) apply.Spec {
+	return apply.Spec{
+		Name: ep.HostInterface, NetNS: ep.NetNS, Interface: ep.Interface, MAC: compile.MAC(ep.Addr4, ep.Addr6),
+		Addr4: ep.Addr4, Addr6: ep.Addr6, Subnets: n.Subnets(), MTU: ep.MTU,
+	}
+}
+
+// Detach implements overlay.Service.
+func (e *Engine) Detach(ctx context.Context, id string) error {
+	err := e.restored(ctx)
+	if err == nil {
+		err = e.end(ctx, id, "asked")
+	}
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", id, err)
+	}
+	return nil
+}
+
+// end takes an attachment down, if it is there.
+func (e *Engine) end(ctx context.Context, id, why string) error {
+	unlock, err := e.ids.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer e.wake()
+	defer unlock()
+	e.mu.Lock()
+	_, there := e.entries[id]
+	e.mu.Unlock()
+	if !there {
+		return nil
+	}
+	if err := e.takeDown(ctx, id); err != nil {
+		return err
+	}
+	e.log.Info("detached", "attachment", id, "reason", why)
+	return nil
+}
+
+// takeDown undoes the stages of an attachment, last one first. The caller holds its id. What fails
+// leaves the entry as leaving: its addresses are not given away, and the loop tries again.
+func (e *Engine) takeDown(ctx context.Context, id string) error {
+	e.mu.Lock()
+	en, there := e.entries[id]
+	if !there {
+		e.mu.Unlock()
+		return nil
+	}
+	was := en.phase
+	en.phase = leaving
+	name, ifindex := en.HostInterface, en.ifindex
+	if was == live {
+		e.tell()
+	}
+	e.mu.Unlock()
+	err := e.takeAway(ctx, id, name, ifindex)
+	if err != nil {
+		return fmt.Errorf("take down: %w", err)
+	}
+	e.mu.Lock()
+	delete(e.entries, id)
+	e.mu.Unlock()
+	return nil
+}
+
+func (e *Engine) takeAway(ctx context.Context, id, link string, ifindex uint32) error {
+	if err := e.syncTables(ctx); err != nil {
+		return err
+	}
+	// The link first: its programs close it until it is gone.
+	if err := e.o.Links.Remove(ctx, link); err != nil {
+		return err
+	}
+	if ifindex != 0 {
+		if err := e.o.Attacher.DetachWorkload(ifindex); err != nil {
+			return err
+		}
+	}
+	return e.o.Rows.Delete(discovery.KindEndpoint, id)
+}
+
+// tell lets Watch look again. The caller holds e.mu.
+func (e *Engine) tell() {
+	close(e.changed)
+	e.changed = make(chan struct{})
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package engine is the overlay on a node: it implements overlay.Service, keeps the kernel's tables
+// equal to what the rows of all nodes come to, and ends attachments whose task has ended. What the
+// rows come to is overlay/compile's, how that gets into the kernel overlay/apply's; rows travel by
+// discovery/state.
+//
+// An attachment goes through these stages (attach.go); each is undone by Detach in reverse order, and
+// a crash after any of them is mended at the next start (restore.go):
+//
+//  1. check     against networks and groups that the masters declared
+//  2. identity  of its groups: known, or asked of the masters
+//  3. address   lowest free of the node's blocks; on disk, with the endpoint, before anything is made
+//  4. link      made, host end down
+//  5. programs  on the host end
+//  6. tables    verdicts and endpoint before the workload
+//  7. up        from here on packets pass
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"weft/bpf/row"
+	"weft/bpf/table"
+	"weft/discovery"
+	"weft/overlay"
+	"weft/overlay/apply"
+)
+
+// Rows is where facts come from and go to; discovery/state.Store is one.
+type Rows interface {
+	Put(kind discovery.Kind, key string, value []byte) error
+	Delete(kind discovery.Kind, key string) error
+	Rows(kind discovery.Kind) []discovery.Row
+	Own(kind discovery.Kind) []discovery.Row
+	Changed(kinds ...discovery.Kind) <-chan struct{}
+}
+
+// Attacher puts the kernel half's programs on the host ends of links.
+type Attacher interface {
+	AttachWorkload(ifindex uint32) error
+	DetachWorkload(ifindex uint32) error // no error if the interface is gone
+}
+
+// Links makes and removes the links of tasks; see apply.Links.
+type Links interface {
+	Ensure(ctx context.Context, s apply.Spec) (apply.Link, error)
+	Up(ctx context.Context, s apply.Spec) error
+	Remove(ctx context.Context, name string) error
+	List(ctx context.Context) ([]apply.Link, error)
+	Watch(ctx context.Context) (<-chan struct{}, error)
+}
+
+// Host is told which subnets are networks; see apply.Host.
+type Host interface {
+	SetNetworks(ctx context.Context, subnets []netip.Prefix) error
+}
+
+// Source is where events of the kernel half come from. It has one reader.
+type Source interface {
+	Events(ctx context.Context, emit func(row.Event) error) error
+}
+
+// Options is how New makes an Engine.
+type Options struct {
+	Node     discovery.NodeID // required
+	Underlay apply.Underlay   // required: Addr and MTU
+	Rows     Rows             // required
+	Tables   apply.Tables     // required
+	Attacher Attacher         // required
+	Links    Links            // required
+	Host     Host             // nil: nobody is told
+	Source   Source           // nil: there are no events
+	// WaitOwner returns nil when a process has ended; nil: apply.WaitProcess.
+	WaitOwner func(ctx context.Context, pid int, start uint64) error
+	Log       *slog.Logger // nil: none
+}
+
+func (o *Options) validate() error {
+	errs := []error{o.Tables.Validate()}
+	for name, missing := range map[string]bool{
+		"Node": o.Node == "", "Underlay.Addr": !o.Underlay.Addr.IsValid(), "Rows": o.Rows == nil,
+		"Attacher": o.Attacher == nil, "Links": o.Links == nil,
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("no %s", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+const (
+	auditEvery = 30 * time.Second       // tables and links are read again, in case someone else changed them
+	firstRetry = 100 * time.Millisecond // after a failure, doubling
+	lastRetry  = 10 * time.Second
+)
+
+// Engine implements overlay.Service. Make it with New and let Run run.
+type Engine struct {
+	o     Options
+	log   *slog.Logger
+	facts *facts
+
+	ready chan struct{} // closed by Run when what the disk knows is restored
+	kick  chan struct{} // capacity one: the loop has something to do
+
+	ids  keyed  // one Attach or Detach of an id at a time
+	sync syncer // of the tables
+
+	mu      sync.Mutex // guards what follows
+	entries map[string]*entry
+	pending map[string]wish // attachments that wait for the masters, by id
+	changed chan struct{}   // closed and replaced when the live entries change
+	readers map[*reader]struct{}
+	stats   Stats
+
+	wants sync.Mutex // one comparison of want rows at a time
+}
+
+// phase is how far an entry is.
+//
+//	reserved --link made--> live --task ended, Detach, network gone--> leaving --> (none)
+//	    '----------------- Attach failed ------------------------------^
+type phase int
+
+const (
+	reserved phase = iota // has addresses; no rows in the tables
+	live                  // has rows in the tables
+	leaving               // has none again; link and addresses are being given back
+)
+
+// entry is an attachment on this node. Its fields change under Engine.mu.
+type entry struct {
+	overlay.Endpoint
+	ifindex uint32
+	phase   phase
+	ended   bool // its owner has ended
+	watched bool // its owner is being waited for
+}
+
+// Stats counts what an Engine did since New.
+type Stats struct {
+	Endpoints  int        // live now
+	Attached   uint64     // attachments that came true
+	Refused    uint64     // those that did not
+	Ended      uint64     // taken down because link, owner or network ended
+	Syncs      uint64     // of the tables
+	SyncErrors uint64     // of them, not complete
+	Written    table.Diff // rows, in all
+	Lost       uint64     // events that a reader was too slow for
+}
+
+// New returns an Engine that has done nothing yet.
+func New(o Options) (*Engine, error) {
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("overlay engine: %w", err)
+	}
+	if o.WaitOwner == nil {
+		o.WaitOwner = apply.WaitProcess
+	}
+	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	return &Engine{
+		o: o, log: log, facts: &facts{rows: o.Rows, log: log},
+		ready: make(chan struct{}), kick: make(chan struct{}, 1),
+		entries: make(map[string]*entry), pending: make(map[string]wish),
+		changed: make(chan struct{}), readers: make(map[*reader]struct{}),
+	}, nil
+}
+
+// Run restores what the disk knows, then keeps tables, links and rows equal to what they should be
+// until ctx ends. Everything stays as it is then: packets go on.
+func (e *Engine) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.loop(ctx, g) })
+	if e.o.Source != nil {
+		g.Go(func() error { return e.readEvents(ctx) })
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("overlay engine: %w", err)
+	}
+	return nil
+}
+
+// Stats returns the present counts.
+func (e *Engine) Stats() Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.stats
+	for _, en := range e.entries {
+		if en.phase == live {
+			s.Endpoints++
+		}
+	}
+	return s
+}
+
+// wake lets the loop look at everything again.
+func (e *Engine) wake() {
+	select {
+	case e.kick <- struct{}{}:
+	default: // it will already
+	}
+}
+
+// restored waits until Run has restored what the disk knows.
+func (e *Engine) restored(ctx context.Context) error {
+	select {
+	case <-e.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the node daemon is still starting: %w", ctx.Err())
+	}
+}
+
+// keyed is a lock per key.
+type keyed struct {
+	mu   sync.Mutex
+	held map[string]chan struct{} // closed when given back
+}
+
+// lock waits for a key. What it returns gives it back.
+func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error) {
+	for {
+		unlock, other := k.try(key)
+		if unlock != nil {
+			return unlock, nil
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s is busy: %w", key, ctx.Err())
+		}
+	}
+}
+
+// try takes a key, or returns what is closed when its holder gives it back.
+func (k *keyed) try(key string) (unlock func(), other <-chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if held, taken := k.held[key]; taken {
+		return nil, held
+	}
+	mine := make(chan struct{})
+	if k.held == nil {
+		k.held = make(map[string]chan struct{})
+	}
+	k.held[key] = mine
+	return func() {
+		k.mu.Lock()
+		delete(k.held, key)
+		k.mu.Unlock()
+		close(mine)
+	}, nil
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"weft/bpf/row"
+	"weft/overlay"
+	"weft/overlay/compile"
+)
+
+// eventsKept is how many events a reader may be behind before it loses some: a second's worth at the
+// rate that the kernel half is usually given.
+const eventsKept = 256
+
+// reader is one caller of Events.
+type reader struct {
+	events chan overlay.Event // never closed; the reader leaves by its ctx
+	lost   atomic.Uint64
+}
+
+// Events implements overlay.Service.
+func (e *Engine) Events(ctx context.Context, emit func(overlay.Event) error) error {
+	r := &reader{events: make(chan overlay.Event, eventsKept)}
+	e.mu.Lock()
+	e.readers[r] = struct{}{}
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.readers, r)
+		e.stats.Lost += r.lost.Load()
+		e.mu.Unlock()
+	}()
+	for {
+		select {
+		case ev := <-r.events:
+			if err := emit(ev); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// readEvents hands the kernel half's events to all readers, as long as ctx lives. With no reader they
+// are read all the same: the ring would be full of old ones when one comes.
+func (e *Engine) readEvents(ctx context.Context) error {
+	for failures := 0; ; failures++ {
+		err := e.o.Source.Events(ctx, func(ev row.Event) error {
+			failures = 0
+			e.publish(ev)
+			return nil
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		pause := backoff(failures)
+		e.log.Error("events are not readable", "error", fmt.Sprint(err), "retry_in", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (e *Engine) publish(raw row.Event) {
+	e.mu.Lock()
+	none := len(e.readers) == 0
+	e.mu.Unlock()
+	if none {
+		return
+	}
+	ev := e.named(raw)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for r := range e.readers {
+		select {
+		case r.events <- ev:
+		default:
+			r.lost.Add(1)
+		}
+	}
+}
+
+// named gives an event of the kernel half its names.
+func (e *Engine) named(raw row.Event) overlay.Event {
+	reason := row.Reason(raw.Reason)
+	ev := overlay.Event{
+		Time: wallTime(raw.Time), Reason: reason.String(), Text: reason.Text(), Drop: reason.Drop(),
+		Network:     e.networkOf(overlay.VNI(raw.VNI)),
+		Source:      netip.AddrPortFrom(raw.Src.Netip(), row.Port(raw.Sport)),
+		Destination: netip.AddrPortFrom(raw.Dst.Netip(), row.Port(raw.Dport)),
+		Protocol:    protocolName(raw.Proto), Length: int(raw.Len), Rule: overlay.RuleID(raw.Rule),
+	}
+	var known []overlay.Endpoint
+	find := func(a netip.Addr) string {
+		ep, ok := e.endpointAt(ev.Network, a)
+		if !ok {
+			return ""
+		}
+		known = append(known, ep)
+		return ep.Name
+	}
+	ev.SourceTask, ev.DestTask = find(ev.Source.Addr()), find(ev.Destination.Addr())
+	switch reason {
+	case row.ReasonNoCommonGroup, row.ReasonDenied, row.ReasonNotPublic, row.ReasonAudited:
+		e.advise(&ev, known)
+	default:
+	}
+	return ev
+}
+
+// advise adds what Explain says, when it comes to the same verdict as the packet path did.
+func (e *Engine) advise(ev *overlay.Event, known []overlay.Endpoint) {
+	q := overlay.Question{
+		Source: ev.Source.Addr().String(), Destination: ev.Destination.Addr().String(),
+		Network: ev.Network, Protocol: strings.TrimSuffix(ev.Protocol, "v6"), Port: ev.Destination.Port(),
+	}
+	if q.Protocol == "icmp" {
+		q.Port = 0
+	}
+	if v, err := e.explain(q, compile.Endpoints(known, e.o.Node)); err == nil && v.Reason == ev.Reason {
+		ev.Text, ev.Suggestion = v.Text, v.Suggestion
+	}
+}
+
+func (e *Engine) networkOf(vni overlay.VNI) string {
+	for _, n := range e.facts.Networks() {
+		if n.VNI == vni {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+// endpointAt returns the task that has an address, of this node or of another.
+func (e *Engine) endpointAt(network string, a netip.Addr) (overlay.Endpoint, bool) {
+	for _, en := range e.liveEntries() {
+		if en.Network == network && (en.Addr4 == a || en.Addr6 == a) {
+			return en.Endpoint, true
+		}
+	}
+	return e.facts.EndpointAt(network, a)
+}
+
+func protocolName(proto uint8) string {
+	switch proto {
+	case compile.TCP:
+		return "tcp"
+	case compile.UDP:
+		return "udp"
+	case compile.ICMP:
+		return "icmp"
+	case unix.IPPROTO_ICMPV6:
+		return "icmpv6"
+	}
+	return fmt.Sprint(proto)
+}
+
+// wallTime converts the kernel half's clock (monotonic nanoseconds) to the calendar.
+func wallTime(monotonic uint64) time.Time {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return time.Now()
+	}
+	return time.Now().Add(-time.Duration(now.Nano() - int64(monotonic)))
+}

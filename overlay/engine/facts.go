@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"cmp"
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"weft/discovery"
+	"weft/overlay"
+	"weft/overlay/compile"
+)
+
+// facts reads rows as nouns, each kind once per change. The results are shared: nobody changes them.
+type facts struct {
+	rows Rows
+	log  *slog.Logger
+
+	networks   kind[overlay.Network]
+	groups     kind[overlay.Group]
+	sets       kind[overlay.GroupSet]
+	rules      kind[overlay.Rule]
+	blocks     kind[overlay.Block]
+	admissions kind[discovery.Admission]
+	nodes      kind[discovery.Node]
+	endpoints  kind[overlay.Endpoint]
+
+	mu      sync.Mutex // guards what follows
+	version uint64     // of endpoints that byAddr was made from
+	byAddr  map[place]overlay.Endpoint
+}
+
+// place is an address within a network.
+type place struct {
+	network string
+	addr    netip.Addr
+}
+
+// kind is the rows of a kind, read.
+type kind[T any] struct {
+	mu      sync.Mutex
+	changed <-chan struct{} // closed: values are of yesterday
+	values  []T
+	version uint64 // grows with each reading
+}
+
+func (k *kind[T]) read(f *facts, what discovery.Kind) ([]T, uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.changed != nil {
+		select {
+		case <-k.changed:
+		default:
+			return k.values, k.version
+		}
+	}
+	k.changed = f.rows.Changed(what)
+	k.version++
+	k.values = nil
+	for _, r := range f.rows.Rows(what) {
+		// The masters' kinds are the masters' to write, a node's are that node's.
+		if (r.Writer == discovery.Ledger) == (what == discovery.KindNode || what == discovery.KindEndpoint) {
+			continue
+		}
+		var v T
+		if err := json.Unmarshal(r.Value, &v); err != nil {
+			f.log.Warn("row is not readable", "writer", r.Writer, "kind", string(r.Kind), "key", r.Key, "error", err.Error())
+			continue
+		}
+		if writer, ok := writerOf(v); ok && writer != r.Writer {
+			continue // said about someone else
+		}
+		k.values = append(k.values, v)
+	}
+	return k.values, k.version
+}
+
+// writerOf returns who alone may say v, if it matters.
+func writerOf(v any) (string, bool) {
+	switch v := v.(type) {
+	case discovery.Node:
+		return string(v.ID), true
+	case overlay.Endpoint:
+		return string(v.Node), true
+	}
+	return "", false
+}
+
+func values[T any](k *kind[T], f *facts, what discovery.Kind) []T {
+	v, _ := k.read(f, what)
+	return v
+}
+
+func (f *facts) Networks() []overlay.Network {
+	return values(&f.networks, f, discovery.KindNetwork)
+}
+func (f *facts) Groups() []overlay.Group  { return values(&f.groups, f, discovery.KindGroup) }
+func (f *facts) Sets() []overlay.GroupSet { return values(&f.sets, f, discovery.KindIdentity) }
+func (f *facts) Blocks() []overlay.Block  { return values(&f.blocks, f, discovery.KindBlock) }
+func (f *facts) Rules() []overlay.Rule    { return values(&f.rules, f, discovery.KindRule) }
+func (f *facts) Admissions() []discovery.Admission {
+	return values(&f.admissions, f, discovery.KindAdmission)
+}
+func (f *facts) Nodes() []discovery.Node { return values(&f.nodes, f, discovery.KindNode) }
+
+// Endpoints returns the endpoints of all nodes.
+func (f *facts) Endpoints() []overlay.Endpoint {
+	return values(&f.endpoints, f, discovery.KindEndpoint)
+}
+
+// EndpointAt returns the endpoint that has an address.
+func (f *facts) EndpointAt(network string, a netip.Addr) (overlay.Endpoint, bool) {
+	all, version := f.endpoints.read(f, discovery.KindEndpoint)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if version != f.version {
+		f.version, f.byAddr = version, make(map[place]overlay.Endpoint, 2*len(all))
+		for _, ep := range all {
+			for _, addr := range ep.Addrs() {
+				f.byAddr[place{ep.Network, addr}] = ep
+			}
+		}
+	}
+	ep, ok := f.byAddr[place{network, a}]
+	return ep, ok
+}
+
+// Known reports whether the masters' word is here at all. A store that has lost it would otherwise
+// look like one whose networks were all removed.
+func (f *facts) Known() bool {
+	return len(f.Networks()) > 0 || len(f.Admissions()) > 0 || len(f.rows.Rows(discovery.KindLeader)) > 0 ||
+		len(f.rows.Rows(discovery.KindMaster)) > 0
+}
+
+// Network returns a network by name.
+func (f *facts) Network(name string) (overlay.Network, bool) {
+	for _, n := range f.Networks() {
+		if n.Name == name && n.VNI != 0 {
+			return n.Normal(), true
+		}
+	}
+	return overlay.Network{}, false
+}
+
+// Identity returns the number of a set of groups, sorted.
+func (f *facts) Identity(network string, groups []string) (overlay.Identity, bool) {
+	for _, s := range f.Sets() {
+		if s.Network == network && slices.Equal(s.Groups, groups) {
+			return s.Identity, true
+		}
+	}
+	return 0, false
+}
+
+// compileFacts returns what rows are made from.
+func (e *Engine) compileFacts() compile.Facts {
+	f := compile.Facts{
+		Node: e.o.Node, VTEP: e.o.Underlay.Addr, MTU: e.o.Underlay.MTU,
+		Nodes:    compile.Nodes(e.facts.Admissions(), e.facts.Nodes()),
+		Networks: e.facts.Networks(), Blocks: e.facts.Blocks(), Sets: e.facts.Sets(), Rules: e.facts.Rules(),
+	}
+	for _, en := range e.liveEntries() {
+		f.Tasks = append(f.Tasks, compile.Task{Endpoint: en.Endpoint, Ifindex: en.ifindex})
+	}
+	return f
+}
+
+// liveEntries returns copies of the live entries, by id.
+func (e *Engine) liveEntries() []entry {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []entry
+	for _, en := range e.entries {
+		if en.phase == live {
+			list = append(list, *en)
+		}
+	}
+	slices.SortFunc(list, func(a, b entry) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"weft/bpf/row"
+	"weft/overlay/compile"
+)
+
+// syncer lets many callers share one comparison of the tables: who comes while one is going on waits
+// for the next, which serves all that waited.
+type syncer struct {
+	mu     sync.Mutex // held while tables are compared
+	asked  sync.Mutex // guards what follows
+	ticket uint64     // of the last caller
+	served uint64     // tickets up to here were served
+	err    error      // of the comparison that served them
+}
+
+// syncTables makes tables and firewall equal to what rows and live entries come to. It returns when a
+// comparison that began after the call has ended, with its error.
+func (e *Engine) syncTables(ctx context.Context) error {
+	s := &e.sync
+	s.asked.Lock()
+	s.ticket++
+	mine := s.ticket
+	s.asked.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked.Lock()
+	upTo, served, err := s.ticket, s.served, s.err
+	s.asked.Unlock()
+	if served >= mine {
+		return err
+	}
+	err = e.syncOnce(ctx)
+	s.asked.Lock()
+	s.served, s.err = upTo, err
+	s.asked.Unlock()
+	return err
+}
+
+func (e *Engine) syncOnce(ctx context.Context) error {
+	if !e.facts.Known() {
+		return e.removeLeaving()
+	}
+	f := e.compileFacts()
+	diff, err := e.o.Tables.Sync(compile.Compile(f))
+	if err != nil {
+		err = fmt.Errorf("write tables: %w", err)
+	}
+	if e.o.Host != nil {
+		var subnets []netip.Prefix
+		for _, n := range f.Networks {
+			subnets = append(subnets, n.Subnets()...)
+		}
+		err = errors.Join(err, e.o.Host.SetNetworks(ctx, subnets))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stats.Syncs++
+	if err != nil {
+		e.stats.SyncErrors++
+	}
+	w := &e.stats.Written
+	w.Added, w.Replaced, w.Removed = w.Added+diff.Added, w.Replaced+diff.Replaced, w.Removed+diff.Removed
+	return err
+}
+
+// removeLeaving removes the rows of tasks that leave, and nothing else: what the others' rows should
+// be is not known without the masters' word.
+func (e *Engine) removeLeaving() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	for _, en := range e.entries {
+		if en.phase != leaving || en.ifindex == 0 {
+			continue
+		}
+		for _, a := range en.Addrs() {
+			errs = append(errs, e.o.Tables.Endpoints.Delete(row.EndpointKey{VNI: uint32(en.VNI), Addr: row.AddrOf(a)}))
+		}
+		errs = append(errs, e.o.Tables.Spaces.Delete(en.Cookie), e.o.Tables.Workloads.Delete(en.ifindex))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove rows: %w", err)
+	}
+	return nil
+}
