@@ -126,30 +126,37 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p)
 {
 	const struct endpoint *e = find_endpoint(p);
 
+	if (p->ethertype == bpf_htons(ETHERTYPE_ARP))
+		return drop(p, REASON_NOT_IP);
 	p->src_identity = IDENTITY_WORLD;
 	if (!e || e->ifindex != skb->ifindex)
 		return drop(p, REASON_NO_ENDPOINT);
 	return judge(skb, p, e);
 }
 
+/* What the node itself sends is the task's stack to judge; an answer may come from a VIP. */
+static __always_inline int pass_own(struct __sk_buff *skb, struct packet *p, int parsed)
+{
+	p->src_identity = IDENTITY_NODE;
+	if (parsed == CONTINUE && vip_in(skb, p, skb->ifindex) != CONTINUE)
+		return TCX_DROP;
+	return end(p, REASON_FROM_HOST, TCX_NEXT);
+}
+
 static __always_inline int walk_to(struct __sk_buff *skb, struct packet *p)
 {
 	const struct workload *w = find_workload(skb, p);
-	bool own = !skb->ingress_ifindex;
 	int verdict;
 
 	if (!w)
 		return drop(p, REASON_UNKNOWN_LINK);
 	verdict = parse(skb, p, 0);
-	if (own)
-		p->src_identity = IDENTITY_NODE;
-	else if (verdict == CONTINUE)
-		verdict = p->ethertype == bpf_htons(ETHERTYPE_ARP) ? drop(p, REASON_NOT_IP)
-								   : admit(skb, p);
+	if (!skb->ingress_ifindex)
+		return pass_own(skb, p, verdict);
+	if (verdict == CONTINUE)
+		verdict = admit(skb, p);
 	if (verdict == CONTINUE)
 		verdict = vip_in(skb, p, skb->ifindex);
-	if (own && p->reason != REASON_MALFORMED)
-		return end(p, REASON_FROM_HOST, TCX_NEXT);
 	if (verdict != CONTINUE)
 		return verdict;
 	return end(p, p->audited ? REASON_AUDITED : REASON_DELIVERED, TCX_NEXT);

@@ -54,7 +54,7 @@ __noinline __u32 skip_extensions(struct __sk_buff *skb, __u32 proto, __u32 at, _
 
 		if (proto != PROTO_HOPOPTS && proto != PROTO_ROUTING && proto != PROTO_DSTOPTS &&
 		    proto != PROTO_FRAGMENT)
-			return fragment << 24 | (proto & 0xff) << 16 | (at & 0xffff);
+			return at > end ? 0 : fragment << 24 | (proto & 0xff) << 16 | (at & 0xffff);
 		if (at > 0xf000 || at + sizeof(ext) > end ||
 		    bpf_skb_load_bytes(skb, at, &ext, sizeof(ext)))
 			return 0;

@@ -16,7 +16,7 @@ static __always_inline int check_inner(struct packet *p)
 		return drop(p, REASON_NOT_IP);
 	if (is_link_talk(p))
 		return drop(p, REASON_CHATTER);
-	if (is_multicast(p, &p->src) || no_addr(&p->src))
+	if (is_multicast(p, &p->src) || is_nowhere(p, &p->src))
 		return drop(p, REASON_MALFORMED);
 	return check_destination(p);
 }

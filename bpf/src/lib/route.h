@@ -29,23 +29,23 @@ static __always_inline const struct block *find_block(const struct packet *p,
 	return bpf_map_lookup_elem(&blocks, &key);
 }
 
-/* A destination that no packet of a task has a reason to carry. */
-static __always_inline bool is_nowhere(const struct packet *p)
+/* An address that no packet of a task has a reason to carry. */
+static __always_inline bool is_nowhere(const struct packet *p, const struct addr *a)
 {
 	if (is_ipv4(p)) { /* 0/8 and 127/8 */
-		__be32 net = word(&p->dst, 3) & bpf_htonl(0xff000000);
+		__be32 net = word(a, 3) & bpf_htonl(0xff000000);
 
 		return net == 0 || net == bpf_htonl(0x7f000000);
 	}
-	return !(word(&p->dst, 0) | word(&p->dst, 1) | word(&p->dst, 2)) && /* :: and ::1 */
-	       (word(&p->dst, 3) & bpf_htonl(0xfffffffe)) == 0;
+	return !(word(a, 0) | word(a, 1) | word(a, 2)) && /* :: and ::1 */
+	       (word(a, 3) & bpf_htonl(0xfffffffe)) == 0;
 }
 
 static __always_inline int check_destination(struct packet *p)
 {
 	if (is_multicast(p, &p->dst))
 		return drop(p, REASON_MULTICAST);
-	return is_nowhere(p) ? drop(p, REASON_MALFORMED) : CONTINUE;
+	return is_nowhere(p, &p->dst) ? drop(p, REASON_MALFORMED) : CONTINUE;
 }
 
 /*

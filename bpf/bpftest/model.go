@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+
+	"weft/bpf/row"
+)
+
+// Tables is what Go writes for the packet programs, as plain maps: what the model decides by, and
+// what Fill puts into a set.
+type Tables struct {
+	Workloads map[uint32]row.Workload
+	Endpoints map[row.EndpointKey]row.Endpoint
+	Blocks    map[row.BlockKey]row.Block
+	Prefixes  map[row.PrefixKey]row.Prefix
+	VTEPs     map[row.Addr]row.VTEP
+	Verdicts  map[row.VerdictKey]row.Verdict
+	// Flows is what the programs remember; the model writes it too.
+	Flows map[row.FlowKey]row.Flow
+}
+
+// Fill makes the maps of a set hold the tables and nothing else.
+func (t *Tables) Fill(s *Set) error {
+	for _, err := range []error{
+		fill(s, "workloads", t.Workloads),
+		fill(s, "endpoints", t.Endpoints),
+		fill(s, "blocks", t.Blocks),
+		fill(s, "prefixes", t.Prefixes),
+		fill(s, "vteps", t.VTEPs),
+		fill(s, "verdicts", t.Verdicts),
+		fill(s, "flows", t.Flows),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Node is the constants of the programs that the model knows.
+type Node struct {
+	Addr       netip.Addr
+	TunnelPort uint16
+	DNS4, DNS6 netip.Addr
+	// Device tells whether there is a VXLAN device.
+	Device               bool
+	SlowEncap, SlowDecap bool
+}
+
+// Model decides as the programs should, in plain Go, without VIPs and with no name known.
+type Model struct {
+	Node
+	*Tables
+}
+
+// Outcome is what should come of a packet.
+type Outcome struct {
+	Reason row.Reason
+	Rule   uint32
+	To     row.Endpoint // where it is delivered
+	Block  row.Block    // where it is sent
+	Left   bool         // what passes is left to the stack, not redirected
+}
+
+// Action returns the action that goes with the outcome.
+func (o Outcome) Action() Action {
+	switch o.Reason {
+	case row.ReasonToHost, row.ReasonFromHost, row.ReasonNotOurs, row.ReasonSlowPath, row.ReasonDNSMiss:
+		return Next
+	default:
+	}
+	if o.Reason.Drop() || o.Reason == row.ReasonChatter {
+		return Drop
+	}
+	if o.Left {
+		return Next
+	}
+	return Redirect
+}
+
+func end(reason row.Reason) Outcome { return Outcome{Reason: reason} }
+
+// packet is a frame with who sends it.
+type packet struct {
+	headers
+	frame    []byte
+	vni      uint32
+	identity uint16
+}
+
+// FromWorkload decides about a frame of a task.
+func (m Model) FromWorkload(frame []byte, meta Meta) Outcome {
+	w, ok := m.Workloads[max(meta.Ifindex, 1)]
+	if !ok {
+		return end(row.ReasonUnknownLink)
+	}
+	h, ok := readHeaders(frame)
+	if !ok {
+		return end(row.ReasonMalformed)
+	}
+	if h.ethertype != TypeIPv4 && h.ethertype != TypeIPv6 && h.ethertype != TypeARP {
+		return end(row.ReasonNotIP)
+	}
+	if MAC(frame[6:12]) != w.MAC {
+		return end(row.ReasonSpoofedMAC)
+	}
+	if h.ethertype == TypeARP {
+		return fromARP(frame[14:], w)
+	}
+	p := packet{headers: h, frame: frame, vni: w.VNI, identity: w.Identity}
+	if p.isLinkTalk() {
+		return p.linkTalk(w)
+	}
+	if reason := nowhere(p.dst); reason != row.ReasonNone {
+		return end(reason)
+	}
+	own := w.Addr4.Netip()
+	if !h.v4 {
+		own = w.Addr6.Netip()
+	}
+	if p.src != own {
+		return end(row.ReasonSpoofedAddress)
+	}
+	if h.proto == UDP && h.dport == 53 && (h.dst == m.DNS4 || h.dst == m.DNS6) {
+		return end(row.ReasonDNSMiss)
+	}
+	return m.route(p, w, meta)
+}
+
+func fromARP(b []byte, w row.Workload) Outcome {
+	if len(b) < 28 || !bytes.Equal(b[:6], []byte{0, 1, 8, 0, 6, 4}) {
+		return end(row.ReasonMalformed)
+	}
+	own := w.Addr4.Netip()
+	sender, target := netip.AddrFrom4([4]byte(b[14:18])), netip.AddrFrom4([4]byte(b[24:28]))
+	operation := binary.BigEndian.Uint16(b[6:])
+	switch {
+	case MAC(b[8:14]) != w.MAC:
+		return end(row.ReasonSpoofedMAC)
+	case target == own:
+		return end(row.ReasonChatter)
+	case sender != own:
+		return end(row.ReasonSpoofedAddress)
+	case operation == 2:
+		return end(row.ReasonToHost)
+	case operation != 1:
+		return end(row.ReasonMalformed)
+	}
+	return end(row.ReasonAnsweredARP)
+}
+
+// isLinkTalk tells what keeps a link going and is never carried.
+func (p packet) isLinkTalk() bool {
+	if p.v4 {
+		return p.proto == IGMP
+	}
+	return p.proto == ICMPv6 && p.fragment != 2 && (p.icmp >= 130 && p.icmp <= 137 || p.icmp == 143)
+}
+
+func (p packet) linkTalk(w row.Workload) Outcome {
+	if p.v4 || p.icmp != 135 && p.icmp != 136 {
+		return end(row.ReasonChatter)
+	}
+	b := p.frame[p.l4:]
+	if p.ttl != 255 || len(b) < 24 {
+		return end(row.ReasonMalformed)
+	}
+	target, own := netip.AddrFrom16([16]byte(b[8:24])), w.Addr6.Netip()
+	if p.icmp == 136 {
+		switch {
+		case p.dst.IsMulticast() || target.IsLinkLocalUnicast():
+			return end(row.ReasonChatter)
+		case target != own:
+			return end(row.ReasonSpoofedAddress)
+		}
+		return end(row.ReasonToHost)
+	}
+	switch {
+	case p.src.IsUnspecified() || target == own:
+		return end(row.ReasonChatter)
+	case !p.src.IsLinkLocalUnicast() && p.src != own:
+		return end(row.ReasonSpoofedAddress)
+	case target.IsMulticast():
+		return end(row.ReasonMalformed)
+	}
+	return end(row.ReasonAnsweredND)
+}
+
+// nowhere tells an address that is not carried.
+func nowhere(a netip.Addr) row.Reason {
+	if a.Is4() {
+		first := a.As4()[0]
+		switch {
+		case first >= 224:
+			return row.ReasonMulticast
+		case first == 0 || first == 127:
+			return row.ReasonMalformed
+		}
+		return row.ReasonNone
+	}
+	switch {
+	case a.IsMulticast():
+		return row.ReasonMulticast
+	case a.IsUnspecified() || a.IsLoopback():
+		return row.ReasonMalformed
+	}
+	return row.ReasonNone
+}
+
+// route finds where the packet goes.
+func (m Model) route(p packet, w row.Workload, meta Meta) Outcome {
+	bits := int(w.Block6)
+	if p.v4 {
+		bits = int(w.Block4)
+	}
+	block, ok := row.Block{}, false
+	if masked, err := p.dst.Prefix(bits); err == nil {
+		block, ok = m.Blocks[row.BlockKey{VNI: w.VNI, Addr: row.AddrOf(masked.Addr())}]
+	}
+	if !ok {
+		return m.leave(p, w)
+	}
+	if w.Flags&row.WorkloadDirected != 0 {
+		m.remember(p)
+	}
+	if block.Flags&row.BlockLocal == 0 {
+		return m.send(p, block, meta)
+	}
+	e, ok := m.Endpoints[row.EndpointKey{VNI: w.VNI, Addr: row.AddrOf(p.dst)}]
+	if !ok {
+		return end(row.ReasonNoEndpoint)
+	}
+	if e.Ifindex == max(meta.Ifindex, 1) {
+		return Outcome{Reason: row.ReasonDelivered, To: e}
+	}
+	return m.judge(p, e)
+}
+
+func (m Model) leave(p packet, w row.Workload) Outcome {
+	longest, vni := -1, uint32(0)
+	for key, net := range m.Prefixes {
+		bits := int(key.Len)
+		addr := key.Addr.Netip()
+		if addr.Is4() {
+			bits -= 96
+		}
+		if addr.BitLen() == p.dst.BitLen() && netip.PrefixFrom(addr, bits).Contains(p.dst) && bits > longest {
+			longest, vni = bits, net.VNI
+		}
+	}
+	switch {
+	case longest >= 0 && vni == w.VNI:
+		return end(row.ReasonNoBlock)
+	case longest >= 0:
+		return end(row.ReasonOtherNetwork)
+	case p.proto == UDP && p.fragment != 2 && p.dport == m.TunnelPort:
+		return end(row.ReasonSpoofedTunnel)
+	}
+	m.remember(p)
+	return end(row.ReasonToHost)
+}
+
+func (m Model) send(p packet, to row.Block, meta Meta) Outcome {
+	size := len(p.frame) - p.l3
+	if meta.GSOSize != 0 {
+		size = p.head + p.l4Len + int(meta.GSOSize)
+	}
+	fits := size <= int(to.MTU)
+	if !fits && p.dontFragment {
+		if p.fragment == 2 || p.isICMP() && p.isError() || len(p.frame) < 14+128 {
+			return end(row.ReasonTooBig)
+		}
+		return end(row.ReasonAnsweredTooBig)
+	}
+	if (!fits || m.SlowEncap) && !m.Device {
+		return end(row.ReasonEncapFailed)
+	}
+	return Outcome{Reason: row.ReasonEncapsulated, Block: to}
+}
+
+func (p packet) isError() bool {
+	if p.fragment == 2 {
+		return false
+	}
+	if p.v4 {
+		return p.icmp == 3 || p.icmp == 11 || p.icmp == 12
+	}
+	return p.icmp >= 1 && p.icmp <= 4
+}
+
+func (p packet) rowProto() uint8 {
+	if p.proto == ICMPv6 {
+		return ICMP
+	}
+	return p.proto
+}
+
+func (p packet) flow() row.FlowKey {
+	return row.FlowKey{
+		VNI: p.vni, Src: row.AddrOf(p.src), Dst: row.AddrOf(p.dst),
+		Sport: row.Port(p.sport), Dport: row.Port(p.dport), Proto: p.rowProto(),
+	}
+}
+
+func reverse(k row.FlowKey) row.FlowKey {
+	k.Src, k.Dst = k.Dst, k.Src
+	k.Sport, k.Dport = k.Dport, k.Sport
+	return k
+}
+
+func (p packet) tellsOpener() bool { return p.proto == TCP || p.isICMP() }
+
+func (p packet) opens() bool {
+	switch {
+	case p.proto == TCP:
+		return p.flags&(SYN|ACK|RST|FIN) == SYN
+	case p.isICMP():
+		return p.icmp == 8 && p.v4 || p.icmp == 128 && !p.v4
+	}
+	return true
+}
+
+// remember notes what a task opens.
+func (m Model) remember(p packet) {
+	key := p.flow()
+	_, known := m.Flows[key]
+	if p.fragment == 2 || known || !p.opens() {
+		return
+	}
+	if _, answers := m.Flows[reverse(key)]; answers && !p.tellsOpener() {
+		return
+	}
+	m.Flows[key] = row.Flow{}
+}
+
+// judge asks the verdicts, then the flows.
+func (m Model) judge(p packet, e row.Endpoint) Outcome {
+	v, found := m.verdict(p, e)
+	if found && v.Action != row.VerdictDeny {
+		if m.Workloads[e.Ifindex].Flags&row.WorkloadDirected != 0 && !p.tellsOpener() && p.fragment != 2 {
+			m.Flows[p.flow()] = row.Flow{}
+		}
+		reason := row.ReasonDelivered
+		if v.Action == row.VerdictAudit {
+			reason = row.ReasonAudited
+		}
+		return Outcome{Reason: reason, Rule: v.Rule, To: e}
+	}
+	switch {
+	case m.answers(p):
+		return Outcome{Reason: row.ReasonDelivered, To: e}
+	case found:
+		return Outcome{Reason: row.ReasonDenied, Rule: v.Rule}
+	case p.identity == row.IdentityWorld:
+		return end(row.ReasonNotPublic)
+	case p.fragment == 2 && e.Flags&row.EndpointRuled != 0:
+		return end(row.ReasonFragment)
+	}
+	return end(row.ReasonNoCommonGroup)
+}
+
+func (m Model) verdict(p packet, e row.Endpoint) (row.Verdict, bool) {
+	key := row.VerdictKey{VNI: p.vni, Src: p.identity, Dst: e.Identity}
+	var keys []row.VerdictKey
+	if e.Flags&row.EndpointRuled != 0 {
+		exact, proto := key, key
+		exact.Proto, proto.Proto = p.rowProto(), p.rowProto()
+		exact.Port = row.Port(p.dport)
+		if p.fragment != 2 && !p.isICMP() {
+			keys = append(keys, exact)
+		}
+		keys = append(keys, proto)
+	}
+	for _, k := range append(keys, key) {
+		if v, ok := m.Verdicts[k]; ok {
+			return v, true
+		}
+	}
+	return row.Verdict{}, false
+}
+
+// answers tells whether the packet belongs to what its receiver opened.
+func (m Model) answers(p packet) bool {
+	if p.fragment == 2 {
+		return false
+	}
+	key := reverse(p.flow())
+	if p.isICMP() && p.isError() {
+		quoted, ok := p.quoted()
+		if !ok || quoted.Src != row.AddrOf(p.dst) {
+			return false
+		}
+		key = quoted
+	} else if p.isICMP() && p.opens() {
+		return false
+	}
+	_, ok := m.Flows[key]
+	return ok
+}
+
+// quoted reads the flow of the packet that an ICMP error is about.
+func (p packet) quoted() (row.FlowKey, bool) {
+	b := p.frame[p.l4+8:]
+	key := row.FlowKey{VNI: p.vni}
+	var l4 []byte
+	if p.v4 {
+		if len(b) < 20 || binary.BigEndian.Uint16(b[6:])&0x1fff != 0 {
+			return key, false
+		}
+		key.Src = row.AddrOf(netip.AddrFrom4([4]byte(b[12:16])))
+		key.Dst = row.AddrOf(netip.AddrFrom4([4]byte(b[16:20])))
+		key.Proto = b[9]
+		if len(b) < int(b[0]&15)*4 {
+			return key, false
+		}
+		l4 = b[int(b[0]&15)*4:]
+	} else {
+		if len(b) < 40 {
+			return key, false
+		}
+		key.Src, key.Dst = row.Addr{Bytes: [16]byte(b[8:24])}, row.Addr{Bytes: [16]byte(b[24:40])}
+		key.Proto = b[6]
+		l4 = b[40:]
+	}
+	if len(l4) < 8 {
+		return key, false
+	}
+	word := func(i int) uint16 { return binary.NativeEndian.Uint16(l4[i:]) }
+	switch key.Proto {
+	case TCP, UDP:
+		key.Sport, key.Dport = word(0), word(2)
+	case ICMP, ICMPv6:
+		key.Proto, key.Sport, key.Dport = ICMP, word(4), word(4)
+	}
+	return key, true
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"weft/bpf/row"
+)
+
+// ToWorkload decides about a frame that the node's own stack gives to a task.
+func (m Model) ToWorkload(frame []byte, meta Meta) Outcome {
+	w, ok := m.Workloads[max(meta.Ifindex, 1)]
+	if !ok {
+		return end(row.ReasonUnknownLink)
+	}
+	h, ok := readHeaders(frame)
+	switch {
+	case meta.Ingress == 0:
+		return end(row.ReasonFromHost)
+	case !ok:
+		return end(row.ReasonMalformed)
+	case h.ethertype != TypeIPv4 && h.ethertype != TypeIPv6:
+		return end(row.ReasonNotIP)
+	}
+	p := packet{headers: h, frame: frame, vni: w.VNI, identity: row.IdentityWorld}
+	e, ok := m.Endpoints[row.EndpointKey{VNI: w.VNI, Addr: row.AddrOf(p.dst)}]
+	if !ok || e.Ifindex != max(meta.Ifindex, 1) {
+		return end(row.ReasonNoEndpoint)
+	}
+	o := m.judge(p, e)
+	o.Left = true
+	return o
+}
+
+// FromUnderlay decides about a frame that reaches the node.
+func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
+	outer, ok := m.openOuter(frame)
+	if !ok {
+		return end(row.ReasonNotOurs)
+	}
+	if _, ok := m.VTEPs[row.AddrOf(outer.src)]; !ok {
+		return end(row.ReasonUnknownVTEP)
+	}
+	udp := frame[outer.l4:]
+	if m.SlowDecap || outer.fragment != 0 || outer.l4 != 34 || udp[6]|udp[7] != 0 {
+		return end(row.ReasonSlowPath)
+	}
+	vxlan := udp[8:]
+	if len(vxlan) < 8 {
+		return end(row.ReasonMalformed)
+	}
+	if vxlan[0]&0x7f != 0x08 {
+		return end(row.ReasonBadTunnel)
+	}
+	identity := uint16(row.IdentityNone)
+	if vxlan[0]&0x80 != 0 {
+		identity = binary.BigEndian.Uint16(vxlan[2:])
+	}
+	vni := binary.BigEndian.Uint32(vxlan[4:]) >> 8
+	inner := vxlan[8:]
+	o := m.receive(inner, vni, identity)
+	h, ok := readHeaders(inner)
+	if o.Reason == row.ReasonMalformed || !ok {
+		return o
+	}
+	p := packet{headers: h}
+	if meta.GSOSize != 0 && h.proto != TCP && p.checkInner() == row.ReasonNone {
+		return end(row.ReasonSlowPath)
+	}
+	if o.To != (row.Endpoint{}) && outer.tos&3 == 3 && h.tos&3 == 0 {
+		return end(row.ReasonBadTunnel)
+	}
+	return o
+}
+
+// openOuter tells a tunnel frame for this node. Lengths beyond its headers are the inner frame's.
+func (m Model) openOuter(frame []byte) (headers, bool) {
+	var h headers
+	if len(frame) < 34 || binary.BigEndian.Uint16(frame[12:]) != TypeIPv4 || MAC(frame[:6]) != (MAC{}) {
+		return h, false
+	}
+	ip := frame[14:]
+	head := int(ip[0]&15) * 4
+	frag := binary.BigEndian.Uint16(ip[6:])
+	h = headers{
+		l4: 14 + head, tos: ip[1], fragment: int(frag >> 13 & 1),
+		src: netip.AddrFrom4([4]byte(ip[12:16])), dst: netip.AddrFrom4([4]byte(ip[16:20])),
+	}
+	return h, h.dst == m.Addr && ip[9] == UDP && head >= 20 && frag&0x1fff == 0 &&
+		len(frame) >= h.l4+8 && binary.BigEndian.Uint16(frame[h.l4+2:]) == m.TunnelPort
+}
+
+// FromTunnel decides about a frame that the kernel's device opened.
+func (m Model) FromTunnel(frame []byte, meta Meta) Outcome {
+	if _, ok := m.VTEPs[row.AddrOf(meta.Tunnel.VTEP)]; !ok {
+		return end(row.ReasonUnknownVTEP)
+	}
+	return m.receive(frame, meta.Tunnel.VNI, meta.Tunnel.Identity)
+}
+
+func (m Model) receive(frame []byte, vni uint32, identity uint16) Outcome {
+	h, ok := readHeaders(frame)
+	if !ok {
+		return end(row.ReasonMalformed)
+	}
+	p := packet{headers: h, frame: frame, vni: vni, identity: identity}
+	if reason := p.checkInner(); reason != row.ReasonNone {
+		return end(reason)
+	}
+	e, ok := m.Endpoints[row.EndpointKey{VNI: vni, Addr: row.AddrOf(p.dst)}]
+	if !ok {
+		return end(row.ReasonNoEndpoint)
+	}
+	return m.judge(p, e)
+}
+
+// checkInner tells what no task of ours would have been let send.
+func (p packet) checkInner() row.Reason {
+	switch {
+	case p.ethertype != TypeIPv4 && p.ethertype != TypeIPv6:
+		return row.ReasonNotIP
+	case p.isLinkTalk():
+		return row.ReasonChatter
+	case nowhere(p.src) != row.ReasonNone:
+		return row.ReasonMalformed
+	}
+	return nowhere(p.dst)
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"weft/bpf/row"
+)
+
+// Action is what a program says of a packet.
+type Action int32
+
+// Values of Action.
+const (
+	Next     Action = -1
+	Drop     Action = 2
+	Redirect Action = 7
+)
+
+// String names the action.
+func (a Action) String() string {
+	switch a {
+	case Next:
+		return "next"
+	case Drop:
+		return "drop"
+	case Redirect:
+		return "redirect"
+	}
+	return fmt.Sprintf("action_%d", int32(a))
+}
+
+// Meta is what the kernel knows of a packet beside its bytes.
+type Meta struct {
+	Ifindex uint32 // where the program runs; 0: the loopback, 1
+	// Ingress is where a packet that is forwarded came in; 0: made on this host.
+	Ingress uint32
+	GSOSize uint32      // bytes of payload per segment; 0: none pending
+	Tunnel  *TunnelMeta // of a program of GiveTunnelKey
+}
+
+// context is struct __sk_buff as a test run takes it: fields that may not be given are zero.
+func (m Meta) context() []byte {
+	b := make([]byte, 192)
+	ne := binary.NativeEndian
+	ne.PutUint32(b[36:], m.Ingress)
+	ne.PutUint32(b[40:], max(m.Ifindex, 1))
+	if m.Tunnel != nil {
+		for i, word := range m.Tunnel.controlBlock() {
+			ne.PutUint32(b[cbOffset+4*i:], word)
+		}
+	}
+	if m.GSOSize != 0 {
+		ne.PutUint32(b[164:], 2) // segments; the kernel asks for a sensible number
+		ne.PutUint32(b[176:], m.GSOSize)
+	}
+	return b
+}
+
+// ErrRefused means that the kernel does not run programs on such a packet: it wants a whole Ethernet
+// and IP header.
+var ErrRefused = errors.New("refused by the test run")
+
+// Result is what came of a packet.
+type Result struct {
+	Action Action
+	Reason row.Reason // that was counted
+	Out    []byte     // the frame as the program left it
+}
+
+// Set is a loaded object with maps of its own, that no other set sees.
+type Set struct {
+	Programs map[string]*ebpf.Program
+	Maps     map[string]*ebpf.Map
+	counted  map[row.Reason]uint64
+}
+
+// Load loads an object, unpinned. Large maps are made small.
+func Load(spec *ebpf.CollectionSpec) (*Set, error) {
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+		if m.Type != ebpf.RingBuf && m.Type != ebpf.PerCPUArray {
+			m.MaxEntries = min(m.MaxEntries, 4096)
+		}
+	}
+	collection, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	return &Set{Programs: collection.Programs, Maps: collection.Maps, counted: make(map[row.Reason]uint64)}, nil
+}
+
+// Close unloads it.
+func (s *Set) Close() {
+	for _, p := range s.Programs {
+		_ = p.Close() // nothing is lost with a handle of a test
+	}
+	for _, m := range s.Maps {
+		_ = m.Close()
+	}
+}
+
+// Run runs a program on a frame and finds the one counter that moved. A program that counts not
+// exactly one packet of the frame's size is an error.
+func (s *Set) Run(program string, frame []byte, m Meta) (Result, error) {
+	r, err := s.run(program, frame, m)
+	if err != nil {
+		return r, err
+	}
+	var moved []row.Reason
+	for reason := range row.ReasonMax {
+		c, err := s.Counter(reason)
+		if err != nil {
+			return r, err
+		}
+		if c.Packets != s.counted[reason] {
+			moved = append(moved, reason)
+			if c.Packets != s.counted[reason]+1 {
+				moved = append(moved, reason)
+			}
+			s.counted[reason] = c.Packets
+		}
+	}
+	if len(moved) != 1 {
+		return r, fmt.Errorf("%s counted %v, want one reason", program, moved)
+	}
+	r.Reason = moved[0]
+	return r, nil
+}
+
+// RunExpecting is Run for millions of packets: it looks at the counter of one reason alone. The
+// result's reason is that one, or ReasonNone when another was counted.
+func (s *Set) RunExpecting(program string, frame []byte, m Meta, want row.Reason) (Result, error) {
+	r, err := s.run(program, frame, m)
+	if err != nil {
+		return r, err
+	}
+	c, err := s.Counter(want)
+	if err != nil {
+		return r, err
+	}
+	if c.Packets == s.counted[want]+1 {
+		r.Reason = want
+	}
+	s.counted[want] = c.Packets
+	return r, nil
+}
+
+func (s *Set) run(program string, frame []byte, m Meta) (Result, error) {
+	p, ok := s.Programs[program]
+	if !ok {
+		return Result{}, fmt.Errorf("no program %s", program)
+	}
+	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: m.context()}
+	action, err := p.Run(opts)
+	if errors.Is(err, unix.EINVAL) {
+		return Result{}, ErrRefused
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{Action: Action(int32(action)), Out: opts.DataOut}, nil
+}
+
+// Counter sums the counter of a reason over all CPUs.
+func (s *Set) Counter(reason row.Reason) (row.Counter, error) {
+	var perCPU []row.Counter
+	if err := s.Maps["counters"].Lookup(uint32(reason), &perCPU); err != nil {
+		return row.Counter{}, fmt.Errorf("read counter %s: %w", reason, err)
+	}
+	var sum row.Counter
+	for _, c := range perCPU {
+		sum.Packets += c.Packets
+		sum.Bytes += c.Bytes
+	}
+	return sum, nil
+}
+
+// Rows returns every row of a map of a set.
+func Rows[K comparable, V any](s *Set, name string) (map[K]V, error) {
+	rows := make(map[K]V)
+	var key K
+	var value V
+	entries := s.Maps[name].Iterate()
+	for entries.Next(&key, &value) {
+		rows[key] = value
+	}
+	return rows, entries.Err()
+}
+
+// fill makes a map hold rows, and nothing else.
+func fill[K comparable, V any](s *Set, name string, rows map[K]V) error {
+	m := s.Maps[name]
+	have, err := Rows[K, V](s, name)
+	if err != nil {
+		return err
+	}
+	for key := range have {
+		if _, ok := rows[key]; !ok {
+			if err := m.Delete(key); err != nil {
+				return fmt.Errorf("delete from %s: %w", name, err)
+			}
+		}
+	}
+	for key, value := range rows {
+		if err := m.Put(key, value); err != nil {
+			return fmt.Errorf("put into %s: %w", name, err)
+		}
+	}
+	return nil
+}

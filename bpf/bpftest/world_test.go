@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest_test
+
+import (
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"weft/bpf"
+	"weft/bpf/bpftest"
+	"weft/bpf/row"
+)
+
+// The world of the packet tables. Programs run on the loopback, link 1, which is web's.
+const (
+	netA, netB = 0x101, 0x202
+
+	webLink, dbLink, peerLink, openLink = 1, 7, 8, 9
+
+	// identities: web and peer have a group in common, db is named by rules, open is public.
+	web, db, public, stranger = 16, 17, 18, 19
+
+	ruleAllow, ruleAudit, ruleDeny, rulePublic = 7, 8, 9, 10
+)
+
+var (
+	node      = netip.MustParseAddr("192.0.2.1")
+	otherNode = netip.MustParseAddr("192.0.2.2")
+	noNode    = netip.MustParseAddr("192.0.2.9")
+	dns4      = netip.MustParseAddr("198.51.100.1")
+	dns6      = netip.MustParseAddr("fd01:d::c633:6401")
+	world4    = netip.MustParseAddr("203.0.113.5")
+	world6    = netip.MustParseAddr("2001:db8:5::5")
+)
+
+// addrs are the addresses of one family.
+type addrs struct {
+	web, db, peer, open       netip.Addr
+	none, remote, unheld      netip.Addr // in web's block but no task; on otherNode; in no block
+	foreign, world, multicast netip.Addr // of netB; outside; never carried
+	dns                       netip.Addr
+}
+
+var (
+	v4 = addrs{
+		web: addr("10.1.1.10"), db: addr("10.1.1.20"), peer: addr("10.1.1.30"), open: addr("10.1.1.40"),
+		none: addr("10.1.1.99"), remote: addr("10.1.2.10"), unheld: addr("10.1.9.9"),
+		foreign: addr("10.2.1.10"), world: world4, multicast: addr("224.0.0.251"), dns: dns4,
+	}
+	v6 = addrs{
+		web: addr("fd01:1::1:a"), db: addr("fd01:1::1:14"), peer: addr("fd01:1::1:1e"), open: addr("fd01:1::1:28"),
+		none: addr("fd01:1::1:63"), remote: addr("fd01:1::2:a"), unheld: addr("fd01:1::9:9"),
+		foreign: addr("fd01:2::1:a"), world: world6, multicast: addr("ff02::fb"), dns: dns6,
+	}
+	families = map[string]addrs{"ipv4": v4, "ipv6": v6}
+)
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func (a addrs) icmp() uint8 {
+	if a.web.Is4() {
+		return bpftest.ICMP
+	}
+	return bpftest.ICMPv6
+}
+
+// echo returns request or reply.
+func (a addrs) echo(request bool) uint8 {
+	switch {
+	case a.web.Is4() && request:
+		return 8
+	case a.web.Is4():
+		return 0
+	case request:
+		return 128
+	}
+	return 129
+}
+
+func (a addrs) head() int {
+	if a.web.Is4() {
+		return 20
+	}
+	return 40
+}
+
+func mac(link uint32) bpftest.MAC { return bpftest.MAC{0x0a, 0x58, 0, 0, 0, byte(link)} }
+
+// newTables returns the tables of the world. mtu is of the way to otherNode, bytes.
+func newTables(mtu uint16) *bpftest.Tables {
+	t := &bpftest.Tables{
+		Workloads: make(map[uint32]row.Workload),
+		Endpoints: make(map[row.EndpointKey]row.Endpoint),
+		Blocks:    make(map[row.BlockKey]row.Block),
+		Prefixes: map[row.PrefixKey]row.Prefix{
+			row.PrefixKeyOf(netip.MustParsePrefix("10.1.0.0/16")): {VNI: netA},
+			row.PrefixKeyOf(netip.MustParsePrefix("fd01:1::/64")): {VNI: netA},
+			row.PrefixKeyOf(netip.MustParsePrefix("10.2.0.0/16")): {VNI: netB},
+			row.PrefixKeyOf(netip.MustParsePrefix("fd01:2::/64")): {VNI: netB},
+		},
+		VTEPs:    map[row.Addr]row.VTEP{row.AddrOf(otherNode): {}},
+		Verdicts: make(map[row.VerdictKey]row.Verdict),
+		Flows:    make(map[row.FlowKey]row.Flow),
+	}
+	for _, task := range []struct {
+		link            uint32
+		identity, flags uint16
+		addr4, addr6    netip.Addr
+	}{
+		{webLink, web, 0, v4.web, v6.web},
+		{dbLink, db, row.EndpointRuled, v4.db, v6.db},
+		{peerLink, web, 0, v4.peer, v6.peer},
+		{openLink, public, row.EndpointRuled, v4.open, v6.open},
+	} {
+		t.Workloads[task.link] = row.Workload{
+			VNI: netA, Identity: task.identity, MTU: 1450, MAC: mac(task.link), Block4: 24, Block6: 112,
+			Addr4: row.AddrOf(task.addr4), Addr6: row.AddrOf(task.addr6),
+		}
+		for _, a := range []netip.Addr{task.addr4, task.addr6} {
+			t.Endpoints[row.EndpointKey{VNI: netA, Addr: row.AddrOf(a)}] = row.Endpoint{
+				Ifindex: task.link, Identity: task.identity, Flags: task.flags, MAC: mac(task.link),
+			}
+		}
+	}
+	block := func(prefix string, b row.Block) {
+		t.Blocks[row.BlockKey{VNI: netA, Addr: row.AddrOf(netip.MustParsePrefix(prefix).Addr())}] = b
+	}
+	for _, prefix := range []string{"10.1.1.0/24", "fd01:1::1:0/112"} {
+		block(prefix, row.Block{VTEP: row.AddrOf(node), MTU: mtu, Flags: row.BlockLocal})
+	}
+	for _, prefix := range []string{"10.1.2.0/24", "fd01:1::2:0/112"} {
+		block(prefix, row.Block{VTEP: row.AddrOf(otherNode), MTU: mtu})
+	}
+	verdict := func(src, dst uint16, proto uint8, port uint16, action uint8, rule uint32) {
+		t.Verdicts[row.VerdictKey{VNI: netA, Src: src, Dst: dst, Proto: proto, Port: row.Port(port)}] = row.Verdict{Action: action, Rule: rule}
+	}
+	verdict(web, web, 0, 0, row.VerdictAllow, 0)
+	verdict(web, db, bpftest.TCP, 5432, row.VerdictAllow, ruleAllow)
+	verdict(web, db, bpftest.TCP, 22, row.VerdictDeny, ruleDeny)
+	verdict(web, db, bpftest.UDP, 0, row.VerdictAudit, ruleAudit)
+	verdict(web, db, bpftest.ICMP, 0, row.VerdictAllow, ruleAllow)
+	verdict(db, web, bpftest.UDP, 0, row.VerdictDeny, ruleDeny)
+	verdict(web, public, 0, 0, row.VerdictAllow, 0)
+	verdict(web, public, bpftest.TCP, 22, row.VerdictDeny, ruleDeny)
+	verdict(row.IdentityWorld, public, 0, 0, row.VerdictAllow, rulePublic)
+	return t
+}
+
+// bench is a loaded object, the model of it, and the reasons that its programs were seen to give.
+type bench struct {
+	*bpftest.Set
+	bpftest.Model
+	seen map[row.Reason]bool
+}
+
+// change is what a test wants different in the world.
+type change struct {
+	config func(*bpf.Config)
+	tables func(*bpftest.Tables)
+}
+
+// newBench loads an object of package bpf over the world's tables.
+func newBench(t *testing.T, object string, c change) *bench {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("loading programs needs root")
+	}
+	config := bpf.Config{
+		NodeAddr: node, Underlay: 1, Tunnel: 1, TunnelPort: 4789, DNS4: dns4, DNS6: dns6, EventsPerSecond: 100,
+	}
+	if c.config != nil {
+		c.config(&config)
+	}
+	specs, err := bpf.Specs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := specs[object]
+	if err := bpf.Configure(spec, config); err != nil {
+		t.Fatal(err)
+	}
+	if object == "tunnel" {
+		if err := bpftest.GiveTunnelKey(spec.Programs["from_tunnel"]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set, err := bpftest.Load(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(set.Close)
+	tables := newTables(1450)
+	if c.tables != nil {
+		c.tables(tables)
+	}
+	if err := tables.Fill(set); err != nil {
+		t.Fatal(err)
+	}
+	return &bench{
+		Set: set, seen: make(map[row.Reason]bool),
+		Model: bpftest.Model{Tables: tables, Node: bpftest.Node{
+			Addr: config.NodeAddr, TunnelPort: config.TunnelPort, DNS4: config.DNS4, DNS6: config.DNS6,
+			Device: config.Tunnel != 0, SlowEncap: config.SlowEncap, SlowDecap: config.SlowDecap,
+		}},
+	}
+}
+
+// expect runs a program, wants the reason, wants the model to agree, and wants the flows that the
+// model remembers. It returns the frame as the program left it.
+func (b *bench) expect(t *testing.T, program string, frame []byte, meta bpftest.Meta, want row.Reason) []byte {
+	t.Helper()
+	before, err := b.Counter(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Run(program, frame, meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.seen[got.Reason] = true
+	model := b.model(program, frame, meta)
+	if got.Reason != want || got.Action != model.Action() {
+		t.Fatalf("%s: got %s (%s), want %s (%s)", program, got.Reason, got.Action, want, model.Action())
+	}
+	if model.Reason != want {
+		t.Fatalf("model: got %s, want %s", model.Reason, want)
+	}
+	after, err := b.Counter(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := after.Bytes - before.Bytes; diff != uint64(len(frame)) {
+		t.Errorf("counted %d bytes of a frame of %d", diff, len(frame))
+	}
+	b.sameFlows(t)
+	return got.Out
+}
+
+func (b *bench) model(program string, frame []byte, meta bpftest.Meta) bpftest.Outcome {
+	switch program {
+	case "from_workload":
+		return b.FromWorkload(frame, meta)
+	case "to_workload":
+		return b.ToWorkload(frame, meta)
+	case "from_underlay":
+		return b.FromUnderlay(frame, meta)
+	}
+	return b.FromTunnel(frame, meta)
+}
+
+// sameFlows compares what the programs remember with what the model does.
+func (b *bench) sameFlows(t *testing.T) {
+	t.Helper()
+	flows, err := bpftest.Rows[row.FlowKey, row.Flow](b.Set, "flows")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare := func(a, b row.FlowKey) int { return slices.Compare(flat(a), flat(b)) }
+	got := slices.SortedFunc(maps.Keys(flows), compare)
+	want := slices.SortedFunc(maps.Keys(b.Flows), compare)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("flows (-want +got):\n%s", diff)
+	}
+}
+
+func flat(k row.FlowKey) []byte {
+	b := append(k.Src.Bytes[:], k.Dst.Bytes[:]...)
+	return append(b, byte(k.Sport>>8), byte(k.Sport), byte(k.Dport>>8), byte(k.Dport), k.Proto)
+}
+
+// reset forgets all flows.
+func (b *bench) reset(t *testing.T) {
+	t.Helper()
+	clear(b.Flows)
+	if err := b.Fill(b.Set); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tcp, udp and ping return a valid packet of web to dst, as every row begins with.
+func tcp(src, dst netip.Addr) bpftest.Packet {
+	return bpftest.Packet{
+		SrcMAC: mac(webLink), Src: src, Dst: dst, Frag: bpftest.DontFragment,
+		Proto: bpftest.TCP, SPort: 40000, DPort: 80, Payload: []byte("hello"),
+	}
+}
+
+func udp(src, dst netip.Addr) bpftest.Packet {
+	p := tcp(src, dst)
+	p.Proto = bpftest.UDP
+	return p
+}
+
+func (a addrs) ping(src, dst netip.Addr, request bool) bpftest.Packet {
+	p := tcp(src, dst)
+	p.Proto, p.ICMPType, p.ICMPRest = a.icmp(), a.echo(request), [4]byte{0x12, 0x34, 0, 1}
+	return p
+}
