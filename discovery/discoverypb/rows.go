@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package discoverypb
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+
+	"weft/discovery"
+	"weft/discovery/state"
+)
+
+const (
+	// messageBytes is about how much one message carries; gRPC takes up to 4 MiB, a row up to 1.
+	messageBytes = 512 << 10
+	// batchLimit is how much of one batch is held before it is taken, bytes: a writer's whole state.
+	batchLimit = 256 << 20
+)
+
+func alive() *SyncMessage { return &SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{}}} }
+
+func digestOut(d state.Digest) *Digest {
+	known := make([]*Known, 0, len(d))
+	for writer, p := range d {
+		known = append(known, &Known{Writer: writer, Incarnation: p.Incarnation, Seq: p.Seq})
+	}
+	return &Digest{Known: known}
+}
+
+func digestIn(d *Digest) state.Digest {
+	known := make(state.Digest, len(d.GetKnown()))
+	for _, k := range d.GetKnown() {
+		known[k.GetWriter()] = state.Position{Incarnation: k.GetIncarnation(), Seq: k.GetSeq()}
+	}
+	return known
+}
+
+// batchOut cuts a batch into messages.
+func batchOut(b state.Batch) iter.Seq[*SyncMessage] {
+	return func(yield func(*SyncMessage) bool) {
+		rows := b.Rows
+		for {
+			piece := &Batch{Writer: b.Writer, Incarnation: b.Incarnation, From: b.From, To: b.To, Reset_: b.Reset}
+			size := 0
+			for len(rows) > 0 && size < messageBytes {
+				r := &rows[0]
+				piece.Rows = append(piece.Rows, &BatchRow{
+					Kind: string(r.Kind), Key: r.Key, Seq: r.Seq, Deleted: r.Deleted, Value: r.Value,
+				})
+				size += len(r.Key) + len(r.Value)
+				rows = rows[1:]
+			}
+			piece.More = len(rows) > 0
+			if !yield(&SyncMessage{Body: &SyncMessage_Batch{Batch: piece}}) || !piece.GetMore() {
+				return
+			}
+		}
+	}
+}
+
+// batchIn puts a batch together again.
+type batchIn struct {
+	batch state.Batch
+	begun bool
+	size  int
+}
+
+// add takes the next message and tells whether the batch is complete.
+func (in *batchIn) add(b *Batch) (complete bool, err error) {
+	head := state.Batch{
+		Writer: b.GetWriter(), Incarnation: b.GetIncarnation(), From: b.GetFrom(), To: b.GetTo(), Reset: b.GetReset_(),
+	}
+	if !in.begun {
+		in.begun, in.batch, in.size = true, head, 0
+	}
+	if old := &in.batch; old.Writer != head.Writer || old.Incarnation != head.Incarnation ||
+		old.From != head.From || old.To != head.To || old.Reset != head.Reset {
+		return false, errors.New("a batch goes on as another one")
+	}
+	for _, r := range b.GetRows() {
+		in.batch.Rows = append(in.batch.Rows, discovery.Row{
+			Writer: in.batch.Writer, Kind: discovery.Kind(r.GetKind()), Key: r.GetKey(),
+			Incarnation: in.batch.Incarnation, Seq: r.GetSeq(), Deleted: r.GetDeleted(), Value: r.GetValue(),
+		})
+		in.size += len(r.GetKey()) + len(r.GetValue())
+	}
+	if in.size > batchLimit {
+		return false, fmt.Errorf("a batch of %s has more than %d bytes", in.batch.Writer, batchLimit)
+	}
+	return !b.GetMore(), nil
+}
+
+// take returns the complete batch and makes room for the next.
+func (in *batchIn) take() state.Batch {
+	in.begun = false
+	return in.batch
+}
+
+func rowBytes(rows []discovery.Row) (n uint64) {
+	for i := range rows {
+		n += uint64(len(rows[i].Key) + len(rows[i].Value))
+	}
+	return n
+}

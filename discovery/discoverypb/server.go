@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package discoverypb
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"weft/discovery"
+)
+
+// rowsPerMessage is how many rows one answer of Rows carries; a row has up to 1 MiB, mostly 300 bytes.
+const rowsPerMessage = 1000
+
+// Register serves s on r.
+func Register(r grpc.ServiceRegistrar, s discovery.Service) {
+	RegisterDiscoveryServer(r, &server{service: s})
+}
+
+type server struct {
+	UnimplementedDiscoveryServer
+	service discovery.Service
+}
+
+// Announce implements DiscoveryServer.
+func (s *server) Announce(ctx context.Context, r *AnnounceRequest) (*AnnounceResponse, error) {
+	name, err := nameIn(r.GetName())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	if err := s.service.Announce(ctx, name); err != nil {
+		return nil, toStatus(err)
+	}
+	return &AnnounceResponse{}, nil
+}
+
+// Retract implements DiscoveryServer.
+func (s *server) Retract(ctx context.Context, r *RetractRequest) (*RetractResponse, error) {
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	if err := s.service.Retract(ctx, r.GetTask()); err != nil {
+		return nil, toStatus(err)
+	}
+	return &RetractResponse{}, nil
+}
+
+// Lookup implements DiscoveryServer.
+func (s *server) Lookup(ctx context.Context, r *LookupRequest) (*LookupResponse, error) {
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	records, err := s.service.Lookup(ctx, r.GetNetwork(), r.GetName())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &LookupResponse{Records: recordsOut(records)}, nil
+}
+
+// Nodes implements DiscoveryServer.
+func (s *server) Nodes(ctx context.Context, _ *NodesRequest) (*NodesResponse, error) {
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	nodes, err := s.service.Nodes(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &NodesResponse{Nodes: nodesOut(nodes)}, nil
+}
+
+// Rows implements DiscoveryServer.
+func (s *server) Rows(r *RowsRequest, stream grpc.ServerStreamingServer[RowsResponse]) error {
+	ctx, cancel := sooner(stream.Context())
+	defer cancel()
+	rows, err := s.service.Rows(ctx, discovery.Kind(r.GetKind()))
+	if err != nil {
+		return toStatus(err)
+	}
+	for len(rows) > 0 {
+		n, size := 0, 0
+		for n < len(rows) && n < rowsPerMessage && size < messageBytes {
+			size += len(rows[n].Key) + len(rows[n].Value)
+			n++
+		}
+		if err := stream.Send(&RowsResponse{Rows: rowsOut(rows[:n])}); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// sooner ends a little before the client's deadline, so that the client still hears what was being
+// waited for.
+func sooner(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	early := min(time.Until(deadline)/10, 100*time.Millisecond)
+	return context.WithDeadline(ctx, deadline.Add(-early))
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package discoverypb carries discovery over gRPC: rows between processes (Syncer) and
+// discovery.Service on a socket (Register, NewClient). It decides neither whom to talk to, which is
+// discovery/peers', nor which row is true, which is discovery/state's.
+package discoverypb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"weft/discovery/state"
+)
+
+// ErrSilent tells that the other side was not heard for too long.
+var ErrSilent = errors.New("the other side is silent")
+
+// How an exchange notices that the other side hangs: who has nothing to say says so.
+const (
+	aliveEvery  = time.Second
+	silentAfter = 4 * time.Second
+)
+
+// SyncOptions say what is exchanged and with whom.
+type SyncOptions struct {
+	Store *state.Store // required
+	// Secret is shared by the whole cluster; who can't show it gets no rows. Empty: nobody is asked.
+	Secret []byte
+	Log    *slog.Logger // nil: nobody
+}
+
+// SyncStats counts what all exchanges of a Syncer did.
+type SyncStats struct {
+	Open     int64  // exchanges going on
+	Met      uint64 // exchanges that began, both digests seen
+	Sent     uint64 // rows
+	Received uint64 // rows
+	Changed  uint64 // received rows that changed something
+	Gaps     uint64 // batches that did not fit and were asked for again
+	Bytes    uint64 // of keys and values sent and received
+}
+
+// Syncer exchanges the rows of a store with others, as server and as client.
+type Syncer struct {
+	UnimplementedSyncServer
+	store  *state.Store
+	secret []byte
+	log    *slog.Logger
+
+	closing  chan struct{} // closed by Close
+	close    sync.Once
+	running  sync.WaitGroup // goroutines of all exchanges
+	caughtUp chan struct{}  // closed by the first exchange that catches up
+	first    sync.Once
+
+	open                                         atomic.Int64
+	met, sent, received, changed, gaps, transfer atomic.Uint64
+}
+
+// NewSyncer returns a Syncer; nothing runs before Register or With.
+func NewSyncer(o SyncOptions) (*Syncer, error) {
+	if o.Store == nil {
+		return nil, errors.New("sync rows: a store is needed")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Syncer{
+		store: o.Store, secret: o.Secret, log: o.Log,
+		closing: make(chan struct{}), caughtUp: make(chan struct{}),
+	}, nil
+}
+
+// Register serves Sync on r.
+func (s *Syncer) Register(r grpc.ServiceRegistrar) { RegisterSyncServer(r, s) }
+
+// Exchange implements SyncServer: it ends with the stream or with Close.
+func (s *Syncer) Exchange(stream grpc.BidiStreamingServer[SyncMessage, SyncMessage]) error {
+	if err := CheckToken(stream.Context(), s.secret); err != nil {
+		return err
+	}
+	// The goroutines end when the stream does, which is after this returns; Close waits for them.
+	err := s.newExchange(stream, nil).run(stream.Context())
+	switch {
+	case stream.Context().Err() != nil:
+		return status.FromContextError(stream.Context().Err()).Err()
+	case errors.Is(err, state.ErrClosed), errors.Is(err, errClosing):
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return status.Error(codes.Aborted, err.Error())
+}
+
+// With exchanges rows with the server of conn until ctx ends or something fails, and never returns
+// nil. It calls met, if not nil, when the other side has answered.
+func (s *Syncer) With(ctx context.Context, conn grpc.ClientConnInterface, met func()) error {
+	streamCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var options []grpc.CallOption
+	if len(s.secret) > 0 {
+		options = append(options, grpc.PerRPCCredentials(Token(s.secret)))
+	}
+	stream, err := NewSyncClient(conn).Exchange(streamCtx, options...)
+	if err == nil {
+		x := s.newExchange(stream, met)
+		err = x.run(streamCtx)
+		cancel()
+		x.running.Wait()
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return fmt.Errorf("sync rows: %w", err)
+}
+
+// CaughtUp returns a channel that is closed when, for the first time, all that some other process
+// knew has arrived.
+func (s *Syncer) CaughtUp() <-chan struct{} { return s.caughtUp }
+
+// Stats returns the present counts.
+func (s *Syncer) Stats() SyncStats {
+	return SyncStats{
+		Open: s.open.Load(), Met: s.met.Load(), Sent: s.sent.Load(), Received: s.received.Load(),
+		Changed: s.changed.Load(), Gaps: s.gaps.Load(), Bytes: s.transfer.Load(),
+	}
+}
+
+// Close ends every exchange and waits for them. Streams of a stopped gRPC server have ended already;
+// a graceful stop would wait for them for ever, so Close comes first.
+func (s *Syncer) Close() {
+	s.close.Do(func() { close(s.closing) })
+	s.running.Wait()
+}
