@@ -98,7 +98,7 @@ func (m Model) FromWorkload(frame []byte, meta Meta) Outcome {
 	if !ok {
 		return end(row.ReasonUnknownLink)
 	}
-	h, ok := readHeaders(frame)
+	h, ok := readHeaders(frame, meta.GSOSize != 0)
 	if !ok {
 		return end(row.ReasonMalformed)
 	}

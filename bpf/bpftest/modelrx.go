@@ -15,7 +15,7 @@ func (m Model) ToWorkload(frame []byte, meta Meta) Outcome {
 	if !ok {
 		return end(row.ReasonUnknownLink)
 	}
-	h, ok := readHeaders(frame)
+	h, ok := readHeaders(frame, meta.GSOSize != 0)
 	switch {
 	case meta.Ingress == 0:
 		return end(row.ReasonFromHost)
@@ -60,8 +60,8 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 	}
 	vni := binary.BigEndian.Uint32(vxlan[4:]) >> 8
 	inner := vxlan[8:]
-	o := m.receive(inner, vni, identity)
-	h, ok := readHeaders(inner)
+	o := m.receive(inner, vni, identity, meta)
+	h, ok := readHeaders(inner, meta.GSOSize != 0)
 	if o.Reason == row.ReasonMalformed || !ok {
 		return o
 	}
@@ -97,11 +97,11 @@ func (m Model) FromTunnel(frame []byte, meta Meta) Outcome {
 	if _, ok := m.VTEPs[row.AddrOf(meta.Tunnel.VTEP)]; !ok {
 		return end(row.ReasonUnknownVTEP)
 	}
-	return m.receive(frame, meta.Tunnel.VNI, meta.Tunnel.Identity)
+	return m.receive(frame, meta.Tunnel.VNI, meta.Tunnel.Identity, meta)
 }
 
-func (m Model) receive(frame []byte, vni uint32, identity uint16) Outcome {
-	h, ok := readHeaders(frame)
+func (m Model) receive(frame []byte, vni uint32, identity uint16, meta Meta) Outcome {
+	h, ok := readHeaders(frame, meta.GSOSize != 0)
 	if !ok {
 		return end(row.ReasonMalformed)
 	}

@@ -11,7 +11,7 @@ import (
 // Check returns an error when a checksum or length of an IP frame is not right. A transport checksum
 // of 0 is right for UDP over IPv4 only.
 func Check(frame []byte) error {
-	h, ok := readHeaders(frame)
+	h, ok := readHeaders(frame, false)
 	if !ok {
 		return fmt.Errorf("no sensible frame: % x", frame[:min(len(frame), 64)])
 	}
@@ -69,8 +69,9 @@ type headers struct {
 }
 
 // readHeaders reads an Ethernet frame; false: what the programs call malformed. Of what is neither
-// IPv4 nor IPv6 it reads the type alone.
-func readHeaders(frame []byte) (h headers, ok bool) {
+// IPv4 nor IPv6 it reads the type alone. joined: segments or datagrams in one frame, which may be
+// longer than an IP header can say, and then says 0.
+func readHeaders(frame []byte, joined bool) (h headers, ok bool) {
 	if len(frame) < 14 {
 		return h, false
 	}
@@ -79,9 +80,9 @@ func readHeaders(frame []byte) (h headers, ok bool) {
 	switch h.ethertype {
 	case TypeIPv4:
 		h.v4 = true
-		ok = h.readIPv4(frame[14:])
+		ok = h.readIPv4(frame[14:], joined)
 	case TypeIPv6:
-		ok = h.readIPv6(frame[14:])
+		ok = h.readIPv6(frame[14:], joined)
 	default:
 		return h, true
 	}
@@ -92,12 +93,15 @@ func readHeaders(frame []byte) (h headers, ok bool) {
 	return h, h.fragment == 2 || h.readTransport(frame[h.l4:h.l3+h.total])
 }
 
-func (h *headers) readIPv4(b []byte) bool {
+func (h *headers) readIPv4(b []byte, joined bool) bool {
 	if len(b) < 20 || b[0]>>4 != 4 {
 		return false
 	}
 	head := int(b[0]&15) * 4
 	h.total = int(binary.BigEndian.Uint16(b[2:]))
+	if h.total == 0 && joined {
+		h.total = len(b)
+	}
 	if head < 20 || h.total < head || h.total > len(b) {
 		return false
 	}
@@ -116,11 +120,14 @@ func (h *headers) readIPv4(b []byte) bool {
 	return true
 }
 
-func (h *headers) readIPv6(b []byte) bool {
+func (h *headers) readIPv6(b []byte, joined bool) bool {
 	if len(b) < 40 || b[0]>>4 != 6 {
 		return false
 	}
 	h.total = 40 + int(binary.BigEndian.Uint16(b[4:]))
+	if h.total == 40 && joined {
+		h.total = len(b)
+	}
 	if h.total > len(b) {
 		return false
 	}

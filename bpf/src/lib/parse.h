@@ -193,6 +193,17 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	return parse_l4(skb, p);
 }
 
+/* What only some packets have; the outer headers may have left theirs. */
+static __always_inline void forget(struct packet *p)
+{
+	p->sport = 0;
+	p->dport = 0;
+	p->fragment = FRAGMENT_NONE;
+	p->icmp = 0;
+	p->tcp = 0;
+	p->l4_len = 0;
+}
+
 /*
  * Parses the frame that begins at offset base. Of ARP it notes the type alone; a VLAN tag (in the
  * frame or beside it) makes it neither.
@@ -206,6 +217,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p, __u32 
 		return drop(p, REASON_MALFORMED);
 	if (skb->vlan_present)
 		return drop(p, REASON_NOT_IP);
+	forget(p);
 	p->ethertype = eth->type;
 	p->l3 = base + sizeof(*eth);
 	if (p->ethertype == bpf_htons(ETHERTYPE_IPV4))
