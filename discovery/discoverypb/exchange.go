@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,15 +37,15 @@ type exchange struct {
 	heard    atomic.Int64 // when something last arrived, Unix nanoseconds
 	applying atomic.Bool  // what arrived is being stored: no one is silent
 
-	digests chan state.Digest // of the other side; capacity 1: the newest is enough
-	lacking chan struct{}     // we lack something; capacity 1: once is enough
+	look    chan struct{} // there is a new cursor; capacity 1: the newest is enough
+	lacking chan struct{} // we lack something; capacity 1: once is enough
 
 	mu     sync.Mutex
-	cursor *state.Cursor // nil until the other digest is known
+	cursor *state.Cursor // what the other side knows; nil until its digest came
 }
 
 func (s *Syncer) newExchange(l link, met func()) *exchange {
-	x := &exchange{s: s, link: l, met: met, digests: make(chan state.Digest, 1), lacking: make(chan struct{}, 1)}
+	x := &exchange{s: s, link: l, met: met, look: make(chan struct{}, 1), lacking: make(chan struct{}, 1)}
 	x.heard.Store(time.Now().UnixNano())
 	return x
 }
@@ -66,7 +67,12 @@ func (x *exchange) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 2) // one per goroutine
-	x.start(func() { failed <- x.send(ctx) })
+	x.start(func() {
+		// EOF is gRPC's word for: the stream is over, recv is told why.
+		if err := x.send(ctx); !errors.Is(err, io.EOF) {
+			failed <- err
+		}
+	})
 	x.start(func() { failed <- x.recv() })
 
 	watch := time.NewTicker(aliveEvery)
@@ -94,6 +100,7 @@ func (x *exchange) send(ctx context.Context) error {
 	}
 	idle := time.NewTimer(aliveEvery)
 	defer idle.Stop()
+	greeted := false
 	for {
 		changed := x.s.store.Changed()
 		if err := x.sendMissing(); err != nil {
@@ -107,14 +114,11 @@ func (x *exchange) send(ctx context.Context) error {
 			if err := x.sendDigest(); err != nil {
 				return err
 			}
-		case d := <-x.digests:
-			x.mu.Lock()
-			first := x.cursor == nil
-			x.cursor = x.s.store.Cursor(d)
-			x.mu.Unlock()
-			if !first {
+		case <-x.look:
+			if greeted {
 				continue
 			}
+			greeted = true
 			if err := x.greet(); err != nil {
 				return err
 			}
@@ -195,14 +199,14 @@ func (x *exchange) recv() error {
 	}
 }
 
-// takeDigest hands the newest digest to send.
+// takeDigest begins to follow what the other side knows: from here on what it sends counts as well.
 func (x *exchange) takeDigest(d state.Digest) {
-	for {
-		select {
-		case x.digests <- d:
-			return
-		case <-x.digests: // an older one that was not looked at
-		}
+	x.mu.Lock()
+	x.cursor = x.s.store.Cursor(d)
+	x.mu.Unlock()
+	select {
+	case x.look <- struct{}{}:
+	default:
 	}
 }
 

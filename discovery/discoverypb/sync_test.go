@@ -322,6 +322,20 @@ func TestSlowReaderOverTheWire(t *testing.T) {
 	if err := stream.Send(&SyncMessage{Body: &SyncMessage_Digest{Digest: digestOut(b.Digest())}}); err != nil {
 		t.Fatal(err)
 	}
+	asleep := make(chan struct{})
+	defer func() { <-asleep }()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { // it sleeps, but it lives
+		defer close(asleep)
+		for tick := time.NewTicker(aliveEvery); ctx.Err() == nil && stream.Send(alive()) == nil; {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				tick.Stop()
+			}
+		}
+	}()
 	// Far more than the stream holds is written while nobody reads.
 	value := strings.Repeat("v", 10_000)
 	const writes = 2000
