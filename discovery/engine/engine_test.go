@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"weft/discovery"
+	"weft/discovery/dns"
+	"weft/discovery/servicetest"
+	"weft/discovery/state"
+	"weft/discovery/zone"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type tb interface {
+	Helper()
+	Fatal(args ...any)
+	Errorf(format string, args ...any)
+}
+
+func openStore(t tb, dir string) *state.Store {
+	t.Helper()
+	s, err := state.Open(state.Options{Self: "host-a", Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func open(t tb, o Options) *Engine {
+	t.Helper()
+	e, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func run(t *testing.T, f func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+}
+
+func row(writer string, kind discovery.Kind, key string, incarnation, seq uint64, v any) discovery.Row {
+	r := discovery.Row{Writer: writer, Kind: kind, Key: key, Incarnation: incarnation, Seq: seq}
+	if v == nil {
+		r.Deleted = true
+		return r
+	}
+	r.Value, _ = json.Marshal(v)
+	return r
+}
+
+func apply(t tb, s *state.Store, rows ...discovery.Row) {
+	t.Helper()
+	if _, err := s.Apply(rows); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// wait waits until the zone is as wanted.
+func wait(t *testing.T, e *Engine, what string, ok func(*zone.Zone) bool) {
+	t.Helper()
+	late := time.After(10 * time.Second)
+	for {
+		changed := e.Changed()
+		if ok(e.Zone()) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatalf("%s: not after 10 s", what)
+		}
+	}
+}
+
+func TestContract(t *testing.T) {
+	servicetest.RunContract(t, func(t *testing.T) discovery.Service {
+		t.Helper()
+		e := open(t, Options{Store: openStore(t, "")})
+		run(t, e.Run)
+		return e
+	})
+}
+
+func TestNamesOfOtherNodesComeAndGo(t *testing.T) {
+	s := openStore(t, "")
+	e := open(t, Options{Store: s})
+	run(t, e.Run)
+	has := func(name string, want bool) {
+		t.Helper()
+		wait(t, e, fmt.Sprint(name, want), func(z *zone.Zone) bool { return z.Lookup("", name).Exists == want })
+	}
+	name := servicetest.Web("t1", "9.0.1.2")
+	apply(t, s, row("host-b", discovery.KindName, "t1", 1, 1, name))
+	has("web.weft.mesos.", true)
+	name.Label = "api"
+	apply(t, s, row("host-b", discovery.KindName, "t1", 1, 2, name))
+	has("api.weft.mesos.", true)
+	has("web.weft.mesos.", false)
+	apply(t, s, row("host-b", discovery.KindName, "t1", 1, 3, nil))
+	has("api.weft.mesos.", false)
+
+	apply(t, s, row("host-b", discovery.KindName, "t2", 1, 4, servicetest.Web("t2", "9.0.1.3")))
+	has("web.weft.mesos.", true)
+	// Its disk was lost: what it said in its earlier life is void.
+	apply(t, s, row("host-b", discovery.KindName, "t3", 2, 1, func() discovery.Name { name.Label = "new"; return name }()))
+	has("new.weft.mesos.", true)
+	has("web.weft.mesos.", false)
+	// The masters removed it.
+	apply(t, s, row(discovery.Ledger, discovery.KindAdmission, "host-b", 1, 1, discovery.Admission{Node: "host-b", Gone: 2}))
+	has("new.weft.mesos.", false)
+}
+
+func TestMastersNetworksAndServices(t *testing.T) {
+	s := openStore(t, "")
+	e := open(t, Options{Store: s, Zone: zone.Options{Reverse: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}}})
+	apply(t, s,
+		row(discovery.Ledger, discovery.KindNetwork, "prod", 1, 1, map[string]any{"name": "prod", "vni": 100, "subnet4": "9.0.0.0/16"}),
+		row(discovery.Ledger, discovery.KindLeader, "leader", 1, 2, discovery.Master{ID: "m1", Addr: addr("10.0.0.1")}),
+		row(discovery.Ledger, discovery.KindMaster, "m1", 1, 3, discovery.Master{ID: "m1", Addr: addr("10.0.0.1")}),
+		row(discovery.Ledger, discovery.KindMaster, "m2", 1, 4, discovery.Master{ID: "m2", Addr: addr("10.0.0.2")}),
+		// Nobody but the masters says where the leader is.
+		row("host-x", discovery.KindLeader, "leader", 1, 1, discovery.Master{ID: "x", Addr: addr("10.6.6.6")}),
+		row("host-b", discovery.KindNode, "host-b", 1, 1, discovery.Node{ID: "host-b", Addrs: []netip.Addr{addr("10.0.0.12")}}),
+	)
+	e.SetServices(map[string][]discovery.ServiceName{
+		"prod": {{Name: "web.weft", Addrs: []netip.Addr{addr("11.0.0.7")}}, {Name: "db.weft", Addrs: []netip.Addr{addr("11.0.0.8")}}},
+	})
+	e.SetServices(map[string][]discovery.ServiceName{
+		"prod": {{Name: "web.weft", Addrs: []netip.Addr{addr("11.0.0.7")}}},
+	})
+	run(t, e.Run)
+	wait(t, e, "rows", func(z *zone.Zone) bool { return z.Lookup("", "host-b.node.thisdcos.directory.").Exists })
+	check := func(network, name string, want ...string) {
+		t.Helper()
+		records, err := e.Lookup(t.Context(), network, name)
+		got := map[string]bool{}
+		for _, r := range records {
+			got[r.Type+" "+r.Data] = true
+		}
+		for _, w := range want {
+			if !got[w] {
+				t.Errorf("%s has no %s: %v, %v", name, w, records, err)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s = %v, want %q", name, records, want)
+		}
+	}
+	check("", "leader.mesos", "A 10.0.0.1")
+	check("", "master.mesos", "A 10.0.0.1", "A 10.0.0.2")
+	check("prod", "web.weft.l4lb.thisdcos.directory", "A 11.0.0.7")
+	check("dev", "web.weft.l4lb.thisdcos.directory")
+	check("", "db.weft.l4lb.thisdcos.directory")
+	check("", "12.0.0.10.in-addr.arpa", "PTR host-b.node.thisdcos.directory.")
+	if n, ok := e.Zone().Network(100); !ok || n.Name != "prod" {
+		t.Errorf("network 100 = %v", n)
+	}
+	for name, part := range map[string]string{"example.com": "no zone of this cluster", "9.9.0.9.in-addr.arpa": "not found"} {
+		if _, err := e.Lookup(t.Context(), "", name); !errors.Is(err, discovery.ErrNotFound) || !strings.Contains(err.Error(), part) {
+			t.Errorf("%s: %v, want ErrNotFound: %s", name, err, part)
+		}
+	}
+}
+
+// recorder is a server that checks that each diff is between the zones it got.
+type recorder struct {
+	t     tb
+	zones []*zone.Zone
+	diffs []zone.Diff
+}
+
+func (r *recorder) SetZone(z *zone.Zone, diff zone.Diff) {
+	r.zones = append(r.zones, z)
+	r.diffs = append(r.diffs, diff)
+}
+
+func TestZoneIsCompleteOnceTheMastersRowsAreHere(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	r := &recorder{t: t}
+	e := open(t, Options{Store: s, Server: r})
+	if len(r.zones) != 1 || r.zones[0].Complete() {
+		t.Errorf("server has %d zones at the start, want one that is not complete", len(r.zones))
+	}
+	if err := e.Announce(t.Context(), servicetest.Web("t1", "9.0.0.2")); err != nil {
+		t.Fatal(err)
+	}
+	if e.Zone().Complete() {
+		t.Error("complete by own names")
+	}
+	_, err := e.Lookup(t.Context(), "", "other.weft.mesos.")
+	if !errors.Is(err, discovery.ErrNotFound) || !strings.Contains(err.Error(), "not heard") {
+		t.Errorf("look up: %v, want ErrNotFound, not heard", err)
+	}
+	apply(t, s, row(discovery.Ledger, discovery.KindMaster, "m1", 1, 1, discovery.Master{ID: "m1", Addr: addr("10.0.0.1")}))
+	run(t, e.Run)
+	wait(t, e, "complete", (*zone.Zone).Complete)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// It stays so over a restart without anyone to ask.
+	s = openStore(t, dir)
+	defer func() { _ = s.Close() }()
+	again := open(t, Options{Store: s})
+	if !again.Zone().Complete() || !again.Zone().Lookup("", "web.weft.mesos.").Exists {
+		t.Errorf("after a restart: complete %t, %d records", again.Zone().Complete(), again.Zone().Records())
+	}
+}
+
+func TestSyncedIsAskedUntilItSaysYes(t *testing.T) {
+	var mu sync.Mutex
+	synced := false
+	e := open(t, Options{Store: openStore(t, ""), Synced: func() bool { mu.Lock(); defer mu.Unlock(); return synced }})
+	run(t, e.Run)
+	mu.Lock()
+	synced = true
+	mu.Unlock()
+	wait(t, e, "complete", (*zone.Zone).Complete)
+}
+
+func TestBrokenRowIsLeftOutAndCounted(t *testing.T) {
+	s := openStore(t, "")
+	bad := row("host-b", discovery.KindName, "t1", 1, 1, "not a name")
+	apply(t, s, bad, row("host-b", discovery.KindName, "t2", 1, 2, servicetest.Web("t2", "9.0.0.3")))
+	e := open(t, Options{Store: s})
+	if got := e.Stats(); got.Broken != 1 || !e.Zone().Lookup("", "web.weft.mesos.").Exists {
+		t.Errorf("stats = %+v, want 1 broken, and the other name", got)
+	}
+}
+
+type members struct {
+	mu      sync.Mutex
+	alive   map[discovery.NodeID]bool
+	changed chan struct{}
+}
+
+func (m *members) Alive(id discovery.NodeID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.alive[id]
+}
+
+func (m *members) Changed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
+}
+
+func (m *members) set(id discovery.NodeID, alive bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.alive[id] = alive
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+func TestNodesAreSeenByRowsAdmissionsAndMembers(t *testing.T) {
+	s := openStore(t, "")
+	m := &members{alive: map[discovery.NodeID]bool{"host-a": true, "host-b": true}, changed: make(chan struct{})}
+	e := open(t, Options{Store: s, Members: m})
+	run(t, e.Run)
+	apply(t, s,
+		row("host-b", discovery.KindNode, "host-b", 1, 1, discovery.Node{ID: "host-b", Hostname: "b.example"}),
+		row("host-c", discovery.KindNode, "host-c", 1, 1, discovery.Node{ID: "host-b", Hostname: "not me"}),
+		row(discovery.Ledger, discovery.KindAdmission, "host-b", 1, 1, discovery.Admission{Node: "host-b", VTEP: addr("10.0.0.2")}),
+		row(discovery.Ledger, discovery.KindAdmission, "host-d", 1, 2, discovery.Admission{Node: "host-d", VTEP: addr("10.0.0.4")}),
+		row(discovery.Ledger, discovery.KindAdmission, "host-e", 1, 3, discovery.Admission{Node: "host-e", Gone: 1}),
+	)
+	nodes := func() []string {
+		t.Helper()
+		all, err := e.Nodes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, n := range all {
+			out = append(out, fmt.Sprintf("%s %q alive %t admitted %t", n.ID, n.Hostname, n.Alive, n.Admitted))
+		}
+		return out
+	}
+	want := []string{
+		`host-a "" alive true admitted false`, `host-b "b.example" alive true admitted true`, `host-d "" alive false admitted true`,
+	}
+	if d := cmp.Diff(nodes(), want); d != "" {
+		t.Errorf("nodes (got -, want +):\n%s", d)
+	}
+	before, _ := e.Nodes(t.Context())
+	m.set("host-b", false)
+	after, _ := e.Nodes(t.Context())
+	if after[1].Alive || !after[1].Since.After(before[1].Since) || after[0].Since != before[0].Since {
+		t.Errorf("host-b %+v, was %+v, want dead since later", after[1], before[1])
+	}
+}
+
+// Whatever rows come in whatever order, what was followed step by step is what a new engine reads.
+func TestFollowedZoneIsThatOfTheRows(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := openStore(t, "")
+		r := &recorder{t: t}
+		e := open(t, Options{Store: s, Server: r})
+		seq := map[string]uint64{}
+		incarnation := map[string]uint64{"host-b": 1, "host-c": 1, discovery.Ledger: 1}
+		next := func(w string) uint64 { seq[w]++; return seq[w] }
+		host := rapid.SampledFrom([]string{"host-b", "host-c"})
+		task := rapid.SampledFrom([]string{"t1", "t2", "t3"})
+		name := func(t *rapid.T, id string) discovery.Name {
+			n := servicetest.Web(id, fmt.Sprintf("9.0.0.%d", rapid.IntRange(1, 3).Draw(t, "addr")))
+			n.Label = rapid.SampledFrom([]string{"web", "db"}).Draw(t, "label")
+			return n
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"name": func(t *rapid.T) {
+				w, id := host.Draw(t, "writer"), task.Draw(t, "task")
+				apply(t, s, row(w, discovery.KindName, id, incarnation[w], next(w), name(t, id)))
+			},
+			"gone": func(t *rapid.T) {
+				w := host.Draw(t, "writer")
+				apply(t, s, row(w, discovery.KindName, task.Draw(t, "task"), incarnation[w], next(w), nil))
+			},
+			"reborn": func(t *rapid.T) {
+				w := host.Draw(t, "writer")
+				incarnation[w]++
+				seq[w] = 0
+				apply(t, s, row(w, discovery.KindName, "t1", incarnation[w], next(w), name(t, "t1")))
+			},
+			"removed": func(t *rapid.T) {
+				w := host.Draw(t, "writer")
+				apply(t, s, row(discovery.Ledger, discovery.KindAdmission, w, 1, next(discovery.Ledger),
+					discovery.Admission{Node: discovery.NodeID(w), Gone: incarnation[w]}))
+			},
+			"own": func(t *rapid.T) {
+				if err := e.Announce(context.Background(), name(t, "own")); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"retract": func(t *rapid.T) {
+				if err := e.Retract(context.Background(), "own"); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"": func(t *rapid.T) {
+				e.mu.Lock()
+				e.refresh()
+				e.mu.Unlock()
+				got, want := slices.Collect(e.Zone().All), slices.Collect(open(t, Options{Store: s}).Zone().All)
+				if d := cmp.Diff(got, want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+					t.Fatalf("followed -, fresh +:\n%s", d)
+				}
+			},
+		})
+		if last := r.zones[len(r.zones)-1]; last != e.Zone() {
+			t.Fatal("the server has not the last zone")
+		}
+	})
+}
+
+// The rooms together: a name is answered over a socket when Announce returns, and not when Retract
+// does.
+func TestAnnouncedNameIsAnsweredAtOnce(t *testing.T) {
+	server, err := dns.Open(dns.Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.8:0")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, server.Run)
+	e := open(t, Options{Store: openStore(t, ""), Server: server, Synced: func() bool { return true }})
+	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, server.Addrs()[0].String())
+	}}
+	ask := func() int {
+		t.Helper()
+		found, err := resolver.LookupNetIP(t.Context(), "ip4", "web.weft.mesos.")
+		if missing := new(net.DNSError); err != nil && (!errors.As(err, &missing) || !missing.IsNotFound) {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	for i := range 50 {
+		task := fmt.Sprint("t", i)
+		if err := e.Announce(t.Context(), servicetest.Web(task, "9.0.0.2")); err != nil {
+			t.Fatal(err)
+		}
+		if n := ask(); n != 1 {
+			t.Fatalf("round %d: %d answers after Announce, want 1", i, n)
+		}
+		if err := e.Retract(t.Context(), task); err != nil {
+			t.Fatal(err)
+		}
+		if n := ask(); n != 0 {
+			t.Fatalf("round %d: %d answers after Retract, want 0", i, n)
+		}
+	}
+}
+
+func TestEngineNeedsAStore(t *testing.T) {
+	if _, err := New(Options{}); err == nil || !strings.Contains(err.Error(), "store") {
+		t.Errorf("New without a store: %v", err)
+	}
+}
+
+func BenchmarkOneOf20000Names(b *testing.B) {
+	s, err := state.Open(state.Options{Self: "host-a"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	rows := make([]discovery.Row, 20000)
+	one := func(i int, seq uint64) discovery.Row {
+		n := servicetest.Web(fmt.Sprint("t", i), fmt.Sprintf("9.%d.%d.%d", seq>>16&255, seq>>8&255, seq&255))
+		n.Label = fmt.Sprint("app-", i)
+		return row("host-b", discovery.KindName, n.Task, 1, seq, n)
+	}
+	for i := range rows {
+		rows[i] = one(i, uint64(i+1))
+	}
+	if _, err := s.Apply(rows); err != nil {
+		b.Fatal(err)
+	}
+	e, err := New(Options{Store: s})
+	if err != nil {
+		b.Fatal(err)
+	}
+	seq := uint64(len(rows))
+	for b.Loop() {
+		seq++
+		if _, err := s.Apply([]discovery.Row{one(int(seq)%len(rows), seq)}); err != nil {
+			b.Fatal(err)
+		}
+		e.mu.Lock()
+		e.refresh()
+		e.mu.Unlock()
+	}
+	if got := e.Stats(); got.Changes < uint64(b.N) {
+		b.Fatalf("stats = %+v", got)
+	}
+}

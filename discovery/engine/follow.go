@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"weft/discovery"
+	"weft/discovery/state"
+	"weft/discovery/zone"
+)
+
+// followed are the kinds that wake the engine. An admission makes no record, but may void others.
+var followed = []discovery.Kind{
+	discovery.KindName, discovery.KindNode, discovery.KindNetwork, discovery.KindMaster, discovery.KindLeader,
+	discovery.KindAdmission,
+}
+
+// rowID is a row of some writer.
+type rowID struct {
+	kind discovery.Kind
+	key  string
+}
+
+// version is a row's incarnation and seq.
+type version struct{ incarnation, seq uint64 }
+
+// writer holds the rows of a writer that gave facts, and which version did.
+type writer map[rowID]version
+
+// restart forgets how far the rows were followed, not what they said.
+func (e *Engine) restart() {
+	e.cursor = e.store.Cursor(nil)
+	if e.writers == nil {
+		e.writers, e.gone = map[string]writer{}, map[string]uint64{}
+	}
+}
+
+// refresh publishes what changed in the rows since it was called last. The cost is that of the rows
+// that changed, but for the removal of a node: then all rows are looked at.
+func (e *Engine) refresh() {
+	var changes []zone.Change
+	removed := false
+	for b := range e.cursor.Next() {
+		changes = e.follow(changes, b, &removed)
+	}
+	if removed {
+		// What the store no longer tells of is void: the rows of a removed node go without a word.
+		e.stats.rebuilds.Add(1)
+		e.restart()
+		told := map[string]bool{}
+		for b := range e.cursor.Next() {
+			told[b.Writer] = true
+			changes = e.follow(changes, b, &removed)
+		}
+		for name := range e.writers {
+			if !told[name] {
+				changes = e.void(changes, name, nil)
+			}
+		}
+	}
+	e.publish(changes)
+}
+
+// follow adds what a batch of rows changes.
+func (e *Engine) follow(changes []zone.Change, b state.Batch, removed *bool) []zone.Change {
+	e.heard = e.heard || b.Writer == discovery.Ledger
+	if b.Reset {
+		keep := map[rowID]bool{}
+		for _, r := range b.Rows {
+			keep[rowID{r.Kind, r.Key}] = true
+		}
+		changes = e.void(changes, b.Writer, keep)
+	}
+	for _, r := range b.Rows {
+		if r.Kind == discovery.KindAdmission && r.Writer == discovery.Ledger && e.removes(r) {
+			*removed = true
+		}
+		changes = e.take(changes, r)
+	}
+	return changes
+}
+
+// void takes away the rows of a writer, but for some.
+func (e *Engine) void(changes []zone.Change, name string, keep map[rowID]bool) []zone.Change {
+	for id := range e.writers[name] {
+		if !keep[id] {
+			delete(e.writers[name], id)
+			changes = append(changes, zone.Change{Source: zone.Source{Kind: id.kind, Key: id.key, Writer: name}})
+		}
+	}
+	if len(e.writers[name]) == 0 {
+		delete(e.writers, name)
+	}
+	return changes
+}
+
+// take adds what one row changes.
+func (e *Engine) take(changes []zone.Change, r discovery.Row) []zone.Change {
+	id, v := rowID{r.Kind, r.Key}, version{r.Incarnation, r.Seq}
+	known, had := e.writers[r.Writer][id]
+	if had && known == v && !r.Deleted {
+		return changes
+	}
+	var fact zone.Fact
+	if !r.Deleted {
+		var err error
+		if fact, err = factOf(r); err != nil {
+			fact = nil
+			e.stats.broken.Add(1)
+			e.log.Warn("row not understood", "kind", r.Kind, "key", r.Key, "writer", r.Writer, "error", err)
+		}
+	}
+	switch {
+	case fact != nil:
+		if e.writers[r.Writer] == nil {
+			e.writers[r.Writer] = writer{}
+		}
+		e.writers[r.Writer][id] = v
+	case had:
+		delete(e.writers[r.Writer], id)
+	default:
+		return changes
+	}
+	return append(changes, zone.Change{Source: zone.Source{Kind: r.Kind, Key: r.Key, Writer: r.Writer}, Fact: fact})
+}
+
+// removes tells whether an admission voids rows that it did not void before.
+func (e *Engine) removes(r discovery.Row) bool {
+	if r.Deleted {
+		return false
+	}
+	a, err := state.Value[discovery.Admission](r)
+	if err != nil || a.Gone <= e.gone[r.Key] {
+		return false
+	}
+	e.gone[r.Key] = a.Gone
+	return true
+}
