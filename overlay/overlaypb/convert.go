@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package overlaypb
+
+import (
+	"context"
+	"encoding"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"weft/discovery"
+	"weft/overlay"
+)
+
+// sentinels is how errors travel; the text travels as it is. Of several in one error the first counts.
+var sentinels = []struct {
+	err  error
+	code codes.Code
+}{
+	{overlay.ErrInvalid, codes.InvalidArgument},
+	{overlay.ErrNotFound, codes.NotFound},
+	{overlay.ErrConflict, codes.AlreadyExists},
+	{overlay.ErrExhausted, codes.ResourceExhausted},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{context.Canceled, codes.Canceled},
+}
+
+func toStatus(err error) error {
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			return status.Error(s.code, err.Error())
+		}
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// fromStatus returns the error that toStatus was given, as far as errors.Is and Error tell.
+func fromStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	s := status.Convert(err)
+	for _, t := range sentinels {
+		if s.Code() == t.code {
+			return &remote{text: s.Message(), is: t.err}
+		}
+	}
+	if s.Code() == codes.Unavailable {
+		return fmt.Errorf("the node daemon does not answer: %w", err)
+	}
+	return &remote{text: s.Message(), is: err}
+}
+
+type remote struct {
+	text string
+	is   error
+}
+
+func (r *remote) Error() string { return r.text }
+func (r *remote) Unwrap() error { return r.is }
+
+// text returns the written form, empty for what is not there.
+func text(v encoding.TextMarshaler) string {
+	b, err := v.MarshalText()
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func timeOut(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func timeIn(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}
+
+func attachmentOut(a overlay.Attachment) *Attachment {
+	return &Attachment{
+		Id: a.ID, Task: a.Task, Name: a.Name, Network: a.Network, Groups: a.Groups, Netns: a.NetNS, Interface: a.Interface,
+		OwnerPid: int64(a.OwnerPID), OwnerStart: a.OwnerStart, Cgroup: a.Cgroup,
+	}
+}
+
+func attachmentIn(a *Attachment) overlay.Attachment {
+	return overlay.Attachment{
+		ID: a.GetId(), Task: a.GetTask(), Name: a.GetName(), Network: a.GetNetwork(), Groups: a.GetGroups(), NetNS: a.GetNetns(),
+		Interface: a.GetInterface(), OwnerPID: int(a.GetOwnerPid()), OwnerStart: a.GetOwnerStart(), Cgroup: a.GetCgroup(),
+	}
+}
+
+func endpointOut(e overlay.Endpoint) *Endpoint {
+	return &Endpoint{
+		Attachment: attachmentOut(e.Attachment), Node: string(e.Node), Vni: uint32(e.VNI), Addr4: text(e.Addr4), Addr6: text(e.Addr6),
+		Mac: e.MAC, Identity: uint32(e.Identity), Mtu: int64(e.MTU), HostInterface: e.HostInterface, Cookie: e.Cookie,
+		Since: timeOut(e.Since),
+	}
+}
+
+func networkOut(n overlay.NetworkStatus) *Network {
+	out := &Network{
+		Name: n.Name, Vni: uint32(n.VNI), Subnet4: text(n.Subnet4), Subnet6: text(n.Subnet6), Block4: int64(n.Block4),
+		Block6: int64(n.Block6), Ungrouped: string(n.Ungrouped), Used: int64(n.Used), Free: int64(n.Free), Groups: n.Groups,
+	}
+	for _, b := range n.Blocks {
+		out.Blocks = append(out.Blocks, &Block{Node: string(b.Node), Prefix: text(b.Prefix)})
+	}
+	return out
+}
+
+func verdictOut(v overlay.Verdict) *ExplainResponse {
+	out := &ExplainResponse{Allowed: v.Allowed, Reason: v.Reason, Text: v.Text, Rule: uint32(v.Rule), Suggestion: v.Suggestion}
+	if v.Source.ID != "" {
+		out.Source = endpointOut(v.Source)
+	}
+	if v.Destination.ID != "" {
+		out.Destination = endpointOut(v.Destination)
+	}
+	return out
+}
+
+func eventOut(e overlay.Event) *EventsResponse {
+	return &EventsResponse{
+		Time: timeOut(e.Time), Reason: e.Reason, Text: e.Text, Drop: e.Drop, Network: e.Network, Source: text(e.Source),
+		Destination: text(e.Destination), SourceTask: e.SourceTask, DestinationTask: e.DestTask, Protocol: e.Protocol,
+		Length: int64(e.Length), Rule: uint32(e.Rule), Suggestion: e.Suggestion,
+	}
+}
+
+func questionIn(r *ExplainRequest) (overlay.Question, error) {
+	if r.GetPort() > math.MaxUint16 {
+		return overlay.Question{}, fmt.Errorf("%w port %d: allowed are 1 to %d", overlay.ErrInvalid, r.GetPort(), math.MaxUint16)
+	}
+	return overlay.Question{
+		Source: r.GetSource(), Destination: r.GetDestination(), Network: r.GetNetwork(), Protocol: r.GetProtocol(),
+		Port: uint16(r.GetPort()),
+	}, nil
+}
+
+// reading collects what is wrong with an answer while it is read.
+type reading struct{ errs []error }
+
+func (r *reading) err() error {
+	if err := errors.Join(r.errs...); err != nil {
+		return fmt.Errorf("read the node daemon's answer: %w", err)
+	}
+	return nil
+}
+
+// from reads the written form into v; empty leaves the zero value.
+func (r *reading) from(s string, v encoding.TextUnmarshaler) {
+	if s == "" {
+		return
+	}
+	if err := v.UnmarshalText([]byte(s)); err != nil {
+		r.errs = append(r.errs, err)
+	}
+}
+
+func (r *reading) identity(n uint32) overlay.Identity {
+	if n > math.MaxUint16 {
+		r.errs = append(r.errs, fmt.Errorf("identity %d is larger than %d", n, math.MaxUint16))
+	}
+	return overlay.Identity(n)
+}
+
+func (r *reading) endpoint(e *Endpoint) overlay.Endpoint {
+	if e == nil {
+		return overlay.Endpoint{}
+	}
+	out := overlay.Endpoint{
+		Attachment: attachmentIn(e.GetAttachment()), Node: discovery.NodeID(e.GetNode()), VNI: overlay.VNI(e.GetVni()), MAC: e.GetMac(),
+		Identity: r.identity(e.GetIdentity()), MTU: int(e.GetMtu()), HostInterface: e.GetHostInterface(), Cookie: e.GetCookie(),
+		Since: timeIn(e.GetSince()),
+	}
+	r.from(e.GetAddr4(), &out.Addr4)
+	r.from(e.GetAddr6(), &out.Addr6)
+	return out
+}
+
+func (r *reading) network(n *Network) overlay.NetworkStatus {
+	out := overlay.NetworkStatus{
+		Network: overlay.Network{
+			Name: n.GetName(), VNI: overlay.VNI(n.GetVni()), Block4: int(n.GetBlock4()), Block6: int(n.GetBlock6()),
+			Ungrouped: overlay.Ungrouped(n.GetUngrouped()),
+		},
+		Used: int(n.GetUsed()), Free: int(n.GetFree()), Groups: n.GetGroups(),
+	}
+	r.from(n.GetSubnet4(), &out.Subnet4)
+	r.from(n.GetSubnet6(), &out.Subnet6)
+	for _, b := range n.GetBlocks() {
+		var p netip.Prefix
+		r.from(b.GetPrefix(), &p)
+		out.Blocks = append(out.Blocks, overlay.Block{Network: n.GetName(), Node: discovery.NodeID(b.GetNode()), Prefix: p})
+	}
+	return out
+}
+
+func (r *reading) verdict(v *ExplainResponse) overlay.Verdict {
+	return overlay.Verdict{
+		Allowed: v.GetAllowed(), Reason: v.GetReason(), Text: v.GetText(), Rule: overlay.RuleID(v.GetRule()),
+		Suggestion: v.GetSuggestion(), Source: r.endpoint(v.GetSource()), Destination: r.endpoint(v.GetDestination()),
+	}
+}
+
+func (r *reading) event(e *EventsResponse) overlay.Event {
+	out := overlay.Event{
+		Time: timeIn(e.GetTime()), Reason: e.GetReason(), Text: e.GetText(), Drop: e.GetDrop(), Network: e.GetNetwork(),
+		SourceTask: e.GetSourceTask(), DestTask: e.GetDestinationTask(), Protocol: e.GetProtocol(), Length: int(e.GetLength()),
+		Rule: overlay.RuleID(e.GetRule()), Suggestion: e.GetSuggestion(),
+	}
+	r.from(e.GetSource(), &out.Source)
+	r.from(e.GetDestination(), &out.Destination)
+	return out
+}
