@@ -65,6 +65,8 @@ func (o Options) embed() *embed.Config {
 	// What was decided an hour ago and replaced since is of no use: rows carry the newest.
 	c.AutoCompactionMode = embed.CompactorModePeriodic
 	c.AutoCompactionRetention = "1h"
+	// The removal of a large network names every block and identity of it, some 40 bytes each.
+	c.MaxRequestBytes = 16 << 20
 	c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil
 	c.EnableGRPCGateway = false
 

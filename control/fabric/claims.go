@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fabric
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"weft/discovery"
+	"weft/lb"
+	"weft/overlay"
+)
+
+// claims is what nodes say that the leader has to answer, in an order that does not depend on when
+// it was heard.
+type claims struct {
+	nodes    []nodeClaim // by id
+	wants    []wantClaim // by node, key
+	backends []nameClaim // of named VIPs, by name
+	literals []netip.Addr
+	broken   []discovery.Refusal // rows that can't be read
+}
+
+type nodeClaim struct {
+	discovery.Node
+	incarnation uint64
+}
+
+type wantClaim struct {
+	overlay.Want
+	node        discovery.NodeID
+	key         string
+	incarnation uint64
+}
+
+type nameClaim struct {
+	node discovery.NodeID
+	key  string
+	name string
+}
+
+// readClaims decodes the rows of the kinds that the leader answers.
+func readClaims(f Facts) claims {
+	var c claims
+	each(&c, f, discovery.KindNode, func(r discovery.Row, n discovery.Node) {
+		n.ID = discovery.NodeID(r.Writer)
+		c.nodes = append(c.nodes, nodeClaim{n, r.Incarnation})
+	})
+	each(&c, f, discovery.KindWant, func(r discovery.Row, w overlay.Want) {
+		c.wants = append(c.wants, wantClaim{w, discovery.NodeID(r.Writer), r.Key, r.Incarnation})
+	})
+	each(&c, f, discovery.KindBackend, func(r discovery.Row, b lb.Backend) {
+		if b.VIP.Addr.IsValid() {
+			c.literals = append(c.literals, b.VIP.Addr)
+			return
+		}
+		c.backends = append(c.backends, nameClaim{discovery.NodeID(r.Writer), r.Key, b.VIP.Name})
+	})
+	slices.SortFunc(c.nodes, func(a, b nodeClaim) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(c.wants, func(a, b wantClaim) int {
+		return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.key, b.key))
+	})
+	slices.SortFunc(c.backends, func(a, b nameClaim) int {
+		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.node, b.node), cmp.Compare(a.key, b.key))
+	})
+	return c
+}
+
+// each decodes the rows of a kind; a node speaks of itself only: the writer is who it is, whatever
+// the value says.
+func each[T any](c *claims, f Facts, kind discovery.Kind, take func(discovery.Row, T)) {
+	for _, r := range f.Rows(kind) {
+		if r.Deleted || r.Writer == discovery.Ledger {
+			continue
+		}
+		var v T
+		if err := json.Unmarshal(r.Value, &v); err != nil {
+			c.broken = append(c.broken, discovery.Refusal{
+				Node: discovery.NodeID(r.Writer), Kind: kind, Key: r.Key, Reason: fmt.Sprintf("the row can't be read: %v", err),
+			})
+			continue
+		}
+		take(r, v)
+	}
+}

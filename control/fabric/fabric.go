@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fabric decides for the cluster: which networks, groups and rules there are, which nodes
+// belong to it, who has which block of addresses, which identity a set of groups has and which
+// addresses a named VIP. How decisions are kept and agreed on is control/ledger's, what nodes make of
+// them is overlay's and lb's.
+//
+// The way of a decision:
+//
+//	operator ─ request ─┐                                       ┌─> rows of writer "ledger" -> nodes
+//	                    ├─> pure function of ─> change ─> ledger ┤
+//	nodes ──── rows ────┘   the newest snapshot  ^               └─> snapshot (every master's own)
+//	           (leader only)                     └── again, if the ledger had moved on
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"weft/control/ledger"
+	"weft/discovery"
+)
+
+// Facts are the rows that nodes write, as the master's row store has them.
+type Facts interface {
+	// Rows returns the live rows of a kind.
+	Rows(kind discovery.Kind) []discovery.Row
+	// Changed returns a channel that is closed at the next change of one of the kinds.
+	Changed(kinds ...discovery.Kind) <-chan struct{}
+}
+
+// Members tells who lives. Only what operators see and may do depends on it, no decision.
+type Members interface {
+	Alive(id discovery.NodeID) bool
+}
+
+// Options configure a Fabric.
+type Options struct {
+	// Self is this master as others find it; needed.
+	Self discovery.Master
+	// Ledger keeps the decisions; needed. It is run by the caller.
+	Ledger *ledger.Ledger
+	// Facts are what nodes say; needed.
+	Facts Facts
+	// Members, nil: every node counts as dead.
+	Members Members
+	// Now is the clock, by default the machine's.
+	Now func() time.Time
+	// Log, by default none.
+	Log *slog.Logger
+}
+
+// Fabric makes decisions and tells them. It is a control.Service.
+type Fabric struct {
+	o      Options
+	mirror *mirror
+}
+
+// New checks the options. Nothing is started until Run.
+func New(o Options) (*Fabric, error) {
+	var errs []error
+	if o.Self.ID == "" {
+		errs = append(errs, errors.New("a master needs an id"))
+	}
+	if o.Ledger == nil || o.Facts == nil {
+		errs = append(errs, errors.New("a ledger and a store of rows are needed"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Fabric{o: o, mirror: newMirror()}, nil
+}
+
+// Run keeps up with the ledger and, whenever elected, decides, until ctx ends. It calls emit with the
+// rows of writer discovery.Ledger: first all, then those that change, by Seq, never a Seq in part.
+// After a loss of the ledger it starts with all again. An error of emit ends it.
+func (f *Fabric) Run(ctx context.Context, emit func([]discovery.Row) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.follow(ctx, emit) })
+	group.Go(func() error { return f.retry(ctx, "introduce", f.introduce) })
+	group.Go(func() error {
+		return f.retry(ctx, "lead", func(ctx context.Context) error { return f.o.Ledger.Lead(ctx, f.reign) })
+	})
+	return group.Wait()
+}
+
+// emitError is an error of Run's emit: the end.
+type emitError struct{ error }
+
+// follow keeps the mirror equal to the ledger.
+func (f *Fabric) follow(ctx context.Context, emit func([]discovery.Row) error) error {
+	return f.retry(ctx, "follow the ledger", func(ctx context.Context) error {
+		return f.o.Ledger.Watch(ctx, func(u ledger.Update) error {
+			next, broken := f.mirror.now().apply(u)
+			list, err := rows(u, next.numbers[numberIncarnation])
+			if err := errors.Join(broken, err); err != nil {
+				f.o.Log.Error("key of the ledger is left out", "error", err)
+			}
+			// Whoever waits for the mirror may count on the rows being out.
+			if len(list) > 0 {
+				if err := emit(list); err != nil {
+					return emitError{fmt.Errorf("hand on %d rows of the ledger: %w", len(list), err)}
+				}
+			}
+			f.mirror.set(next)
+			return nil
+		})
+	})
+}
+
+// introduce makes this master known to the others.
+func (f *Fabric) introduce(ctx context.Context) error {
+	return f.transact(ctx, func(s *snapshot) (*decision, error) {
+		if s.masters[f.o.Self.ID] == f.o.Self {
+			return nil, nil
+		}
+		d := &decision{}
+		d.set(discovery.KindMaster, f.o.Self.ID, f.o.Self)
+		return d, nil
+	})
+}
+
+// reign decides what nodes ask for, as long as this master leads.
+func (f *Fabric) reign(ctx context.Context, fence ledger.Fence) error {
+	f.o.Log.Info("leads", "master", f.o.Self.ID, "epoch", fence.Epoch)
+	defer f.o.Log.Info("leads no more", "master", f.o.Self.ID, "epoch", fence.Epoch)
+	// What the leader before decided may not have come here yet; it can decide nothing more.
+	if _, err := f.fresh(ctx); err != nil {
+		return err
+	}
+	for {
+		told := f.o.Facts.Changed(discovery.KindNode, discovery.KindWant, discovery.KindBackend)
+		s, moved := f.mirror.watch()
+		if d := f.lead(s); !d.empty() {
+			change := d.change(s, f.started())
+			change.Fence = fence
+			if err := f.commit(ctx, change); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-told:
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lead is what a leader has to decide now.
+func (f *Fabric) lead(s *snapshot) *decision {
+	d := plan(s, readClaims(f.o.Facts))
+	if s.leader[leaderKey] != f.o.Self {
+		d.set(discovery.KindLeader, leaderKey, f.o.Self)
+	}
+	return d
+}
+
+// commit carries out a change and waits until the mirror has it, or has what it was in conflict with.
+func (f *Fabric) commit(ctx context.Context, change ledger.Change) error {
+	revision, err := f.o.Ledger.Commit(ctx, change)
+	if err != nil && !errors.Is(err, ledger.ErrConflict) {
+		return err
+	}
+	_, err = f.mirror.wait(ctx, revision)
+	return err
+}
+
+// started is the incarnation of a ledger that starts now.
+func (f *Fabric) started() uint64 { return uint64(f.o.Now().UnixNano()) }
+
+// Bounds of the pause before something is tried again.
+const minPause, maxPause = 50 * time.Millisecond, 2 * time.Second
+
+// retry calls do until ctx ends, do succeeds at something that has an end, or an emit failed.
+func (f *Fabric) retry(ctx context.Context, doing string, do func(context.Context) error) error {
+	pause := minPause
+	for {
+		began := f.o.Now()
+		err := do(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // the end was asked for, and this is it
+		}
+		if end, ok := errors.AsType[emitError](err); ok {
+			return end.error
+		}
+		f.o.Log.Warn("try again", "doing", doing, "error", err)
+		if f.o.Now().Sub(began) > maxPause {
+			pause = minPause
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause/2)) // jitter: the masters fail together
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		pause = min(2*pause, maxPause)
+	}
+}

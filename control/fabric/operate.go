@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fabric
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weft/control"
+	"weft/discovery"
+	"weft/overlay"
+)
+
+// What operators ask for, as pure functions of a snapshot. A nil decision changes nothing.
+
+// addNetwork chooses a VNI where none is given: the one after that given last, so that none comes back
+// while a frame of the removed network may still be on its way.
+func addNetwork(s *snapshot, n overlay.Network) (overlay.Network, *decision, error) {
+	n = n.Normal()
+	if err := n.Validate(); err != nil {
+		return n, nil, err
+	}
+	if old, ok := s.networks[n.Name]; ok {
+		if n.VNI == 0 {
+			n.VNI = old.VNI
+		}
+		if n == old {
+			return old, nil, nil
+		}
+		return n, nil, fmt.Errorf("%w: network %q is there in another form (%s); remove it first", control.ErrExists, n.Name, form(old))
+	}
+	if err := overlay.CheckOverlap(n, s.allNetworks(), s.underlay()...); err != nil {
+		return n, nil, err
+	}
+	d := &decision{}
+	if n.VNI == 0 {
+		vni, err := s.nextVNI()
+		if err != nil {
+			return n, nil, err
+		}
+		n.VNI = vni
+		d.set(kindNumber, numberVNI, vni)
+	}
+	d.set(discovery.KindNetwork, n.Name, n)
+	return n, d, nil
+}
+
+func form(n overlay.Network) string {
+	parts := []string{fmt.Sprintf("vni %d", n.VNI)}
+	for _, subnet := range n.Subnets() {
+		parts = append(parts, fmt.Sprintf("subnet %s in blocks of /%d", subnet, n.BlockBits(subnet.Addr())))
+	}
+	return strings.Join(append(parts, "ungrouped "+string(n.Ungrouped)), ", ")
+}
+
+func (s *snapshot) allNetworks() []overlay.Network {
+	var all []overlay.Network
+	for _, name := range s.networks.keys() {
+		all = append(all, s.networks[name])
+	}
+	return all
+}
+
+// underlay returns what is known of it: the addresses of nodes and masters.
+func (s *snapshot) underlay() []netip.Prefix {
+	var hosts []netip.Prefix
+	for _, a := range s.admissions {
+		if a.VTEP.IsValid() {
+			hosts = append(hosts, netip.PrefixFrom(a.VTEP, a.VTEP.BitLen()))
+		}
+	}
+	for _, m := range s.masters {
+		if m.Addr.IsValid() && !m.Addr.IsUnspecified() && !m.Addr.IsLoopback() {
+			hosts = append(hosts, netip.PrefixFrom(m.Addr.Unmap(), m.Addr.Unmap().BitLen()))
+		}
+	}
+	slices.SortFunc(hosts, overlay.ComparePrefixes)
+	return slices.Compact(hosts)
+}
+
+func (s *snapshot) nextVNI() (overlay.VNI, error) {
+	taken := map[overlay.VNI]bool{}
+	for _, n := range s.networks {
+		taken[n.VNI] = true
+	}
+	vni := overlay.VNI(s.numbers[numberVNI])
+	for range len(taken) + 1 {
+		if vni++; vni > overlay.MaxVNI {
+			vni = 1
+		}
+		if !taken[vni] {
+			return vni, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: every vni up to %d is taken", overlay.ErrExhausted, overlay.MaxVNI)
+}
+
+func removeNetwork(s *snapshot, name string) (*decision, error) {
+	if _, err := s.network(name); err != nil {
+		return nil, err
+	}
+	d := &decision{}
+	d.drop(discovery.KindNetwork, name)
+	d.dropBelow(discovery.KindGroup, name, s.groups.below(name))
+	d.dropBelow(discovery.KindRule, name, s.rules.below(name))
+	d.dropBelow(discovery.KindBlock, name, s.blocks.below(name))
+	d.dropBelow(discovery.KindIdentity, name, s.identities.below(name))
+	return d, nil
+}
+
+func addGroup(s *snapshot, g overlay.Group) (*decision, error) {
+	if err := g.Validate(); err != nil {
+		return nil, err
+	}
+	if _, err := s.network(g.Network); err != nil {
+		return nil, err
+	}
+	if s.isGroup(g.Network, g.Name) {
+		return nil, nil
+	}
+	d := &decision{}
+	d.set(discovery.KindGroup, g.Network+"/"+g.Name, g)
+	return d, nil
+}
+
+// removeGroup refuses a group that is in use. Identities that stand for sets with the group stay:
+// nobody can ask for them any more, and none is used anew while a task may still carry it.
+func removeGroup(s *snapshot, g overlay.Group, endpoints []overlay.Endpoint) (*decision, error) {
+	if _, err := s.network(g.Network); err != nil {
+		return nil, err
+	}
+	if _, ok := s.groups[g.Network+"/"+g.Name]; !ok {
+		return nil, notFound("group of network "+g.Network, g.Name, s.groupsOf(g.Network))
+	}
+	if rules := s.rulesNaming(g); len(rules) > 0 {
+		return nil, fmt.Errorf("%w: group %q of network %s is named by rule %d; weft rule remove %s %d first",
+			control.ErrInUse, g.Name, g.Network, rules[0], g.Network, rules[0])
+	}
+	var tasks []string
+	for _, e := range endpoints {
+		if e.Network == g.Network && slices.Contains(e.Groups, g.Name) {
+			tasks = append(tasks, e.Task)
+		}
+	}
+	if len(tasks) > 0 {
+		slices.Sort(tasks)
+		return nil, fmt.Errorf("%w: tasks %s are in group %q of network %s; end them first",
+			control.ErrInUse, shorten(slices.Compact(tasks)), g.Name, g.Network)
+	}
+	d := &decision{}
+	d.drop(discovery.KindGroup, g.Network+"/"+g.Name)
+	return d, nil
+}
+
+func (s *snapshot) rulesNaming(g overlay.Group) []overlay.RuleID {
+	var ids []overlay.RuleID
+	for _, r := range s.rules {
+		if r.Network == g.Network && (r.From == g.Name || r.To == g.Name) {
+			ids = append(ids, r.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// addRule numbers the rule. The same rule again, whatever id it names, is the one that is there.
+func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
+	r.ID = 0
+	if r.Action == "" {
+		r.Action = overlay.Allow
+	}
+	r.Ports = normalPorts(r.Ports)
+	if err := r.Validate(); err != nil {
+		return r, nil, err
+	}
+	if _, err := s.network(r.Network); err != nil {
+		return r, nil, err
+	}
+	for _, name := range []string{r.From, r.To} {
+		if name != overlay.World && !s.isGroup(r.Network, name) {
+			return r, nil, notFound("group of network "+r.Network, name, s.groupsOf(r.Network))
+		}
+	}
+	for _, key := range s.rules.below(r.Network) {
+		old := s.rules[key]
+		if sameRule(old, r) {
+			return old, nil, nil
+		}
+	}
+	id := s.numbers[numberRule] + 1
+	if id > math.MaxUint32 {
+		return r, nil, fmt.Errorf("%w: every rule id is used up", overlay.ErrExhausted)
+	}
+	r.ID = overlay.RuleID(id)
+	d := &decision{}
+	d.set(kindNumber, numberRule, id)
+	d.set(discovery.KindRule, r.Network+"/"+strconv.FormatUint(id, 10), r)
+	return r, d, nil
+}
+
+// normalPorts sorts the ranges, each once.
+func normalPorts(ports []overlay.PortRange) []overlay.PortRange {
+	ports = slices.Clone(ports)
+	slices.SortFunc(ports, func(a, b overlay.PortRange) int {
+		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
+	return slices.Compact(ports)
+}
+
+func sameRule(a, b overlay.Rule) bool {
+	return a.Network == b.Network && a.From == b.From && a.To == b.To && a.Protocol == b.Protocol &&
+		slices.Equal(a.Ports, b.Ports) && a.Action == b.Action && a.Audit == b.Audit
+}
+
+func removeRule(s *snapshot, network string, id overlay.RuleID) (*decision, error) {
+	if _, err := s.network(network); err != nil {
+		return nil, err
+	}
+	key := network + "/" + strconv.FormatUint(uint64(id), 10)
+	if _, ok := s.rules[key]; !ok {
+		return nil, notFound("rule of network "+network, strconv.FormatUint(uint64(id), 10), s.ruleIDs(network))
+	}
+	d := &decision{}
+	d.drop(discovery.KindRule, key)
+	return d, nil
+}
+
+func (s *snapshot) ruleIDs(network string) []string {
+	var ids []overlay.RuleID
+	for _, key := range s.rules.below(network) {
+		ids = append(ids, s.rules[key].ID)
+	}
+	slices.Sort(ids)
+	text := make([]string, len(ids))
+	for i, id := range ids {
+		text[i] = strconv.FormatUint(uint64(id), 10)
+	}
+	return text
+}
+
+// removeNode voids the node's rows up to the incarnation and frees its blocks. Many blocks take
+// several changes; left tells that another is needed. The first one shuts the node out, so that it is
+// given nothing meanwhile.
+func removeNode(s *snapshot, id discovery.NodeID, incarnation uint64) (d *decision, left bool, err error) {
+	a, known := s.admissions[string(id)]
+	var held []string
+	for _, key := range s.blocks.keys() {
+		if s.blocks[key].Node == id {
+			held = append(held, key)
+		}
+	}
+	if !known || !a.VTEP.IsValid() && len(held) == 0 {
+		return nil, false, notFound("admitted node", string(id), s.admittedNodes())
+	}
+	d = &decision{}
+	if a.VTEP.IsValid() {
+		d.set(discovery.KindAdmission, string(id), discovery.Admission{Node: id, Gone: max(a.Gone, incarnation)})
+	}
+	for _, key := range held {
+		if d.full() {
+			return d, true, nil
+		}
+		d.drop(discovery.KindBlock, key)
+	}
+	return d, false, nil
+}
+
+func (s *snapshot) admittedNodes() []string {
+	var ids []string
+	for _, id := range s.admissions.keys() {
+		if s.admissions[id].VTEP.IsValid() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fabric
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"weft/discovery"
+	"weft/lb"
+	"weft/overlay"
+)
+
+// maxBlocks bounds how many blocks of a family one node may hold in a network, so that a node gone
+// mad does not take the others' addresses.
+const maxBlocks = 256
+
+// plan decides what nodes ask for. It is pure: the same snapshot and claims give the same decision,
+// whoever leads. The stages, one after the other:
+//
+//  1. admit nodes
+//  2. give blocks of addresses to those admitted
+//  3. number sets of groups
+//  4. pin named VIPs to addresses
+//  5. say what was refused, and withdraw what is refused no more
+//
+// A decision that gets too large for one change is cut: the next round goes on.
+func plan(s *snapshot, c claims) *decision {
+	p := &planner{
+		s: s, d: &decision{}, admitted: map[discovery.NodeID]uint64{}, vteps: map[netip.Addr]discovery.NodeID{},
+		refused: map[string]discovery.Refusal{}, cursors: map[string]*blockCursor{}, sets: map[string]*identityCursor{},
+	}
+	for _, stage := range []func(claims){p.admit, p.grant, p.pin} {
+		if stage(c); p.d.full() {
+			return p.d
+		}
+	}
+	for _, r := range c.broken {
+		p.refuse(r.Node, r.Kind, r.Key, "%s", r.Reason)
+	}
+	p.say()
+	return p.d
+}
+
+type planner struct {
+	s        *snapshot
+	d        *decision
+	admitted map[discovery.NodeID]uint64 // -> incarnations up to this are void
+	vteps    map[netip.Addr]discovery.NodeID
+	refused  map[string]discovery.Refusal // by key of the ledger
+	cursors  map[string]*blockCursor      // by network/family
+	sets     map[string]*identityCursor   // by network
+}
+
+func (p *planner) refuse(node discovery.NodeID, kind discovery.Kind, key, format string, args ...any) {
+	p.refused[fmt.Sprintf("%s/%s/%s", node, kind, key)] = discovery.Refusal{
+		Node: node, Kind: kind, Key: key, Reason: fmt.Sprintf(format, args...),
+	}
+}
+
+// admit takes every node that says who and where it is. Whoever may write rows has shown the
+// cluster's secret, if there is one, to the stream that they came by.
+func (p *planner) admit(c claims) {
+	for _, id := range p.s.admissions.keys() {
+		if a := p.s.admissions[id]; a.VTEP.IsValid() {
+			p.admitted[a.Node] = a.Gone
+			p.vteps[a.VTEP] = a.Node
+		}
+	}
+	for _, n := range c.nodes {
+		if p.d.full() {
+			return
+		}
+		a := p.s.admissions[string(n.ID)]
+		if n.incarnation <= a.Gone {
+			continue
+		}
+		vtep, reason := p.vtep(n, a)
+		if reason != "" {
+			p.refuse(n.ID, discovery.KindNode, string(n.ID), "%s", reason)
+			continue
+		}
+		p.admitted[n.ID] = a.Gone
+		if a.VTEP == vtep {
+			continue
+		}
+		p.vteps[vtep] = n.ID
+		p.d.set(discovery.KindAdmission, string(n.ID), discovery.Admission{Node: n.ID, VTEP: vtep, Gone: a.Gone})
+	}
+}
+
+// vtep returns the address that a node's frames come from, or why it can't be that.
+func (p *planner) vtep(n nodeClaim, a discovery.Admission) (netip.Addr, string) {
+	if len(n.Addrs) == 0 || !n.Addrs[0].IsValid() {
+		return netip.Addr{}, "the node tells no underlay address"
+	}
+	vtep := n.Addrs[0].Unmap().WithZone("")
+	if a.VTEP == vtep {
+		return vtep, ""
+	}
+	if a.VTEP.IsValid() {
+		return vtep, fmt.Sprintf("node %s was admitted with address %s and now says %s: give one of two nodes another id, "+
+			"or, if the node has moved, weft node remove %s", n.ID, a.VTEP, vtep, n.ID)
+	}
+	if other, taken := p.vteps[vtep]; taken {
+		return vtep, fmt.Sprintf("address %s is node %s's", vtep, other)
+	}
+	for _, name := range p.s.networks.keys() {
+		for _, subnet := range p.s.networks[name].Subnets() {
+			if subnet.Contains(vtep) {
+				return vtep, fmt.Sprintf("address %s lies in %s of network %s: the underlay may not be part of a network", vtep, subnet, name)
+			}
+		}
+	}
+	return vtep, ""
+}
+
+// grant answers wishes for blocks and identities.
+func (p *planner) grant(c claims) {
+	for _, w := range c.wants {
+		if p.d.full() {
+			return
+		}
+		if gone, ok := p.admitted[w.node]; !ok || w.incarnation <= gone {
+			continue
+		}
+		n, err := p.s.network(w.Network)
+		if err != nil {
+			p.refuse(w.node, discovery.KindWant, w.key, "%v", err)
+			continue
+		}
+		p.grantBlocks(w, n, 4, n.Subnet4, w.Blocks4)
+		p.grantBlocks(w, n, 6, n.Subnet6, w.Blocks6)
+		p.grantIdentity(w)
+	}
+}
+
+func (p *planner) grantBlocks(w wantClaim, n overlay.Network, family int, subnet netip.Prefix, wanted int) {
+	if !subnet.IsValid() || wanted <= 0 {
+		return
+	}
+	if wanted > maxBlocks {
+		p.refuse(w.node, discovery.KindWant, w.key, "%d blocks of network %s are wanted: a node may hold %d", wanted, n.Name, maxBlocks)
+		wanted = maxBlocks
+	}
+	key := fmt.Sprintf("%s/%d", n.Name, family)
+	if p.cursors[key] == nil {
+		p.cursors[key] = newBlockCursor(p.s, n.Name, subnet, n.BlockBits(subnet.Addr()))
+	}
+	cursor := p.cursors[key]
+	for ; cursor.held[w.node] < wanted && !p.d.full(); cursor.held[w.node]++ {
+		block, ok := cursor.next()
+		if !ok {
+			p.refuse(w.node, discovery.KindWant, w.key, "network %s has no free block left: all %d of %s (each a /%d) are given",
+				n.Name, cursor.given, subnet, cursor.bits)
+			return
+		}
+		p.d.set(discovery.KindBlock, n.Name+"/"+block.String(), overlay.Block{Network: n.Name, Node: w.node, Prefix: block})
+	}
+}
+
+func (p *planner) grantIdentity(w wantClaim) {
+	groups := slices.Compact(slices.Sorted(slices.Values(w.Groups)))
+	if len(groups) == 0 {
+		return
+	}
+	if p.sets[w.Network] == nil {
+		p.sets[w.Network] = newIdentityCursor(p.s, w.Network)
+	}
+	cursor := p.sets[w.Network]
+	if cursor.known[strings.Join(groups, ",")] {
+		return
+	}
+	for _, g := range groups {
+		if !p.s.isGroup(w.Network, g) {
+			p.refuse(w.node, discovery.KindWant, w.key, "%v", notFound("group of network "+w.Network, g, p.s.groupsOf(w.Network)))
+			return
+		}
+	}
+	identity, ok := cursor.next(groups)
+	if !ok {
+		p.refuse(w.node, discovery.KindWant, w.key, "network %s has no identity left for groups %s: all %d are taken by other sets of groups",
+			w.Network, strings.Join(groups, ","), len(cursor.used))
+		return
+	}
+	p.d.set(discovery.KindIdentity, fmt.Sprintf("%s/%d", w.Network, identity),
+		overlay.GroupSet{Network: w.Network, Groups: groups, Identity: identity})
+}
+
+// pin gives every named VIP its addresses, in the order of the names.
+func (p *planner) pin(c claims) {
+	var pins []lb.Pin
+	for _, name := range p.s.pins.keys() {
+		pins = append(pins, p.s.pins[name])
+	}
+	literals := slices.Clone(c.literals)
+	slices.SortFunc(literals, netip.Addr.Compare)
+	for _, b := range c.backends {
+		if p.d.full() {
+			return
+		}
+		if _, ok := p.admitted[b.node]; !ok {
+			continue
+		}
+		if _, ok := p.s.pins[b.name]; ok {
+			continue
+		}
+		if _, ok := p.d.put[string(discovery.KindPin)+"/"+b.name]; ok {
+			continue
+		}
+		pin, err := lb.Assign(pins, b.name, literals...)
+		if err != nil {
+			p.refuse(b.node, discovery.KindBackend, b.key, "%v", err)
+			continue
+		}
+		pins = append(pins, pin)
+		p.d.set(discovery.KindPin, pin.Name, pin)
+	}
+}
+
+// say makes the refusals of the ledger those found now.
+func (p *planner) say() {
+	for _, key := range p.s.refusals.keys() {
+		if p.d.full() {
+			return
+		}
+		if _, ok := p.refused[key]; !ok {
+			p.d.drop(discovery.KindRefusal, key)
+		}
+	}
+	for _, key := range table[discovery.Refusal](p.refused).keys() {
+		if p.d.full() {
+			return
+		}
+		if p.s.refusals[key] != p.refused[key] {
+			p.d.set(discovery.KindRefusal, key, p.refused[key])
+		}
+	}
+}
