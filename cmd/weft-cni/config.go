@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	cniversion "github.com/containernetworking/cni/pkg/version"
+)
+
+// defaultSocket is where the node daemon listens unless told otherwise.
+const defaultSocket = "/run/weft/netd.sock"
+
+// config is the network configuration that a runtime hands in, and what it says of the container:
+//
+//	{"cniVersion": "1.1.0", "name": "prod", "type": "weft-cni",
+//	 "network": "prod", "groups": ["web"], "vips": ["/web:80=8080"], "socket": "/run/weft/netd.sock"}
+type config struct {
+	types.PluginConf
+	Network string   `json:"network"` // default: name
+	Groups  []string `json:"groups"`
+	VIPs    []string `json:"vips"`   // labels as in weft run --vip
+	Socket  string   `json:"socket"` // of the node daemon
+
+	// From CNI_ARGS: WEFT_NAME (or K8S_POD_NAME), a DNS label by which the container is found; and
+	// WEFT_GROUPS and WEFT_VIPS, comma lists which are added to those of the configuration.
+	label string
+
+	container, netns, ifname string
+}
+
+func parse(args *skel.CmdArgs) (config, error) {
+	c := config{container: args.ContainerID, netns: args.Netns, ifname: args.IfName}
+	if err := json.Unmarshal(args.StdinData, &c); err != nil {
+		return c, fmt.Errorf("network configuration: %w", err)
+	}
+	if err := cniversion.ParsePrevResult(&c.PluginConf); err != nil {
+		return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
+	}
+	c.Network = cmp.Or(c.Network, c.Name)
+	c.Socket = cmp.Or(c.Socket, defaultSocket)
+	if !filepath.IsAbs(c.Socket) {
+		return c, fmt.Errorf("network configuration %s: socket %q: an absolute path is needed", c.Name, c.Socket)
+	}
+	given, err := parseArgs(args.Args)
+	if err != nil {
+		return c, err
+	}
+	// Pod names may hold dots, which a label can't.
+	c.label = cmp.Or(given["WEFT_NAME"], strings.ReplaceAll(given["K8S_POD_NAME"], ".", "-"))
+	c.Groups = append(c.Groups, list(given["WEFT_GROUPS"])...)
+	c.VIPs = append(c.VIPs, list(given["WEFT_VIPS"])...)
+	return c, nil
+}
+
+// parseArgs reads CNI_ARGS: KEY=VALUE;KEY=VALUE. Values may hold '='; keys that mean nothing here are
+// somebody else's.
+func parseArgs(text string) (map[string]string, error) {
+	given := make(map[string]string)
+	for pair := range strings.SplitSeq(text, ";") {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok && pair != "" {
+			return nil, fmt.Errorf("CNI_ARGS %q: %q has no '='; KEY=VALUE;KEY=VALUE is allowed", text, pair)
+		}
+		given[key] = value
+	}
+	return given, nil
+}
+
+func list(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
+}
+
+// idPrefix begins the ids of all attachments of a network configuration.
+func (c config) idPrefix() string { return "cni/" + c.Name + "/" }
+
+// id names the attachment, and the task: a container that joins two networks is two tasks, each with
+// VIPs and a name of its own. Neither names nor container ids hold a slash.
+func (c config) id() string { return c.idPrefix() + c.container + "/" + c.ifname }
