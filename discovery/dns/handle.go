@@ -22,6 +22,7 @@ type question struct {
 	zone    *zone.Zone
 	vni     uint32
 	network string
+	own     bool // the name is in a zone of ours
 	tcp     bool
 }
 
@@ -39,8 +40,8 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		s.send(w, &q, failure(m, rcode))
 		return
 	}
-	apex, own := q.zone.Apex(q.name)
-	if !own {
+	var apex string
+	if apex, q.own = q.zone.Apex(q.name); !q.own {
 		s.serveForeign(ctx, w, &q)
 		return
 	}
@@ -120,7 +121,7 @@ func (s *Server) send(w wire.ResponseWriter, q *question, r *wire.Msg) {
 	r.RecursionAvailable = s.foreign.able()
 	if opt := q.msg.IsEdns0(); opt != nil {
 		r.SetEdns0(maxUDP, opt.Do())
-		if r.Rcode == wire.RcodeServerFailure && r.IsEdns0() != nil && !q.zone.Complete() {
+		if q.own && r.Rcode == wire.RcodeServerFailure {
 			notReady := &wire.EDNS0_EDE{InfoCode: wire.ExtendedErrorCodeNotReady, ExtraText: "the node has not heard all names yet"}
 			r.IsEdns0().Option = append(r.IsEdns0().Option, notReady)
 		}

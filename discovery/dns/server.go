@@ -42,6 +42,8 @@ const (
 	maxConns   = 1024             // TCP connections per address
 	idle       = 10 * time.Second // of a TCP connection between questions
 	stopWithin = 2 * time.Second
+	// backlog is how many bytes of questions wait in a socket, about 2,000, while the node is busy.
+	backlog = 1 << 20
 )
 
 // Cache is where the kernel looks for answers. bpf/answers has it.
@@ -166,6 +168,7 @@ func (s *Server) bind(a netip.AddrPort) error {
 	if err != nil {
 		return err // names address and what was tried
 	}
+	_ = udp.SetReadBuffer(backlog) // less is allowed, and does
 	local, _ := udp.LocalAddr().(*net.UDPAddr)
 	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: local.IP, Port: local.Port, Zone: local.Zone})
 	if err != nil {

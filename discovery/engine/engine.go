@@ -25,8 +25,13 @@ import (
 	"weft/discovery/zone"
 )
 
-// settleEvery is how often a node whose zone is not complete asks whether it may be.
-const settleEvery = 100 * time.Millisecond
+// When a zone is complete, unless Options.Synced says so: the masters' rows come before those of
+// nodes, so after them the node waits for a pause in the rows, but not for ever.
+const (
+	settleEvery = 100 * time.Millisecond // how often that is looked at
+	pause       = 500 * time.Millisecond
+	patience    = 5 * time.Second
+)
 
 // Members says who answers; discovery/gossip does.
 type Members interface {
@@ -53,7 +58,7 @@ type Options struct {
 	Zone zone.Options
 	// Synced tells that this node has, since its disk was empty, heard all rows of somebody, so that
 	// a name it does not know is missing; asked until it says yes. Nil: once rows of the masters are
-	// here.
+	// here, from disk or, when they come later, followed by a pause.
 	Synced func() bool
 	// Log takes what the operator should know; nil: nobody.
 	Log *slog.Logger
@@ -76,7 +81,9 @@ type Engine struct {
 	cursor   *state.Cursor
 	writers  map[string]writer
 	gone     map[string]uint64 // by node: the incarnation that the masters removed
-	heard    bool              // rows of the masters are here
+	heard    time.Time         // since when rows of the masters are here; zero: they are not
+	restored bool              // they were on disk
+	last     time.Time         // of the rows that came last
 	services map[string][]discovery.ServiceName
 	alive    map[discovery.NodeID]liveness
 }
@@ -110,7 +117,7 @@ func New(o Options) (*Engine, error) {
 		e.log = slog.New(slog.DiscardHandler)
 	}
 	if e.synced == nil {
-		e.synced = func() bool { return e.heard }
+		e.synced = func() bool { return e.quiet(time.Now()) }
 	}
 	e.zone.Store(zone.New(o.Zone))
 	e.changed.Store(new(make(chan struct{})))
@@ -118,6 +125,9 @@ func New(o Options) (*Engine, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.refresh()
+	if e.restored = !e.heard.IsZero(); e.restored {
+		e.publish(nil)
+	}
 	if e.server != nil && e.stats.changes.Load() == 0 {
 		e.server.SetZone(e.zone.Load(), zone.Diff{})
 	}

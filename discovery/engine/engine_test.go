@@ -223,6 +223,10 @@ func TestZoneIsCompleteOnceTheMastersRowsAreHere(t *testing.T) {
 	}
 	apply(t, s, row(discovery.Ledger, discovery.KindMaster, "m1", 1, 1, discovery.Master{ID: "m1", Addr: addr("10.0.0.1")}))
 	run(t, e.Run)
+	wait(t, e, "master", func(z *zone.Zone) bool { return z.Lookup("", "master.mesos.").Exists })
+	if e.Zone().Complete() {
+		t.Error("complete before the names of nodes had time to follow")
+	}
 	wait(t, e, "complete", (*zone.Zone).Complete)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -461,4 +465,21 @@ func BenchmarkOneOf20000Names(b *testing.B) {
 	if got := e.Stats(); got.Changes < uint64(b.N) {
 		b.Fatalf("stats = %+v", got)
 	}
+}
+
+func TestFirstRowsAreWaitedForButNotForEver(t *testing.T) {
+	at := time.Unix(1000, 0)
+	check := func(e *Engine, want bool) {
+		t.Helper()
+		if got := e.quiet(at); got != want {
+			t.Errorf("heard %v ago, last row %v ago, from disk %t: complete %t, want %t",
+				at.Sub(e.heard), at.Sub(e.last), e.restored, got, want)
+		}
+	}
+	ago := func(d time.Duration) time.Time { return at.Add(-d) }
+	check(&Engine{last: ago(time.Hour)}, false)
+	check(&Engine{heard: ago(time.Second), last: ago(pause - 1)}, false)
+	check(&Engine{heard: ago(time.Second), last: ago(pause)}, true)
+	check(&Engine{heard: ago(patience), last: at}, true)
+	check(&Engine{heard: at, last: at, restored: true}, true)
 }

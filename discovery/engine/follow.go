@@ -3,6 +3,8 @@
 package engine
 
 import (
+	"time"
+
 	"weft/discovery"
 	"weft/discovery/state"
 	"weft/discovery/zone"
@@ -62,7 +64,10 @@ func (e *Engine) refresh() {
 
 // follow adds what a batch of rows changes.
 func (e *Engine) follow(changes []zone.Change, b state.Batch, removed *bool) []zone.Change {
-	e.heard = e.heard || b.Writer == discovery.Ledger
+	e.last = time.Now()
+	if e.heard.IsZero() && b.Writer == discovery.Ledger {
+		e.heard = e.last
+	}
 	if b.Reset {
 		keep := map[rowID]bool{}
 		for _, r := range b.Rows {
@@ -134,4 +139,10 @@ func (e *Engine) removes(r discovery.Row) bool {
 	}
 	e.gone[r.Key] = a.Gone
 	return true
+}
+
+// quiet tells whether the first rows have all come, as far as can be told without asking who sends
+// them.
+func (e *Engine) quiet(now time.Time) bool {
+	return !e.heard.IsZero() && (e.restored || now.Sub(e.last) >= pause || now.Sub(e.heard) >= patience)
 }
