@@ -30,6 +30,18 @@ func CgroupRoot() (string, error) {
 	return root, nil
 }
 
+// Kill ends every process of the task whose cgroup that is, from whatever process; who started the
+// task sees it end and cleans up. A task that is gone is no error.
+func Kill(cgroup string) error {
+	if !filepath.IsAbs(cgroup) {
+		return fmt.Errorf("kill the task in cgroup %q: an absolute path is needed", cgroup)
+	}
+	if err := killCgroup(cgroup); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("kill the task in cgroup %s: %w", cgroup, err)
+	}
+	return nil
+}
+
 // cgroupRoot finds the first mount of the whole of cgroup2 (proc(5), /proc/pid/mountinfo):
 //
 //	42 32 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw

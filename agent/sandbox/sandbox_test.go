@@ -366,6 +366,7 @@ func TestKill(t *testing.T) {
 	dir := folder(t)
 	for name, kill := range map[string]func(*Task) error{
 		"at once":   (*Task).Kill,
+		"by path":   func(task *Task) error { return Kill(task.Cgroup) },
 		"in rounds": func(task *Task) error { return killInRounds(task.Cgroup) },
 	} {
 		s := shell(dir, family)
@@ -388,6 +389,18 @@ func TestKill(t *testing.T) {
 		})
 		if err := task.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+func TestKillOfWhatIsNoTask(t *testing.T) {
+	t.Parallel()
+	if err := Kill(filepath.Join(t.TempDir(), "gone")); err != nil {
+		t.Errorf("a task that is gone: %v", err)
+	}
+	for _, path := range []string{"", "web.1"} {
+		if err := Kill(path); err == nil || !strings.Contains(err.Error(), "absolute path") {
+			t.Errorf("%q: %v, want that a path is needed", path, err)
 		}
 	}
 }
