@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"weft/agent/sandbox"
 )
 
 // cgroupOf names the cgroup of the lab in dir: everything a lab runs is below it, so that one write
 // ends it all.
 func cgroupOf(dir string) (string, error) {
-	top, err := cgroup2()
+	top, err := sandbox.CgroupRoot()
 	if err != nil {
 		return "", err
 	}

@@ -76,8 +76,9 @@ func (l *Lab) mountBPF() error {
 
 // unmountBelow undoes every mount below dir, newest first.
 func unmountBelow(dir string) error {
-	var errs []error
-	for _, path := range mountsBelow(dir) {
+	paths, err := mountsBelow(dir)
+	errs := []error{err}
+	for _, path := range paths {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", path, err))
 		}

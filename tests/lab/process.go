@@ -126,7 +126,7 @@ func (h *Host) startDaemon(name string, args []string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := &Cmd{Cmd: exec.Command(h.lab.Binary, args...), netns: h.netns(), cgroup: h.daemons()} //nolint:noctx // a daemon outlives its starter
+	cmd := &Cmd{Cmd: exec.Command(h.lab.Binary, args...), netns: h.netns(), cgroup: h.daemons()}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2", "GOTRACEBACK=all")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

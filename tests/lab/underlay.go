@@ -76,7 +76,7 @@ func (l *Lab) plug(h *Host) error {
 		if err := handle.LinkAdd(veth); err != nil {
 			return fmt.Errorf("make the link to the underlay: %w", err)
 		}
-		bridge, err := handle.LinkByName("underlay") //nolint:forbidigo // one link by name: no dump
+		bridge, err := handle.LinkByName("underlay")
 		if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (l *Lab) plug(h *Host) error {
 // nobody to collide with.
 func configure(h *netlink.Handle, links map[string][]netip.Prefix) error {
 	for name, prefixes := range links {
-		link, err := h.LinkByName(name) //nolint:forbidigo // one link by name: no dump
+		link, err := h.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("link %s: %w", name, err)
 		}
@@ -148,7 +148,7 @@ func withNetlink(path string, f func(*netlink.Handle) error) error {
 // Cut takes a host's link to the underlay down, or up again.
 func (h *Host) Cut(down bool) error {
 	return withNetlink(h.lab.fabric(), func(handle *netlink.Handle) error {
-		link, err := handle.LinkByName(h.Name) //nolint:forbidigo // one link by name: no dump
+		link, err := handle.LinkByName(h.Name)
 		if err != nil {
 			return err
 		}

@@ -198,7 +198,7 @@ type count struct {
 
 // stream sends numbered packets at rate, then asks how many came.
 func stream(out io.Writer, addr string, rate int, span time.Duration) error {
-	c, err := net.Dial("udp", addr) //nolint:noctx // a test's client: it ends with its deadline
+	c, err := net.Dial("udp", addr)
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func connects(out io.Writer, addr string, rate int, span, patience time.Duration
 }
 
 func get(out io.Writer, url string) error {
-	answer, err := (&http.Client{Timeout: 5 * time.Second}).Get(url) //nolint:noctx // the client's time-out bounds it
+	answer, err := (&http.Client{Timeout: 5 * time.Second}).Get(url)
 	if err != nil {
 		return err
 	}

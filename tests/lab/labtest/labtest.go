@@ -15,65 +15,65 @@ import (
 )
 
 // Require skips the test without root; CI=true makes that a failure.
-func Require(t testing.TB) {
-	t.Helper()
+func Require(tb testing.TB) {
+	tb.Helper()
 	switch {
 	case os.Geteuid() == 0:
 	case os.Getenv("CI") == "true":
-		t.Fatal("needs root")
+		tb.Fatal("needs root")
 	default:
-		t.Skip("needs root")
+		tb.Skip("needs root")
 	}
 }
 
 // Build compiles a command of this module into a folder of the test and returns its path.
-func Build(t testing.TB, pkg string) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), filepath.Base(pkg))
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "weft/"+pkg)
+func Build(tb testing.TB, pkg string) string {
+	tb.Helper()
+	binary := filepath.Join(tb.TempDir(), filepath.Base(pkg))
+	cmd := exec.CommandContext(tb.Context(), "go", "build", "-o", binary, "weft/"+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", pkg, err, out)
+		tb.Fatalf("build %s: %v\n%s", pkg, err, out)
 	}
 	return binary
 }
 
 // Up makes a lab that ends with the test. Its daemons' logs are shown when the test failed.
-func Up(t testing.TB, o lab.Options) *lab.Lab {
-	t.Helper()
-	Require(t)
+func Up(tb testing.TB, o lab.Options) *lab.Lab {
+	tb.Helper()
+	Require(tb)
 	if o.Binary == "" {
-		o.Binary = Build(t, "cmd/weft")
+		o.Binary = Build(tb, "cmd/weft")
 	}
 	if o.Dir == "" {
-		dir, err := os.MkdirTemp("/run", "weft-test-")
+		dir, err := os.MkdirTemp("/run", "weft-test-") //nolint:usetesting // sockets need a short path
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		o.Dir = dir
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := lab.Down(o.Dir); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	l, err := lab.Up(t.Context(), o)
+	l, err := lab.Up(tb.Context(), o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if !t.Failed() {
+	tb.Cleanup(func() {
+		if !tb.Failed() {
 			return
 		}
 		for _, h := range l.Hosts {
-			t.Logf("netd of %s:\n%s", h.Name, h.Tail("netd", 40))
+			tb.Logf("netd of %s:\n%s", h.Name, h.Tail("netd", 40))
 		}
 		for _, m := range l.Masters {
-			t.Logf("master %s:\n%s", m.Name, m.Tail("master", 40))
+			tb.Logf("master %s:\n%s", m.Name, m.Tail("master", 40))
 		}
 	})
-	if err := labs.WaitReady(t.Context(), l); err != nil {
-		t.Fatal(err)
+	if err := labs.WaitReady(tb.Context(), l); err != nil {
+		tb.Fatal(err)
 	}
 	return l
 }

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"weft/agent/sandbox"
+	"weft/cmd/weft/node"
+	"weft/cmd/weft/show"
+)
+
+// Options of a node daemon; Command fills them from flags.
+type Options struct {
+	Node                 string // id; default the host name's first label
+	State                string // folder on disk
+	Socket               string // unix socket for clients of this node
+	Pin                  string // folder of bpffs
+	Cgroup               string // cgroup2 folder; processes below it see VIPs at connect time
+	Underlay             string // interface; default that of the default route
+	Masters              []string
+	Join                 []string
+	Port                 uint16 // TCP, where peers stream rows
+	Gossip               uint16
+	Tunnel               uint16 // UDP
+	Metrics              string // address:port of Prometheus metrics; empty: none
+	Resolvers            []string
+	SecretFile           string
+	SlowEncap, SlowDecap bool
+	Events               uint32
+	Debug                bool
+	Version              string
+}
+
+// Defaults of Options.
+const (
+	defaultState  = "/var/lib/weft/netd"
+	defaultPin    = "/sys/fs/bpf/weft"
+	defaultPort   = 7701
+	defaultGossip = 7946
+	defaultTunnel = 4789
+	defaultEvents = 100
+)
+
+// Command returns `weft netd`.
+func Command(env node.Env, version string) *cobra.Command {
+	o := Options{Version: version}
+	cmd := &cobra.Command{
+		Use:   "netd",
+		Short: "the node daemon: virtual networks, VIPs and names of this node",
+		Long: "Netd loads the packet path and keeps it equal to what masters and other nodes say. What it made goes on\n" +
+			"while it is away: packets, VIPs and names. It starts from its own disk, with or without masters.",
+		Example: "  weft netd --master 10.0.0.1:7700\n  weft netd --master 10.0.0.1:7700 --join 10.0.0.1 --underlay eth1",
+		Args:    cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Node, "node", "", "id of this node, a DNS label (default: the host name)")
+	f.StringVar(&o.State, "state", defaultState, "folder of what must survive a restart")
+	f.StringVar(&o.Socket, "socket", node.DefaultSocket, "unix socket for clients on this node")
+	f.StringVar(&o.Pin, "pin", defaultPin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
+	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: weft in the unified hierarchy)")
+	f.StringVar(&o.Underlay, "underlay", "", "interface that reaches the other nodes (default: that of the default route)")
+	f.StringArrayVar(&o.Masters, "master", nil, "host:port of a master (repeatable)")
+	f.StringArrayVar(&o.Join, "join", nil, "address of a member to join; masters are joined anyway (repeatable)")
+	f.Uint16Var(&o.Port, "port", defaultPort, "TCP port where peers exchange rows")
+	f.Uint16Var(&o.Gossip, "gossip-port", defaultGossip, "TCP and UDP port of membership")
+	f.Uint16Var(&o.Tunnel, "tunnel-port", defaultTunnel, "UDP port of tunnel frames, the same on every node")
+	f.StringVar(&o.Metrics, "metrics", "127.0.0.1:7780", "address of the Prometheus metrics; empty: none")
+	f.StringArrayVar(&o.Resolvers, "resolver", nil, "address[:port] that answers foreign names (repeatable; default: the host's)")
+	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret: membership is encrypted, rows only from who knows it")
+	f.BoolVar(&o.SlowEncap, "slow-encap", false, "leave encapsulation to the kernel's VXLAN device")
+	f.BoolVar(&o.SlowDecap, "slow-decap", false, "leave decapsulation to the kernel's VXLAN device")
+	f.Uint32Var(&o.Events, "events", defaultEvents, "reported packets per second, CPU and reason")
+	f.BoolVar(&o.Debug, "debug", false, "log more")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := o.complete(); err != nil {
+			return fmt.Errorf("%w: %w", show.ErrUsage, err)
+		}
+		level := slog.LevelInfo
+		if o.Debug {
+			level = slog.LevelDebug
+		}
+		return Run(cmd.Context(), o, slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level})))
+	}
+	return cmd
+}
+
+// complete fills in what depends on the machine and joins every problem.
+func (o *Options) complete() error {
+	var errs []error
+	if os.Geteuid() != 0 {
+		errs = append(errs, errors.New("netd needs root: it loads BPF programs and makes links"))
+	}
+	if o.Node == "" {
+		name, err := os.Hostname()
+		errs = append(errs, err)
+		o.Node, _, _ = strings.Cut(strings.ToLower(name), ".")
+	}
+	if o.Cgroup == "" {
+		path, err := sandbox.CgroupRoot()
+		errs = append(errs, err)
+		o.Cgroup = filepath.Join(path, "weft")
+	}
+	for _, m := range o.Masters {
+		host, _, ok := strings.Cut(m, ":")
+		if a, err := netip.ParseAddrPort(m); err == nil {
+			o.Join = append(o.Join, a.Addr().String())
+		} else if ok && host != "" {
+			o.Join = append(o.Join, host)
+		} else {
+			errs = append(errs, fmt.Errorf("master is %q: HOST:PORT is allowed, for example 10.0.0.1:7700", m))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// secret reads the cluster's secret; nil without a file.
+func (o *Options) secret() ([]byte, error) {
+	if o.SecretFile == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(o.SecretFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's secret: %w", err)
+	}
+	secret := []byte(strings.TrimSpace(string(text)))
+	if len(secret) < 16 {
+		return nil, fmt.Errorf("secret in %s has %d bytes: 16 or more are allowed", o.SecretFile, len(secret))
+	}
+	return secret, nil
+}

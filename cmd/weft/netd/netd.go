@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package netd wires the node daemon, by hand, top to bottom in the order in which later parts need
+// earlier ones. What each part does is its room's.
+package netd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+
+	"weft/bpf"
+	"weft/bpf/row"
+	"weft/discovery"
+	"weft/discovery/discoverypb"
+	"weft/discovery/dns"
+	discoveryengine "weft/discovery/engine"
+	"weft/discovery/gossip"
+	"weft/discovery/peers"
+	"weft/discovery/state"
+	"weft/discovery/zone"
+	lbapply "weft/lb/apply"
+	lbengine "weft/lb/engine"
+	"weft/overlay/apply"
+	overlayengine "weft/overlay/engine"
+)
+
+// daemon is a node daemon with all its parts.
+type daemon struct {
+	o        Options
+	log      *slog.Logger
+	secret   []byte
+	underlay apply.Underlay
+	host     *apply.Host
+	plane    *bpf.Plane
+	store    *state.Store
+	gossip   *gossip.Gossip
+	syncer   *discoverypb.Syncer
+	peers    *peers.Peers
+	names    *dns.Server
+
+	overlay   *overlayengine.Engine
+	lb        *lbengine.Engine
+	discovery *discoveryengine.Engine
+}
+
+// Run is a node daemon until ctx ends. What it put into the kernel stays there.
+func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
+	d := &daemon{o: o, log: log}
+	if d.secret, err = o.secret(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	for _, part := range []struct {
+		name string
+		make func(context.Context) error
+	}{
+		{"rows", d.openRows},
+		{"host", d.prepareHost},
+		{"kernel half", d.openPlane},
+		{"overlay", d.makeOverlay},
+		{"load balancing", d.makeLB},
+		{"names", d.makeNames},
+		{"discovery", d.makeDiscovery},
+	} {
+		if err := part.make(ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return d.run(ctx)
+}
+
+// openRows reads the facts that the node knew last and prepares to hear of new ones.
+func (d *daemon) openRows(context.Context) (err error) {
+	if d.underlay, err = apply.FindUnderlay(d.o.Underlay); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.o.State, 0o700); err != nil {
+		return err
+	}
+	d.store, err = state.Open(state.Options{Self: d.o.Node, Dir: filepath.Join(d.o.State, "rows"), Log: d.log.WithGroup("rows")})
+	if err != nil {
+		return err
+	}
+	d.gossip, err = gossip.Open(gossip.Options{
+		ID: discovery.NodeID(d.o.Node), Role: gossip.RoleNode, Bind: d.underlay.Addr, Port: d.o.Gossip, Join: d.o.Join,
+		Secret: d.secret, Tags: map[string]string{"sync": strconv.Itoa(int(d.o.Port))}, Dir: d.o.State, Log: d.log.WithGroup("gossip"),
+	})
+	if err != nil {
+		return err
+	}
+	d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Secret: d.secret, Log: d.log.WithGroup("sync")})
+	if err != nil {
+		return err
+	}
+	d.peers, err = peers.New(peers.Options{
+		Masters: func() []string { return d.o.Masters }, Peers: d.livingPeers, Exchange: d.exchange, Log: d.log.WithGroup("peers"),
+	})
+	return err
+}
+
+// prepareHost makes what a node needs once: tunnel device, name server's address, forwarding.
+func (d *daemon) prepareHost(context.Context) (err error) {
+	d.host, err = apply.NewHost(apply.HostOptions{Underlay: d.underlay, Port: d.o.Tunnel, Dir: d.o.State})
+	return err
+}
+
+// openPlane loads the programs and puts them where packets are met, the links of tasks excepted.
+func (d *daemon) openPlane(ctx context.Context) error {
+	tunnel, err := d.host.Ensure(ctx)
+	if err != nil {
+		return err
+	}
+	d.plane, err = bpf.Open(bpf.Options{
+		Pin: d.o.Pin, Classic: apply.Classic{}, Log: d.log.WithGroup("bpf"),
+		Config: bpf.Config{
+			NodeAddr: d.underlay.Addr, Underlay: d.underlay.Ifindex, Tunnel: tunnel, TunnelPort: d.o.Tunnel,
+			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6),
+			SlowEncap: d.o.SlowEncap, SlowDecap: d.o.SlowDecap, EventsPerSecond: d.o.Events,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.o.Cgroup, 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	return errors.Join(
+		d.plane.AttachUnderlay(d.underlay.Ifindex),
+		d.plane.AttachTunnel(tunnel),
+		d.plane.AttachHost(loopback),
+		d.plane.AttachCgroup(d.o.Cgroup),
+	)
+}
+
+// loopback is the ifindex of lo, the first interface of every network namespace.
+const loopback = 1
+
+func (d *daemon) makeOverlay(context.Context) (err error) {
+	t := d.plane.Tables()
+	d.overlay, err = overlayengine.New(overlayengine.Options{
+		Node: discovery.NodeID(d.o.Node), Underlay: d.underlay, Rows: d.store,
+		Tables: apply.Tables{
+			Workloads: t.Workloads, Endpoints: t.Endpoints, Blocks: t.Blocks, Prefixes: t.Prefixes,
+			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Spaces: t.Spaces,
+		},
+		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane,
+		Log: d.log.WithGroup("overlay"),
+	})
+	return err
+}
+
+func (d *daemon) makeLB(context.Context) (err error) {
+	t := d.plane.Tables()
+	d.lb, err = lbengine.New(lbengine.Options{
+		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends},
+		Reserved: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
+		Log:      d.log.WithGroup("lb"),
+	})
+	return err
+}
+
+// makeNames opens the name server of the node.
+func (d *daemon) makeNames(context.Context) error {
+	resolvers, err := d.resolvers()
+	if err != nil {
+		return err
+	}
+	d.names, err = dns.Open(dns.Options{
+		Listen: []netip.AddrPort{
+			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer4), 53),
+			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer6), 53),
+		},
+		Resolvers: resolvers, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
+		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
+	})
+	return err
+}
+
+// resolvers are those of the flags, or the host's.
+func (d *daemon) resolvers() ([]netip.AddrPort, error) {
+	if len(d.o.Resolvers) == 0 {
+		return dns.SystemResolvers("/etc/resolv.conf")
+	}
+	var list []netip.AddrPort
+	for _, text := range d.o.Resolvers {
+		if a, err := netip.ParseAddr(text); err == nil {
+			list = append(list, netip.AddrPortFrom(a, 53))
+			continue
+		}
+		p, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return nil, fmt.Errorf("resolver is %q: an address, or address:port, is allowed", text)
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// makeDiscovery makes the room that answers for names, and tells the cluster who this node is.
+func (d *daemon) makeDiscovery(context.Context) (err error) {
+	d.discovery, err = discoveryengine.New(discoveryengine.Options{
+		Store: d.store, Members: d.gossip, Server: d.names, Log: d.log.WithGroup("names"),
+		Zone: zone.Options{
+			Servers: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
+			Reverse: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8"), netip.MustParsePrefix("fd01:c::/64")}, // VIPs
+		},
+		Synced: func() bool {
+			select {
+			case <-d.syncer.CaughtUp():
+				return true
+			default:
+				return false
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	addrs := []netip.Addr{d.underlay.Addr}
+	if d.underlay.Addr6.IsValid() {
+		addrs = append(addrs, d.underlay.Addr6)
+	}
+	return state.Put(d.store, discovery.KindNode, d.o.Node, discovery.Node{
+		ID: discovery.NodeID(d.o.Node), Hostname: hostname, Addrs: addrs, Peer: d.peerAddr(), MTU: d.underlay.MTU, Version: d.o.Version,
+	})
+}
+
+// run starts every part that runs, and ends them all when one fails or ctx ends.
+func (d *daemon) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, run := range []func(context.Context) error{
+		d.gossip.Run, d.peers.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
+		d.followTasks, d.followVIPs, d.serve, d.serveMetrics,
+	} {
+		group.Go(func() error { return run(ctx) })
+	}
+	return group.Wait()
+}
+
+func (d *daemon) close() error {
+	var errs []error
+	if d.syncer != nil {
+		d.syncer.Close()
+	}
+	if d.plane != nil {
+		errs = append(errs, d.plane.Close())
+	}
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"weft/agent/sandbox"
+	"weft/cmd/weft/show"
+	"weft/discovery"
+	"weft/lb"
+	"weft/overlay"
+)
+
+// Framework is what tasks without a scheduler belong to: web.weft.mesos.
+const Framework = "weft"
+
+// ExitError is how the command of `weft run` or `weft task exec` ended.
+type ExitError struct{ Code int }
+
+func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
+
+// wish is what the flags of `weft run` ask for.
+type wish struct {
+	network, name, cgroup string
+	groups, vips, ports   []string
+
+	id    string
+	named []discovery.NamedPort // ports, read
+}
+
+func (c *client) run() *cobra.Command {
+	var w wish
+	cmd := &cobra.Command{
+		Use:   "run --network NET [flags] -- COMMAND [ARG...]",
+		Short: "run a command as a task of this node, with an address of its own",
+		Long: "Run starts COMMAND in a network namespace of its own, joined to a virtual network. Its address, groups,\n" +
+			"VIPs and names live as long as it does. Run waits for it and ends with its exit status; when run is\n" +
+			"killed, the task ends too.",
+		Example: "  weft run --network prod --group web --name web --vip /web:80=8080 -- httpd -p 8080\n" +
+			"  weft run --network prod --group db --name db --port pg=tcp/5432 -- postgres",
+		Args: cobra.MinimumNArgs(1),
+	}
+	cmd.Flags().StringVar(&w.network, "network", "", "virtual network to join (required)")
+	cmd.Flags().StringArrayVar(&w.groups, "group", nil, "address group of the task (repeatable)")
+	cmd.Flags().StringVar(&w.name, "name", "", "name of the task, a DNS label: NAME.weft.mesos (default: the command's)")
+	cmd.Flags().StringArrayVar(&w.vips, "vip", nil, "VIP and the task's own port behind it: /web:80=8080, with /tcp or /udp for one protocol only (repeatable)")
+	cmd.Flags().StringArrayVar(&w.ports, "port", nil, "port for SRV records: [NAME=]tcp/8080 (repeatable; VIP ports have one anyway)")
+	cmd.Flags().StringVar(&w.cgroup, "cgroup", c.env.Getenv("WEFT_CGROUP"), "cgroup2 folder for the task (WEFT_CGROUP; default: the daemon's)")
+	cmd.MarkFlagRequired("network") //nolint:errcheck // the flag is the one above
+	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
+		if w.name == "" {
+			w.name = strings.ToLower(filepath.Base(args[0]))
+		}
+		return c.runTask(ctx, d, w, args)
+	})
+}
+
+// runTask goes through a task's life:
+//
+//  1. sandbox: the process is there, in its namespaces, and waits
+//  2. attach:  it has an address
+//  3. announce, publish: names and VIPs lead to it
+//  4. release: the command runs
+//  5. wait, then withdraw in the reverse order
+func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []string) (err error) {
+	w.id = w.name + "-" + strings.ToLower(rand.Text()[:8])
+	if w.named, err = parsePorts(w.ports); err != nil {
+		return err
+	}
+	if err := c.defaultCgroup(&w); err != nil {
+		return err
+	}
+	// Signals go to the task, which decides; our end follows its end.
+	ctx = context.WithoutCancel(ctx)
+	signals := make(chan os.Signal, 4) // a few may come at once; more say nothing new
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	defer signal.Stop(signals)
+	task, err := sandbox.Start(ctx, sandbox.Spec{
+		ID: w.id, Command: command, Cgroup: w.cgroup, Hostname: w.name, Search: search,
+		Resolver: []netip.Addr{netip.MustParseAddr(nameServer)},
+		Stdio:    [3]*os.File{c.env.Stdin, c.env.Stdout, c.env.Stderr},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, task.Close()) }()
+	defer func() { err = errors.Join(err, leave(ctx, d, w.id)) }()
+	endpoint, err := join(ctx, d, task, w)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.env.Stderr, "weft: task %s is %s on %s\n", w.id, show.List(endpoint.Addrs()), endpoint.Node)
+	if err := task.Release(ctx); err != nil {
+		return err
+	}
+	for {
+		select {
+		case s := <-signals:
+			if err := task.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				return err
+			}
+		case <-task.Done():
+			exit, err := task.Wait(ctx)
+			if err == nil && exit != (sandbox.Exit{}) {
+				err = ExitError{Code: exit.Status()}
+			}
+			return err
+		}
+	}
+}
+
+// Where tasks ask for names; netd answers there.
+const nameServer = "198.51.100.1"
+
+// search makes `db` and `web` names of tasks and VIPs.
+var search = []string{"weft.mesos", "weft.l4lb.thisdcos.directory"}
+
+// defaultCgroup is the folder that netd watches when nobody says otherwise.
+func (c *client) defaultCgroup(w *wish) error {
+	if w.cgroup != "" {
+		return nil
+	}
+	top, err := sandbox.CgroupRoot()
+	if err != nil {
+		return err
+	}
+	w.cgroup = filepath.Join(top, "weft")
+	return nil
+}
+
+// join makes the waiting task reachable.
+func join(ctx context.Context, d *Daemon, task *sandbox.Task, w wish) (overlay.Endpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	endpoint, err := d.Overlay.Attach(ctx, overlay.Attachment{
+		ID: w.id, Task: w.id, Name: w.name, Network: w.network, Groups: w.groups,
+		NetNS: task.NetNS, OwnerPID: task.PID, OwnerStart: task.StartTime, Cgroup: task.Cgroup,
+	})
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	if len(w.vips) > 0 {
+		vips, err := d.LB.Publish(ctx, lb.Registration{Task: w.id, Network: w.network, Framework: Framework, Addrs: endpoint.Addrs(), Labels: w.vips})
+		if err != nil {
+			return overlay.Endpoint{}, err
+		}
+		w.named = append(w.named, vipPorts(vips, w.id)...)
+	}
+	err = d.Discovery.Announce(ctx, discovery.Name{
+		Task: w.id, Label: w.name, Framework: Framework, Network: w.network, Node: endpoint.Node, Addrs: endpoint.Addrs(), Ports: w.named,
+	})
+	return endpoint, err
+}
+
+// vipPorts gives the ports behind VIPs SRV records too.
+func vipPorts(vips []lb.VIPStatus, task string) []discovery.NamedPort {
+	var ports []discovery.NamedPort
+	for _, v := range vips {
+		for _, b := range v.Backends {
+			if b.Task == task {
+				ports = append(ports, discovery.NamedPort{Protocol: v.Protocol, Port: b.Port})
+			}
+		}
+	}
+	return ports
+}
+
+// leave takes the task out of VIPs, names and network.
+func leave(ctx context.Context, d *Daemon, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return errors.Join(d.LB.Withdraw(ctx, id), d.Discovery.Retract(ctx, id), d.Overlay.Detach(ctx, id))
+}
+
+// parsePorts reads [NAME=]PROTOCOL/PORT.
+func parsePorts(texts []string) ([]discovery.NamedPort, error) {
+	var ports []discovery.NamedPort
+	for _, text := range texts {
+		name, service, ok := strings.Cut(text, "=")
+		if !ok {
+			name, service = "", text
+		}
+		protocol, number, _ := strings.Cut(service, "/")
+		port, err := strconv.ParseUint(number, 10, 16)
+		if err != nil || port == 0 || protocol != "tcp" && protocol != "udp" {
+			return nil, fmt.Errorf("%w: port is %q: [NAME=]tcp/PORT or udp/PORT, 1 to 65535, are allowed", show.ErrUsage, text)
+		}
+		ports = append(ports, discovery.NamedPort{Name: name, Protocol: protocol, Port: uint16(port)})
+	}
+	return ports, nil
+}

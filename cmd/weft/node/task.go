@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"weft/agent/sandbox"
+	"weft/cmd/weft/show"
+	"weft/overlay"
+)
+
+func (c *client) task() *cobra.Command {
+	group := &cobra.Command{Use: "task", Short: "tasks of this node"}
+	group.AddCommand(c.taskList(), c.taskShow(), c.taskExec(), c.taskKill())
+	return group
+}
+
+func (c *client) taskList() *cobra.Command {
+	cmd := &cobra.Command{Use: "list", Short: "list the tasks of this node and their addresses", Args: cobra.NoArgs}
+	output := show.Output(cmd)
+	return c.command(cmd, func(ctx context.Context, d *Daemon, _ []string) error {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		endpoints, err := d.Overlay.Endpoints(ctx)
+		if err != nil {
+			return err
+		}
+		return show.Value(c.env.Stdout, *output, endpoints, func(w io.Writer) { taskTable(w, endpoints) })
+	})
+}
+
+func taskTable(w io.Writer, endpoints []overlay.Endpoint) {
+	show.Row(w, "TASK", "NAME", "NETWORK", "GROUPS", "ADDRESSES", "PID", "AGE")
+	for _, e := range endpoints {
+		show.Row(w, e.Task, e.Name, e.Network, show.List(e.Groups), show.List(e.Addrs()), e.OwnerPID, show.Age(e.Since, time.Now()))
+	}
+}
+
+func (c *client) taskShow() *cobra.Command {
+	cmd := &cobra.Command{Use: "show TASK", Short: "show one task", Args: cobra.ExactArgs(1)}
+	output := show.Output(cmd)
+	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		e, err := find(ctx, d, args[0])
+		if err != nil {
+			return err
+		}
+		return show.Value(c.env.Stdout, *output, e, func(w io.Writer) {
+			for _, line := range [][2]any{
+				{"task", e.Task},
+				{"name", e.Name},
+				{"network", e.Network},
+				{"groups", show.List(e.Groups)},
+				{"addresses", show.List(e.Addrs())},
+				{"mac", e.MAC},
+				{"mtu", e.MTU},
+				{"identity", e.Identity},
+				{"link", e.HostInterface},
+				{"namespace", e.NetNS},
+				{"cgroup", e.Cgroup},
+				{"pid", e.OwnerPID},
+				{"since", e.Since.Format(time.RFC3339)},
+			} {
+				show.Row(w, line[0], line[1])
+			}
+		})
+	})
+}
+
+func (c *client) taskExec() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "exec TASK -- COMMAND [ARG...]", Short: "run a command in a task's namespaces and cgroup",
+		Example: "  weft task exec web -- ip addr\n  weft task exec client -- curl http://web.weft.l4lb.thisdcos.directory",
+		Args:    cobra.MinimumNArgs(2),
+	}
+	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
+		question, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		e, err := find(question, d, args[0])
+		if err != nil {
+			return err
+		}
+		if e.OwnerPID == 0 {
+			return fmt.Errorf("task %s was not started by weft run: enter %s by other means", e.Task, e.NetNS)
+		}
+		exit, err := sandbox.Exec(ctx, sandbox.Target{PID: e.OwnerPID, StartTime: e.OwnerStart, Cgroup: e.Cgroup},
+			sandbox.Visit{Command: args[1:], Stdio: [3]*os.File{c.env.Stdin, c.env.Stdout, c.env.Stderr}})
+		if err == nil && exit != (sandbox.Exit{}) {
+			err = ExitError{Code: exit.Status()}
+		}
+		return err
+	})
+}
+
+func (c *client) taskKill() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "kill TASK", Short: "end every process of a task; its address, names and VIPs go with it",
+		Args: cobra.ExactArgs(1),
+	}
+	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		e, err := find(ctx, d, args[0])
+		if err != nil {
+			return err
+		}
+		if e.Cgroup == "" {
+			return fmt.Errorf("task %s was not started by weft run: end it by what started it", e.Task)
+		}
+		return sandbox.Kill(e.Cgroup)
+	})
+}
