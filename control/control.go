@@ -36,9 +36,9 @@ type Network struct {
 	overlay.Network
 	Groups []string        `json:"groups"`
 	Blocks []overlay.Block `json:"blocks"`
-	// Free4 and Free6 are how many blocks are left to give, at most 2^63-1.
-	Free4 uint64 `json:"free4"`
-	Free6 uint64 `json:"free6"`
+	// Free4 and Free6 are how many blocks are left to give, at most 2^31-1.
+	Free4 int `json:"free4"`
+	Free6 int `json:"free6"`
 	// GroupSets is how many identities are in use, of 65,520.
 	GroupSets int `json:"group_sets"`
 }

@@ -118,8 +118,8 @@ type Network struct {
 	Ungrouped     string                 `protobuf:"bytes,7,opt,name=ungrouped,proto3" json:"ungrouped,omitempty"` // own or open
 	Groups        []string               `protobuf:"bytes,8,rep,name=groups,proto3" json:"groups,omitempty"`
 	Blocks        []*Block               `protobuf:"bytes,9,rep,name=blocks,proto3" json:"blocks,omitempty"`
-	Free4         uint64                 `protobuf:"varint,10,opt,name=free4,proto3" json:"free4,omitempty"` // blocks
-	Free6         uint64                 `protobuf:"varint,11,opt,name=free6,proto3" json:"free6,omitempty"`
+	Free4         int32                  `protobuf:"varint,10,opt,name=free4,proto3" json:"free4,omitempty"` // blocks, at most 2147483647
+	Free6         int32                  `protobuf:"varint,11,opt,name=free6,proto3" json:"free6,omitempty"`
 	GroupSets     int32                  `protobuf:"varint,12,opt,name=group_sets,json=groupSets,proto3" json:"group_sets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -218,14 +218,14 @@ func (x *Network) GetBlocks() []*Block {
 	return nil
 }
 
-func (x *Network) GetFree4() uint64 {
+func (x *Network) GetFree4() int32 {
 	if x != nil {
 		return x.Free4
 	}
 	return 0
 }
 
-func (x *Network) GetFree6() uint64 {
+func (x *Network) GetFree6() int32 {
 	if x != nil {
 		return x.Free6
 	}
@@ -1359,8 +1359,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06groups\x18\b \x03(\tR\x06groups\x12.\n" +
 	"\x06blocks\x18\t \x03(\v2\x16.weft.control.v1.BlockR\x06blocks\x12\x14\n" +
 	"\x05free4\x18\n" +
-	" \x01(\x04R\x05free4\x12\x14\n" +
-	"\x05free6\x18\v \x01(\x04R\x05free6\x12\x1d\n" +
+	" \x01(\x05R\x05free4\x12\x14\n" +
+	"\x05free6\x18\v \x01(\x05R\x05free6\x12\x1d\n" +
 	"\n" +
 	"group_sets\x18\f \x01(\x05R\tgroupSets\"@\n" +
 	"\bNetworks\x124\n" +

@@ -55,13 +55,12 @@ func (c *blockCursor) next() (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// free is how many blocks are left.
-func (c *blockCursor) free() uint64 {
-	all := c.bits - c.subnet.Bits()
-	if all >= 63 {
-		return math.MaxInt64
+// free is how many blocks are left, at most 2^31-1.
+func (c *blockCursor) free() int {
+	if c.bits-c.subnet.Bits() >= 32 {
+		return math.MaxInt32
 	}
-	return uint64(1)<<all - uint64(c.given)
+	return min(1<<(c.bits-c.subnet.Bits())-c.given, math.MaxInt32)
 }
 
 // after returns the first address behind p, not valid behind the last of all.

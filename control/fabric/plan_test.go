@@ -477,7 +477,7 @@ func TestBlocksEndWithTheirSubnet(t *testing.T) {
 		for p, ok := c.next(); ok; p, ok = c.next() {
 			got = append(got, p.String())
 		}
-		if strings.Join(got, " ") != tt.want || int(all) != len(got) || c.free() != 0 {
+		if strings.Join(got, " ") != tt.want || all != len(got) || c.free() != 0 {
 			t.Errorf("%s in /%d: %s (%d were free), want %s", tt.subnet, tt.bits, got, all, tt.want)
 		}
 	}

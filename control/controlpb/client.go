@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controlpb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"weft/control"
+	"weft/discovery"
+	"weft/lb"
+	"weft/overlay"
+)
+
+// perMaster bounds how long one master may take to answer before the next is asked, seconds. A master
+// itself gives up on the others after 5.
+const perMaster = 8 * time.Second
+
+var _ control.Service = (*Client)(nil)
+
+// Client is a control.Service at one or more masters.
+type Client struct {
+	fabric FabricClient
+	close  func() error
+}
+
+// NewClient asks over a connection that the caller closes.
+func NewClient(conn grpc.ClientConnInterface) *Client {
+	return &Client{fabric: NewFabricClient(conn), close: func() error { return nil }}
+}
+
+// Dial makes a client of the masters at addrs (HOST:PORT); each request goes to the first that
+// answers. It connects on first use. The secret may be empty.
+func Dial(addrs []string, secret string) (*Client, error) {
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("%w: no master's address is given", control.ErrInvalid)
+	}
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if secret != "" {
+		options = append(options, grpc.WithPerRPCCredentials(bearer(secret)))
+	}
+	var m masters
+	for _, addr := range addrs {
+		conn, err := grpc.NewClient("passthrough:///"+addr, options...)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("master %s: %w", addr, err), m.close())
+		}
+		m = append(m, master{addr, conn})
+	}
+	return &Client{fabric: NewFabricClient(m), close: m.close}, nil
+}
+
+// Close closes what Dial made.
+func (c *Client) Close() error { return c.close() }
+
+type master struct {
+	addr string
+	conn *grpc.ClientConn
+}
+
+// masters are asked one after the other, until one answers anything but that it can't.
+type masters []master
+
+func (m masters) close() error {
+	var errs []error
+	for _, one := range m {
+		errs = append(errs, one.conn.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Invoke implements grpc.ClientConnInterface. Requests may be repeated: what one master may have done
+// before it fell silent is no error for the next.
+func (m masters) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	var failed []string
+	for _, one := range m {
+		err := one.invoke(ctx, method, args, reply, opts...)
+		switch status.Code(err) {
+		case codes.Unavailable, codes.DeadlineExceeded:
+			failed = append(failed, fmt.Sprintf("%s: %s", one.addr, status.Convert(err).Message()))
+		default:
+			return err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return status.Errorf(codes.Unavailable, "no master answers (%s)", strings.Join(failed, "; "))
+}
+
+func (m master) invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, perMaster)
+	defer cancel()
+	return m.conn.Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface; the service has no streams.
+func (m masters) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return nil, status.Error(codes.Unimplemented, "no streams")
+}
+
+// AddNetwork implements control.Service.
+func (c *Client) AddNetwork(ctx context.Context, n overlay.Network) (overlay.Network, error) {
+	m, err := c.fabric.AddNetwork(ctx, networkOut(control.Network{Network: n}))
+	if err != nil {
+		return overlay.Network{}, fromStatus(err)
+	}
+	made, err := networkIn(m)
+	return made.Network, err
+}
+
+// RemoveNetwork implements control.Service.
+func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
+	_, err := c.fabric.RemoveNetwork(ctx, &NetworkName{Name: name})
+	return fromStatus(err)
+}
+
+// Networks implements control.Service.
+func (c *Client) Networks(ctx context.Context, name string) ([]control.Network, error) {
+	m, err := c.fabric.ListNetworks(ctx, &NetworkName{Name: name})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return eachErr(m.GetNetworks(), networkIn)
+}
+
+// AddGroup implements control.Service.
+func (c *Client) AddGroup(ctx context.Context, g overlay.Group) error {
+	_, err := c.fabric.AddGroup(ctx, &Group{Network: g.Network, Name: g.Name})
+	return fromStatus(err)
+}
+
+// RemoveGroup implements control.Service.
+func (c *Client) RemoveGroup(ctx context.Context, g overlay.Group) error {
+	_, err := c.fabric.RemoveGroup(ctx, &Group{Network: g.Network, Name: g.Name})
+	return fromStatus(err)
+}
+
+// Groups implements control.Service.
+func (c *Client) Groups(ctx context.Context, network string) ([]control.Group, error) {
+	m, err := c.fabric.ListGroups(ctx, &NetworkName{Name: network})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return eachErr(m.GetGroups(), groupIn)
+}
+
+// AddRule implements control.Service.
+func (c *Client) AddRule(ctx context.Context, r overlay.Rule) (overlay.Rule, error) {
+	m, err := c.fabric.AddRule(ctx, ruleOut(r))
+	if err != nil {
+		return overlay.Rule{}, fromStatus(err)
+	}
+	return ruleIn(m)
+}
+
+// RemoveRule implements control.Service.
+func (c *Client) RemoveRule(ctx context.Context, network string, id overlay.RuleID) error {
+	_, err := c.fabric.RemoveRule(ctx, &RuleName{Network: network, Id: uint32(id)})
+	return fromStatus(err)
+}
+
+// Rules implements control.Service.
+func (c *Client) Rules(ctx context.Context, network string) ([]overlay.Rule, error) {
+	m, err := c.fabric.ListRules(ctx, &NetworkName{Name: network})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return eachErr(m.GetRules(), ruleIn)
+}
+
+// Nodes implements control.Service.
+func (c *Client) Nodes(ctx context.Context) ([]control.Node, error) {
+	m, err := c.fabric.ListNodes(ctx, &Empty{})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return eachErr(m.GetNodes(), nodeIn)
+}
+
+// RemoveNode implements control.Service.
+func (c *Client) RemoveNode(ctx context.Context, id discovery.NodeID, force bool) error {
+	_, err := c.fabric.RemoveNode(ctx, &NodeName{Id: string(id), Force: force})
+	return fromStatus(err)
+}
+
+// Pins implements control.Service.
+func (c *Client) Pins(ctx context.Context) ([]lb.Pin, error) {
+	m, err := c.fabric.ListPins(ctx, &Empty{})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return eachErr(m.GetPins(), pinIn)
+}
+
+// Status implements control.Service.
+func (c *Client) Status(ctx context.Context) (control.Status, error) {
+	m, err := c.fabric.GetStatus(ctx, &Empty{})
+	if err != nil {
+		return control.Status{}, fromStatus(err)
+	}
+	return statusIn(m)
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controlpb
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"weft/control"
+	"weft/discovery"
+	"weft/overlay"
+)
+
+// Register serves s on r. With a secret, only who presents it is answered.
+func Register(r grpc.ServiceRegistrar, s control.Service, secret string) {
+	RegisterFabricServer(r, &server{service: s, secret: secret})
+}
+
+// Operators is Register as a Registration.
+func Operators(s control.Service, secret string) Registration {
+	return func(r grpc.ServiceRegistrar) { Register(r, s, secret) }
+}
+
+type server struct {
+	UnimplementedFabricServer
+	service control.Service
+	secret  string
+}
+
+// AddNetwork implements FabricServer.
+func (s *server) AddNetwork(ctx context.Context, r *Network) (*Network, error) {
+	return call(ctx, s, func() (*Network, error) {
+		n, err := networkIn(r)
+		if err != nil {
+			return nil, err
+		}
+		n.Network, err = s.service.AddNetwork(ctx, n.Network)
+		return networkOut(control.Network{Network: n.Network}), err
+	})
+}
+
+// RemoveNetwork implements FabricServer.
+func (s *server) RemoveNetwork(ctx context.Context, r *NetworkName) (*Empty, error) {
+	return call(ctx, s, func() (*Empty, error) { return &Empty{}, s.service.RemoveNetwork(ctx, r.GetName()) })
+}
+
+// ListNetworks implements FabricServer.
+func (s *server) ListNetworks(ctx context.Context, r *NetworkName) (*Networks, error) {
+	return call(ctx, s, func() (*Networks, error) {
+		list, err := s.service.Networks(ctx, r.GetName())
+		return &Networks{Networks: each(list, networkOut)}, err
+	})
+}
+
+// AddGroup implements FabricServer.
+func (s *server) AddGroup(ctx context.Context, r *Group) (*Group, error) {
+	return call(ctx, s, func() (*Group, error) {
+		g := overlay.Group{Network: r.GetNetwork(), Name: r.GetName()}
+		return groupOut(control.Group{Group: g}), s.service.AddGroup(ctx, g)
+	})
+}
+
+// RemoveGroup implements FabricServer.
+func (s *server) RemoveGroup(ctx context.Context, r *Group) (*Empty, error) {
+	return call(ctx, s, func() (*Empty, error) {
+		return &Empty{}, s.service.RemoveGroup(ctx, overlay.Group{Network: r.GetNetwork(), Name: r.GetName()})
+	})
+}
+
+// ListGroups implements FabricServer.
+func (s *server) ListGroups(ctx context.Context, r *NetworkName) (*Groups, error) {
+	return call(ctx, s, func() (*Groups, error) {
+		list, err := s.service.Groups(ctx, r.GetName())
+		return &Groups{Groups: each(list, groupOut)}, err
+	})
+}
+
+// AddRule implements FabricServer.
+func (s *server) AddRule(ctx context.Context, r *Rule) (*Rule, error) {
+	return call(ctx, s, func() (*Rule, error) {
+		rule, err := ruleIn(r)
+		if err != nil {
+			return nil, err
+		}
+		rule, err = s.service.AddRule(ctx, rule)
+		return ruleOut(rule), err
+	})
+}
+
+// RemoveRule implements FabricServer.
+func (s *server) RemoveRule(ctx context.Context, r *RuleName) (*Empty, error) {
+	return call(ctx, s, func() (*Empty, error) {
+		return &Empty{}, s.service.RemoveRule(ctx, r.GetNetwork(), overlay.RuleID(r.GetId()))
+	})
+}
+
+// ListRules implements FabricServer.
+func (s *server) ListRules(ctx context.Context, r *NetworkName) (*Rules, error) {
+	return call(ctx, s, func() (*Rules, error) {
+		list, err := s.service.Rules(ctx, r.GetName())
+		return &Rules{Rules: each(list, ruleOut)}, err
+	})
+}
+
+// ListNodes implements FabricServer.
+func (s *server) ListNodes(ctx context.Context, _ *Empty) (*Nodes, error) {
+	return call(ctx, s, func() (*Nodes, error) {
+		list, err := s.service.Nodes(ctx)
+		return &Nodes{Nodes: each(list, nodeOut)}, err
+	})
+}
+
+// RemoveNode implements FabricServer.
+func (s *server) RemoveNode(ctx context.Context, r *NodeName) (*Empty, error) {
+	return call(ctx, s, func() (*Empty, error) {
+		return &Empty{}, s.service.RemoveNode(ctx, discovery.NodeID(r.GetId()), r.GetForce())
+	})
+}
+
+// ListPins implements FabricServer.
+func (s *server) ListPins(ctx context.Context, _ *Empty) (*Pins, error) {
+	return call(ctx, s, func() (*Pins, error) {
+		list, err := s.service.Pins(ctx)
+		return &Pins{Pins: each(list, pinOut)}, err
+	})
+}
+
+// GetStatus implements FabricServer.
+func (s *server) GetStatus(ctx context.Context, _ *Empty) (*Status, error) {
+	return call(ctx, s, func() (*Status, error) {
+		st, err := s.service.Status(ctx)
+		return statusOut(st), err
+	})
+}
+
+// call checks who asks, and turns the error of the answer into a gRPC status.
+func call[T any](ctx context.Context, s *server, answer func() (*T, error)) (*T, error) {
+	if err := s.check(ctx); err != nil {
+		return nil, toStatus(err)
+	}
+	a, err := answer()
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return a, nil
+}
