@@ -61,7 +61,7 @@ var checks = []check{
 	},
 	{
 		"retval", false, "connect to a VIP without backend says: refused", "it says: not permitted (Linux 5.18)",
-		programHelper(ebpf.CGroupSockAddr, asm.FnSetRetval),
+		probeRetval,
 	},
 	{"netns_cookie", true, "VIPs by network", "Linux 5.7", programHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
 	{"netkit", false, "not used yet", "not used yet (netkit: Linux 6.7)", probeNetkit},
@@ -142,6 +142,21 @@ func probeNetkit() error {
 	if errors.Is(err, link.ErrNotSupported) {
 		return fmt.Errorf("netkit: %w", ErrUnsupported)
 	}
+	return nil
+}
+
+// probeRetval calls the helper, which cannot be probed without its argument.
+func probeRetval() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "weft_probe", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R1, 0), asm.FnSetRetval.Call(), asm.Mov.Imm(asm.R0, 1), asm.Return(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	closeQuietly(prog)
 	return nil
 }
 

@@ -65,11 +65,11 @@ func (a *archive) addFile(name, path string) {
 func (a *archive) add(name string, mode int, content []byte) {
 	a.inode++
 	// ino mode uid gid nlink mtime size devmajor devminor rdevmajor rdevminor namesize check
-	header := "070701"
+	header := []byte("070701")
 	for _, field := range []int{a.inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0} {
-		header += fmt.Sprintf("%08x", field)
+		header = fmt.Appendf(header, "%08x", field)
 	}
-	a.write([]byte(header + name + "\x00"))
+	a.write(append(header, name+"\x00"...))
 	a.write(content)
 }
 

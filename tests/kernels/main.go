@@ -35,6 +35,10 @@ var wantedModules = []string{
 	"nft_masq", "nft_ct", "inet_diag", "tcp_diag", "udp_diag",
 }
 
+// bootRetries is how often a guest is started again whose kernel died before its first process: the
+// emulator's fault, for nothing of ours has run then.
+const bootRetries = 2
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -58,14 +62,14 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("kernels", flag.ContinueOnError)
 	flags.StringVar(&o.store, "store", ".tools/kernels", "`folder` that .ci/kernels.sh fetched into")
-	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long a guest may take")
+	flags.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long a guest may take")
 	flags.StringVar(&o.run, "run", "", "only tests that match the `regexp`")
 	flags.BoolVar(&o.verbose, "v", false, "show what the guests print (it is kept in STORE/SERIES/console.log)")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
 	if flags.NArg() < 2 {
-		return options{}, errors.New("usage: kernels [flags] SERIES[,SERIES] PACKAGE...")
+		return options{}, errors.New("usage: kernels [flags] SERIES[,SERIES] PACKAGE [PACKAGE]")
 	}
 	o.series = strings.Split(flags.Arg(0), ",")
 	o.packages = flags.Args()[1:]
@@ -88,15 +92,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	var errs []error
 	for _, series := range o.series {
-		if err := runOne(ctx, o, series, work, binaries, out); err != nil {
+		if err := binaries.runOn(ctx, o, series, out); err != nil {
 			errs = append(errs, fmt.Errorf("kernel %s: %w", series, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// runOne boots one kernel and prints its line.
-func runOne(ctx context.Context, o options, series, work string, binaries *binaries, out io.Writer) (err error) {
+// runOn boots one kernel and prints its line.
+func (b *binaries) runOn(ctx context.Context, o options, series string, out io.Writer) (err error) {
 	dir := filepath.Join(o.store, series)
 	version, err := os.ReadFile(filepath.Join(dir, "version"))
 	if err != nil {
@@ -110,8 +114,8 @@ func runOne(ctx context.Context, o options, series, work string, binaries *binar
 	if err != nil {
 		return err
 	}
-	initrd := filepath.Join(work, "initrd-"+series)
-	if err := pack(initrd, binaries, drivers, o.run); err != nil {
+	initrd := filepath.Join(filepath.Dir(b.init), "initrd-"+series)
+	if err := pack(initrd, b, drivers, o.run); err != nil {
 		return fmt.Errorf("make initramfs: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
@@ -127,6 +131,13 @@ func runOne(ctx context.Context, o options, series, work string, binaries *binar
 	}
 	start := time.Now()
 	r, err := boot(ctx, kernel, initrd, console)
+	for range bootRetries {
+		if !errors.Is(err, errNoBoot) || ctx.Err() != nil {
+			break
+		}
+		_, _ = fmt.Fprintf(out, "kernel %s: once more: %v\n", series, errNoBoot)
+		r, err = boot(ctx, kernel, initrd, console)
+	}
 	_, _ = fmt.Fprintf(out, "kernel %s: %d passed, %d failed, %d skipped in %.1f s\n",
 		strings.TrimSpace(string(version)), r.passed, r.failed, r.skipped, time.Since(start).Seconds())
 	return err

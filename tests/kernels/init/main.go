@@ -6,8 +6,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,17 +32,23 @@ var mounts = []struct{ kind, path string }{
 }
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Println("guest: failed", err)
+	say(os.Stdout, "start")
+	if err := run(os.Stdout); err != nil {
+		say(os.Stdout, "failed", err)
 	}
-	fmt.Println("guest: done")
+	say(os.Stdout, "done")
 	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
-		fmt.Println("guest: failed to restart:", err)
+		say(os.Stdout, "failed to restart:", err)
 	}
 }
 
-func run() error {
+// say prints a line that tests/kernels reads.
+func say(out io.Writer, words ...any) {
+	_, _ = fmt.Fprintln(out, append([]any{"guest:"}, words...)...) // there is nobody to tell
+}
+
+func run(out *os.File) error {
 	for _, m := range mounts {
 		if err := os.MkdirAll(m.path, 0o755); err != nil {
 			return err
@@ -71,11 +79,12 @@ func run() error {
 	}
 	var errs []error
 	for _, name := range tests {
-		fmt.Println("guest: run", name)
-		cmd := exec.Command(filepath.Join("/tests", name), "-test.v", "-test.short", "-test.run="+string(pattern)) //nolint:noctx // the guest ends with it
+		say(out, "run", name)
+		cmd := exec.CommandContext(context.Background(), filepath.Join("/tests", name),
+			"-test.v", "-test.short", "-test.run="+string(pattern))
 		cmd.Dir = "/tmp"
 		cmd.Env = []string{"PATH=/bin:/sbin", "HOME=/tmp", "TMPDIR=/tmp"}
-		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+		cmd.Stdout, cmd.Stderr = out, out
 		if err := cmd.Run(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
