@@ -19,7 +19,7 @@ import (
 )
 
 // alone is the peer address of a single master. Nothing listens there and nothing dials it.
-const alone = "127.0.0.1:7403"
+const alone = "127.0.0.1:7710"
 
 // runServer keeps the embedded server. The client calls it in process: no port for clients, which
 // could write past the masters, is ever opened.

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package operator is the part of the command line that asks masters: networks, groups, rules, nodes
+// and the status of the cluster. It prints what the masters answer; what is allowed they decide.
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"weft/cmd/weft/show"
+	"weft/control"
+	"weft/control/controlpb"
+)
+
+// Variables of the environment.
+const (
+	envMaster = "WEFT_MASTER" // HOST:PORT[,HOST:PORT...]
+	envSecret = "WEFT_SECRET"
+)
+
+// defaultMaster is asked when nothing else is said: a master on this host.
+const defaultMaster = "127.0.0.1:7700"
+
+// Client is a control.Service with an end.
+type Client interface {
+	control.Service
+	Close() error
+}
+
+// Env is what commands use of the world.
+type Env struct {
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	// Dial connects to masters, by default controlpb.Dial.
+	Dial func(addrs []string, secret string) (Client, error)
+}
+
+// operator carries what the commands share.
+type operator struct {
+	env        Env
+	master     string
+	secretFile string
+}
+
+// Commands returns `weft network`, `group`, `rule`, `node` and `status`.
+func Commands(env Env) []*cobra.Command {
+	if env.Dial == nil {
+		env.Dial = func(addrs []string, secret string) (Client, error) { return controlpb.Dial(addrs, secret) }
+	}
+	var commands []*cobra.Command
+	for _, command := range []func(*operator) *cobra.Command{
+		(*operator).network, (*operator).group, (*operator).rule, (*operator).node, (*operator).status,
+	} {
+		o := &operator{env: env}
+		cmd := command(o)
+		cmd.SetOut(env.Stdout)
+		cmd.SetErr(env.Stderr)
+		cmd.PersistentFlags().StringVar(&o.master, "master", "",
+			"masters to ask, HOST:PORT[,HOST:PORT...], the first that answers (default $"+envMaster+", else "+defaultMaster+")")
+		cmd.PersistentFlags().StringVar(&o.secretFile, "secret-file", "", "file with the cluster's secret (default: $"+envSecret+")")
+		commands = append(commands, cmd)
+	}
+	return commands
+}
+
+// noun makes a command that only holds others.
+func noun(use, short, example string, verbs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Example: example,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return fmt.Errorf("%w: %s has no command %q; see %s --help", show.ErrUsage, cmd.CommandPath(), args[0], cmd.CommandPath())
+		},
+	}
+	cmd.AddCommand(verbs...)
+	return cmd
+}
+
+// args wants between low and high arguments; the wrong number is an error of usage.
+func args(low, high int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := cobra.RangeArgs(low, high)(cmd, args); err != nil {
+			return fmt.Errorf("%w: %s: %w", show.ErrUsage, cmd.UseLine(), err)
+		}
+		return nil
+	}
+}
+
+// first is the first argument, empty if there is none.
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// ask connects to the masters and lets f ask them.
+func (o *operator) ask(ctx context.Context, f func(context.Context, control.Service) error) (err error) {
+	secret := o.env.Getenv(envSecret)
+	if o.secretFile != "" {
+		text, err := os.ReadFile(o.secretFile)
+		if err != nil {
+			return fmt.Errorf("read the cluster's secret: %w", err)
+		}
+		secret = strings.TrimSpace(string(text))
+	}
+	list := o.master
+	if list == "" {
+		list = o.env.Getenv(envMaster)
+	}
+	if list == "" {
+		list = defaultMaster
+	}
+	client, err := o.env.Dial(strings.Split(list, ","), secret)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	return f(ctx, client)
+}
+
+// say prints a line.
+func (o *operator) say(format string, args ...any) {
+	fmt.Fprintf(o.env.Stdout, format+"\n", args...)
+}
+
+// count says "1 rule", "2 rules".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
