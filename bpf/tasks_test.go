@@ -127,7 +127,7 @@ func (h *house) echo(at netip.AddrPort) (askers chan netip.Addr) {
 			if err != nil {
 				return
 			}
-			askers <- c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+			askers <- netip.MustParseAddrPort(c.RemoteAddr().String()).Addr().Unmap()
 			_, _ = io.Copy(c, c) // what is lost fails at the client
 			_ = c.Close()
 		}
@@ -225,7 +225,7 @@ func TestVIPWithoutBackendIsDropped(t *testing.T) {
 	counters, err := h.plane.Counters()
 	h.do(err)
 	if got := counters[row.ReasonNoBackend].Packets; got != 1 {
-		t.Errorf("%d packets counted as %s, want 1", got, row.Reason(row.ReasonNoBackend))
+		t.Errorf("%d packets counted as %s, want 1", got, row.ReasonNoBackend)
 	}
 }
 
