@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -37,12 +39,13 @@ type check struct {
 
 // checks is everything that the programs and the loader use, in the order of the packet's way.
 var checks = []check{
-	{"bpffs", true, "programs and maps outlive the daemon", "mount bpffs, or build the kernel with BPF_SYSCALL", probeBPFFS},
+	{"bpffs", true, "programs and maps outlive the daemon", "needs CONFIG_BPF_SYSCALL", probeBPFFS},
 	{"btf", false, "verifier messages name types", "less detail in error messages", probeBTF},
 	{"tcx", false, "programs on links, replaced without a gap", "clsact filters are used in its place (tcx: Linux 6.6)", probeTCX},
 	{"redirect_peer", true, "delivery into a task's namespace in one step", "Linux 5.10", helper(asm.FnRedirectPeer)},
 	{"redirect_neigh", true, "sending by the kernel's neighbour table", "Linux 5.10", helper(asm.FnRedirectNeigh)},
 	{"adjust_room", true, "own VXLAN encapsulation", "Linux 4.13", helper(asm.FnSkbAdjustRoom)},
+	{"decap_ipv6", false, "own decapsulation of IPv6", "the VXLAN device does it (Linux 6.3)", probeDecapIPv6},
 	{"tunnel_key", true, "slow path by the VXLAN device", "Linux 4.3", helper(asm.FnSkbGetTunnelKey)},
 	{"vxlan_gbp", true, "identity in the VXLAN group policy field", "Linux 4.6", helper(asm.FnSkbSetTunnelOpt)},
 	{"lru_hash", true, "flows and translations", "Linux 4.10", mapType(ebpf.LRUHash)},
@@ -145,6 +148,35 @@ func probeNetkit() error {
 	return nil
 }
 
+// decapIPv6 is BPF_F_ADJ_ROOM_DECAP_L3_IPV6.
+const decapIPv6 = 1 << 8
+
+// probeDecapIPv6 takes 20 bytes out of a packet of zeros with a flag that older kernels refuse.
+func probeDecapIPv6() error {
+	const roomMAC = 1 // BPF_ADJ_ROOM_MAC
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "weft_probe", Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R2, -20), asm.Mov.Imm(asm.R3, roomMAC), asm.Mov.Imm(asm.R4, decapIPv6),
+			asm.FnSkbAdjustRoom.Call(), asm.Return(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer closeQuietly(prog)
+	packet := make([]byte, 128)
+	packet[12], packet[14] = 0x08, 0x45 // IPv4: only IP packets may be shrunk
+	answer, err := prog.Run(&ebpf.RunOptions{Data: packet})
+	if err != nil {
+		return err
+	}
+	if int32(answer) < 0 {
+		return fmt.Errorf("bpf_skb_adjust_room: %w: %w", ErrUnsupported, unix.Errno(-int32(answer)))
+	}
+	return nil
+}
+
 // probeRetval calls the helper, which cannot be probed without its argument.
 func probeRetval() error {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
@@ -179,12 +211,42 @@ func probeBPFFS() error {
 	return hasWord(known, "bpf")
 }
 
-func probeCgroup2() error {
-	known, err := os.ReadFile("/proc/filesystems")
+// probeCgroup2 attaches to an empty cgroup of its own for a moment.
+func probeCgroup2() (err error) {
+	top, err := cgroup2Mount()
 	if err != nil {
 		return err
 	}
-	return hasWord(known, "cgroup2")
+	dir, err := os.MkdirTemp(top, "weft-probe-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Rmdir(dir)) }()
+	prog, err := returning(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect, 1)
+	if err != nil {
+		return err
+	}
+	defer closeQuietly(prog)
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: ebpf.AttachCGroupInet4Connect, Program: prog})
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Detach(), l.Close())
+}
+
+// cgroup2Mount finds where cgroup2 is mounted.
+func cgroup2Mount() (string, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(table)) {
+		left, right, _ := strings.Cut(line, " - ")
+		if point := strings.Fields(left); strings.HasPrefix(right, "cgroup2 ") && len(point) > 4 {
+			return unescape(point[4]), nil
+		}
+	}
+	return "", fmt.Errorf("cgroup2 is not mounted: %w", fs.ErrNotExist)
 }
 
 func probeBTF() error {

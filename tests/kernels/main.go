@@ -44,7 +44,7 @@ func main() {
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "kernels:", err)
-		os.Exit(1) //nolint:forbidigo,gocritic // this is main
+		os.Exit(1)
 	}
 }
 

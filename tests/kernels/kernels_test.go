@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestArchiveIsNewc reads what pack writes as the kernel does: names, modes and contents, aligned.
+func TestArchiveIsNewc(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"init", "x.test"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("content of "+name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := &binaries{init: filepath.Join(dir, "init"), tests: []testBinary{{"x.test", filepath.Join(dir, "x.test")}}}
+	drivers := []module{{"a", []byte("a")}, {"bc", []byte("bcdef")}}
+	if err := pack(filepath.Join(dir, "initrd"), b, drivers, "TestX"); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "initrd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := unpackNewc(t, raw)
+	want := map[string]string{
+		"dev": "dir", "proc": "dir", "sys": "dir", "tmp": "dir", "run": "dir", "etc": "dir", "modules": "dir", "tests": "dir",
+		"init": "content of init", "modules/a": "a", "modules/bc": "bcdef", "modules/ORDER": "a\nbc",
+		"tests/x.test": "content of x.test", "tests/ORDER": "x.test", "tests/PATTERN": "TestX",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("archive (-want +got):\n%s", diff)
+	}
+}
+
+func unpackNewc(t *testing.T, raw []byte) map[string]string {
+	t.Helper()
+	entries := make(map[string]string)
+	for at := 0; ; {
+		header := raw[at : at+110]
+		if string(header[:6]) != "070701" || at%4 != 0 {
+			t.Fatalf("no header at %d: %q", at, header)
+		}
+		field := func(i int) int {
+			n, err := strconv.ParseUint(string(header[6+8*i:14+8*i]), 16, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int(n)
+		}
+		mode, size, nameSize := field(1), field(6), field(11)
+		name := string(raw[at+110 : at+110+nameSize-1])
+		at = (at + 110 + nameSize + 3) &^ 3
+		content := string(raw[at : at+size])
+		at = (at + size + 3) &^ 3
+		if name == "TRAILER!!!" {
+			return entries
+		}
+		if mode&0o170000 == 0o040000 {
+			content = "dir"
+		}
+		entries[name] = content
+	}
+}
+
+func TestPayloadIsCutOutOfTheImage(t *testing.T) {
+	t.Parallel()
+	image := make([]byte, 2048)
+	image[offsetSetupSectors] = 1
+	copy(image[offsetMagic:], "HdrS")
+	binary.LittleEndian.PutUint32(image[offsetPayloadStart:], 16)
+	binary.LittleEndian.PutUint32(image[offsetPayloadLength:], 9)
+	copy(image[1024+16:], "kernelEND")
+	if got, err := payloadOf(image); err != nil || string(got) != "kerne" {
+		t.Errorf("payload %q, %v; want kerne", got, err)
+	}
+	binary.LittleEndian.PutUint32(image[offsetPayloadLength:], 4096)
+	if _, err := payloadOf(image); err == nil {
+		t.Error("took a payload beyond the image")
+	}
+	if _, err := payloadOf([]byte("MZ")); err == nil {
+		t.Error("took what is no image")
+	}
+}
+
+func TestUnpackKnowsWhatItIsGiven(t *testing.T) {
+	t.Parallel()
+	plain := []byte("\x7fELF and so on")
+	if got, err := unpack(t.Context(), plain); err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := unpack(t.Context(), []byte("neither")); err == nil {
+		t.Error("unpacked what no tool packs")
+	}
+}
+
+func TestConsoleIsCounted(t *testing.T) {
+	t.Parallel()
+	const begin, end = "guest: start\r\nguest: run x.test\r\n", "guest: done\r\n"
+	for _, c := range []struct {
+		name    string
+		console string
+		want    result
+		err     string
+	}{
+		{"all pass", begin + "--- PASS: TestA (0.1s)\r\n    --- PASS: TestA/b (0s)\r\n" + end, result{1, 0, 0}, ""},
+		{"one is skipped", begin + "--- PASS: TestA (0s)\n--- SKIP: TestB (0s)\n" + end, result{1, 0, 1}, ""},
+		{"one fails", begin + "--- PASS: TestA (0s)\n--- FAIL: TestB (0s)\n" + end, result{1, 1, 0}, "tests failed"},
+		{"nothing ran", begin + end, result{}, "there were none"},
+		{"a binary dies", begin + "--- PASS: TestA (0s)\nguest: failed x.test: signal\n" + end, result{1, 0, 0}, "x.test: signal"},
+		{"the guest dies", begin + "--- PASS: TestA (0s)\n", result{1, 0, 0}, "before its end"},
+		{"the kernel dies", "PANIC: double fault\n", result{}, errNoBoot.Error()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := read(strings.NewReader(c.console), io.Discard)
+			if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Errorf("got %+v, %v; want %+v, %q", got, err, c.want, c.err)
+			}
+			if errors.Is(err, errNoBoot) != (c.name == "the kernel dies") {
+				t.Errorf("booting again after %v", err)
+			}
+		})
+	}
+}
