@@ -85,17 +85,28 @@ func killCgroup(path string) error {
 	return killInRounds(path)
 }
 
+// killInRounds kills until a round finds nobody new. That is the end: a process that has the signal
+// makes no more children (fork(2) is refused while one is pending).
 func killInRounds(path string) error {
-	const rounds = 100 // a process that forks faster than this is not stopped by asking again
+	const rounds = 1000 // who forks faster than this is not stopped by asking again
+	killed := make(map[int]bool)
 	for range rounds {
 		pids, err := processes(path)
-		if err != nil || len(pids) == 0 {
+		if err != nil {
 			return err
 		}
+		found := false
 		for _, pid := range pids {
+			if killed[pid] {
+				continue
+			}
+			found, killed[pid] = true, true
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("kill process %d: %w", pid, err)
 			}
+		}
+		if !found {
+			return nil
 		}
 	}
 	return fmt.Errorf("kill processes of %s: %w", path, syscall.EBUSY)
