@@ -340,27 +340,43 @@ func (m Model) remember(p packet) {
 // judge asks the verdicts, then the flows.
 func (m Model) judge(p packet, e row.Endpoint) Outcome {
 	v, found := m.verdict(p, e)
-	if found && v.Action != row.VerdictDeny {
+	allowed := found && v.Action != row.VerdictDeny
+	o := Outcome{Reason: row.ReasonDelivered, To: e}
+	switch {
+	case allowed:
+		o.Rule = v.Rule
+		if v.Action == row.VerdictAudit {
+			o.Reason = row.ReasonAudited
+		}
 		if m.Workloads[e.Ifindex].Flags&row.WorkloadDirected != 0 && !p.tellsOpener() && p.fragment != 2 {
 			m.Flows[p.flow()] = row.Flow{}
 		}
-		reason := row.ReasonDelivered
-		if v.Action == row.VerdictAudit {
-			reason = row.ReasonAudited
-		}
-		return Outcome{Reason: reason, Rule: v.Rule, To: e}
-	}
-	switch {
 	case m.answers(p):
-		return Outcome{Reason: row.ReasonDelivered, To: e}
 	case found:
 		return Outcome{Reason: row.ReasonDenied, Rule: v.Rule}
 	case p.identity == row.IdentityWorld:
 		return end(row.ReasonNotPublic)
 	case p.fragment == 2 && e.Flags&row.EndpointRuled != 0:
 		return end(row.ReasonFragment)
+	default:
+		return end(row.ReasonNoCommonGroup)
 	}
-	return end(row.ReasonNoCommonGroup)
+	if p.fragment == 1 && (!allowed || e.Flags&row.EndpointRuled != 0) {
+		m.Flows[p.datagram()] = row.Flow{}
+	}
+	return o
+}
+
+// datagram is the key by which fragments find their first.
+func (p packet) datagram() row.FlowKey {
+	key := row.FlowKey{VNI: p.vni, Src: row.AddrOf(p.src), Dst: row.AddrOf(p.dst), Proto: Fragment}
+	if p.v4 {
+		key.Sport, key.Dport = binary.NativeEndian.Uint16(p.frame[p.l3+4:]), uint16(p.proto)
+	} else {
+		key.Sport = binary.NativeEndian.Uint16(p.frame[p.l4-4:])
+		key.Dport = binary.NativeEndian.Uint16(p.frame[p.l4-2:])
+	}
+	return key
 }
 
 func (m Model) verdict(p packet, e row.Endpoint) (row.Verdict, bool) {
@@ -386,7 +402,8 @@ func (m Model) verdict(p packet, e row.Endpoint) (row.Verdict, bool) {
 // answers tells whether the packet belongs to what its receiver opened.
 func (m Model) answers(p packet) bool {
 	if p.fragment == 2 {
-		return false
+		_, ok := m.Flows[p.datagram()]
+		return ok
 	}
 	key := reverse(p.flow())
 	if p.isICMP() && p.isError() {

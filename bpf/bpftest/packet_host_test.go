@@ -110,7 +110,13 @@ func TestAnswersPass(t *testing.T) {
 
 			send(udp(a.web, a.world))
 			world(with(udp(a.world, a.web), func(p *bpftest.Packet) { p.SPort, p.DPort = 80, 40000 }), row.ReasonDelivered)
-			world(with(udp(a.world, a.web), func(p *bpftest.Packet) { p.Frag, p.L4 = 100, make([]byte, 64) }), row.ReasonNotPublic)
+			fragment := with(udp(a.world, a.web), func(p *bpftest.Packet) { p.SPort, p.DPort, p.Frag = 80, 40000, bpftest.MoreFragments })
+			later := with(fragment, func(p *bpftest.Packet) { p.Frag, p.L4 = 100, make([]byte, 64) })
+			world(later, row.ReasonNotPublic)
+			world(fragment, row.ReasonDelivered)
+			world(later, row.ReasonDelivered)
+			world(with(later, func(p *bpftest.Packet) { p.ID++ }), row.ReasonNotPublic)
+			world(with(later, func(p *bpftest.Packet) { p.Src = a.foreign }), row.ReasonNotPublic)
 		})
 	}
 }

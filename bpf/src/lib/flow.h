@@ -15,8 +15,9 @@ enum {
 	REFRESH_NS = 1000000000, /* how far behind `seen` may be */
 };
 
-#define FLOW_LIFE_NS	 (300ULL * 1000000000) /* RFC 4787 5 */
-#define FLOW_LIFE_TCP_NS (7440ULL * 1000000000) /* RFC 5382 5: 2 hours and 4 minutes */
+#define FLOW_LIFE_NS	  (300ULL * 1000000000) /* RFC 4787 5 */
+#define FRAGMENTS_LIFE_NS (30ULL * 1000000000) /* how long a stack waits for the rest */
+#define FLOW_LIFE_TCP_NS  (7440ULL * 1000000000) /* RFC 5382 5: 2 hours and 4 minutes */
 
 /* The protocol as rows have it: ICMP for both families. */
 static __always_inline __u8 row_proto(const struct packet *p)
@@ -108,10 +109,53 @@ static __always_inline void heard(const struct packet *p)
 		bpf_map_update_elem(&flows, &key, &flow, BPF_ANY);
 }
 
+/*
+ * The fragments of one datagram know each other by its id, which is in place of the ports (RFC 791,
+ * RFC 8200 4.5). Behind an IPv6 header the fragment header is the last one before the transport's.
+ */
+static __always_inline int datagram_of(struct __sk_buff *skb, const struct packet *p,
+				       struct flow_key *key)
+{
+	__u32 at = is_ipv4(p) ? p->l3 + __builtin_offsetof(struct ipv4, id) : p->l4 - 4;
+	__be16 id[2] = {};
+
+	if (bpf_skb_load_bytes(skb, at, id, sizeof(id)))
+		return -1;
+	memset(key, 0, sizeof(*key));
+	key->vni = p->vni;
+	key->src = p->src;
+	key->dst = p->dst;
+	key->sport = id[0];
+	key->dport = is_ipv4(p) ? p->proto : id[1];
+	key->proto = PROTO_FRAGMENT;
+	return 0;
+}
+
+/*
+ * A first fragment is let in: so will be the later ones, which do not say to what they belong.
+ * Global: its key would not fit the caller's stack.
+ */
+__noinline int lead(struct __sk_buff *skb, const struct packet *p)
+{
+	struct flow flow = {.seen = bpf_ktime_get_coarse_ns()};
+	struct flow_key key;
+
+	if (!p || datagram_of(skb, p, &key))
+		return -1;
+	return bpf_map_update_elem(&flows, &key, &flow, BPF_ANY);
+}
+
+static __always_inline __u64 life_of(const struct flow_key *key)
+{
+	if (key->proto == PROTO_TCP)
+		return FLOW_LIFE_TCP_NS;
+	return key->proto == PROTO_FRAGMENT ? FRAGMENTS_LIFE_NS : FLOW_LIFE_NS;
+}
+
 static __always_inline bool is_alive(const struct flow_key *key)
 {
 	struct flow *f = bpf_map_lookup_elem(&flows, key);
-	__u64 life = key->proto == PROTO_TCP ? FLOW_LIFE_TCP_NS : FLOW_LIFE_NS;
+	__u64 life = life_of(key);
 
 	/* seen may be ahead of a coarse clock */
 	return f && (__s64)(bpf_ktime_get_coarse_ns() - f->seen) < (__s64)life;
@@ -168,14 +212,17 @@ static __always_inline int quoted_flow(struct __sk_buff *skb, const struct packe
 
 /*
  * Whether p answers what its receiver opened, or is the news that something the receiver opened did
- * not arrive. Global: two look-ups and two headers would not fit the caller's stack.
+ * not arrive, or belongs to a datagram whose first fragment was let in. Global: two look-ups and
+ * two headers would not fit the caller's stack.
  */
 __noinline int answers(struct __sk_buff *skb, const struct packet *p)
 {
 	struct flow_key key;
 
-	if (!p || p->fragment == FRAGMENT_LATER)
+	if (!p)
 		return false;
+	if (p->fragment == FRAGMENT_LATER)
+		return !datagram_of(skb, p, &key) && is_alive(&key);
 	if (is_icmp(p) && is_icmp_error(p)) {
 		memset(&key, 0, sizeof(key));
 		key.vni = p->vni;

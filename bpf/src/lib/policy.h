@@ -34,29 +34,21 @@ static __always_inline const struct verdict *find_verdict(const struct packet *p
 	return bpf_map_lookup_elem(&verdicts, &key);
 }
 
-/*
- * Lets p through to e, or ends its walk. What answers a conversation passes whatever the verdict on
- * its direction says: permissions are about who opens.
- */
-static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const struct endpoint *e)
+/* What a verdict lets in to a task that opens conversations itself: others open this one. */
+static __always_inline void hear(struct packet *p, const struct endpoint *e)
 {
-	const struct verdict *v = find_verdict(p, e);
+	struct workload *w;
 
-	p->dst_identity = e->identity;
-	if (v && v->action != VERDICT_DENY) {
-		struct workload *w;
+	if (tells_opener(p))
+		return;
+	w = bpf_map_lookup_elem(&workloads, &e->ifindex);
+	if (w && w->flags & WORKLOAD_DIRECTED)
+		heard(p);
+}
 
-		p->rule = v->rule;
-		p->audited = v->action == VERDICT_AUDIT;
-		if (tells_opener(p))
-			return CONTINUE;
-		w = bpf_map_lookup_elem(&workloads, &e->ifindex);
-		if (w && w->flags & WORKLOAD_DIRECTED)
-			heard(p);
-		return CONTINUE;
-	}
-	if (answers(skb, p))
-		return CONTINUE;
+static __always_inline int refuse(struct packet *p, const struct endpoint *e,
+				  const struct verdict *v)
+{
 	if (v) {
 		p->rule = v->rule;
 		return drop(p, REASON_DENIED);
@@ -66,4 +58,27 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const 
 	if (p->fragment == FRAGMENT_LATER && e->flags & ENDPOINT_RULED)
 		return drop(p, REASON_FRAGMENT);
 	return drop(p, REASON_NO_COMMON_GROUP);
+}
+
+/*
+ * Lets p through to e, or ends its walk. What answers a conversation passes whatever the verdict on
+ * its direction says: permissions are about who opens.
+ */
+static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const struct endpoint *e)
+{
+	const struct verdict *v = find_verdict(p, e);
+	bool allowed = v && v->action != VERDICT_DENY;
+
+	p->dst_identity = e->identity;
+	if (allowed) {
+		p->rule = v->rule;
+		p->audited = v->action == VERDICT_AUDIT;
+		hear(p, e);
+	} else if (!answers(skb, p)) {
+		return refuse(p, e, v);
+	}
+	/* Where the pair of identities does not decide, later fragments ask for the first. */
+	if (p->fragment == FRAGMENT_FIRST && (!allowed || e->flags & ENDPOINT_RULED))
+		lead(skb, p);
+	return CONTINUE;
 }

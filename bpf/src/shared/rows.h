@@ -145,7 +145,8 @@ struct verdict {
 
 /*
  * flows: what tasks of this node opened, so that replies come back where no verdict covers them.
- * Key as the opener sent it. LRU: the kernel half writes, Go reads.
+ * Key as the opener sent it. A first fragment that was let in leaves a row for the later ones, with
+ * protocol 44, and the datagram's id in place of the ports. LRU: the kernel half writes, Go reads.
  */
 struct flow_key {
 	__u32 vni;
