@@ -346,9 +346,10 @@ static __always_inline __u32 dns_sum(struct dns_scratch *s, __u32 size, __u32 su
 static __always_inline int dns_turn_sum(struct __sk_buff *skb, __u32 at, __u32 diff, __be16 was,
 					__be16 is)
 {
+	__u64 wide = (__u64)diff + (__u16)~was + is; /* the length is in both headers */
+
+	diff = wide + (wide >> 32);
 	if (bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_MARK_MANGLED_0))
-		return -1;
-	if (bpf_l4_csum_replace(skb, at, was, is, BPF_F_MARK_MANGLED_0 | 2))
 		return -1;
 	return bpf_l4_csum_replace(skb, at, was, is, BPF_F_MARK_MANGLED_0 | BPF_F_PSEUDO_HDR | 2);
 }
