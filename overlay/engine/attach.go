@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +45,7 @@ func (e *Engine) attach(ctx context.Context, a overlay.Attachment) (overlay.Endp
 	if err := a.Validate(); err != nil {
 		return overlay.Endpoint{}, err
 	}
-	if err := e.restored(ctx); err != nil {
+	if err := cmp.Or(ctx.Err(), e.restored(ctx)); err != nil {
 		return overlay.Endpoint{}, err
 	}
 	unlock, err := e.ids.lock(ctx, a.ID)
@@ -213,6 +214,7 @@ func (e *Engine) pick(n overlay.Network, a overlay.Attachment, identity overlay.
 	mac := compile.MAC(ep.Addr4, ep.Addr6)
 	ep.MAC = net.HardwareAddr(mac[:]).String()
 	e.entries[a.ID] = &entry{Endpoint: ep}
+	delete(e.pending, a.ID) // in one with the entry: it is not counted twice
 	return ep, netip.Prefix{}
 }
 
