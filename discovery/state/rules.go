@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-memdb"
@@ -39,26 +41,32 @@ func (t *tx) put(kind discovery.Kind, key string, value []byte) {
 	if old != nil && !old.Deleted && bytes.Equal(old.Value, value) {
 		return
 	}
-	t.write(discovery.Row{Kind: kind, Key: key, Value: value})
+	t.write(old, discovery.Row{Kind: kind, Key: key, Value: value})
 }
 
 func (t *tx) del(kind discovery.Kind, key string) {
-	if old := readRow(t.mem, t.s.self, kind, key); old == nil || old.Deleted {
+	old := readRow(t.mem, t.s.self, kind, key)
+	if old == nil || old.Deleted {
 		return
 	}
-	t.write(discovery.Row{Kind: kind, Key: key, Deleted: true})
+	t.write(old, discovery.Row{Kind: kind, Key: key, Deleted: true})
 }
 
-func (t *tx) write(r discovery.Row) {
+func (t *tx) write(old *discovery.Row, r discovery.Row) {
 	w := readWriter(t.mem, t.s.self)
 	w.seq++
 	r.Writer, r.Incarnation, r.Seq = w.name, w.incarnation, w.seq
-	t.setRow(&w, &r)
+	t.setRow(&w, old, &r)
 	t.setWriter(w)
 }
 
 // applyAll takes rows of other writers and returns how many of them changed something visible.
 func (t *tx) applyAll(rows []discovery.Row) (changed int) {
+	// In runs of one writer, because looking at a writer costs as much as storing a row.
+	if !slices.IsSortedFunc(rows, byWriter) {
+		rows = slices.Clone(rows)
+		slices.SortStableFunc(rows, byWriter)
+	}
 	for len(rows) > 0 {
 		n := 1
 		for n < len(rows) && rows[n].Writer == rows[0].Writer {
@@ -69,6 +77,8 @@ func (t *tx) applyAll(rows []discovery.Row) (changed int) {
 	}
 	return changed
 }
+
+func byWriter(a, b discovery.Row) int { return strings.Compare(a.Writer, b.Writer) }
 
 // applyRun takes rows of one writer.
 func (t *tx) applyRun(rows []discovery.Row) (changed int) {
@@ -120,7 +130,7 @@ func (t *tx) take(w *writer, r discovery.Row) bool {
 	if r.Deleted {
 		r.Value = nil
 	}
-	t.setRow(w, &r)
+	t.setRow(w, old, &r)
 	return old != nil && !old.Deleted || !r.Deleted
 }
 
@@ -216,7 +226,7 @@ func (t *tx) renew(w writer, after uint64) {
 	for i := range own {
 		w.seq++
 		own[i].Incarnation, own[i].Seq = life, w.seq
-		t.setRow(&w, &own[i])
+		t.setRow(&w, nil, &own[i])
 	}
 	t.setWriter(w)
 	t.renewed = time.Now()
@@ -253,9 +263,8 @@ func goneOf(r *discovery.Row) uint64 {
 	return a.Gone
 }
 
-// setRow stores a row and forgets the oldest tombstones of its writer beyond the limit.
-func (t *tx) setRow(w *writer, r *discovery.Row) {
-	old := readRow(t.mem, r.Writer, r.Kind, r.Key)
+// setRow stores a row in the place of old and forgets the oldest tombstones of its writer beyond the limit.
+func (t *tx) setRow(w *writer, old, r *discovery.Row) {
 	t.uncount(w, old)
 	if r.Deleted {
 		t.tombstones++

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"weft/discovery"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func reopen(t *testing.T, s *Store, o Options) *Store {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, o)
+}
+
+func TestRestartGoesOnWhereItWas(t *testing.T) {
+	o := Options{Self: "a", Dir: filepath.Join(t.TempDir(), "state")}
+	s := open(t, o)
+	put(t, s, "name", "x", "1")
+	put(t, s, "name", "y", "2")
+	if err := s.Delete("name", "y"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Apply([]discovery.Row{
+		{Writer: "b", Kind: "name", Key: "z", Incarnation: 9, Seq: 4, Value: []byte("3")},
+		{Writer: discovery.Ledger, Kind: discovery.KindAdmission, Key: "c", Incarnation: 1, Seq: 1, Value: []byte(`{"gone":8}`)},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	digest, rows, stats := s.Digest(), s.Rows(""), s.Stats()
+	s = reopen(t, s, o)
+	if diff := cmp.Diff(s.Digest(), digest); diff != "" {
+		t.Errorf("digest (-got +want):\n%s", diff)
+	}
+	if diff := cmp.Diff(s.Rows(""), rows); diff != "" {
+		t.Errorf("rows (-got +want):\n%s", diff)
+	}
+	if diff := cmp.Diff(s.Stats(), stats); diff != "" {
+		t.Errorf("stats (-got +want):\n%s", diff)
+	}
+	if changed, err := s.Apply([]discovery.Row{{Writer: "c", Kind: "name", Key: "z", Incarnation: 8, Seq: 4}}); changed != 0 || err != nil {
+		t.Errorf("row of a node that is gone: %d, %v", changed, err)
+	}
+	put(t, s, "name", "x", "4")
+	if got, want := s.Digest()["a"], (Position{digest["a"].Incarnation, digest["a"].Seq + 1}); got != want {
+		t.Errorf("position after the next write %v, want %v", got, want)
+	}
+}
+
+func TestFolderIsForOneProcess(t *testing.T) {
+	o := Options{Self: "a", Dir: t.TempDir()}
+	open(t, o)
+	_, err := Open(o)
+	if err == nil || !strings.Contains(err.Error(), o.Dir) || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("second open: %v, want the folder and that another process uses it", err)
+	}
+}
+
+func TestFolderOfAnotherNodeIsRefused(t *testing.T) {
+	o := Options{Self: "a", Dir: t.TempDir()}
+	s := open(t, o)
+	put(t, s, "name", "x", "1")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(Options{Self: "b", Dir: o.Dir})
+	if err == nil || !strings.Contains(err.Error(), `"a"`) || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("open: %v, want both ids", err)
+	}
+	if diff := cmp.Diff(content(open(t, o)), []string{"a name/x = 1"}); diff != "" {
+		t.Errorf("rows (-got +want):\n%s", diff)
+	}
+}
+
+func TestNewerVersionIsNotTouched(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, fileName)
+	data := append([]byte(fileMagic), 9, 0, 0)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(Options{Self: "a", Dir: dir})
+	if err == nil || !strings.Contains(err.Error(), "version 9") || !strings.Contains(err.Error(), path) {
+		t.Errorf("open: %v, want the version and the file", err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the file was changed: %q, %v", got, err)
+	}
+}
+
+func TestClosedStoreRefusesAndReads(t *testing.T) {
+	s := open(t, Options{Self: "a", Dir: t.TempDir()})
+	put(t, s, "name", "x", "1")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put("name", "y", nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("put: %v, want ErrClosed", err)
+	}
+	if _, err := s.Apply([]discovery.Row{{Writer: "b", Kind: "name", Key: "z", Incarnation: 9, Seq: 4}}); !errors.Is(err, ErrClosed) {
+		t.Errorf("apply: %v, want ErrClosed", err)
+	}
+	if diff := cmp.Diff(content(s), []string{"a name/x = 1"}); diff != "" {
+		t.Errorf("rows (-got +want):\n%s", diff)
+	}
+}
+
+func TestLogStaysSmall(t *testing.T) {
+	o := Options{Self: "a", Dir: t.TempDir()}
+	s := open(t, o)
+	value := strings.Repeat("v", 10_000)
+	for i := range 1000 {
+		put(t, s, "name", fmt.Sprint(i%10), value+fmt.Sprint(i))
+	}
+	if got := s.Stats().LogBytes; got > 2<<20 {
+		t.Errorf("log of %d bytes for 100 KB of rows", got)
+	}
+	rows := s.Rows("")
+	if diff := cmp.Diff(reopen(t, s, o).Rows(""), rows); diff != "" {
+		t.Errorf("rows (-got +want):\n%s", diff)
+	}
+}
+
+// TestWritersSideBySide is for the race detector, and that no acknowledged row is lost.
+func TestWritersSideBySide(t *testing.T) {
+	o := Options{Self: "a", Dir: t.TempDir()}
+	s := open(t, o)
+	var running sync.WaitGroup
+	for w := range 8 {
+		running.Go(func() {
+			for i := range 20 {
+				if err := s.Put("name", fmt.Sprintf("%d-%d", w, i), []byte("v")); err != nil {
+					t.Error(err)
+				}
+				if _, err := s.Apply([]discovery.Row{{
+					Writer: fmt.Sprint("w", w), Kind: "name", Key: fmt.Sprint(i), Incarnation: 1, Seq: uint64(i + 1), Value: []byte("v"),
+				}}); err != nil {
+					t.Error(err)
+				}
+				s.Rows("name")
+				for range s.Since(nil) {
+				}
+			}
+		})
+	}
+	running.Wait()
+	if got := len(reopen(t, s, o).Rows("name")); got != 320 {
+		t.Errorf("%d rows, want 320", got)
+	}
+}
+
+// history is a store's folder after each acknowledged step of a story, with what was believed then.
+type history struct {
+	data     []byte
+	believed map[string]string
+}
+
+func story(t *rapid.T, dir string) []history {
+	s := openRapid(t, Options{Self: "a", Dir: dir, Tombstones: 2})
+	defer func() { _ = s.Close() }()
+	var steps []history
+	seq := uint64(0)
+	note := func() {
+		data, err := os.ReadFile(filepath.Join(dir, fileName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps = append(steps, history{data, believed(s)})
+	}
+	note()
+	for range rapid.IntRange(1, 12).Draw(t, "steps") {
+		key := rapid.SampledFrom([]string{"u", "v", "w", "x"}).Draw(t, "key")
+		var err error
+		switch rapid.IntRange(0, 4).Draw(t, "what") {
+		case 0, 1:
+			err = s.Put("name", key, []byte(rapid.StringN(0, 30, 90).Draw(t, "value")))
+		case 2:
+			err = s.Delete("name", key)
+		case 3:
+			seq++
+			_, err = s.Apply([]discovery.Row{{Writer: "b", Kind: "name", Key: key, Incarnation: 1, Seq: seq, Value: []byte("b")}})
+		case 4:
+			s.commitMu.Lock()
+			err = s.disk.rewrite(s.db.Txn(false))
+			s.commitMu.Unlock()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		note()
+	}
+	return steps
+}
+
+func tempDir(t *rapid.T) string {
+	dir, err := os.MkdirTemp("", "weft-state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// restart opens a folder that holds data.
+func restart(t *rapid.T, data []byte) (*Store, string, *bytes.Buffer) {
+	dir := tempDir(t)
+	if err := os.WriteFile(filepath.Join(dir, fileName), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	s := openRapid(t, Options{Self: "a", Dir: dir, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	return s, dir, &said
+}
+
+func TestCrashAtAnyPointLosesNothingAcknowledged(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		steps := story(t, tempDir(t))
+		i := rapid.IntRange(0, len(steps)-1).Draw(t, "crash after step")
+		data := steps[i].data
+		// The step after it may have been written in part.
+		want := []map[string]string{steps[i].believed}
+		if i+1 < len(steps) && bytes.HasPrefix(steps[i+1].data, data) {
+			next := steps[i+1].data
+			data = next[:rapid.IntRange(len(data), len(next)).Draw(t, "bytes written")]
+			want = append(want, steps[i+1].believed)
+		}
+		s, _, said := restart(t, data)
+		defer func() { _ = s.Close() }()
+		got := believed(s)
+		if !cmp.Equal(got, want[0]) && (len(want) == 1 || !cmp.Equal(got, want[1])) {
+			t.Fatalf("after the crash %v, want one of %v; log: %s", got, want, said)
+		}
+		agree(t, s)
+	})
+}
+
+func TestBrokenBytesAreToldAndTheRestIsUsed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		steps := story(t, tempDir(t))
+		last := steps[len(steps)-1]
+		data := bytes.Clone(last.data)
+		at := rapid.IntRange(0, len(data)-1).Draw(t, "offset")
+		// The version and the owner are the operator's to mend.
+		if self := fileHeader + len("a"); at >= len(fileMagic) && at < self {
+			t.Skip("header")
+		}
+		data[at] ^= byte(rapid.IntRange(1, 255).Draw(t, "flip"))
+		s, folder, said := restart(t, data)
+		if s.Stats().Salvaged == 0 || !strings.Contains(said.String(), "offset") || !strings.Contains(said.String(), fileName) {
+			t.Fatalf("nothing was told of a broken byte at %d: %+v, %q", at, s.Stats(), said)
+		}
+		kept, err := filepath.Glob(filepath.Join(folder, fileName+".broken-*"))
+		if err != nil || len(kept) != 1 {
+			t.Fatalf("kept aside: %v, %v", kept, err)
+		}
+		if aside, err := os.ReadFile(kept[0]); err != nil || !bytes.Equal(aside, data) {
+			t.Fatalf("the file kept aside is not the broken one: %v", err)
+		}
+		agree(t, s)
+		// Nothing is known of others for sure, so that it is asked for again; our own life is new.
+		if d := s.Digest(); len(d) > 1 || d["b"] != (Position{}) {
+			t.Fatalf("digest %v claims to know others", d)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again := openRapid(t, Options{Self: "a", Dir: folder})
+		defer func() { _ = again.Close() }()
+		if again.Stats().Salvaged != 0 || !cmp.Equal(believed(again), believed(s)) || again.Incarnation() != s.Incarnation() {
+			t.Fatalf("the next start: %+v, %v, want %v", again.Stats(), believed(again), believed(s))
+		}
+	})
+}
+
+func TestOneBrokenRecordCostsOneRecord(t *testing.T) {
+	o := Options{Self: "a", Dir: t.TempDir()}
+	s := open(t, o)
+	for _, key := range []string{"first", "second", "third"} {
+		put(t, s, "name", key, "value of "+key)
+	}
+	life := s.Incarnation()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(o.Dir, fileName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[bytes.Index(data, []byte("value of second"))] = 'V'
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, o)
+	if diff := cmp.Diff(content(s), []string{"a name/first = value of first", "a name/third = value of third"}); diff != "" {
+		t.Errorf("rows (-got +want):\n%s", diff)
+	}
+	if s.Incarnation() <= life {
+		t.Error("the incarnation did not grow: others would take what is said now for old")
+	}
+}
+
+func TestFullDiskIsToldAndMended(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("mount tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	o := Options{Self: "a", Dir: dir}
+	s := open(t, o)
+	put(t, s, "name", "kept", "1")
+	ballast := filepath.Join(dir, "ballast")
+	err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600)
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	if err := s.Put("name", "big", make([]byte, 8192)); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("put on a full disk: %v, want ENOSPC", err)
+	}
+	// What others say is used, though it can't be kept.
+	row := discovery.Row{Writer: "b", Kind: "name", Key: "x", Incarnation: 1, Seq: 1, Value: bytes.Repeat([]byte("b"), 8192)}
+	if changed, err := s.Apply([]discovery.Row{row}); changed != 1 || err != nil {
+		t.Errorf("apply on a full disk: %d, %v", changed, err)
+	}
+	if n := len(s.Rows("name")); n != 2 {
+		t.Errorf("%d rows, want kept and x", n)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "name", "after", "2")
+	want := content(s)
+	if got := content(reopen(t, s, o)); !cmp.Equal(got, want) || len(want) != 3 {
+		t.Errorf("after the disk had room: %d rows, want %d (3)", len(got), len(want))
+	}
+}
+
+func FuzzReadOp(f *testing.F) {
+	f.Add(appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2, Value: []byte("v")}))
+	f.Add(appendDrop(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x"}))
+	f.Add(appendWriter(nil, &writer{name: "a", incarnation: 1, seq: 2, floor: 1}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		op, rest, err := readOp(data)
+		if err != nil {
+			return
+		}
+		if len(rest) >= len(data) {
+			t.Fatal("nothing was read")
+		}
+		var again []byte
+		switch op.code {
+		case opRow:
+			again = appendRow(nil, &op.row)
+		case opDrop:
+			again = appendDrop(nil, &op.row)
+		case opWriter:
+			again = appendWriter(nil, &op.writer)
+		}
+		op2, rest2, err := readOp(again)
+		if err != nil || len(rest2) > 0 || !cmp.Equal(op2.row, op.row) || op2.writer != op.writer {
+			t.Fatalf("written again: %+v, %v; want %+v", op2, err, op)
+		}
+	})
+}
+
+func FuzzOpen(f *testing.F) {
+	f.Add([]byte(fileMagic))
+	f.Add(appendRecord([]byte(fileMagic+"\x01\x00\x01a"), appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2})))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, fileName), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(Options{Self: "a", Dir: dir})
+		if err != nil {
+			return
+		}
+		if err := s.Put("name", "x", []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
