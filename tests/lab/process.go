@@ -37,9 +37,12 @@ func (l *Lab) MasterAddrs() []string {
 }
 
 // Command returns a command that runs on the host: in its network namespace, with the environment
-// that lets weft find the host's daemon and the masters. It is placed in the host's cgroup, so that
+// that lets weft find the host's daemon and the masters; "weft" is the lab's own. It is placed in the host's cgroup, so that
 // it sees VIPs and ends with the lab.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *Cmd {
+	if name == "weft" {
+		name = h.lab.Binary
+	}
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "WEFT_SOCKET="+h.Socket(), "WEFT_MASTER="+strings.Join(h.lab.MasterAddrs(), ","),
 		"WEFT_HOST="+h.Name, "WEFT_CGROUP="+h.cgroup(), "PATH="+filepath.Dir(h.lab.Binary)+":"+os.Getenv("PATH"))

@@ -5,7 +5,6 @@ package netd
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"weft/agent/sandbox"
 	"weft/cmd/weft/node"
+	"weft/cmd/weft/process"
 	"weft/cmd/weft/show"
 )
 
@@ -84,11 +84,7 @@ func Command(env node.Env, version string) *cobra.Command {
 		if err := o.complete(); err != nil {
 			return fmt.Errorf("%w: %w", show.ErrUsage, err)
 		}
-		level := slog.LevelInfo
-		if o.Debug {
-			level = slog.LevelDebug
-		}
-		return Run(cmd.Context(), o, slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level})))
+		return Run(cmd.Context(), o, process.Log(env.Stderr, o.Debug))
 	}
 	return cmd
 }
@@ -120,20 +116,4 @@ func (o *Options) complete() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// secret reads the cluster's secret; nil without a file.
-func (o *Options) secret() ([]byte, error) {
-	if o.SecretFile == "" {
-		return nil, nil
-	}
-	text, err := os.ReadFile(o.SecretFile)
-	if err != nil {
-		return nil, fmt.Errorf("read the cluster's secret: %w", err)
-	}
-	secret := []byte(strings.TrimSpace(string(text)))
-	if len(secret) < 16 {
-		return nil, fmt.Errorf("secret in %s has %d bytes: 16 or more are allowed", o.SecretFile, len(secret))
-	}
-	return secret, nil
 }

@@ -4,33 +4,19 @@ package netd
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
-	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"weft/cmd/weft/process"
 )
 
-// Describe implements prometheus.Collector: what is collected is not known beforehand.
-func (d *daemon) Describe(chan<- *prometheus.Desc) {}
+func (d *daemon) serveMetrics(ctx context.Context) error {
+	return process.ServeMetrics(ctx, d.o.Metrics, d.report)
+}
 
-// Collect implements prometheus.Collector: it asks every room for its Stats.
-func (d *daemon) Collect(out chan<- prometheus.Metric) {
+// report asks every room for its Stats.
+func (d *daemon) report(send process.Send) {
 	counter, gauge := prometheus.CounterValue, prometheus.GaugeValue
-	send := func(name, help string, kind prometheus.ValueType, value float64, labels ...string) {
-		var names, values []string
-		for i := 0; i+1 < len(labels); i += 2 {
-			names, values = append(names, labels[i]), append(values, labels[i+1])
-		}
-		m, err := prometheus.NewConstMetric(prometheus.NewDesc("weft_"+name, help, names, nil), kind, value, values...)
-		if err == nil {
-			out <- m
-		}
-	}
 	if counters, err := d.plane.Counters(); err == nil {
 		for reason, c := range counters {
 			send("packets_total", "packets that left the programs, by reason", counter, float64(c.Packets), "reason", reason.String())
@@ -60,30 +46,4 @@ func (d *daemon) Collect(out chan<- prometheus.Metric) {
 	}
 	o := d.overlay.Stats()
 	send("endpoints", "tasks' endpoints on this node", gauge, float64(o.Endpoints))
-}
-
-// serveMetrics answers Prometheus until ctx ends.
-func (d *daemon) serveMetrics(ctx context.Context) error {
-	if d.o.Metrics == "" {
-		return nil
-	}
-	registry := prometheus.NewRegistry()
-	for _, c := range []prometheus.Collector{d, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
-		if err := registry.Register(c); err != nil {
-			return fmt.Errorf("register metrics: %w", err)
-		}
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", d.o.Metrics)
-	if err != nil {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // nothing is lost: readers come again
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }

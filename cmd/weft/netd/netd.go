@@ -18,6 +18,7 @@ import (
 
 	"weft/bpf"
 	"weft/bpf/row"
+	"weft/cmd/weft/process"
 	"weft/discovery"
 	"weft/discovery/discoverypb"
 	"weft/discovery/dns"
@@ -54,7 +55,7 @@ type daemon struct {
 // Run is a node daemon until ctx ends. What it put into the kernel stays there.
 func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	d := &daemon{o: o, log: log}
-	if d.secret, err = o.secret(); err != nil {
+	if d.secret, err = process.Secret(o.SecretFile); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()

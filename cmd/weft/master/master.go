@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package master wires a master, by hand, top to bottom in the order in which later parts need
+// earlier ones. What each part does is its room's.
+package master
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"weft/cmd/weft/process"
+	"weft/control/controlpb"
+	"weft/control/ledger"
+	controlmaster "weft/control/master"
+	"weft/discovery"
+	"weft/discovery/discoverypb"
+	"weft/discovery/gossip"
+	"weft/discovery/state"
+)
+
+// daemon is a master with all its parts.
+type daemon struct {
+	o      Options
+	log    *slog.Logger
+	store  *state.Store
+	gossip *gossip.Gossip
+	syncer *discoverypb.Syncer
+	master *controlmaster.Master
+}
+
+// Run is a master until ctx ends.
+func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
+	d := &daemon{o: o, log: log}
+	if err := d.open(); err != nil {
+		return errors.Join(err, d.close())
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, run := range []func(context.Context) error{d.gossip.Run, d.master.Run, d.serveMetrics, d.announce} {
+		group.Go(func() error { return run(ctx) })
+	}
+	return group.Wait()
+}
+
+// open makes the parts. The rows of nodes are not kept on disk: every node brings its own.
+func (d *daemon) open() error {
+	secret, err := process.Secret(d.o.SecretFile)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.o.State, 0o700); err != nil {
+		return err
+	}
+	if d.store, err = state.Open(state.Options{Log: d.log.WithGroup("rows")}); err != nil {
+		return err
+	}
+	d.gossip, err = gossip.Open(gossip.Options{
+		ID: discovery.NodeID(d.o.ID), Role: gossip.RoleMaster, Bind: d.o.addr, Port: d.o.Gossip, Join: d.o.Join,
+		Secret: secret, Dir: d.o.State, Log: d.log.WithGroup("gossip"),
+	})
+	if err != nil {
+		return err
+	}
+	if d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Secret: secret, Log: d.log.WithGroup("sync")}); err != nil {
+		return err
+	}
+	o := controlmaster.Options{
+		ID: d.o.ID, Addr: d.o.addr, Listen: d.listen(d.o.Port),
+		Ledger:   ledger.Options{Dir: filepath.Join(d.o.State, "etcd"), Initial: d.o.peers, Endpoints: d.o.Etcd},
+		Facts:    d.store,
+		Members:  d.gossip,
+		Emit:     func(rows []discovery.Row) error { _, err := d.store.Apply(rows); return err },
+		Services: []controlpb.Registration{d.syncer.Register},
+		Secret:   string(secret),
+		Log:      d.log,
+	}
+	if len(d.o.Etcd) > 0 {
+		o.Ledger.Dir = ""
+	}
+	if d.o.HTTP != 0 {
+		o.HTTP = d.listen(d.o.HTTP)
+	}
+	d.master, err = controlmaster.Open(o)
+	return err
+}
+
+func (d *daemon) listen(port uint16) string {
+	return net.JoinHostPort(d.o.Addr, strconv.Itoa(int(port)))
+}
+
+// announce says when a majority of the masters has come together.
+func (d *daemon) announce(ctx context.Context) error {
+	select {
+	case <-d.master.Ready():
+		d.log.InfoContext(ctx, "ready", "master", d.o.ID, "addr", d.master.Addr().String())
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (d *daemon) close() error {
+	var errs []error
+	if d.syncer != nil {
+		d.syncer.Close()
+	}
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (d *daemon) serveMetrics(ctx context.Context) error {
+	return process.ServeMetrics(ctx, d.o.Metrics, d.report)
+}
+
+// report asks every room for its Stats.
+func (d *daemon) report(send process.Send) {
+	counter, gauge := prometheus.CounterValue, prometheus.GaugeValue
+	send("rows", "live rows of all writers", gauge, float64(d.store.Stats().Rows))
+	members := d.gossip.Stats()
+	send("members", "members by state", gauge, float64(members.Alive), "state", "alive")
+	send("members", "members by state", gauge, float64(members.Dead), "state", "dead")
+	streams := d.syncer.Stats()
+	send("sync_streams", "streams of rows that are open", gauge, float64(streams.Open))
+	send("sync_rows_total", "rows exchanged", counter, float64(streams.Sent), "direction", "sent")
+	send("sync_rows_total", "rows exchanged", counter, float64(streams.Received), "direction", "received")
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package process is what every daemon of Weft has around its rooms: a log, the cluster's secret,
+// and metrics. It knows none of the rooms.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// minSecret is the least length of a cluster's secret, bytes.
+const minSecret = 16
+
+// Log returns a daemon's log.
+func Log(w io.Writer, debug bool) *slog.Logger {
+	level := slog.LevelInfo
+	if debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// Secret reads the cluster's secret from a file, white space around it cut off; nil without a file.
+func Secret(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's secret: %w", err)
+	}
+	secret := strings.TrimSpace(string(text))
+	if len(secret) < minSecret {
+		return nil, fmt.Errorf("secret in %s has %d bytes: %d or more are allowed", path, len(secret), minSecret)
+	}
+	return []byte(secret), nil
+}
+
+// Send is given to whoever reports metrics: name without the prefix weft_, and labels as pairs of
+// name and value.
+type Send func(name, help string, kind prometheus.ValueType, value float64, labels ...string)
+
+// ServeMetrics answers Prometheus at addr until ctx ends; report is called for each question. Without
+// addr it does nothing.
+func ServeMetrics(ctx context.Context, addr string, report func(Send)) error {
+	if addr == "" {
+		return nil
+	}
+	registry := prometheus.NewRegistry()
+	for _, c := range []prometheus.Collector{
+		collector(report), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err := registry.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // nothing is lost: readers come again
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// collector asks for metrics when Prometheus does.
+type collector func(Send)
+
+// Describe implements prometheus.Collector: what is collected is not known beforehand.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	c(func(name, help string, kind prometheus.ValueType, value float64, labels ...string) {
+		var names, values []string
+		for i := 0; i+1 < len(labels); i += 2 {
+			names, values = append(names, labels[i]), append(values, labels[i+1])
+		}
+		m, err := prometheus.NewConstMetric(prometheus.NewDesc("weft_"+name, help, names, nil), kind, value, values...)
+		if err != nil {
+			m = prometheus.NewInvalidMetric(prometheus.NewDesc("weft_"+name, help, nil, nil), err)
+		}
+		out <- m
+	})
+}
