@@ -39,9 +39,10 @@ func (t Tables) Validate() error {
 // Sync makes the tables hold exactly want, writing only what differs, in an order in which nothing is
 // open that is not open before or after:
 //
-//  1. verdicts (see syncVerdicts), then endpoints: who may reach a task is known before the task is
-//  2. places: blocks, prefixes, vteps, and the namespaces' VIPs
-//  3. workloads: a task sends when all is there
+//  1. endpoints whose identity gets its first rule are ruled: narrow verdicts count from now on
+//  2. verdicts (see syncVerdicts), then endpoints: who may reach a task is known before the task is
+//  3. places: blocks, prefixes, vteps, and the namespaces' VIPs
+//  4. workloads: a task sends when all is there
 //
 // It goes on after an error, since what it removes may be the room that was missing.
 func (t Tables) Sync(want compile.Rows) (table.Diff, error) {
@@ -57,14 +58,56 @@ func (t Tables) Sync(want compile.Rows) (table.Diff, error) {
 		d, err := f()
 		done(name, d, err)
 	}
-	sync("verdicts", func() (table.Diff, error) { return syncVerdicts(t.Verdicts, want.Verdicts) })
-	sync("endpoints", func() (table.Diff, error) { return table.Sync(t.Endpoints, want.Endpoints) })
+	ruled, err := t.rule(want.Endpoints)
+	done("endpoints", ruled, err)
+	if err != nil {
+		return all, errors.Join(errs...) // a verdict that denies might be passed over
+	}
+	endpoints := want.Endpoints
+	sync("verdicts", func() (d table.Diff, err error) {
+		if d, err = syncVerdicts(t.Verdicts, want.Verdicts); err != nil {
+			endpoints = allRuled(endpoints) // of old verdicts some may be left
+		}
+		return d, err
+	})
+	sync("endpoints", func() (table.Diff, error) { return table.Sync(t.Endpoints, endpoints) })
 	sync("blocks", func() (table.Diff, error) { return table.Sync(t.Blocks, want.Blocks) })
 	sync("prefixes", func() (table.Diff, error) { return table.Sync(t.Prefixes, want.Prefixes) })
 	sync("vteps", func() (table.Diff, error) { return table.Sync(t.VTEPs, want.VTEPs) })
 	sync("spaces", func() (table.Diff, error) { return table.Sync(t.Spaces, want.Spaces) })
 	sync("workloads", func() (table.Diff, error) { return table.Sync(t.Workloads, want.Workloads) })
 	return all, errors.Join(errs...)
+}
+
+func allRuled(endpoints map[row.EndpointKey]row.Endpoint) map[row.EndpointKey]row.Endpoint {
+	all := make(map[row.EndpointKey]row.Endpoint, len(endpoints))
+	for key, e := range endpoints {
+		e.Flags |= row.EndpointRuled
+		all[key] = e
+	}
+	return all
+}
+
+// rule marks those endpoints as ruled that are to be. Asking for narrow verdicts that are not there
+// changes no outcome.
+func (t Tables) rule(want map[row.EndpointKey]row.Endpoint) (d table.Diff, err error) {
+	have, err := t.Endpoints.All()
+	if err != nil {
+		return d, err
+	}
+	var errs []error
+	for key, e := range have {
+		if e.Flags&row.EndpointRuled != 0 || want[key].Flags&row.EndpointRuled == 0 {
+			continue
+		}
+		e.Flags |= row.EndpointRuled
+		if err := t.Endpoints.Put(key, e); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		d.Replaced++
+	}
+	return d, errors.Join(errs...)
 }
 
 // syncVerdicts writes what denies, then what allows, then removes what allows, then what denies. A
