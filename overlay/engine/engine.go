@@ -121,6 +121,7 @@ type Engine struct {
 	pending map[string]wish // attachments that wait for the masters, by id
 	changed chan struct{}   // closed and replaced when the live entries change
 	readers map[*reader]struct{}
+	recent  []overlay.Event // at most eventsKept, oldest first
 	stats   Stats
 
 	wants sync.Mutex // one comparison of want rows at a time

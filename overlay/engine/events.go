@@ -17,8 +17,8 @@ import (
 	"weft/overlay/compile"
 )
 
-// eventsKept is how many events a reader may be behind before it loses some: a second's worth at the
-// rate that the kernel half is usually given.
+// eventsKept is how many events a reader may be behind before it loses some, and how many recent ones
+// a new reader gets: a second's worth at the rate that the kernel half is usually given.
 const eventsKept = 256
 
 // reader is one caller of Events.
@@ -27,10 +27,13 @@ type reader struct {
 	lost   atomic.Uint64
 }
 
-// Events implements overlay.Service.
+// Events implements overlay.Service: the recent events first.
 func (e *Engine) Events(ctx context.Context, emit func(overlay.Event) error) error {
 	r := &reader{events: make(chan overlay.Event, eventsKept)}
 	e.mu.Lock()
+	for _, ev := range e.recent {
+		r.events <- ev // has room for all
+	}
 	e.readers[r] = struct{}{}
 	e.mu.Unlock()
 	defer func() {
@@ -74,15 +77,10 @@ func (e *Engine) readEvents(ctx context.Context) error {
 }
 
 func (e *Engine) publish(raw row.Event) {
-	e.mu.Lock()
-	none := len(e.readers) == 0
-	e.mu.Unlock()
-	if none {
-		return
-	}
 	ev := e.named(raw)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.recent = append(e.recent[max(0, len(e.recent)+1-eventsKept):], ev)
 	for r := range e.readers {
 		select {
 		case r.events <- ev:
