@@ -36,6 +36,9 @@ type Options struct {
 	Peers func() []string
 	// Exchange is required.
 	Exchange Exchange
+	// Every exchanges with all masters at once, and with no nodes: what a master does with the others,
+	// which Masters then returns.
+	Every bool
 	// Fanout is how many nodes are talked to while no master answers; default DefaultFanout.
 	Fanout int
 	// Grace is how long no master may answer before nodes are talked to; default DefaultGrace.
@@ -58,7 +61,7 @@ func (o *Options) validate() error {
 type Stats struct {
 	Master   string    // address of the master that answers; empty: none does
 	Since    time.Time // of the last change of Master
-	Peers    []string  // addresses of the nodes that answer
+	Peers    []string  // addresses of the nodes that answer; with Every: of the masters
 	Attempts uint64    // exchanges begun
 	Failures uint64    // exchanges that ended by themselves
 }

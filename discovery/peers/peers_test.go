@@ -238,6 +238,52 @@ func TestFewNodesAreEnough(t *testing.T) {
 	})
 }
 
+func TestEveryMasterKnowsAllOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(masters...)
+		var mu sync.Mutex
+		others := []string{"m1", "m2"}
+		p, err := New(Options{Every: true, Exchange: w.exchange, Masters: func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(others)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		want := func(addrs ...string) {
+			t.Helper()
+			took := until(t, p, strings.Join(addrs, " "), func(s Stats) bool { return slices.Equal(s.Peers, addrs) })
+			if took > 10*time.Second {
+				t.Errorf("%v answer after %v", addrs, took)
+			}
+			synctest.Wait()
+			if diff := cmp.Diff(w.talking(), addrs); diff != "" {
+				t.Errorf("talking to (-got +want):\n%s", diff)
+			}
+		}
+		want("m1", "m2")
+		w.kill("m1", true)
+		want("m2")
+		w.start("m1")
+		want("m1", "m2")
+		mu.Lock()
+		others = []string{"m2", "m3"}
+		mu.Unlock()
+		want("m2", "m3")
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		if got := w.talking(); got != nil {
+			t.Errorf("exchanges that outlived Run: %v", got)
+		}
+	})
+}
+
 func TestPausesGrowAndDiffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

@@ -20,7 +20,13 @@ const answerWithin = 700 * time.Millisecond
 //	     ^                              ^                                            v
 //	     |                              '---------- a master answers ---  Fanout nodes, and masters
 //	     '------ always, with growing pauses --------------------------------  tried beside them
+//
+// With Every it is a mesh instead: all masters at once, and no nodes.
 func (p *Peers) Run(ctx context.Context) error {
+	if p.o.Every {
+		p.mesh(ctx)
+		return nil
+	}
 	var running sync.WaitGroup
 	running.Go(func() { p.keepMaster(ctx) })
 	running.Go(func() { p.standIn(ctx) })
@@ -104,15 +110,7 @@ func (p *Peers) keepNode(ctx context.Context, taken *taken) {
 	wait := pause{first: 100 * time.Millisecond, last: 2 * time.Second}
 	for ctx.Err() == nil {
 		if addr := taken.pick(p.o.Peers()); addr != "" {
-			met := p.talk(ctx, addr, func() {
-				wait.reset()
-				p.update(func(s *Stats) { s.Peers = append(s.Peers, addr) })
-			})
-			if met {
-				p.update(func(s *Stats) {
-					s.Peers = slices.DeleteFunc(s.Peers, func(a string) bool { return a == addr })
-				})
-			}
+			p.talkAsPeer(ctx, addr, &wait)
 			taken.give(addr)
 		}
 		if !sleep(ctx, wait.take()) {
