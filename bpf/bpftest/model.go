@@ -49,6 +49,8 @@ type Node struct {
 	// Device tells whether there is a VXLAN device.
 	Device               bool
 	SlowEncap, SlowDecap bool
+	// OldDecap: below Linux 6.3 programs can't open IPv6 in IPv4; it takes the slow path.
+	OldDecap bool
 }
 
 // Model decides as the programs should, in plain Go, without VIPs and with no name known.

@@ -69,6 +69,9 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 	if meta.GSOSize != 0 && h.proto != TCP && p.checkInner() == row.ReasonNone {
 		return end(row.ReasonSlowPath)
 	}
+	if o.To != (row.Endpoint{}) && !h.v4 && m.OldDecap {
+		return end(row.ReasonSlowPath)
+	}
 	if o.To != (row.Endpoint{}) && outer.tos&3 == 3 && h.tos&3 == 0 {
 		return end(row.ReasonBadTunnel)
 	}

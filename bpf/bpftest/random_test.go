@@ -317,7 +317,7 @@ func TestRoundTrip(t *testing.T) {
 		p.Src, p.Dst, p.SrcMAC = a.web, a.remote, mac(webLink)
 		frame := p.Bytes()
 		model := sender.FromWorkload(frame, bpftest.Meta{})
-		if model.Reason != row.ReasonEncapsulated {
+		if model.Reason != row.ReasonEncapsulated || receiver.OldDecap && a.web.Is6() {
 			continue
 		}
 		sent, err := sender.Run("from_workload", frame, bpftest.Meta{})

@@ -3,6 +3,7 @@
 package bpftest_test
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"weft/bpf"
 	"weft/bpf/bpftest"
@@ -206,8 +208,31 @@ func newBench(t *testing.T, object string, c change) *bench {
 		Model: bpftest.Model{Tables: tables, Node: bpftest.Node{
 			Addr: config.NodeAddr, TunnelPort: config.TunnelPort, DNS4: config.DNS4, DNS6: config.DNS6,
 			Device: config.Tunnel != 0, SlowEncap: config.SlowEncap, SlowDecap: config.SlowDecap,
+			OldDecap: oldDecap(t),
 		}},
 	}
+}
+
+// oldDecap tells whether this kernel is below 6.3.
+func oldDecap(t *testing.T) bool {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatalf("kernel release %q: %v", name.Release, err)
+	}
+	return major < 6 || major == 6 && minor < 3
+}
+
+// opened is the reason by which from_underlay lets a frame in that it would deliver.
+func (b *bench) opened(a addrs, want row.Reason) row.Reason {
+	if b.OldDecap && a.web.Is6() && (want == row.ReasonDelivered || want == row.ReasonAudited) {
+		return row.ReasonSlowPath
+	}
+	return want
 }
 
 // expect runs a program, wants the reason, wants the model to agree, and wants the flows that the
