@@ -83,7 +83,7 @@ func newLearner(o *Options, log *slog.Logger) (*learner, error) {
 	}
 	l.journal, l.unlisted = j, !whole
 	if !whole && o.Journal != "" {
-		log.Warn("journal of kernel answers is missing or broken; they are cleared once the zone is known", "path", o.Journal)
+		log.Info("which answers the kernel has is not known; they are cleared once the zone is", "path", o.Journal)
 	}
 	for _, k := range keys {
 		if l.entries[k] == nil {

@@ -171,7 +171,7 @@ func findAddr(f Facts, w World, addr netip.Addr) side {
 func (a asked) answer() overlay.Verdict {
 	src, dst := a.src, a.dst
 	switch {
-	case !src.task && !dst.task:
+	case !src.task && !dst.task && src.network == "" && dst.network == "":
 		return no(row.ReasonNotOurs, "neither %s nor %s is a task: Weft has no say in what they send each other", src, dst)
 	case src.addr.IsValid() && dst.addr.IsValid() && src.addr.Is4() != dst.addr.Is4():
 		return no(row.ReasonNoEndpoint, "%s and %s have no address family in common", src, dst)
