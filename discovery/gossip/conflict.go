@@ -5,6 +5,7 @@ package gossip
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,7 +26,7 @@ const (
 // conflict watches for other members with our id. It is serf's merge delegate: it sees every claim
 // to be alive before memberlist decides about it, and refuses none.
 type conflict struct {
-	id   discovery.NodeID
+	name string // serf's, of this member
 	self netip.AddrPort
 
 	mu     sync.Mutex
@@ -39,7 +40,7 @@ type conflict struct {
 // NotifyMerge is called with all members that a joining one knows, dead ones too, and with each
 // single member that claims to live; only the latter counts.
 func (c *conflict) NotifyMerge(members []*serf.Member) error {
-	if len(members) != 1 || members[0].Name != string(c.id) {
+	if len(members) != 1 || members[0].Name != c.name {
 		return nil
 	}
 	addr, _ := netip.AddrFromSlice(members[0].Addr)
@@ -80,7 +81,7 @@ func (c *conflict) verdict(started, now time.Time) verdict {
 	v := verdict{claimed: true, newcomer: c.first.Sub(started) < newcomer || c.first.Sub(c.joined) < newcomer}
 	if now.Sub(c.first) >= patience && now.Sub(c.last) <= recent {
 		v.err = fmt.Errorf("id %q is used by two members, %s (this one) and %s: give one of them another id: %w",
-			c.id, c.self, c.other, discovery.ErrConflict)
+			strings.TrimSuffix(c.name, masterSuffix), c.self, c.other, discovery.ErrConflict)
 	}
 	return v
 }

@@ -5,6 +5,7 @@
 package gossip
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ const maxTags = 400
 
 // Options say who this member is and whom it looks for.
 type Options struct {
-	ID   discovery.NodeID // unique in the cluster, over both roles
+	ID   discovery.NodeID // unique in the cluster among those of its role
 	Role Role             // default RoleNode
 	Bind netip.Addr       // address that others reach this member at
 	Port uint16           // default DefaultPort
@@ -114,8 +115,8 @@ type Gossip struct {
 	log *slog.Logger
 
 	mu      sync.RWMutex
-	members map[discovery.NodeID]Member
-	changed chan struct{} // closed by update, under mu
+	members map[string]Member // by serf's name
+	changed chan struct{}     // closed by update, under mu
 	stats   Stats
 
 	conflict conflict
@@ -135,27 +136,39 @@ func Open(o Options) (*Gossip, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gossip{o: o, log: o.Log, members: make(map[discovery.NodeID]Member), changed: make(chan struct{})}
+	g := &Gossip{o: o, log: o.Log, members: make(map[string]Member), changed: make(chan struct{})}
 	self := netip.AddrPortFrom(o.Bind, o.Port)
-	g.members[o.ID] = Member{ID: o.ID, Role: o.Role, Addr: self, Tags: o.Tags, Alive: true, Since: time.Now()}
-	g.conflict.self, g.conflict.id = self, o.ID
+	name := memberName(o.ID, o.Role)
+	g.members[name] = Member{ID: o.ID, Role: o.Role, Addr: self, Tags: o.Tags, Alive: true, Since: time.Now()}
+	g.conflict.self, g.conflict.name = self, name
 	return g, nil
 }
 
-// Members returns all known members by id, this one too.
+// memberName is what serf calls a member: a master and the node on its host may have the same id.
+func memberName(id discovery.NodeID, role Role) string {
+	if role == RoleMaster {
+		return string(id) + masterSuffix
+	}
+	return string(id)
+}
+
+// masterSuffix begins with what no id has.
+const masterSuffix = ".master"
+
+// Members returns all known members by id, this one too; of one id the master first.
 func (g *Gossip) Members() []Member {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	return slices.SortedFunc(maps.Values(g.members), func(a, b Member) int {
-		return strings.Compare(string(a.ID), string(b.ID))
+		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Role, b.Role))
 	})
 }
 
-// Alive tells whether a member answers; this one always does, an unknown one does not.
+// Alive tells whether a node answers; this one always does, an unknown one does not.
 func (g *Gossip) Alive(id discovery.NodeID) bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	return g.members[id].Alive
+	return g.members[memberName(id, RoleNode)].Alive
 }
 
 // Changed returns a channel that is closed at the next change of a member. Take it before reading.
@@ -185,9 +198,10 @@ func (g *Gossip) Stats() Stats {
 func (g *Gossip) update(m Member) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	old, known := g.members[m.ID]
+	name := memberName(m.ID, m.Role)
+	old, known := g.members[name]
 	switch {
-	case m.ID == g.o.ID:
+	case name == memberName(g.o.ID, g.o.Role):
 		return
 	case known && old.Alive == m.Alive:
 		m.Since = old.Since
@@ -197,16 +211,16 @@ func (g *Gossip) update(m Member) {
 		g.stats.Changes++
 		g.log.Info("membership", "node", m.ID, "role", m.Role, "addr", m.Addr, "alive", m.Alive)
 	}
-	g.members[m.ID] = m
+	g.members[name] = m
 	g.wake()
 }
 
 // forget drops a member that was away for so long that nobody looks for it any more.
-func (g *Gossip) forget(id discovery.NodeID) {
+func (g *Gossip) forget(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if id != g.o.ID {
-		delete(g.members, id)
+	if name != memberName(g.o.ID, g.o.Role) {
+		delete(g.members, name)
 		g.wake()
 	}
 }

@@ -125,12 +125,30 @@ func at(n byte) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 71, n}) }
 
 func seed(n byte) string { return netip.AddrPortFrom(at(n), testPort).String() }
 
+func TestMasterAndNodeMayShareAnID(t *testing.T) {
+	master := start(t, Options{ID: "x", Role: RoleMaster, Bind: at(81)})
+	node := start(t, Options{ID: "x", Bind: at(82), Join: []string{seed(81)}})
+	other := start(t, Options{ID: "b", Bind: at(83), Join: []string{seed(82)}})
+	until(t, other, "both", 10*time.Second, func() bool { return len(other.Members()) == 3 && other.Alive("x") })
+	until(t, master, "the node", 10*time.Second, func() bool { return master.Alive("x") })
+	if got := node.Stats().Conflicts + master.Stats().Conflicts; got != 0 {
+		t.Errorf("%d conflicts of two roles", got)
+	}
+	var got []string
+	for _, m := range other.Members() {
+		got = append(got, string(m.ID)+" "+string(m.Role))
+	}
+	if diff := cmp.Diff(got, []string{"b node", "x master", "x node"}); diff != "" {
+		t.Errorf("members (-got +want):\n%s", diff)
+	}
+}
+
 func TestMembersMeetAndTell(t *testing.T) {
 	secret := []byte("s3cret")
 	a := start(t, Options{ID: "a", Role: RoleMaster, Bind: at(1), Join: []string{seed(3)}, Secret: secret, Tags: map[string]string{"sync": "7000"}})
 	b := start(t, Options{ID: "b", Bind: at(2), Join: []string{seed(1)}, Secret: secret})
 	start(t, Options{ID: "c", Bind: at(3), Join: []string{seed(2)}, Secret: secret})
-	until(t, b, "three members", 10*time.Second, func() bool { return b.Alive("a") && b.Alive("b") && b.Alive("c") })
+	until(t, b, "three members", 10*time.Second, func() bool { return len(b.Members()) == 3 && b.Alive("b") && b.Alive("c") })
 	until(t, a, "three members", 10*time.Second, func() bool { return a.Alive("b") && a.Alive("c") })
 	got := b.Members()
 	for i := range got {

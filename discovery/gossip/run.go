@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -100,7 +101,7 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 	m.LogOutput = logs
 
 	c := serf.DefaultConfig()
-	c.NodeName = string(g.o.ID)
+	c.NodeName = memberName(g.o.ID, g.o.Role)
 	c.Tags = map[string]string{roleTag: string(g.o.Role)}
 	maps.Copy(c.Tags, g.o.Tags)
 	c.EventCh = events
@@ -145,7 +146,7 @@ func (g *Gossip) take(e serf.Event) {
 	for i := range event.Members {
 		m := &event.Members[i]
 		if event.Type == serf.EventMemberReap {
-			g.forget(discovery.NodeID(m.Name))
+			g.forget(m.Name)
 			continue
 		}
 		addr, _ := netip.AddrFromSlice(m.Addr)
@@ -156,7 +157,7 @@ func (g *Gossip) take(e serf.Event) {
 			}
 		}
 		g.update(Member{
-			ID:    discovery.NodeID(m.Name),
+			ID:    discovery.NodeID(strings.TrimSuffix(m.Name, masterSuffix)),
 			Role:  Role(m.Tags[roleTag]),
 			Addr:  netip.AddrPortFrom(addr.Unmap(), m.Port),
 			Tags:  tags,
@@ -246,7 +247,7 @@ func (g *Gossip) missing() []string {
 func (g *Gossip) others() []string {
 	var addrs []string
 	for _, m := range g.Members() {
-		if m.Alive && m.ID != g.o.ID {
+		if m.Alive && (m.ID != g.o.ID || m.Role != g.o.Role) {
 			addrs = append(addrs, m.Addr.String())
 		}
 	}
