@@ -101,7 +101,7 @@ func (s *snapshot) nextVNI() (overlay.VNI, error) {
 }
 
 func removeNetwork(s *snapshot, name string) (*decision, error) {
-	if _, err := s.network(name); err != nil {
+	if err := s.has(name); err != nil {
 		return nil, err
 	}
 	d := &decision{}
@@ -117,7 +117,7 @@ func addGroup(s *snapshot, g overlay.Group) (*decision, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
 	}
-	if _, err := s.network(g.Network); err != nil {
+	if err := s.has(g.Network); err != nil {
 		return nil, err
 	}
 	if s.isGroup(g.Network, g.Name) {
@@ -131,7 +131,7 @@ func addGroup(s *snapshot, g overlay.Group) (*decision, error) {
 // removeGroup refuses a group that is in use. Identities that stand for sets with the group stay:
 // nobody can ask for them any more, and none is used anew while a task may still carry it.
 func removeGroup(s *snapshot, g overlay.Group, endpoints []overlay.Endpoint) (*decision, error) {
-	if _, err := s.network(g.Network); err != nil {
+	if err := s.has(g.Network); err != nil {
 		return nil, err
 	}
 	if _, ok := s.groups[g.Network+"/"+g.Name]; !ok {
@@ -178,7 +178,7 @@ func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
 	if err := r.Validate(); err != nil {
 		return r, nil, err
 	}
-	if _, err := s.network(r.Network); err != nil {
+	if err := s.has(r.Network); err != nil {
 		return r, nil, err
 	}
 	for _, name := range []string{r.From, r.To} {
@@ -218,7 +218,7 @@ func sameRule(a, b overlay.Rule) bool {
 }
 
 func removeRule(s *snapshot, network string, id overlay.RuleID) (*decision, error) {
-	if _, err := s.network(network); err != nil {
+	if err := s.has(network); err != nil {
 		return nil, err
 	}
 	key := network + "/" + strconv.FormatUint(uint64(id), 10)

@@ -126,9 +126,9 @@ func (p *planner) grant(c claims) {
 		if gone, ok := p.admitted[w.node]; !ok || w.incarnation <= gone {
 			continue
 		}
-		n, err := p.s.network(w.Network)
-		if err != nil {
-			p.refuse(w.node, discovery.KindWant, w.key, "%v", err)
+		n, ok := p.s.networks[w.Network]
+		if !ok {
+			p.refuse(w.node, discovery.KindWant, w.key, "%s", missing("network", w.Network, p.s.networks.keys()))
 			continue
 		}
 		p.grantBlocks(w, n, 4, n.Subnet4, w.Blocks4)
@@ -175,7 +175,7 @@ func (p *planner) grantIdentity(w wantClaim) {
 	}
 	for _, g := range groups {
 		if !p.s.isGroup(w.Network, g) {
-			p.refuse(w.node, discovery.KindWant, w.key, "%v", notFound("group of network "+w.Network, g, p.s.groupsOf(w.Network)))
+			p.refuse(w.node, discovery.KindWant, w.key, "%s", missing("group of network "+w.Network, g, p.s.groupsOf(w.Network)))
 			return
 		}
 	}

@@ -333,8 +333,8 @@ func TestASetOfGroupsHasOneIdentity(t *testing.T) {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]string{
-		`n2/want/c: not found: no group of network prod "cache"; there are db, web`,
-		`n2/want/d: not found: no network "test"; there are prod`,
+		`n2/want/c: no group of network prod "cache"; there are db, web`,
+		`n2/want/d: no network "test"; there are prod`,
 	}, w.reasons()); diff != "" {
 		t.Error(diff)
 	}

@@ -171,13 +171,12 @@ func rowKey(kind discovery.Kind, rest string) string {
 // leads returns the id of the master that leads, or led last.
 func (s *snapshot) leads() string { return s.leader[leaderKey].ID }
 
-// network returns the network of that name, or an error that lists those there are.
-func (s *snapshot) network(name string) (overlay.Network, error) {
-	n, ok := s.networks[name]
-	if !ok {
-		return n, notFound("network", name, s.networks.keys())
+// has returns an error that lists the networks there are, if name is not one of them.
+func (s *snapshot) has(name string) error {
+	if _, ok := s.networks[name]; !ok {
+		return notFound("network", name, s.networks.keys())
 	}
-	return n, nil
+	return nil
 }
 
 // groupsOf returns the names of a network's declared groups, in order.
@@ -196,11 +195,16 @@ func (s *snapshot) isGroup(network, name string) bool {
 }
 
 func notFound(noun, name string, known []string) error {
+	return fmt.Errorf("%w: %s", control.ErrNotFound, missing(noun, name, known))
+}
+
+// missing says what is not there and what is.
+func missing(noun, name string, known []string) string {
 	list := "there is none"
 	if len(known) > 0 {
 		list = "there are " + shorten(known)
 	}
-	return fmt.Errorf("%w: no %s %q; %s", control.ErrNotFound, noun, name, list)
+	return fmt.Sprintf("no %s %q; %s", noun, name, list)
 }
 
 // shorten joins names, the first few of many.

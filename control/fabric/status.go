@@ -25,7 +25,7 @@ func (f *Fabric) read(ctx context.Context, network string) (*snapshot, []string,
 	if network == "" {
 		return s, s.networks.keys(), nil
 	}
-	if _, err := s.network(network); err != nil {
+	if err := s.has(network); err != nil {
 		return nil, nil, err
 	}
 	return s, []string{network}, nil

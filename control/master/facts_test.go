@@ -46,9 +46,17 @@ func (f *facts) say(node string, kind discovery.Kind, key string, v any) {
 	if err != nil {
 		panic(err)
 	}
+	f.put(discovery.Row{Writer: node, Kind: kind, Key: key, Incarnation: 7, Seq: 1, Value: value})
+}
+
+// put takes a row in place of an earlier one.
+func (f *facts) put(r discovery.Row) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.rows = append(f.rows, discovery.Row{Writer: node, Kind: kind, Key: key, Incarnation: 7, Seq: 1, Value: value})
+	f.rows = slices.DeleteFunc(f.rows, func(old discovery.Row) bool {
+		return old.Writer == r.Writer && old.Kind == r.Kind && old.Key == r.Key
+	})
+	f.rows = append(f.rows, r)
 	if f.next != nil {
 		close(f.next)
 		f.next = nil

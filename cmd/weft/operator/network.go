@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -96,10 +98,14 @@ func (o *operator) networkList() *cobra.Command {
 
 // free is a count of blocks, empty for a family that the network has not.
 func free(subnet netip.Prefix, blocks int) string {
-	if !subnet.IsValid() {
+	switch {
+	case !subnet.IsValid():
 		return ""
+	case blocks == math.MaxInt32:
+		return "many"
+	default:
+		return strconv.Itoa(blocks)
 	}
-	return fmt.Sprint(blocks)
 }
 
 func (o *operator) networkShow() *cobra.Command {
@@ -127,10 +133,10 @@ func networkTable(w io.Writer, n control.Network) {
 	show.Row(w, "name", n.Name)
 	show.Row(w, "vni", n.VNI)
 	if n.Subnet4.IsValid() {
-		show.Row(w, "subnet", fmt.Sprintf("%s in blocks of /%d, %d free", n.Subnet4, n.Block4, n.Free4))
+		show.Row(w, "subnet", fmt.Sprintf("%s in blocks of /%d, %s free", n.Subnet4, n.Block4, free(n.Subnet4, n.Free4)))
 	}
 	if n.Subnet6.IsValid() {
-		show.Row(w, "subnet6", fmt.Sprintf("%s in blocks of /%d, %d free", n.Subnet6, n.Block6, n.Free6))
+		show.Row(w, "subnet6", fmt.Sprintf("%s in blocks of /%d, %s free", n.Subnet6, n.Block6, free(n.Subnet6, n.Free6)))
 	}
 	show.Row(w, "ungrouped", n.Ungrouped)
 	show.Row(w, "groups", show.List(n.Groups))

@@ -87,9 +87,13 @@ func noun(use, short, example string, verbs ...*cobra.Command) *cobra.Command {
 
 // args wants between low and high arguments; the wrong number is an error of usage.
 func args(low, high int) cobra.PositionalArgs {
+	wanted := count(high, "argument")
+	if low != high {
+		wanted = fmt.Sprintf("%d to %s", low, wanted)
+	}
 	return func(cmd *cobra.Command, args []string) error {
-		if err := cobra.RangeArgs(low, high)(cmd, args); err != nil {
-			return fmt.Errorf("%w: %s: %w", show.ErrUsage, cmd.UseLine(), err)
+		if len(args) < low || len(args) > high {
+			return fmt.Errorf("%w: %s: %s allowed, got %d", show.ErrUsage, cmd.UseLine(), wanted, len(args))
 		}
 		return nil
 	}
