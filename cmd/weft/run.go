@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/agent/sandbox"
+	"weft/cmd/weft/dev"
 	"weft/cmd/weft/labs"
 	"weft/cmd/weft/master"
 	"weft/cmd/weft/netd"
@@ -52,7 +53,7 @@ func run(args []string) int {
 			root.AddCommand(c)
 		}
 	}
-	add("process", netd.Command(env, version), master.Command(env, version), labs.Command(env))
+	add("process", netd.Command(env, version), master.Command(env, version), dev.Command(env, version), labs.Command(env))
 	add("node", node.Commands(env)...)
 	add("operator", operator.Commands(operator.Env{Stdout: env.Stdout, Stderr: env.Stderr, Getenv: env.Getenv})...)
 	root.SetArgs(args)

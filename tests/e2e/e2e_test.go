@@ -35,13 +35,13 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LAB", l.Dir)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"eventually": eventually},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"eventually": scriptEventually},
 	})
 }
 
-// eventually runs a command again until it succeeds (! until it fails), for at most 20 s: facts
+// scriptEventually runs a command again until it succeeds (! until it fails), for at most 20 s: facts
 // travel, and nothing in a script sleeps.
-func eventually(ts *testscript.TestScript, neg bool, args []string) {
+func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 {
 		ts.Fatalf("usage: eventually COMMAND [ARG...]")
 	}

@@ -35,12 +35,10 @@ func boot(ctx context.Context, kernel, initrd string, log io.Writer) (result, er
 		return result{}, err
 	}
 	// Without the frequency (tsc_early_khz) this machine type hangs in calibration at every second boot.
-	// Without cx16=off, the emulator (QEMU 7.2) gets cmpxchg16b wrong now and then on two CPUs: the kernel
-	// dies of a double fault in its allocator, which does without where the CPU does not offer it.
 	line := fmt.Sprintf("console=ttyS0 quiet tsc_early_khz=%d tsc=reliable no_timer_check mitigations=off "+
 		"nokaslr random.trust_cpu=on panic=-1 reboot=t", khz)
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "microvm,rtc=on",
-		"-cpu", "max,cx16=off", "-smp", "2", "-m", "2048", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-cpu", "max", "-smp", "1", "-m", "2048", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", line)
 	cmd.WaitDelay = 10 * time.Second
 	console, err := cmd.StdoutPipe()

@@ -6,7 +6,7 @@
 //
 //	kernels [-store DIR] [-timeout D] [-run REGEXP] [-v] SERIES[,SERIES] PACKAGE...
 //
-// Stages, one after the other; guests too, for they use every CPU:
+// Stages; two to five for each kernel, side by side, for a guest has one CPU:
 //
 //  1. build   test binaries and the guest's first process, without C       build.go
 //  2. image   vmlinux out of the distribution's image, kept in the store    image.go
@@ -24,8 +24,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // wantedModules are the drivers that tests use; those a kernel has built in are not found, and that
@@ -90,13 +93,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, series := range o.series {
-		if err := binaries.runOn(ctx, o, series, out); err != nil {
-			errs = append(errs, fmt.Errorf("kernel %s: %w", series, err))
-		}
+	var guests errgroup.Group
+	guests.SetLimit(runtime.NumCPU())
+	errs := make([]error, len(o.series))
+	for i, series := range o.series {
+		guests.Go(func() error {
+			if err := binaries.runOn(ctx, o, series, out); err != nil {
+				errs[i] = fmt.Errorf("kernel %s: %w", series, err)
+			}
+			return nil // one that fails stops no other
+		})
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, guests.Wait())...)
 }
 
 // runOn boots one kernel and prints its line.

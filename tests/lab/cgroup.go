@@ -27,7 +27,7 @@ func cgroupOf(dir string) (string, error) {
 
 func (l *Lab) makeCgroups() error {
 	for _, h := range l.all() {
-		for _, path := range []string{h.cgroup(), h.daemons()} {
+		for _, path := range []string{h.Cgroup(), h.daemons()} {
 			if err := os.MkdirAll(path, 0o755); err != nil {
 				return fmt.Errorf("make cgroup: %w", err)
 			}
@@ -36,8 +36,8 @@ func (l *Lab) makeCgroups() error {
 	return nil
 }
 
-// cgroup is the host's folder for tasks and for what `lab exec` runs; daemons holds weft's own.
-func (h *Host) cgroup() string  { return filepath.Join(h.lab.Cgroup, h.Name) }
+// Cgroup is the host's folder for tasks and for what `lab exec` runs; daemons holds weft's own.
+func (h *Host) Cgroup() string  { return filepath.Join(h.lab.Cgroup, h.Name) }
 func (h *Host) daemons() string { return filepath.Join(h.lab.Cgroup, h.Name+"-daemons") }
 
 // removeCgroup kills every process below path and removes the folders, deepest first.

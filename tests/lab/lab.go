@@ -41,6 +41,8 @@ type Options struct {
 	MTU     int    // of the underlay, bytes; default 1500
 	// Netd are further arguments for every node daemon.
 	Netd []string
+	// Bare makes hosts without any daemon: Host.StartNetd and Host.StartMaster start them.
+	Bare bool
 }
 
 // DefaultDir is where `weft lab` keeps its lab.
@@ -120,7 +122,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.build(ctx); err != nil {
+	if err := l.build(ctx, o.Bare); err != nil {
 		return nil, errors.Join(err, clean(o.Dir))
 	}
 	return l, nil
@@ -157,16 +159,21 @@ func layout(o Options) (*Lab, error) {
 }
 
 // build makes what layout decided, in the order in which later parts need earlier ones.
-func (l *Lab) build(ctx context.Context) error {
-	if err := l.mountBPF(); err != nil {
-		return err
+func (l *Lab) build(ctx context.Context, bare bool) error {
+	for _, stage := range []func() error{l.mountBPF, l.makeCgroups, l.makeUnderlay} {
+		if err := stage(); err != nil {
+			return err
+		}
 	}
-	if err := l.makeCgroups(); err != nil {
-		return err
+	if !bare {
+		if err := l.startDaemons(ctx); err != nil {
+			return err
+		}
 	}
-	if err := l.makeUnderlay(); err != nil {
-		return err
-	}
+	return l.save()
+}
+
+func (l *Lab) startDaemons(ctx context.Context) error {
 	for _, m := range l.Masters {
 		if err := m.StartMaster(); err != nil {
 			return err
@@ -176,9 +183,6 @@ func (l *Lab) build(ctx context.Context) error {
 		if err := h.StartNetd(); err != nil {
 			return err
 		}
-	}
-	if err := l.save(); err != nil {
-		return err
 	}
 	for _, h := range l.Hosts {
 		if err := h.waitReady(ctx); err != nil {

@@ -45,8 +45,8 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *Cmd {
 	}
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "WEFT_SOCKET="+h.Socket(), "WEFT_MASTER="+strings.Join(h.lab.MasterAddrs(), ","),
-		"WEFT_HOST="+h.Name, "WEFT_CGROUP="+h.cgroup(), "PATH="+filepath.Dir(h.lab.Binary)+":"+os.Getenv("PATH"))
-	return &Cmd{Cmd: cmd, netns: h.netns(), cgroup: h.cgroup()}
+		"WEFT_HOST="+h.Name, "WEFT_CGROUP="+h.Cgroup(), "PATH="+filepath.Dir(h.lab.Binary)+":"+os.Getenv("PATH"))
+	return &Cmd{Cmd: cmd, netns: h.netns(), cgroup: h.Cgroup()}
 }
 
 // Weft returns a command that runs the lab's weft on the host.
@@ -96,7 +96,7 @@ func (c *Cmd) Output() (string, error) {
 func (h *Host) StartNetd() error {
 	args := []string{
 		"netd", "--node", h.Name, "--state", filepath.Join(h.Dir, "netd"), "--socket", h.Socket(),
-		"--pin", filepath.Join(h.lab.Dir, "bpf", h.Name), "--cgroup", h.cgroup(), "--underlay", "eth0",
+		"--pin", filepath.Join(h.lab.Dir, "bpf", h.Name), "--cgroup", h.Cgroup(), "--underlay", "eth0",
 		"--metrics", "127.0.0.1:7780",
 	}
 	for _, m := range h.lab.Masters {

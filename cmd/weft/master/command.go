@@ -37,18 +37,14 @@ type Options struct {
 	peers map[string]string
 }
 
-// Defaults of Options.
-const (
-	defaultState    = "/var/lib/weft/master"
-	defaultPort     = 7700
-	defaultHTTP     = 7702
-	defaultEtcdPort = 7710
-	defaultGossip   = 7946
-)
+// Defaults returns the options of a master that needs no flags but its address.
+func Defaults() Options {
+	return Options{State: "/var/lib/weft/master", Port: 7700, HTTP: 7702, EtcdPort: 7710, Gossip: 7946, Metrics: "127.0.0.1:7781"}
+}
 
 // Command returns `weft master`.
 func Command(env node.Env, _ string) *cobra.Command {
-	var o Options
+	o := Defaults()
 	cmd := &cobra.Command{
 		Use:   "master",
 		Short: "a master: networks, groups, rules, address blocks and VIP addresses of the cluster",
@@ -61,20 +57,20 @@ func Command(env node.Env, _ string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.ID, "id", "", "id of this master (default: the host name)")
-	f.StringVar(&o.State, "state", defaultState, "folder of the embedded etcd")
+	f.StringVar(&o.State, "state", o.State, "folder of the embedded etcd")
 	f.StringVar(&o.Addr, "addr", "", "address that nodes and other masters reach it at (required)")
-	f.Uint16Var(&o.Port, "port", defaultPort, "TCP port for nodes and operators (gRPC)")
-	f.Uint16Var(&o.HTTP, "http-port", defaultHTTP, "TCP port for JSON over HTTP; 0: none")
-	f.Uint16Var(&o.EtcdPort, "etcd-port", defaultEtcdPort, "TCP port between masters")
+	f.Uint16Var(&o.Port, "port", o.Port, "TCP port for nodes and operators (gRPC)")
+	f.Uint16Var(&o.HTTP, "http-port", o.HTTP, "TCP port for JSON over HTTP; 0: none")
+	f.Uint16Var(&o.EtcdPort, "etcd-port", o.EtcdPort, "TCP port between masters")
 	f.StringArrayVar(&o.Peers, "peer", nil, "ID=HOST:PORT of every master, this one too; for three or five of them (repeatable)")
 	f.StringArrayVar(&o.Etcd, "etcd", nil, "host:port of an existing etcd cluster, instead of the embedded one (repeatable)")
 	f.StringArrayVar(&o.Join, "join", nil, "address of another member (repeatable)")
-	f.Uint16Var(&o.Gossip, "gossip-port", defaultGossip, "TCP and UDP port of membership")
-	f.StringVar(&o.Metrics, "metrics", "127.0.0.1:7781", "address of the Prometheus metrics; empty: none")
+	f.Uint16Var(&o.Gossip, "gossip-port", o.Gossip, "TCP and UDP port of membership")
+	f.StringVar(&o.Metrics, "metrics", o.Metrics, "address of the Prometheus metrics; empty: none")
 	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret; see weft netd")
 	f.BoolVar(&o.Debug, "debug", false, "log more")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := o.complete(); err != nil {
+		if err := o.Complete(); err != nil {
 			return fmt.Errorf("%w: %w", show.ErrUsage, err)
 		}
 		return Run(cmd.Context(), o, process.Log(env.Stderr, o.Debug))
@@ -82,8 +78,8 @@ func Command(env node.Env, _ string) *cobra.Command {
 	return cmd
 }
 
-// complete fills in what depends on the machine and joins every problem.
-func (o *Options) complete() error {
+// Complete fills in what depends on the machine and joins every problem.
+func (o *Options) Complete() error {
 	var errs []error
 	var err error
 	if o.addr, err = netip.ParseAddr(o.Addr); err != nil {

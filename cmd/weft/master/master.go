@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,6 +22,7 @@ import (
 	"weft/discovery"
 	"weft/discovery/discoverypb"
 	"weft/discovery/gossip"
+	"weft/discovery/peers"
 	"weft/discovery/state"
 )
 
@@ -33,6 +33,7 @@ type daemon struct {
 	store  *state.Store
 	gossip *gossip.Gossip
 	syncer *discoverypb.Syncer
+	peers  *peers.Peers // the other masters
 	master *controlmaster.Master
 }
 
@@ -44,7 +45,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	group, ctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{d.gossip.Run, d.master.Run, d.serveMetrics, d.announce} {
+	for _, run := range []func(context.Context) error{d.gossip.Run, d.peers.Run, d.master.Run, d.serveMetrics, d.announce} {
 		group.Go(func() error { return run(ctx) })
 	}
 	return group.Wait()
@@ -72,6 +73,12 @@ func (d *daemon) open() error {
 	if d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Secret: secret, Log: d.log.WithGroup("sync")}); err != nil {
 		return err
 	}
+	d.peers, err = peers.New(peers.Options{
+		Every: true, Masters: d.otherMasters, Exchange: d.exchange, Log: d.log.WithGroup("peers"),
+	})
+	if err != nil {
+		return err
+	}
 	o := controlmaster.Options{
 		ID: d.o.ID, Addr: d.o.addr, Listen: d.listen(d.o.Port),
 		Ledger:   ledger.Options{Dir: filepath.Join(d.o.State, "etcd"), Initial: d.o.peers, Endpoints: d.o.Etcd},
@@ -92,9 +99,8 @@ func (d *daemon) open() error {
 	return err
 }
 
-func (d *daemon) listen(port uint16) string {
-	return net.JoinHostPort(d.o.Addr, strconv.Itoa(int(port)))
-}
+// listen is on all addresses: operators on this machine ask at 127.0.0.1, nodes at Addr.
+func (d *daemon) listen(port uint16) string { return ":" + strconv.Itoa(int(port)) }
 
 // announce says when a majority of the masters has come together.
 func (d *daemon) announce(ctx context.Context) error {

@@ -40,19 +40,18 @@ type Options struct {
 	Version              string
 }
 
-// Defaults of Options.
-const (
-	defaultState  = "/var/lib/weft/netd"
-	defaultPin    = "/sys/fs/bpf/weft"
-	defaultPort   = 7701
-	defaultGossip = 7946
-	defaultTunnel = 4789
-	defaultEvents = 100
-)
+// Defaults returns the options of a node that needs no flags but its masters.
+func Defaults() Options {
+	return Options{
+		State: "/var/lib/weft/netd", Socket: node.DefaultSocket, Pin: "/sys/fs/bpf/weft",
+		Port: 7701, Gossip: 7946, Tunnel: 4789, Metrics: "127.0.0.1:7780", Events: 100,
+	}
+}
 
 // Command returns `weft netd`.
 func Command(env node.Env, version string) *cobra.Command {
-	o := Options{Version: version}
+	o := Defaults()
+	o.Version = version
 	cmd := &cobra.Command{
 		Use:   "netd",
 		Short: "the node daemon: virtual networks, VIPs and names of this node",
@@ -63,25 +62,25 @@ func Command(env node.Env, version string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Node, "node", "", "id of this node, a DNS label (default: the host name)")
-	f.StringVar(&o.State, "state", defaultState, "folder of what must survive a restart")
-	f.StringVar(&o.Socket, "socket", node.DefaultSocket, "unix socket for clients on this node")
-	f.StringVar(&o.Pin, "pin", defaultPin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
+	f.StringVar(&o.State, "state", o.State, "folder of what must survive a restart")
+	f.StringVar(&o.Socket, "socket", o.Socket, "unix socket for clients on this node")
+	f.StringVar(&o.Pin, "pin", o.Pin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
 	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: weft in the unified hierarchy)")
 	f.StringVar(&o.Underlay, "underlay", "", "interface that reaches the other nodes (default: that of the default route)")
 	f.StringArrayVar(&o.Masters, "master", nil, "host:port of a master (repeatable)")
 	f.StringArrayVar(&o.Join, "join", nil, "address of a member to join; masters are joined anyway (repeatable)")
-	f.Uint16Var(&o.Port, "port", defaultPort, "TCP port where peers exchange rows")
-	f.Uint16Var(&o.Gossip, "gossip-port", defaultGossip, "TCP and UDP port of membership")
-	f.Uint16Var(&o.Tunnel, "tunnel-port", defaultTunnel, "UDP port of tunnel frames, the same on every node")
-	f.StringVar(&o.Metrics, "metrics", "127.0.0.1:7780", "address of the Prometheus metrics; empty: none")
+	f.Uint16Var(&o.Port, "port", o.Port, "TCP port where peers exchange rows")
+	f.Uint16Var(&o.Gossip, "gossip-port", o.Gossip, "TCP and UDP port of membership")
+	f.Uint16Var(&o.Tunnel, "tunnel-port", o.Tunnel, "UDP port of tunnel frames, the same on every node")
+	f.StringVar(&o.Metrics, "metrics", o.Metrics, "address of the Prometheus metrics; empty: none")
 	f.StringArrayVar(&o.Resolvers, "resolver", nil, "address[:port] that answers foreign names (repeatable; default: the host's)")
 	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret: membership is encrypted, rows only from who knows it")
 	f.BoolVar(&o.SlowEncap, "slow-encap", false, "leave encapsulation to the kernel's VXLAN device")
 	f.BoolVar(&o.SlowDecap, "slow-decap", false, "leave decapsulation to the kernel's VXLAN device")
-	f.Uint32Var(&o.Events, "events", defaultEvents, "reported packets per second, CPU and reason")
+	f.Uint32Var(&o.Events, "events", o.Events, "reported packets per second, CPU and reason")
 	f.BoolVar(&o.Debug, "debug", false, "log more")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := o.complete(); err != nil {
+		if err := o.Complete(); err != nil {
 			return fmt.Errorf("%w: %w", show.ErrUsage, err)
 		}
 		return Run(cmd.Context(), o, process.Log(env.Stderr, o.Debug))
@@ -89,8 +88,8 @@ func Command(env node.Env, version string) *cobra.Command {
 	return cmd
 }
 
-// complete fills in what depends on the machine and joins every problem.
-func (o *Options) complete() error {
+// Complete fills in what depends on the machine and joins every problem.
+func (o *Options) Complete() error {
 	var errs []error
 	if os.Geteuid() != 0 {
 		errs = append(errs, errors.New("netd needs root: it loads BPF programs and makes links"))

@@ -72,6 +72,9 @@ func Up(tb testing.TB, o lab.Options) *lab.Lab {
 			tb.Logf("master %s:\n%s", m.Name, m.Tail("master", 40))
 		}
 	})
+	if o.Bare {
+		return l
+	}
 	if err := labs.WaitReady(tb.Context(), l); err != nil {
 		tb.Fatal(err)
 	}

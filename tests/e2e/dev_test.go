@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"weft/tests/lab"
+	"weft/tests/lab/labtest"
+)
+
+// TestDev starts `weft dev` on a bare host, types its example, and ends it as a terminal would.
+func TestDev(t *testing.T) {
+	l := labtest.Up(t, lab.Options{Hosts: 1, Bare: true})
+	h := l.Hosts[0]
+	dev := h.Weft(t.Context(), "dev", "--state", filepath.Join(h.Dir, "dev"), "--socket", h.Socket(),
+		"--pin", filepath.Join(l.Dir, "bpf", "dev"), "--cgroup", h.Cgroup())
+	var log strings.Builder
+	dev.Stderr = &log
+	dev.Env = append(dev.Env, "WEFT_MASTER=")
+	if err := dev.Start(); err != nil {
+		t.Fatal(err)
+	}
+	weft := func(args ...string) (string, error) {
+		cmd := h.Weft(t.Context(), args...)
+		cmd.Env = append(cmd.Env, "WEFT_MASTER=")
+		return cmd.Output()
+	}
+	eventually(t, func() error {
+		_, err := weft("network", "add", "prod", "--subnet", "9.1.0.0/16")
+		if err != nil && strings.Contains(err.Error(), "exists") {
+			err = nil // an earlier try came through
+		}
+		return err
+	})
+	eventually(t, func() error {
+		out, err := weft("run", "--network", "prod", "--name", "hello", "--", "cat", "/proc/net/fib_trie")
+		if err == nil && !strings.Contains(out, "9.1.0.1") {
+			t.Fatalf("the task has no address of prod:\n%s", out)
+		}
+		return err
+	})
+	if err := dev.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Wait(); err != nil {
+		t.Errorf("weft dev ended with %v:\n%s", err, log.String())
+	}
+}
+
+// eventually calls f until it returns nil, for at most 20 s.
+func eventually(t *testing.T, f func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
