@@ -15,6 +15,9 @@ PROTOC_GEN_GO_GRPC   := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
 PROTOC_GEN_GATEWAY   := github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway@v2.32.0
 GOLANGCI_LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# The race detector needs cgo, so a C compiler.
+RACE := $(if $(shell command -v gcc),-race)
+
 .DEFAULT_GOAL := help
 export PATH := $(TOOLS):$(PATH)
 
@@ -46,7 +49,8 @@ lint: ## golangci-lint, clang-format
 
 .PHONY: test
 test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
-	.ci/test.sh -race -count=1 ./...
+	.ci/need.sh
+	.ci/test.sh $(RACE) -count=1 ./...
 
 # The floor, the one before last and the newest that Debian has; what runs there are the packet tables
 # and everything else of bpf, in short form.
@@ -59,6 +63,7 @@ test-kernels: ## bpf's tests on Debian's kernels 6.1, 6.12 and 7.3, in emulated 
 
 .PHONY: demo
 demo: build ## the story of Weft on three hosts, checked step by step (root); KEEP=1 leaves it up
+	@.ci/need.sh
 	$(GO) run ./tests/e2e/demo -weft bin/weft $(if $(KEEP),-keep)
 
 .PHONY: check
