@@ -44,13 +44,9 @@ func (f *Fabric) transact(ctx context.Context, decide func(*snapshot) (*decision
 		if err != nil || d == nil || d.empty() {
 			return said(err)
 		}
-		revision, err := f.o.Ledger.Commit(ctx, d.change(s, f.started()))
-		if err != nil && !errors.Is(err, ledger.ErrConflict) {
+		next, made, err := f.commit(ctx, d.change(s, f.started()))
+		if err != nil || made {
 			return said(err)
-		}
-		next, waited := f.mirror.wait(ctx, revision)
-		if err == nil || waited != nil {
-			return waited
 		}
 		s = next
 	}

@@ -121,6 +121,9 @@ func (m *Master) Close() error {
 // Service answers operators in this process.
 func (m *Master) Service() control.Service { return m.fabric }
 
+// Stats are what this master has done since its start.
+func (m *Master) Stats() fabric.Stats { return m.fabric.Stats() }
+
 // Ready is closed when a majority of the masters has come together.
 func (m *Master) Ready() <-chan struct{} { return m.ledger.Ready() }
 
