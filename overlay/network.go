@@ -24,12 +24,15 @@ const (
 	minBlock6, maxBlock6 = 32, 126
 )
 
+// ForVIPs is what Reserved calls the ranges of virtual addresses.
+const ForVIPs = "virtual addresses of VIPs"
+
 // Reserved lists what no network may overlap: the VIP ranges, the name servers' addresses, and the
 // addresses that IP itself reserves. Values are what each is for.
 func Reserved() map[netip.Prefix]string {
 	return map[netip.Prefix]string{
-		netip.MustParsePrefix("11.0.0.0/8"):      "virtual addresses of VIPs",
-		netip.MustParsePrefix("fd01:c::/64"):     "virtual addresses of VIPs",
+		netip.MustParsePrefix("11.0.0.0/8"):      ForVIPs,
+		netip.MustParsePrefix("fd01:c::/64"):     ForVIPs,
 		netip.MustParsePrefix("198.51.100.0/24"): "name servers of the nodes",
 		netip.MustParsePrefix("fd01:d::/64"):     "name servers of the nodes",
 		netip.MustParsePrefix("0.0.0.0/8"):       "this network (RFC 1122)",

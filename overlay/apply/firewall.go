@@ -39,6 +39,25 @@ func families() []family {
 	}
 }
 
+// ensureFirewall writes the table unless one is there: that of an earlier process serves until
+// SetNetworks says what the networks are. Without them, what a task opens to the world meanwhile would
+// leave with the task's address, for as long as it is remembered.
+func (h *Host) ensureFirewall(ctx context.Context) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return fmt.Errorf("firewall: list nftables tables: %w", err)
+	}
+	there := slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == firewallTable })
+	if there && !h.written {
+		return nil
+	}
+	return h.firewall(ctx)
+}
+
 // firewall writes the table for h.subnets.
 func (h *Host) firewall(context.Context) error {
 	conn, err := nftables.New()
@@ -70,6 +89,7 @@ func (h *Host) firewall(context.Context) error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("firewall: write nftables table inet %s: %w", firewallTable, err)
 	}
+	h.written = true
 	return nil
 }
 

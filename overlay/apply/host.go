@@ -30,6 +30,7 @@ type Host struct {
 
 	mu       sync.Mutex // guards what follows
 	subnets  []netip.Prefix
+	written  bool // the firewall table is this process' own
 	settings *settings
 }
 
@@ -57,7 +58,7 @@ func (h *Host) Ensure(ctx context.Context) (tunnel uint32, err error) {
 		return 0, fmt.Errorf("host: %w", err)
 	}
 	// Before the device: nothing that comes out of it past the packet path may go on.
-	if err := h.firewall(ctx); err != nil {
+	if err := h.ensureFirewall(ctx); err != nil {
 		return 0, fmt.Errorf("host: %w", err)
 	}
 	if tunnel, err = h.ensureTunnel(); err != nil {
@@ -71,7 +72,7 @@ func (h *Host) Ensure(ctx context.Context) (tunnel uint32, err error) {
 func (h *Host) SetNetworks(ctx context.Context, subnets []netip.Prefix) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if samePrefixes(h.subnets, subnets) {
+	if h.written && samePrefixes(h.subnets, subnets) {
 		return nil
 	}
 	before := h.subnets
@@ -104,7 +105,7 @@ func (h *Host) Remove(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, h.settings.restore())
-	h.subnets = nil
+	h.subnets, h.written = nil, false
 	return errors.Join(errs...)
 }
 

@@ -492,6 +492,14 @@ func TestMasqueradeOnlyWhatLeavesTheNetworks(t *testing.T) {
 	if got := seen("9.1.0.9"); got != "9.0.0.1" {
 		t.Errorf("to a network: got source %s, want the task's", got)
 	}
+	// A new process begins without knowing the networks.
+	host, err = NewHost(HostOptions{Underlay: Underlay{MTU: 1500}})
+	must(t, err)
+	_, err = host.Ensure(t.Context())
+	must(t, err)
+	if got := seen("10.9.0.2"); got != "10.9.0.1" {
+		t.Errorf("after a restart: got source %s, want the node's", got)
+	}
 	must(t, host.SetNetworks(t.Context(), nil))
 	if got := seen("10.9.0.2"); got != "9.0.0.1" {
 		t.Errorf("network gone: got source %s, want the task's", got)

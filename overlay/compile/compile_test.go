@@ -279,6 +279,7 @@ func TestExplainRefusesBadQuestions(t *testing.T) {
 		"protocol":  {question("web-1", "db", "sctp/1"), overlay.ErrInvalid, "tcp, udp and icmp"},
 		"port zero": {question("web-1", "db", "tcp/0"), overlay.ErrInvalid, "1 to 65535"},
 		"nobody":    {question("web-1", "dbb", "tcp/1"), overlay.ErrNotFound, `destination: task "dbb" of network prod`},
+		"a VIP":     {question("web-1", "11.1.2.3", "tcp/80"), overlay.ErrInvalid, "weft vip list"},
 		"ambiguous": {question("web-1", "x", "tcp/1"), overlay.ErrConflict, "x-1 or x-2"},
 	} {
 		if _, err := compile.Explain(f, w, row.q); !errors.Is(err, row.kind) || !strings.Contains(err.Error(), row.text) {

@@ -102,7 +102,7 @@ func find(f Facts, w World, what, network string) (side, error) {
 		return side{}, nil
 	}
 	if addr, err := netip.ParseAddr(what); err == nil {
-		return findAddr(f, w, addr.Unmap()), nil
+		return findAddr(f, w, addr.Unmap())
 	}
 	var ids, names []overlay.Endpoint
 	for _, e := range everyone(f, w) {
@@ -150,10 +150,16 @@ func everyone(f Facts, w World) []overlay.Endpoint {
 	return slices.DeleteFunc(all, func(e overlay.Endpoint) bool { return len(e.Addrs()) == 0 })
 }
 
-func findAddr(f Facts, w World, addr netip.Addr) side {
+func findAddr(f Facts, w World, addr netip.Addr) (side, error) {
+	for p, use := range overlay.Reserved() {
+		if p.Contains(addr) && use == overlay.ForVIPs {
+			return side{}, fmt.Errorf("%w: %s is a virtual address: the verdict is about the tasks behind it, "+
+				"ask about one of them (see `weft vip list`)", overlay.ErrInvalid, addr)
+		}
+	}
 	for _, e := range everyone(f, w) {
 		if slices.Contains(e.Addrs(), addr) {
-			return sideOf(e, addr)
+			return sideOf(e, addr), nil
 		}
 	}
 	s := side{addr: addr, node: slices.Contains(w.NodeAddrs, addr) || addr == f.VTEP}
@@ -164,7 +170,7 @@ func findAddr(f Facts, w World, addr netip.Addr) side {
 			}
 		}
 	}
-	return s
+	return s, nil
 }
 
 // answer goes the way of a packet: source, place of the destination, verdict.

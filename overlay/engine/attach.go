@@ -94,11 +94,18 @@ func (e *Engine) existing(ctx context.Context, a overlay.Attachment) (overlay.En
 		return overlay.Endpoint{}, false, nil
 	case en.phase != live || en.ended:
 		return overlay.Endpoint{}, false, e.takeDown(ctx, a.ID)
+	case !en.Same(a) && !e.hasLink(ctx, en):
+		return overlay.Endpoint{}, false, e.takeDown(ctx, a.ID) // an earlier task that has ended just now
 	case !en.Same(a):
 		return overlay.Endpoint{}, true, fmt.Errorf("%w: it is attached already, with other contents (network %s, groups %s, "+
 			"namespace %s): detach it first", overlay.ErrConflict, en.Network, listOf(en.Groups), en.NetNS)
 	}
 	return en.Endpoint, true, nil
+}
+
+func (e *Engine) hasLink(ctx context.Context, en entry) bool {
+	links, err := e.o.Links.List(ctx)
+	return err != nil || isAmong(en, links)
 }
 
 // declared checks an attachment against what the masters declared.
@@ -337,15 +344,13 @@ func (e *Engine) takeDown(ctx context.Context, id string) error {
 		e.mu.Unlock()
 		return nil
 	}
-	was := en.phase
-	en.phase = leaving
-	name, ifindex := en.HostInterface, en.ifindex
-	if was == live {
+	if en.phase == live {
 		e.tell()
 	}
+	en.phase = leaving
+	leaves := *en
 	e.mu.Unlock()
-	err := e.takeAway(ctx, id, name, ifindex)
-	if err != nil {
+	if err := e.takeAway(ctx, leaves); err != nil {
 		return fmt.Errorf("take down: %w", err)
 	}
 	e.mu.Lock()
@@ -354,20 +359,20 @@ func (e *Engine) takeDown(ctx context.Context, id string) error {
 	return nil
 }
 
-func (e *Engine) takeAway(ctx context.Context, id, link string, ifindex uint32) error {
-	if err := e.syncTables(ctx); err != nil {
+func (e *Engine) takeAway(ctx context.Context, en entry) error {
+	if err := e.removeRows(en); err != nil {
 		return err
 	}
 	// The link first: its programs close it until it is gone.
-	if err := e.o.Links.Remove(ctx, link); err != nil {
+	if err := e.o.Links.Remove(ctx, en.HostInterface); err != nil {
 		return err
 	}
-	if ifindex != 0 {
-		if err := e.o.Attacher.DetachWorkload(ifindex); err != nil {
+	if en.ifindex != 0 {
+		if err := e.o.Attacher.DetachWorkload(en.ifindex); err != nil {
 			return err
 		}
 	}
-	return e.o.Rows.Delete(discovery.KindEndpoint, id)
+	return e.o.Rows.Delete(discovery.KindEndpoint, en.ID)
 }
 
 // tell lets Watch look again. The caller holds e.mu.

@@ -211,6 +211,48 @@ func TestTaskThatEndsIsDetached(t *testing.T) {
 	}
 }
 
+func TestAnIDIsFreeOnceItsTaskHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, options{})
+		e := n.attach(t, task("a", "prod", "web"))
+		synctest.Wait()
+		// Nobody has noticed yet that the first one ended.
+		n.kernel.mu.Lock()
+		n.kernel.drop(e.HostInterface)
+		n.kernel.mu.Unlock()
+		next := task("a", "prod", "db")
+		next.NetNS = "/run/netns/other"
+		n.attach(t, next)
+		synctest.Wait()
+		n.check(t, "a")
+	})
+}
+
+// TestDetachDoesNotDependOnOtherRows fills a table: what goes still goes.
+func TestDetachDoesNotDependOnOtherRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, options{})
+		n.attach(t, task("keep", "prod"))
+		n.attach(t, task("x", "prod", "web"))
+		synctest.Wait()
+		n.kernel.refuse(func(name string, _ bool) error {
+			if name == "verdicts" {
+				return errRefused
+			}
+			return nil
+		})
+		n.masters.say(discovery.KindRule, "prod/9", overlay.Rule{
+			ID: 9, Network: "prod", From: "world", To: "web", Protocol: "tcp", Action: overlay.Allow,
+		})
+		synctest.Wait()
+		if err := n.Detach(t.Context(), "x"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		n.check(t, "keep")
+	})
+}
+
 func TestNetworkRemovedAtRunTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := start(t, options{})

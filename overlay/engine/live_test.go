@@ -86,6 +86,7 @@ type host struct {
 }
 
 func newLive(t *testing.T) *host {
+	t.Helper()
 	for _, args := range []string{
 		"link set lo up", "link add under0 type veth peer name under1", "addr add 10.9.0.1/24 dev under0", "link set under0 up",
 		"link set under1 up",

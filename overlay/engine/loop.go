@@ -165,7 +165,7 @@ func (e *Engine) fault(en entry, links []apply.Link, known bool) string {
 	if en.ended {
 		return "owner ended"
 	}
-	if !slices.ContainsFunc(links, func(l apply.Link) bool { return l.Name == en.HostInterface && l.Ifindex == en.ifindex }) {
+	if !isAmong(en, links) {
 		return "link gone"
 	}
 	if !known {
@@ -182,6 +182,10 @@ func (e *Engine) fault(en entry, links []apply.Link, known bool) string {
 		}
 	}
 	return ""
+}
+
+func isAmong(en entry, links []apply.Link) bool {
+	return slices.ContainsFunc(links, func(l apply.Link) bool { return l.Name == en.HostInterface && l.Ifindex == en.ifindex })
 }
 
 func within(n overlay.Network, addrs []netip.Addr) bool {

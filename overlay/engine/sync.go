@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"weft/bpf/row"
@@ -48,7 +49,7 @@ func (e *Engine) syncTables(ctx context.Context) error {
 
 func (e *Engine) syncOnce(ctx context.Context) error {
 	if !e.facts.Known() {
-		return e.removeLeaving()
+		return nil // what the rows should be is not known: they stay
 	}
 	f := e.compileFacts()
 	diff, err := e.o.Tables.Sync(compile.Compile(f))
@@ -73,20 +74,22 @@ func (e *Engine) syncOnce(ctx context.Context) error {
 	return err
 }
 
-// removeLeaving removes the rows of tasks that leave, and nothing else: what the others' rows should
-// be is not known without the masters' word.
-func (e *Engine) removeLeaving() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var errs []error
-	for _, en := range e.entries {
-		if en.phase != leaving || en.ifindex == 0 {
-			continue
-		}
-		for _, a := range en.Addrs() {
-			errs = append(errs, e.o.Tables.Endpoints.Delete(row.EndpointKey{VNI: uint32(en.VNI), Addr: row.AddrOf(a)}))
-		}
-		errs = append(errs, e.o.Tables.Spaces.Delete(en.Cookie), e.o.Tables.Workloads.Delete(en.ifindex))
+// removeRows removes the rows of one task, which leaves, and nothing else: that must not depend on
+// what else is to be written. The verdicts that nobody needs any more go with the next comparison.
+func (e *Engine) removeRows(en entry) error {
+	if en.ifindex == 0 {
+		return nil
+	}
+	e.sync.mu.Lock() // a comparison that began when the task was there must not write it again
+	defer e.sync.mu.Unlock()
+	t := e.o.Tables
+	errs := []error{t.Workloads.Delete(en.ifindex)}
+	for _, a := range en.Addrs() {
+		errs = append(errs, t.Endpoints.Delete(row.EndpointKey{VNI: uint32(en.VNI), Addr: row.AddrOf(a)}))
+	}
+	shared := slices.ContainsFunc(e.liveEntries(), func(o entry) bool { return o.Cookie == en.Cookie })
+	if !shared {
+		errs = append(errs, t.Spaces.Delete(en.Cookie))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove rows: %w", err)
