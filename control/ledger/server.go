@@ -66,7 +66,7 @@ func (o Options) embed() *embed.Config {
 	c.AutoCompactionMode = embed.CompactorModePeriodic
 	c.AutoCompactionRetention = "1h"
 	// The removal of a large network names every block and identity of it, some 40 bytes each.
-	c.MaxRequestBytes = 16 << 20
+	c.MaxRequestBytes = 10 << 20
 	c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil
 	c.EnableGRPCGateway = false
 
