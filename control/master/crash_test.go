@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"weft/control"
 	"weft/control/controlpb"
@@ -41,7 +42,8 @@ type child struct {
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envChild) == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
+		return
 	}
 	if err := runChild(os.Getenv(envChild), os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
