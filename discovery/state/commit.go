@@ -141,6 +141,12 @@ func (s *Store) replay(t *tx) (fresh bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if found.whole {
+		t.recount()
+		s.log.Error("state file is broken; the copy beside it is whole and is used",
+			"error", errors.Join(found.bad...), "kept", found.aside, "rows", t.rows)
+		return true, nil
+	}
 	if len(found.bad) > 0 {
 		t.repair()
 	}

@@ -24,9 +24,11 @@ import (
 //
 // Numbers are big endian; the sum covers length and operations. A record is one group of changes:
 // after a crash all of it is there or nothing. A snapshot is the same, with the operations that make
-// everything anew; it takes the file's place by rename.
+// everything anew; it takes the file's place by rename. All is written twice, to two files: own rows
+// are nowhere else, and the tasks that they are about go on when a file is damaged.
 const (
 	fileName      = "rows.log"
+	copyName      = "rows.copy"
 	fileMagic     = "WEFTROWS"
 	fileVersion   = 1
 	fileHeader    = len(fileMagic) + 1 + 2
@@ -43,6 +45,7 @@ type disk struct {
 	dir, path, self string
 	lock            *os.File
 	file            *os.File // open for append after rewrite or a clean read
+	copied          *os.File // the same records
 	size            int64    // whole records
 	snapshot        int64    // size of the last snapshot
 	stale           bool     // the memory is ahead of the file: only a snapshot helps
@@ -52,7 +55,8 @@ type disk struct {
 type findings struct {
 	fresh bool    // there was none
 	bad   []error // ErrBroken, each with file and offset
-	aside string  // the copy of the bad file
+	aside string  // where the bad file was kept
+	whole bool    // the other file had everything, and was used in the place of the bad one
 }
 
 func openDisk(dir string) (*disk, error) {
@@ -75,15 +79,17 @@ func (d *disk) close() error {
 		return nil
 	}
 	var errs []error
-	if d.file != nil {
-		errs = append(errs, d.file.Sync(), d.file.Close())
-		d.file = nil
+	for _, file := range []**os.File{&d.file, &d.copied} {
+		if *file != nil {
+			errs = append(errs, (*file).Sync(), (*file).Close())
+			*file = nil
+		}
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }
 
-// read calls redo for the operations of each whole record. Where the file is broken it goes on at
-// the next whole record and keeps a copy of the file aside.
+// read calls redo for the operations of each whole record. Where the file is broken the other one is
+// used if that is whole; else it goes on at the next whole record. A broken file is kept aside.
 func (d *disk) read(self string, redo func(ops []byte) error) (findings, error) {
 	d.self = self
 	data, err := os.ReadFile(d.path)
@@ -93,16 +99,74 @@ func (d *disk) read(self string, redo func(ops []byte) error) (findings, error) 
 	if err != nil {
 		return findings{}, fmt.Errorf("state file: %w", err)
 	}
-	var found findings
+	found := findings{}
+	if found.bad, err = d.scan(d.path, data, nil); err != nil {
+		return findings{}, err
+	}
+	use := data
+	if len(found.bad) > 0 {
+		if other, ok := d.readCopy(); ok {
+			use, found.whole = other, true
+		}
+	}
+	bad, err := d.scan(d.path, use, redo)
+	if err != nil {
+		return findings{}, err
+	}
+	if len(found.bad) == 0 {
+		found.bad = bad // records are whole, but say what can't be
+	}
+	if len(found.bad) == 0 {
+		d.size, d.snapshot = int64(len(data)), int64(len(data))
+		return found, d.openFiles(data)
+	}
+	found.aside = fmt.Sprintf("%s.broken-%d", d.path, time.Now().UnixNano())
+	if err := writeFile(found.aside, data); err != nil {
+		return findings{}, fmt.Errorf("keep broken state file aside: %w", err)
+	}
+	return found, nil
+}
+
+// readCopy returns the second file when nothing is wrong with it.
+func (d *disk) readCopy() ([]byte, bool) {
+	path := filepath.Join(d.dir, copyName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, false
+	}
+	bad, err := d.scan(path, data, nil)
+	return data, err == nil && len(bad) == 0
+}
+
+// openFiles opens both files for append, the second being made equal if it is not.
+func (d *disk) openFiles(data []byte) (err error) {
+	path := filepath.Join(d.dir, copyName)
+	if other, err := os.ReadFile(path); err != nil || !bytes.Equal(other, data) {
+		if err := replaceFile(path, data); err != nil {
+			return fmt.Errorf("copy of the state file: %w", err)
+		}
+	}
+	if d.file, err = os.OpenFile(d.path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+		return fmt.Errorf("state file: %w", err)
+	}
+	if d.copied, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+		return fmt.Errorf("copy of the state file: %w", err)
+	}
+	return nil
+}
+
+// scan walks over the records of a file's bytes and returns what is broken of it, with offsets. It
+// calls redo, if there is one, for each whole record.
+func (d *disk) scan(path string, data []byte, redo func(ops []byte) error) (bad []error, err error) {
 	offset, err := d.readHeader(data)
 	if errors.Is(err, ErrBroken) {
-		found.bad = append(found.bad, err)
+		bad = append(bad, err)
 	} else if err != nil {
-		return findings{}, err
+		return nil, err
 	}
 	for offset < len(data) {
 		ops, why := readRecord(data[offset:])
-		if why == nil {
+		if why == nil && redo != nil {
 			why = redo(ops)
 		}
 		if why == nil {
@@ -110,22 +174,10 @@ func (d *disk) read(self string, redo func(ops []byte) error) (findings, error) 
 			continue
 		}
 		next := nextRecord(data, offset+1)
-		found.bad = append(found.bad, fmt.Errorf("%s at offset %d: %d bytes can't be used: %w", d.path, offset, next-offset, why))
+		bad = append(bad, fmt.Errorf("%s at offset %d: %d bytes can't be used: %w", path, offset, next-offset, why))
 		offset = next
 	}
-	if len(found.bad) > 0 {
-		found.aside = fmt.Sprintf("%s.broken-%d", d.path, time.Now().UnixNano())
-		if err := writeFile(found.aside, data); err != nil {
-			return findings{}, fmt.Errorf("keep broken state file aside: %w", err)
-		}
-		return found, nil
-	}
-	d.size, d.snapshot = int64(len(data)), int64(len(data))
-	d.file, err = os.OpenFile(d.path, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		return findings{}, fmt.Errorf("state file: %w", err)
-	}
-	return found, nil
+	return bad, nil
 }
 
 // readHeader returns where the records begin.
@@ -206,43 +258,56 @@ func (d *disk) append(ops []byte, sync bool, mem *memdb.Txn) error {
 		return d.rewrite(mem)
 	}
 	record := appendRecord(make([]byte, 0, recordHeader+len(ops)), ops)
-	_, err := d.file.Write(record)
-	if err == nil && sync {
-		err = d.file.Sync()
-	}
-	if err != nil {
-		// The record may be there in part or, after a failed sync, be lost later.
-		d.stale = true
-		return errors.Join(fmt.Errorf("write state file: %w", err), d.file.Truncate(d.size))
+	for _, file := range []*os.File{d.file, d.copied} {
+		_, err := file.Write(record)
+		if err == nil && sync {
+			err = file.Sync()
+		}
+		if err != nil {
+			// The record may be there in part or, after a failed sync, be lost later.
+			d.stale = true
+			return errors.Join(fmt.Errorf("write state file: %w", err), d.file.Truncate(d.size), d.copied.Truncate(d.size))
+		}
 	}
 	d.size += int64(len(record))
 	return nil
 }
 
-// rewrite puts a snapshot of mem in the place of the file.
+// rewrite puts a snapshot of mem in the place of both files, one after the other: one of them is
+// whole at any time.
 func (d *disk) rewrite(mem *memdb.Txn) error {
 	d.stale = true
-	temp := d.path + ".new"
-	file, size, err := d.writeSnapshot(temp, mem)
-	if err == nil {
-		err = os.Rename(temp, d.path)
-	}
-	if err != nil {
-		err = fmt.Errorf("write state file: %w", err)
-		if file != nil {
-			err = errors.Join(err, file.Close(), os.Remove(temp))
+	for _, f := range []struct {
+		path string
+		file **os.File
+	}{{d.path, &d.file}, {filepath.Join(d.dir, copyName), &d.copied}} {
+		file, size, err := d.replace(f.path, mem)
+		if err != nil {
+			return fmt.Errorf("write state file: %w", err)
 		}
-		return err
+		if *f.file != nil {
+			_ = (*f.file).Close() // the old file, replaced
+		}
+		*f.file, d.size, d.snapshot = file, size, size
 	}
-	if d.file != nil {
-		_ = d.file.Close() // the old file, replaced
-	}
-	d.file, d.size, d.snapshot = file, size, size
 	if err := d.syncDir(); err != nil {
 		return fmt.Errorf("write state file: %w", err)
 	}
 	d.stale = false
 	return nil
+}
+
+// replace puts a snapshot of mem in the place of one file.
+func (d *disk) replace(path string, mem *memdb.Txn) (*os.File, int64, error) {
+	temp := path + ".new"
+	file, size, err := d.writeSnapshot(temp, mem)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil && file != nil {
+		err = errors.Join(err, file.Close(), os.Remove(temp))
+	}
+	return file, size, err
 }
 
 // writeSnapshot writes mem to a new file and syncs it. The file may be open even after an error.
@@ -283,4 +348,16 @@ func writeFile(path string, data []byte) error {
 	}
 	_, err = file.Write(data)
 	return errors.Join(err, file.Sync(), file.Close())
+}
+
+// replaceFile makes path hold data, whole or as it was before.
+func replaceFile(path string, data []byte) error {
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := writeFile(temp, data); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
 }

@@ -300,6 +300,9 @@ func TestOneBrokenRecordCostsOneRecord(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Remove(filepath.Join(o.Dir, copyName)); err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(o.Dir, fileName)
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -315,6 +318,49 @@ func TestOneBrokenRecordCostsOneRecord(t *testing.T) {
 	}
 	if s.Incarnation() <= life {
 		t.Error("the incarnation did not grow: others would take what is said now for old")
+	}
+}
+
+func TestEitherFileIsEnough(t *testing.T) {
+	for _, broken := range []string{fileName, copyName} {
+		o := Options{Self: "a", Dir: t.TempDir()}
+		s := open(t, o)
+		put(t, s, "name", "first", "1")
+		put(t, s, "name", "second", "2")
+		life, want := s.Incarnation(), content(s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(o.Dir, broken)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, data[:len(data)/2], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, o)
+		if diff := cmp.Diff(content(s), want); diff != "" {
+			t.Errorf("%s cut in half: rows (-got +want):\n%s", broken, diff)
+		}
+		if s.Incarnation() != life {
+			t.Errorf("%s cut in half: a new life began, though nothing was lost", broken)
+		}
+		put(t, s, "name", "third", "3")
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		first, err := os.ReadFile(filepath.Join(o.Dir, fileName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := os.ReadFile(filepath.Join(o.Dir, copyName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(first, second) {
+			t.Errorf("%s cut in half: the files differ after the repair", broken)
+		}
 	}
 }
 

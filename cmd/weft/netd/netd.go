@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"weft/bpf"
 	"weft/bpf/row"
@@ -38,6 +40,7 @@ type daemon struct {
 	o        Options
 	log      *slog.Logger
 	secret   []byte
+	alone    net.Listener // held as long as this daemon has the namespace
 	underlay apply.Underlay
 	host     *apply.Host
 	plane    *bpf.Plane
@@ -59,6 +62,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
+	if d.alone, err = claimNamespace(ctx); err != nil {
+		return err
+	}
 	for _, part := range []struct {
 		name string
 		make func(context.Context) error
@@ -76,6 +82,17 @@ func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 		}
 	}
 	return d.run(ctx)
+}
+
+// claimNamespace makes sure that this is the only node daemon of its network namespace, before
+// anything is touched: two would take each other's programs, addresses and ports. Abstract sockets are
+// per network namespace and go with their process (unix(7)).
+func claimNamespace(ctx context.Context) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", "@weft-netd")
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, errors.New("a node daemon runs in this network namespace already: one netd per namespace")
+	}
+	return l, err
 }
 
 // openRows reads the facts that the node knew last and prepares to hear of new ones.
@@ -252,6 +269,9 @@ func (d *daemon) run(ctx context.Context) error {
 
 func (d *daemon) close() error {
 	var errs []error
+	if d.alone != nil {
+		errs = append(errs, d.alone.Close())
+	}
 	if d.syncer != nil {
 		d.syncer.Close()
 	}
