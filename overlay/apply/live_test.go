@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,21 +46,14 @@ func inHost(t *testing.T) {
 // newTask returns the path of a new namespace, held by an open file until the test ends.
 func newTask(t *testing.T) string {
 	t.Helper()
-	opened := make(chan *os.File)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Errorf("make network namespace: %v", err)
-		}
-		f, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			t.Errorf("open network namespace: %v", err)
-		}
-		opened <- f
-	}()
-	f := <-opened
-	t.Cleanup(func() { _ = f.Close() })
-	return fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	const own = "/proc/thread-self/ns/net"
+	back, err := os.Open(own)
+	must(t, err)
+	must(t, unix.Unshare(unix.CLONE_NEWNET))
+	made, err := os.Open(own)
+	must(t, errors.Join(err, unix.Setns(int(back.Fd()), unix.CLONE_NEWNET), back.Close()))
+	t.Cleanup(func() { _ = made.Close() })
+	return fmt.Sprintf("/proc/self/fd/%d", made.Fd())
 }
 
 func must(t *testing.T, err error) {
@@ -303,6 +298,34 @@ func TestWatchTellsWhenATasksNamespaceEnds(t *testing.T) {
 	t.Logf("link seen to go after %v", time.Since(began))
 	cancel()
 	for range gone {
+	}
+}
+
+// A thread that stayed would hold the namespace of a task that has ended, and so its link.
+func TestNoThreadStaysInATasksNamespace(t *testing.T) {
+	inHost(t)
+	task := newTask(t)
+	ns, err := openNamespace(task)
+	must(t, err)
+	defer func() { must(t, ns.close()) }()
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if err := ns.do(func() error { return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	theirs, err := os.Stat(task)
+	must(t, err)
+	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
+	must(t, err)
+	for _, thread := range threads {
+		// A thread that ends meanwhile is in no namespace.
+		if at, err := os.Stat(thread); err == nil && os.SameFile(at, theirs) {
+			t.Errorf("%s is in the task's namespace", thread)
+		}
 	}
 }
 

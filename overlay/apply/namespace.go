@@ -42,19 +42,32 @@ func (n namespace) fd() int { return int(n.file.Fd()) }
 
 func (n namespace) close() error { return n.file.Close() }
 
-// do runs f inside. The thread that it runs on is never used again, so that no other code can find
-// itself in a foreign namespace.
+// do runs f inside. A thread that finds no way back is never used again, so that no other code can
+// find itself in a foreign namespace. It must try, though: the process' first thread never ends, and
+// would hold on to the namespace of a task that has ended.
 func (n namespace) do(f func() error) error {
 	done := make(chan error, 1) // closed by nobody; one answer
 	go func() {
 		runtime.LockOSThread()
-		if err := unix.Setns(n.fd(), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", n.file.Name(), err)
+		back, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- fmt.Errorf("remember own network namespace: %w", err)
 			return
 		}
-		done <- f()
+		err = n.enter(f)
+		if unix.Setns(int(back.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- errors.Join(err, back.Close())
 	}()
 	return <-done
+}
+
+func (n namespace) enter(f func() error) error {
+	if err := unix.Setns(n.fd(), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", n.file.Name(), err)
+	}
+	return f()
 }
 
 // cookie returns the number of the calling thread's namespace, as BPF sees it.

@@ -185,22 +185,22 @@ func (l *host) run(t *testing.T, a overlay.Attachment, i int) {
 	l.ends[a.ID] = e
 }
 
-// in runs f on a thread in a task's namespace; the thread is not used again.
+// in runs f on a thread in a task's namespace, and leaves it again: the process' first thread never
+// ends, and would keep the namespace.
 func (l *host) in(t *testing.T, id string, f func() error) {
 	t.Helper()
 	ns, err := os.Open(l.ends[id].NetNS)
 	must(t, err)
-	defer func() { must(t, ns.Close()) }()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	must(t, <-done)
+	own, err := os.Open("/proc/self/ns/net")
+	must(t, err)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	must(t, unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET))
+	failed := f()
+	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
+		panic(err)
+	}
+	must(t, errors.Join(failed, ns.Close(), own.Close()))
 }
 
 // patience is how long what must come may take; doubt is how long what must not come is waited for.
