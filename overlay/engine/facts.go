@@ -74,6 +74,10 @@ func (k *kind[T]) read(f *facts, what discovery.Kind) ([]T, uint64) {
 		if writer, ok := writerOf(v); ok && writer != r.Writer {
 			continue // said about someone else
 		}
+		if err := check(v); err != nil {
+			f.log.Warn("row is not usable", "writer", r.Writer, "kind", string(r.Kind), "key", r.Key, "error", err.Error())
+			continue
+		}
 		k.values = append(k.values, v)
 	}
 	return k.values, k.version
@@ -88,6 +92,18 @@ func writerOf(v any) (string, bool) {
 		return string(v.Node), true
 	}
 	return "", false
+}
+
+// check refuses nouns that later code relies on being whole; a later build's masters may say more than
+// this one understands.
+func check(v any) error {
+	switch v := v.(type) {
+	case overlay.Network:
+		return v.Validate()
+	case overlay.Rule:
+		return v.Validate()
+	}
+	return nil
 }
 
 func values[T any](k *kind[T], f *facts, what discovery.Kind) []T {

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"weft/bpf/row"
+	"weft/overlay"
+	"weft/overlay/compile"
+)
+
+// FuzzCompile takes what other nodes and masters may have written: nothing in it makes a row that the
+// packet path could not tell from another network's, and nothing panics.
+func FuzzCompile(f *testing.F) {
+	facts, world := explained()
+	seed := func(facts compile.Facts) {
+		data, err := json.Marshal(facts)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, "web-1", "9.0.1.1", "tcp", uint16(80))
+	}
+	seed(facts)
+	seed(compile.Facts{Networks: []overlay.Network{{Name: "x", VNI: 1}}, Tasks: []compile.Task{{Ifindex: 1}}})
+	f.Fuzz(func(t *testing.T, data []byte, src, dst, proto string, port uint16) {
+		var facts compile.Facts
+		if json.Unmarshal(data, &facts) != nil {
+			return
+		}
+		rows := compile.Compile(facts)
+		known := map[uint32]bool{}
+		for _, n := range facts.Networks {
+			known[uint32(n.VNI)] = true
+		}
+		for key := range rows.Endpoints {
+			if key.VNI == 0 || !known[key.VNI] || key.Addr == (row.Addr{}) {
+				t.Errorf("endpoint %+v", key)
+			}
+		}
+		for key := range rows.Blocks {
+			if key.VNI == 0 || !known[key.VNI] {
+				t.Errorf("block %+v", key)
+			}
+		}
+		for key, v := range rows.Verdicts {
+			if key.VNI == 0 || !known[key.VNI] || v.Action > row.VerdictAudit || key.Proto == 0 && key.Port != 0 {
+				t.Errorf("verdict %+v %+v", key, v)
+			}
+		}
+		v, err := compile.Explain(facts, world, overlay.Question{Source: src, Destination: dst, Protocol: proto, Port: port})
+		if err == nil && (v.Text == "" || v.Reason == "") {
+			t.Errorf("an answer without words: %+v", v)
+		}
+	})
+}
