@@ -28,6 +28,7 @@ func TestRandomPackets(t *testing.T) {
 		{"from_workload", "workload"}, {"to_workload", "workload"}, {"from_underlay", "tunnel"}, {"from_tunnel", "tunnel"},
 	} {
 		t.Run(program.name, func(t *testing.T) {
+			t.Parallel()
 			g := &generator{Rand: rand.New(rand.NewPCG(*seed, 0))}
 			for _, flags := range []uint32{0, row.WorkloadDirected} {
 				b := newBench(t, program.object, change{tables: func(t *bpftest.Tables) {

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"weft/bpf"
+	"weft/bpf/bpftest"
+	"weft/bpf/row"
+)
+
+// events returns what the programs of a bench reported since the last call.
+func (b *bench) events(t *testing.T) []row.Event {
+	t.Helper()
+	ring, err := ringbuf.NewReader(b.Maps["events"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ring.Close() }() // the map stays
+	ring.SetDeadline(time.Unix(1, 0))   // what is there is read all the same
+	var events []row.Event
+	for {
+		record, err := ring.Read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return events
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e row.Event
+		if err := binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &e); err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, e)
+	}
+}
+
+func TestDropsAreReported(t *testing.T) {
+	for name, a := range families {
+		t.Run(name, func(t *testing.T) {
+			p := with(tcp(a.web, a.db), func(p *bpftest.Packet) { p.DPort = 22 })
+			want := row.Event{
+				Ifindex: webLink, VNI: netA, Rule: ruleDeny, Src: row.AddrOf(a.web), Dst: row.AddrOf(a.db),
+				Sport: row.Port(40000), Dport: row.Port(22), SrcIdentity: web, DstIdentity: db,
+				Proto: bpftest.TCP, Reason: uint8(row.ReasonDenied), Len: uint32(len(p.Bytes())),
+			}
+			workload := newBench(t, "workload", change{})
+			workload.expect(t, "from_workload", p.Bytes(), bpftest.Meta{}, row.ReasonDenied)
+			wantEvents(t, workload, want)
+
+			p.Src = a.remote
+			tunnel := newBench(t, "tunnel", change{})
+			tunnel.expect(t, "from_underlay", wrapped(web, p.Bytes()), bpftest.Meta{}, row.ReasonDenied)
+			want.Src, want.Len = row.AddrOf(a.remote), want.Len+50
+			wantEvents(t, tunnel, want)
+		})
+	}
+}
+
+func wantEvents(t *testing.T, b *bench, want ...row.Event) {
+	t.Helper()
+	got := b.events(t)
+	for _, e := range got {
+		if e.Time == 0 {
+			t.Error("an event has no time")
+		}
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(row.Event{}, "Time"), cmpopts.IgnoreUnexported(row.Event{}, row.Addr{})); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+// TestReportsAreFew wants at most so many events a second, CPU and reason, and few of what passes.
+func TestReportsAreFew(t *testing.T) {
+	const limit = 5
+	limited := func(n uint32) *bench {
+		return newBench(t, "workload", change{config: func(c *bpf.Config) { c.EventsPerSecond = n }})
+	}
+	b := limited(limit)
+	dropped, passed := tcp(v4.web, v4.none).Bytes(), tcp(v4.web, v4.peer).Bytes()
+	run := func(b *bench, frame []byte, want row.Reason, count int) (events, seconds int) {
+		start := time.Now()
+		for range count {
+			if r, err := b.RunExpecting("from_workload", frame, bpftest.Meta{}, want); err != nil || r.Reason != want {
+				t.Fatalf("got %s, %v", r.Reason, err)
+			}
+		}
+		return len(b.events(t)), int(time.Since(start)/time.Second) + 1
+	}
+	events, seconds := run(b, dropped, row.ReasonNoEndpoint, 300)
+	if events < limit || events > limit*runtime.NumCPU()*seconds {
+		t.Errorf("300 drops in %d s gave %d events, want %d a second and CPU", seconds, events, limit)
+	}
+	events, _ = run(b, passed, row.ReasonDelivered, 3000)
+	if events < 1 || events > 3*runtime.NumCPU() {
+		t.Errorf("3000 deliveries gave %d events, want one of 1024 per CPU", events)
+	}
+	if events, _ := run(limited(0), dropped, row.ReasonNoEndpoint, 10); events != 0 {
+		t.Errorf("got %d events though none were wanted", events)
+	}
+}
+
+// BenchmarkPrograms tells nanoseconds per packet of walks that leave the packet as it was, for a
+// test run repeats on what the last run left.
+func BenchmarkPrograms(b *testing.B) {
+	for _, r := range []struct {
+		name, object, program string
+		frame                 []byte
+	}{
+		{"deliver", "workload", "from_workload", tcp(v4.web, v4.peer).Bytes()},
+		{"deliver6", "workload", "from_workload", tcp(v6.web, v6.peer).Bytes()},
+		{"ruled", "workload", "from_workload", with(tcp(v4.web, v4.db), func(p *bpftest.Packet) { p.DPort = 5432 }).Bytes()},
+		{"refuse", "workload", "from_workload", with(tcp(v4.web, v4.db), func(p *bpftest.Packet) { p.DPort = 23 }).Bytes()},
+		{"host", "workload", "from_workload", tcp(v4.web, v4.world).Bytes()},
+		{"underlay", "tunnel", "from_underlay", wrapped(stranger, tcp(v4.remote, v4.web).Bytes())},
+		{"not ours", "tunnel", "from_underlay", tcp(v4.remote, v4.web).Bytes()},
+	} {
+		b.Run(r.name, func(b *testing.B) {
+			set := benchSet(b, r.object)
+			copy(r.frame[6:], bpftest.Gateway[:])
+			if _, err := set.Run(r.program, r.frame, bpftest.Meta{}); err != nil {
+				b.Fatal(err)
+			}
+			_, each, err := set.Programs[r.program].Benchmark(r.frame, b.N, b.ResetTimer)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(each.Nanoseconds()), "ns/packet")
+		})
+	}
+}
+
+// benchSet is a world in which web has the gateway's MAC, as what was delivered has.
+func benchSet(b *testing.B, object string) *bpftest.Set {
+	b.Helper()
+	specs, err := bpf.Specs()
+	if err != nil {
+		b.Fatal(err)
+	}
+	spec := specs[object]
+	config := bpf.Config{NodeAddr: node, Underlay: 1, Tunnel: 1, TunnelPort: 4789, DNS4: dns4, DNS6: dns6, EventsPerSecond: 100}
+	if err := bpf.Configure(spec, config); err != nil {
+		b.Fatal(err)
+	}
+	set, err := bpftest.Load(spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(set.Close)
+	tables := newTables(1450)
+	for link, w := range tables.Workloads {
+		w.MAC = bpftest.Gateway
+		tables.Workloads[link] = w
+	}
+	if err := tables.Fill(set); err != nil {
+		b.Fatal(err)
+	}
+	return set
+}
