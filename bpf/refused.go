@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -32,6 +33,11 @@ func (r *RefusedError) Error() string {
 	// "processed 812 insns (limit 1000000) ..." tells nothing about the cause.
 	if n := len(log); n > 0 && strings.HasPrefix(log[n-1], "processed ") {
 		log = log[:n-1]
+	}
+	// Linux 7.3 explains a refusal at length; its first line is enough beside the classic ones.
+	explained := slices.IndexFunc(log, func(line string) bool { return strings.HasPrefix(line, "Verification failed: ") })
+	if explained > 0 {
+		log = append(slices.Clone(log[:explained-1]), log[explained])
 	}
 	omitted := max(0, len(log)-logLines)
 	lines := []string{fmt.Sprintf("%s: %s", r.Object, verifier.Cause)}
