@@ -146,9 +146,12 @@ func (e *Engine) identity(ctx context.Context, n overlay.Network, a overlay.Atta
 		return row.IdentityUngrouped, nil
 	}
 	for {
-		changed := e.o.Rows.Changed(discovery.KindIdentity)
+		changed := e.o.Rows.Changed(discovery.KindIdentity, discovery.KindRefusal)
 		if id, ok := e.facts.Identity(n.Name, a.Groups); ok {
 			return id, nil
+		}
+		if err := e.refused(groupsKey(n.Name, a.Groups)); err != nil {
+			return 0, err
 		}
 		if err := e.wish(a.ID, wish{network: n.Name, groups: a.Groups}); err != nil {
 			return 0, err
@@ -167,7 +170,7 @@ func (e *Engine) reserve(
 	ctx context.Context, n overlay.Network, a overlay.Attachment, identity overlay.Identity,
 ) (overlay.Endpoint, error) {
 	for {
-		changed := e.o.Rows.Changed(discovery.KindBlock, discovery.KindNetwork)
+		changed := e.o.Rows.Changed(discovery.KindBlock, discovery.KindNetwork, discovery.KindRefusal)
 		if _, ok := e.facts.Network(n.Name); !ok {
 			return overlay.Endpoint{}, fmt.Errorf("network %q: %w: it was removed meanwhile", n.Name, overlay.ErrNotFound)
 		}
@@ -175,7 +178,7 @@ func (e *Engine) reserve(
 		if !missing.IsValid() {
 			return ep, nil
 		}
-		if err := e.exhausted(n, missing); err != nil {
+		if err := errors.Join(e.exhausted(n, missing), e.refused(blocksKey(n.Name))); err != nil {
 			return overlay.Endpoint{}, err
 		}
 		if err := e.wish(a.ID, wish{network: n.Name, address: true}); err != nil {

@@ -121,6 +121,35 @@ func TestAttachWithoutMastersTellsSo(t *testing.T) {
 	}
 }
 
+func TestARefusalEndsTheWaiting(t *testing.T) {
+	for kind, groups := range map[string][]string{"groups/prod/web": {"web"}, "blocks/prod": nil} {
+		synctest.Test(t, func(t *testing.T) {
+			n := start(t, options{silent: true})
+			done := make(chan error, 1)
+			go func() {
+				_, err := n.Attach(t.Context(), task("a", "prod", groups...))
+				done <- err
+			}()
+			synctest.Wait()
+			refusal := discovery.Refusal{Node: "other", Kind: discovery.KindWant, Key: kind, Reason: "none is left"}
+			n.masters.say(discovery.KindRefusal, "other/want/"+kind, refusal)
+			synctest.Wait()
+			select {
+			case err := <-done:
+				t.Fatalf("%s: another node's refusal ended the waiting: %v", kind, err)
+			default:
+			}
+			refusal.Node = n.o.Node
+			n.masters.say(discovery.KindRefusal, string(n.o.Node)+"/want/"+kind, refusal)
+			if err := <-done; !errors.Is(err, overlay.ErrExhausted) || !strings.Contains(err.Error(), "none is left") {
+				t.Errorf("%s: got %v, want the masters' reason", kind, err)
+			}
+			synctest.Wait()
+			n.check(t)
+		})
+	}
+}
+
 func TestAttachWaitsForMasters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := start(t, options{silent: true})

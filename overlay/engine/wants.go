@@ -29,6 +29,24 @@ func (e *Engine) wish(id string, w wish) error {
 	return e.syncWants()
 }
 
+// Keys of want rows.
+func groupsKey(network string, groups []string) string {
+	return "groups/" + network + "/" + strings.Join(groups, "+")
+}
+func blocksKey(network string) string { return "blocks/" + network }
+
+// refused returns the masters' word, if there is one, that what a want row asks for can't be granted.
+func (e *Engine) refused(key string) error {
+	for _, r := range e.o.Rows.Rows(discovery.KindRefusal) {
+		var refusal discovery.Refusal
+		if json.Unmarshal(r.Value, &refusal) == nil && r.Writer == discovery.Ledger &&
+			refusal.Node == e.o.Node && refusal.Kind == discovery.KindWant && refusal.Key == key {
+			return fmt.Errorf("%w: %s", overlay.ErrExhausted, refusal.Reason)
+		}
+	}
+	return nil
+}
+
 // forget ends the waiting of an attachment. A want row that nobody waits for any more is taken back by
 // the loop.
 func (e *Engine) forget(id string) {
@@ -83,7 +101,7 @@ func (e *Engine) wanted() map[string][]byte {
 			continue
 		}
 		if _, known := e.facts.Identity(w.network, w.groups); !known {
-			add("groups/"+w.network+"/"+strings.Join(w.groups, "+"), overlay.Want{Network: w.network, Groups: w.groups})
+			add(groupsKey(w.network, w.groups), overlay.Want{Network: w.network, Groups: w.groups})
 		}
 	}
 	for _, n := range e.facts.Networks() {
@@ -98,7 +116,7 @@ func (e *Engine) wanted() map[string][]byte {
 			}
 		}
 		if w.Blocks4+w.Blocks6 > 0 {
-			add("blocks/"+n.Name, w)
+			add(blocksKey(n.Name), w)
 		}
 	}
 	return rows

@@ -51,13 +51,26 @@ func inside(path string, f func() error) error {
 	})
 }
 
-// onOwnThread runs f on a thread of its own, which dies with it: the thread never goes back to
-// other goroutines in a namespace that they don't expect.
+// onOwnThread runs f, which may change the network namespace of its thread, and goes back. A thread
+// that can't is never used again; it does not end the easy way, with the goroutine, because the
+// process' first thread would not end and hold the namespace for good.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
-		done <- f()
+		runtime.LockOSThread()
+		home, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- fmt.Errorf("remember the namespace: %w", err)
+			return
+		}
+		err = f()
+		if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
+			err = errors.Join(err, fmt.Errorf("go back to the own namespace: %w", back))
+		} else {
+			runtime.UnlockOSThread()
+		}
+		done <- errors.Join(err, unix.Close(home))
 	}()
 	return <-done
 }
