@@ -66,6 +66,11 @@ demo: build ## the story of Weft on three hosts, checked step by step (root); KE
 	@.ci/need.sh
 	$(GO) run ./tests/e2e/demo -weft bin/weft $(if $(KEEP),-keep)
 
+.PHONY: bench-overlay
+bench-overlay: build ## the overlay beside plain routing, Docker's and flannel's designs (root); SHORT=1 only that it runs
+	@.ci/need.sh
+	$(GO) run ./tests/bench/overlay -weft bin/weft $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
+
 .PHONY: check
 check: ## what CI runs
 	.ci/run

@@ -84,10 +84,17 @@ type Set struct {
 // Load loads an object, unpinned. Large maps are made small.
 func Load(spec *ebpf.CollectionSpec) (*Set, error) {
 	for _, m := range spec.Maps {
-		m.Pinning = ebpf.PinNone
 		if m.Type != ebpf.RingBuf && m.Type != ebpf.PerCPUArray {
 			m.MaxEntries = min(m.MaxEntries, 4096)
 		}
+	}
+	return LoadWhole(spec)
+}
+
+// LoadWhole is Load with maps as large as a node has them.
+func LoadWhole(spec *ebpf.CollectionSpec) (*Set, error) {
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
 	}
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {

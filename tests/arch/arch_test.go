@@ -141,8 +141,8 @@ func TestRoomsImportOnlyWhatTheyMayKnow(t *testing.T) {
 // owners says which rooms alone may import a library (tests excepted).
 var owners = map[string][]string{
 	"github.com/cilium/ebpf":          {"bpf"},
-	"github.com/vishvananda/netlink":  {"overlay/apply", "tests/lab"},
-	"github.com/google/nftables":      {"overlay/apply"},
+	"github.com/vishvananda/netlink":  {"overlay/apply", "tests/lab", "tests/bench"},
+	"github.com/google/nftables":      {"overlay/apply", "tests/bench"},
 	"github.com/miekg/dns":            {"discovery/zone", "discovery/dns"},
 	"github.com/hashicorp/serf":       {"discovery/gossip"},
 	"github.com/hashicorp/memberlist": {"discovery/gossip"},
@@ -175,7 +175,7 @@ func TestEveryLibraryHasItsOwnerRoom(t *testing.T) {
 
 // pure rooms take values and the time and return values.
 var pure = []string{
-	"bpf/row", "overlay/ipam", "overlay/compile", "lb/maglev", "lb/compile", "discovery/zone",
+	"bpf/row", "overlay/ipam", "overlay/compile", "lb/maglev", "lb/compile", "discovery/zone", "discovery/mesos",
 	"control/resource", "control/offer", "agent/task",
 }
 

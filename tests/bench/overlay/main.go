@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command overlay measures Weft's virtual network side by side with the bare link, plain routing and
+// the usual overlays, all of them built here in network namespaces. What it found goes into
+// tests/bench/results and docs/benchmarks.md; what the numbers should be is in bars.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// options of a run.
+type options struct {
+	weft    string
+	rounds  int
+	span    time.Duration
+	mtu     int
+	gso     bool
+	short   bool
+	only    string // measures whose name has it
+	results string // folder
+	page    string // with the table; empty: none
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.weft, "weft", "bin/weft", "the weft executable")
+	flag.IntVar(&o.rounds, "rounds", 15, "rounds; each measures everything once, in random order")
+	flag.DurationVar(&o.span, "span", 200*time.Millisecond, "how long one conversation lasts")
+	flag.IntVar(&o.mtu, "mtu", 1500, "of the link between hosts, bytes")
+	flag.BoolVar(&o.gso, "gso", true, "segmentation and joining of packets by the link between hosts")
+	flag.BoolVar(&o.short, "short", false, "one short round: that all of it works, no numbers")
+	flag.StringVar(&o.only, "only", "", "measures whose name contains this")
+	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
+	flag.StringVar(&o.page, "page", "", "markdown page that shows it; plots go beside it")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-overlay:", err)
+		os.Exit(1)
+	}
+}
+
+// run builds the variants, measures in rounds, and takes everything down whatever happened.
+func run(ctx context.Context, out io.Writer, o options) (err error) {
+	if o.short {
+		o.rounds, o.span = 1, 50*time.Millisecond
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("it needs root: it makes network namespaces and loads BPF programs")
+	}
+	programs, err := measurePrograms(o)
+	if err != nil {
+		return err
+	}
+	t, err := build(ctx, o)
+	if t != nil {
+		defer func() { err = errors.Join(err, t.down()) }()
+	}
+	if err != nil {
+		return err
+	}
+	began, load := time.Now(), loadAverage()
+	samples, err := rounds(ctx, out, t, o)
+	if err != nil {
+		return err
+	}
+	if o.short {
+		fmt.Fprintf(out, "bench-overlay: %d conversations, all of them carried\n", len(samples))
+		return nil
+	}
+	r := report{
+		Options: o, Samples: samples, Lines: append(judge(samples, o.rounds), programs...),
+		Began: began, Load: [2]string{load, loadAverage()},
+	}
+	return r.write(out)
+}
+
+// loadAverage is how busy the machine is with all that runs, ours included.
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	fields := strings.Fields(string(text))
+	return fields[0]
+}
+
+// absolute is a path that holds in every folder.
+func absolute(path string) string {
+	if a, err := filepath.Abs(path); err == nil {
+		return a
+	}
+	return path
+}
