@@ -85,11 +85,15 @@ func resource(r zone.Record) wire.RR {
 	case zone.NS:
 		return &wire.NS{Hdr: h, Ns: r.Target}
 	case zone.SOA:
-		return &wire.SOA{
-			Hdr: h, Ns: r.Target, Mbox: zone.Hostmaster(r.Target), Serial: zone.Serial, Refresh: zone.Refresh,
-			Retry: zone.Retry, Expire: zone.Expire, Minttl: zone.Minimum,
-		}
+		return authority(h, zone.StartOf(r.Target))
 	default: // zones hold nothing else
 		return &wire.NULL{Hdr: h}
+	}
+}
+
+func authority(h wire.RR_Header, s zone.Start) wire.RR {
+	return &wire.SOA{
+		Hdr: h, Ns: s.Server, Mbox: s.Mailbox, Serial: s.Serial, Refresh: s.Refresh, Retry: s.Retry, Expire: s.Expire,
+		Minttl: s.Minimum,
 	}
 }

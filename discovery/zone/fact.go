@@ -24,7 +24,8 @@ func (s Source) id() []byte {
 	return []byte(string(s.Kind) + "\x00" + s.Key + "\x00" + s.Writer + "\x00" + s.view)
 }
 
-// Fact is what records are made from: Task, Host, Master, Leader, Service or Network.
+// Fact is what records are made from: Task, Host, Master, Leader, Service, Network, or one of a Mesos
+// cluster's.
 type Fact interface{ fact() }
 
 type (
@@ -49,15 +50,18 @@ type (
 	}
 	// apexes are the zones themselves.
 	apexes struct{}
+	// ensemble is all masters together, in the order of their ids; those that nobody leads last.
+	ensemble struct{ addrs []netip.Addr }
 )
 
-func (Task) fact()    {}
-func (Host) fact()    {}
-func (Master) fact()  {}
-func (Leader) fact()  {}
-func (Service) fact() {}
-func (Network) fact() {}
-func (apexes) fact()  {}
+func (Task) fact()     {}
+func (Host) fact()     {}
+func (Master) fact()   {}
+func (Leader) fact()   {}
+func (Service) fact()  {}
+func (Network) fact()  {}
+func (apexes) fact()   {}
+func (ensemble) fact() {}
 
 // Sourced is a fact and where it is from.
 type Sourced struct {
@@ -73,3 +77,7 @@ type Change = Sourced
 func ServiceSource(network, name string) Source {
 	return Source{Kind: discovery.KindPin, Key: name, Writer: discovery.Ledger, view: network}
 }
+
+// apexSource and ensembleSource are of facts that no row says.
+func apexSource() Source     { return Source{Kind: "zone", Key: "apex", Writer: "weft"} }
+func ensembleSource() Source { return Source{Kind: "zone", Key: "masters", Writer: "weft"} }

@@ -31,7 +31,10 @@ func Domain(text string) string {
 	return strings.Join(labels, ".")
 }
 
-func clean(text string) string {
+func clean(text string) string { return strings.Trim(mangle(text), "-") }
+
+// mangle puts each character in its form for a label, or drops it.
+func mangle(text string) string {
 	var b strings.Builder
 	for i := range len(text) {
 		switch c := text[i]; {
@@ -43,7 +46,44 @@ func clean(text string) string {
 			b.WriteByte('-')
 		}
 	}
-	return strings.Trim(b.String(), "-")
+	return b.String()
+}
+
+// spec is a rule for labels.
+type spec struct {
+	limit int    // characters
+	left  string // what no label begins with
+}
+
+// The rules between which Mesos-DNS is switched.
+var (
+	rfc1123 = spec{maxLabel, "-"}
+	rfc952  = spec{24, "-0123456789"}
+)
+
+// label makes a label as Mesos-DNS does to the letter. It differs from Label in what comes after the
+// limit: once the dashes there are dropped, the room is filled with what follows, dashes too, so that
+// the label may end with one.
+func (s spec) label(text string) string {
+	all := strings.TrimLeft(mangle(text), s.left)
+	size := min(len(all), s.limit)
+	head := strings.TrimRight(all[:size], "-")
+	if len(head) == size {
+		return head
+	}
+	tail := strings.TrimLeft(all[size:], "-")
+	return head + tail[:min(len(tail), size-len(head))]
+}
+
+// domain makes labels of the parts of text between dots; empty ones are left out.
+func (s spec) domain(text string) string {
+	var labels []string
+	for part := range strings.SplitSeq(text, ".") {
+		if l := s.label(part); l != "" {
+			labels = append(labels, l)
+		}
+	}
+	return strings.Join(labels, ".")
 }
 
 // cut shortens a clean label to at most limit characters. Dashes at the cut are dropped and the room
@@ -98,13 +138,21 @@ func hash5(text string) string {
 // result is no name that can be asked for.
 func join(parts ...string) string {
 	name := strings.Join(parts, ".") + "."
-	if len(name) > maxName {
+	if !askable(name) {
 		return ""
+	}
+	return name
+}
+
+// askable tells whether a name can be asked for: its labels have 1 to 63 characters (RFC 1035, 2.3.4).
+func askable(name string) bool {
+	if len(name) > maxName || !strings.HasSuffix(name, ".") {
+		return false
 	}
 	for label := range strings.SplitSeq(name[:len(name)-1], ".") {
 		if label == "" || len(label) > maxLabel {
-			return ""
+			return false
 		}
 	}
-	return name
+	return true
 }

@@ -33,6 +33,11 @@ func (a Answer) Of(t Type) []Record {
 // Lookup answers for a name (lower case, fully qualified) as a network sees it; the empty network is
 // the host, which sees everything.
 func (z *Zone) Lookup(network, name string) Answer {
+	if original, ok := z.options.mirrored(name); ok {
+		a := z.Lookup(network, original)
+		a.Records = z.options.reflected(a.Records)
+		return a
+	}
 	var a Answer
 	k := key(name)
 	if v, ok := z.names.Get(k); ok {
@@ -56,12 +61,12 @@ func (r Record) seenBy(network string) bool {
 
 // Apex returns the name of the zone of ours that a name is in; ok is false for foreign names.
 func (z *Zone) Apex(name string) (apex string, ok bool) {
-	for _, domain := range [...]string{z.options.Domain, directory} {
+	for _, domain := range z.options.zones() {
 		if within(name, domain) {
 			return domain + ".", true
 		}
 	}
-	if !strings.HasSuffix(name, ".arpa.") {
+	if !strings.HasSuffix(name, ".arpa.") || z.options.MesosOnly {
 		return "", false
 	}
 	p, ok := parseReverse(name)
@@ -114,7 +119,10 @@ func within(name, domain string) bool {
 func key(name string) []byte {
 	name = strings.TrimSuffix(name, ".")
 	k := make([]byte, 0, len(name)+1)
-	for end := len(name); end > 0; {
+	if name == "" {
+		return k // the root
+	}
+	for end := len(name); end >= 0; { // labels may be empty: Mesos-DNS makes such names
 		start := strings.LastIndexByte(name[:end], '.') + 1
 		k = append(k, name[start:end]...)
 		k = append(k, '.')

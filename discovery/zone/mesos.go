@@ -2,39 +2,84 @@
 
 package zone
 
-import "net/netip"
+import (
+	"net/netip"
+	"strconv"
+)
 
 // mesos generates the zone of tasks and masters by the rules of Mesos-DNS (D is the domain):
 //
-//	label.fw.D, label-hash-tail.fw.D     A, AAAA   the task's addresses
-//	_label._proto.fw.D                   SRV       each of its ports, at its canonical name
-//	_port._label._proto.fw.D             SRV       the same by the port's name
-//	leader.D, master.D                   A, AAAA   the leading master; all masters
-//	ns1.D                                A, AAAA   where the zone is served
+//	label.fw.D, label-hash-tail.fw.D              A, AAAA   the task's addresses
+//	label.fw.slave.D, label-hash-tail.fw.slave.D  A, AAAA   its node's
+//	_label._proto.fw.D                            SRV       each of its ports, at its canonical name
+//	_port._label._proto.fw.D                      SRV       the same by the port's name
+//	slave.D                                       A, AAAA   all nodes
+//	leader.D, master.D, masterN.D                 A, AAAA   the leading master; all; each
+//	_leader._tcp.D, _leader._udp.D                SRV       the leading master
+//	ns1.D                                         A, AAAA   where the zone is served
 func mesos(o *Options, f Fact) []Record {
 	switch f := f.(type) {
 	case apexes:
-		return apex(o.Domain, o.Servers, o)
+		return apex(o.Domain, join("ns1", o.Domain), o)
 	case Leader:
 		name := join("leader", o.Domain)
-		return append(addresses(name, o.TTL, []netip.Addr{f.Addr}),
+		records := append(addresses(name, o.TTL, []netip.Addr{f.Addr}),
 			addresses(join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})...)
+		for _, service := range [...]string{"_leader._tcp", "_leader._udp"} {
+			srv := Record{Name: join(service, o.Domain), Type: SRV, TTL: seconds(o.TTL), Target: name, Port: f.Port}
+			if f.Port != 0 {
+				records = append(records, srv)
+			}
+		}
+		return records
 	case Master:
 		return addresses(join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})
-	case Task:
+	case ensemble:
+		var records []Record
+		for i, a := range f.addrs {
+			records = append(records, addresses(join("master"+strconv.Itoa(i), o.Domain), o.TTL, []netip.Addr{a})...)
+		}
+		return records
+	case Host:
+		return addresses(join("slave", o.Domain), o.TTL, f.Addrs[:min(1, len(f.Addrs))])
+	case placedTask:
 		return taskRecords(o, f)
 	}
 	return nil
 }
 
-func taskRecords(o *Options, t Task) []Record {
-	label, framework := Label(t.Label), taskFramework(t)
+// mesosCluster generates the same zone from the facts of a Mesos cluster.
+func mesosCluster(o *Options, f Fact) []Record {
+	switch f := f.(type) {
+	case apexes:
+		if o.MesosOnly {
+			b := builder{o: o}
+			b.addresses(o.Start.Server, o.Servers)
+			return b.records
+		}
+	case MesosMasters:
+		return masterRecords(o, f)
+	case MesosAgent:
+		return agentRecords(o, f)
+	case MesosFramework:
+		return frameworkRecords(o, f)
+	case MesosTask:
+		return mesosTaskRecords(o, f)
+	}
+	return nil
+}
+
+func taskRecords(o *Options, t placedTask) []Record {
+	label, framework := Label(t.Label), taskFramework(t.Task)
 	if label == "" || framework == "" {
 		return nil // text without one usable character cannot be asked for
 	}
-	target := join(canonical(label, t.Task, string(t.Node)), framework, o.Domain)
+	own := canonical(label, t.Task.Task, string(t.Node))
+	target := join(own, framework, o.Domain)
 	records := addresses(join(label, framework, o.Domain), o.TTL, t.Addrs)
 	records = append(records, addresses(target, o.TTL, t.Addrs)...)
+	records = append(records, addresses(join(label, framework, "slave", o.Domain), o.TTL, t.node)...)
+	records = append(records, addresses(join(own, framework, "slave", o.Domain), o.TTL, t.node)...)
 	for _, p := range t.Ports {
 		for _, proto := range protocols(p.Protocol) {
 			// An underscore goes before the labels here, so they are one shorter.
@@ -75,10 +120,10 @@ func taskFramework(t Task) string {
 }
 
 // apex generates the records that make a zone a zone, and its server's address.
-func apex(domain string, servers []netip.Addr, o *Options) []Record {
-	name, server := join(domain), join("ns1", domain)
+func apex(domain, server string, o *Options) []Record {
+	name := join(domain)
 	return append([]Record{
 		{Name: name, Type: SOA, TTL: seconds(negativeTTL), Target: server},
 		{Name: name, Type: NS, TTL: seconds(nsTTL), Target: server},
-	}, addresses(server, o.TTL, servers)...)
+	}, addresses(server, o.TTL, o.Servers)...)
 }

@@ -99,6 +99,9 @@ func TestDiffIsExact(t *testing.T) {
 			for r := range z.All {
 				for _, n := range ancestry(r.Name) {
 					names[n] = true
+					if m, ok := z.options.mirror(n); ok {
+						names[m] = true
+					}
 				}
 			}
 		}

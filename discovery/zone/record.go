@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -57,8 +58,34 @@ type Record struct {
 	Port   uint16     // SRV
 	// Network is the only network that sees the record; empty: all do. The hosts see every record.
 	Network string
-	From    string // kind/key of the row
-	Writer  string // of the row
+	// Text is what Mesos-DNS calls the value where the wire can't say the same: a port that no port can
+	// be, a host that is no address. Empty otherwise.
+	Text   string
+	From   string // kind/key of the row
+	Writer string // of the row
+}
+
+// Answerable tells whether an answer can hold the record: one without an address or a target is only
+// shown.
+func (r Record) Answerable() bool {
+	switch r.Type {
+	case A, AAAA:
+		return r.Addr.IsValid()
+	default:
+		return r.Target != ""
+	}
+}
+
+// Value is the record as Mesos-DNS's HTTP API shows it: an address, or a target and a port.
+func (r Record) Value() string {
+	switch {
+	case r.Text != "":
+		return r.Text
+	case r.Type == SRV:
+		return r.Target + ":" + strconv.Itoa(int(r.Port))
+	default:
+		return r.Data()
+	}
 }
 
 // SRV numbers: every target is as good as the other (weight 1 as Mesos-DNS has it).
@@ -77,19 +104,37 @@ const (
 	Minimum = uint32(negativeTTL / time.Second)
 )
 
-// Hostmaster is the mailbox of a SOA record whose primary server is target.
-func Hostmaster(target string) string { return "root." + target }
+// Start is the rest of a SOA record (RFC 1035, 3.3.13).
+type Start struct {
+	Server  string // primary, a name with the final dot
+	Mailbox string // of who is responsible, as a name
+	Serial  uint32
+	// Seconds.
+	Refresh, Retry, Expire, Minimum uint32
+}
+
+// StartOf is the SOA record's value when target is its primary server. Zones that dcos-net serves have
+// its times and its mailbox.
+func StartOf(target string) Start {
+	if target == dcosServer {
+		return Start{target, dcosMailbox, Serial, dcosRefresh, dcosRetry, Expire, Minimum}
+	}
+	return Start{target, "root." + target, Serial, Refresh, Retry, Expire, Minimum}
+}
 
 // Data is the record's value in presentation form.
 func (r Record) Data() string {
 	switch r.Type {
 	case A, AAAA:
-		return r.Addr.String()
+		if r.Addr.IsValid() {
+			return r.Addr.String()
+		}
+		return r.Text
 	case SRV:
 		return fmt.Sprintf("%d %d %d %s", Priority, Weight, r.Port, r.Target)
 	case SOA:
-		return fmt.Sprintf("%s %s %d %d %d %d %d", r.Target, Hostmaster(r.Target),
-			Serial, Refresh, Retry, Expire, Minimum)
+		s := StartOf(r.Target)
+		return fmt.Sprintf("%s %s %d %d %d %d %d", s.Server, s.Mailbox, s.Serial, s.Refresh, s.Retry, s.Expire, s.Minimum)
 	default:
 		return r.Target
 	}
@@ -113,7 +158,7 @@ func (r Record) answer() Record {
 func compare(a, b Record) int {
 	return cmp.Or(
 		cmp.Compare(a.Type, b.Type), a.Addr.Compare(b.Addr), strings.Compare(a.Target, b.Target),
-		cmp.Compare(a.Port, b.Port), cmp.Compare(a.TTL, b.TTL), strings.Compare(a.Network, b.Network),
+		cmp.Compare(a.Port, b.Port), cmp.Compare(a.TTL, b.TTL), strings.Compare(a.Network, b.Network), strings.Compare(a.Text, b.Text),
 		strings.Compare(a.From, b.From), strings.Compare(a.Writer, b.Writer),
 	)
 }

@@ -19,8 +19,8 @@ const (
 //	a task's address -> label.fw.D    a VIP's -> its name    a node's -> its name
 func reverse(o *Options, f Fact) []Record {
 	switch f := f.(type) {
-	case Task:
-		label, framework := Label(f.Label), taskFramework(f)
+	case placedTask:
+		label, framework := Label(f.Label), taskFramework(f.Task)
 		return pointers(join(label, framework, o.Domain), o, f.Addrs)
 	case Host:
 		return pointers(hostName(f), o, f.Addrs)

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix"
+
+	"weft/discovery"
 )
 
 // Question is a name and a type.
@@ -32,35 +34,110 @@ func (d Diff) Empty() bool { return len(d.Questions) == 0 && !d.All }
 type edit struct{ remove, add []Record }
 
 // With returns the zone after changes, and what they changed. The cost is that of the names which the
-// changes touch, not of the zone.
+// changes touch, not of the zone; but for nodes and masters that come, move or go.
 func (z *Zone) With(changes []Change) (*Zone, Diff) {
 	next := *z
 	facts := z.facts.Txn()
-	edits := map[string]*edit{}
-	var diff Diff
+	touched := map[string]struct{}{}
+	var kinds touchedKinds
 	for id, c := range last(changes) {
-		id := []byte(id)
-		var before, after []Record
-		if v, ok := facts.Get(id); ok {
-			old, _ := v.(Sourced)
-			before = z.options.recordsOf(old)
-			diff.All = diff.All || isNetwork(old.Fact)
-		}
+		old, _ := facts.Get([]byte(id))
+		was, _ := old.(Sourced)
+		kinds.note(was.Fact)
+		kinds.note(c.Fact)
 		if c.Fact == nil {
-			facts.Delete(id)
+			facts.Delete([]byte(id))
 		} else {
-			facts.Insert(id, c)
-			after = z.options.recordsOf(c)
-			diff.All = diff.All || isNetwork(c.Fact)
+			facts.Insert([]byte(id), c)
 		}
-		collect(edits, before, after)
+		touched[id] = struct{}{}
 	}
 	next.facts = facts.Commit()
-	if diff.All {
+	if kinds.networks {
 		next.networks, next.reverse = networksOf(next.facts, z.options)
 	}
-	diff.Questions = next.apply(z, edits)
-	return &next, diff
+	if kinds.masters {
+		s := Sourced{ensembleSource(), ensembleOf(next.facts)}
+		next.facts, _, _ = next.facts.Insert(s.id(), s)
+		touched[string(s.id())] = struct{}{}
+	}
+	for _, id := range tasksOn(next.facts, kinds.nodes) {
+		touched[id] = struct{}{}
+	}
+	edits := map[string]*edit{}
+	for id := range touched {
+		collect(edits, z.recordsOf([]byte(id)), next.recordsOf([]byte(id)))
+	}
+	return &next, Diff{Questions: next.apply(z, edits), All: kinds.networks}
+}
+
+// touchedKinds are the kinds of facts that other facts' records depend on.
+type touchedKinds struct {
+	networks, masters bool
+	nodes             map[discovery.NodeID]struct{}
+}
+
+func (k *touchedKinds) note(f Fact) {
+	switch f := f.(type) {
+	case Network:
+		k.networks = true
+	case Master, Leader, MesosMasters:
+		k.masters = true
+	case Host:
+		if k.nodes == nil {
+			k.nodes = map[discovery.NodeID]struct{}{}
+		}
+		k.nodes[f.ID] = struct{}{}
+	}
+}
+
+// tasksOn returns the ids of facts about tasks on nodes.
+func tasksOn(facts *iradix.Tree, nodes map[discovery.NodeID]struct{}) []string {
+	var ids []string
+	if len(nodes) == 0 {
+		return nil
+	}
+	facts.Root().Walk(func(id []byte, v any) bool {
+		s, _ := v.(Sourced)
+		if t, ok := s.Fact.(Task); ok {
+			if _, moved := nodes[t.Node]; moved {
+				ids = append(ids, string(id))
+			}
+		}
+		return false
+	})
+	return ids
+}
+
+// ensembleOf collects the masters.
+func ensembleOf(facts *iradix.Tree) ensemble {
+	var masters []discovery.Master
+	var others []netip.Addr
+	facts.Root().Walk(func(_ []byte, v any) bool {
+		s, _ := v.(Sourced)
+		switch f := s.Fact.(type) {
+		case Master:
+			masters = append(masters, f.Master)
+		case Leader:
+			others = append(others, f.Addr)
+		}
+		return false
+	})
+	slices.SortFunc(masters, func(a, b discovery.Master) int {
+		return cmp.Or(strings.Compare(a.ID, b.ID), a.Addr.Compare(b.Addr))
+	})
+	var e ensemble
+	for _, m := range masters {
+		if !slices.Contains(e.addrs, m.Addr) {
+			e.addrs = append(e.addrs, m.Addr)
+		}
+	}
+	for _, a := range others {
+		if a.IsValid() && !slices.Contains(e.addrs, a) {
+			e.addrs = append(e.addrs, a)
+		}
+	}
+	return e
 }
 
 // last keeps the last change of each source.
@@ -82,16 +159,44 @@ func collect(edits map[string]*edit, before, after []Record) {
 		}
 		return e
 	}
-	for _, r := range before {
-		if !slices.Contains(after, r) {
-			at(r.Name).remove = append(at(r.Name).remove, r)
+	for _, r := range without(before, after) {
+		at(r.Name).remove = append(at(r.Name).remove, r)
+	}
+	for _, r := range without(after, before) {
+		at(r.Name).add = append(at(r.Name).add, r)
+	}
+}
+
+// few is up to how many records are compared one by one.
+const few = 32
+
+// without returns the records that are not among others.
+func without(records, others []Record) []Record {
+	if len(others) == 0 {
+		return records
+	}
+	among := func(r Record) bool { return slices.Contains(others, r) }
+	if len(others) > few {
+		set := make(map[Record]struct{}, len(others))
+		for _, r := range others {
+			set[r] = struct{}{}
+		}
+		among = func(r Record) bool {
+			_, ok := set[r]
+			return ok
 		}
 	}
-	for _, r := range after {
-		if !slices.Contains(before, r) {
-			at(r.Name).add = append(at(r.Name).add, r)
-		}
-	}
+	return slices.DeleteFunc(slices.Clone(records), among)
+}
+
+// unique keeps the first of equal records.
+func unique(records []Record) []Record {
+	seen := make(map[Record]struct{}, len(records))
+	return slices.DeleteFunc(records, func(r Record) bool {
+		_, twice := seen[r]
+		seen[r] = struct{}{}
+		return twice
+	})
 }
 
 // apply carries out edits and returns the questions whose answers differ from the zone before.
@@ -125,6 +230,11 @@ func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
 			}
 		}
 	}
+	for q := range maps.Clone(changed) {
+		if name, ok := z.options.mirror(q.Name); ok && q.Type != SOA && q.Type != NS {
+			changed[Question{name, q.Type}] = struct{}{}
+		}
+	}
 	return slices.SortedFunc(maps.Keys(changed), func(a, b Question) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Type, b.Type))
 	})
@@ -133,12 +243,7 @@ func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
 // merge returns the ordered records after an edit; old is not touched.
 func merge(old []Record, e *edit) []Record {
 	now := make([]Record, 0, len(old)+len(e.add))
-	for _, r := range old {
-		if !slices.Contains(e.remove, r) {
-			now = append(now, r)
-		}
-	}
-	now = append(now, e.add...)
+	now = append(append(now, without(old, e.remove)...), e.add...)
 	slices.SortFunc(now, compare)
 	return slices.Clip(slices.Compact(now))
 }
@@ -179,13 +284,11 @@ func ancestry(name string) []string {
 	return names
 }
 
-func isNetwork(f Fact) bool {
-	_, ok := f.(Network)
-	return ok
-}
-
 // networksOf collects the networks, by name, and the prefixes whose reverse zones are ours.
 func networksOf(facts *iradix.Tree, o Options) (networks []Network, prefixes []netip.Prefix) {
+	if o.MesosOnly {
+		return nil, nil
+	}
 	prefixes = slices.Clone(o.Reverse)
 	facts.Root().Walk(func(_ []byte, v any) bool {
 		s, _ := v.(Sourced)

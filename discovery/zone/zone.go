@@ -7,7 +7,7 @@
 // A change walks through these stages, one Zone at a time:
 //
 //  1. Change: the fact of one row is new, different or gone        (fact.go)
-//  2. generate: the fact's records, one file a zone                (mesos.go, directory.go, reverse.go)
+//  2. generate: the fact's records, one file a zone   (mesos.go, mesosstate.go, directory.go, reverse.go)
 //  3. merge: the names they touch get new record sets              (update.go)
 //  4. Diff: what a resolver would see differently                  (update.go)
 package zone
@@ -18,6 +18,8 @@ import (
 	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix"
+
+	"weft/discovery"
 )
 
 // Default values of Options.
@@ -39,6 +41,14 @@ const (
 // directory is the zone of everything that is no task.
 const directory = "thisdcos.directory"
 
+// dcos-net's SOA records.
+const (
+	dcosServer  = "ns.spartan."
+	dcosMailbox = "support.mesosphere.com."
+	dcosRefresh = 60
+	dcosRetry   = 180
+)
+
 // Options say what the zones are; the zero value works.
 type Options struct {
 	Domain string        // of task names, without dots at the ends; default DefaultDomain
@@ -48,6 +58,48 @@ type Options struct {
 	// Reverse are prefixes whose reverse zones are ours besides the networks' subnets: the ranges of
 	// VIP addresses.
 	Reverse []netip.Prefix
+	// Self is the node that thisnode.thisdcos.directory is on; empty: there is no such name.
+	Self discovery.NodeID
+
+	// IPSources says where the addresses of a Mesos task are taken from: the first that has any;
+	// default netinfo, mesos, host.
+	IPSources []IPSource
+	// RFC952 makes labels of Mesos tasks and frameworks shorter: 24 characters, no leading digit.
+	RFC952 bool
+	// MesosOnly leaves out all zones but that of Domain, which then has records of a Mesos cluster's
+	// facts alone, and is answered as Mesos-DNS does; Start and Weight are for it.
+	MesosOnly bool
+	// Strict gives such a zone all that Mesos-DNS has, what nobody can ask for and what breaks answers
+	// included.
+	Strict bool
+	// Start is that zone's SOA record; default server ns1.D, mailbox root.ns1.D and Mesos-DNS's times.
+	Start Start
+	// Weight is that of its SRV records.
+	Weight uint16
+}
+
+// complete sets the default values.
+func (o *Options) complete() {
+	if o.Domain == "" {
+		o.Domain = DefaultDomain
+	}
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
+	}
+	if o.IPSources == nil {
+		o.IPSources = []IPSource{FromNetinfo, FromMesos, FromHost}
+	}
+	if o.Start.Server == "" {
+		ttl := seconds(o.TTL)
+		o.Start = Start{"ns1." + o.Domain + ".", "root.ns1." + o.Domain + ".", Serial, Refresh, Retry, Expire, ttl}
+	}
+}
+
+func (o *Options) spec() spec {
+	if o.RFC952 {
+		return rfc952
+	}
+	return rfc1123
 }
 
 // Zone is an immutable set of records; With makes the next one, sharing what did not change.
@@ -63,16 +115,24 @@ type Zone struct {
 
 // New returns a zone without facts: it owns its names but knows none of them yet, see Complete.
 func New(o Options) *Zone {
-	if o.Domain == "" {
-		o.Domain = DefaultDomain
-	}
-	if o.TTL == 0 {
-		o.TTL = DefaultTTL
-	}
+	o.complete()
 	z := &Zone{options: o, facts: iradix.New(), names: iradix.New()}
-	z.reverse = slices.Clone(o.Reverse)
-	next, _ := z.With([]Change{{Source: Source{Kind: "zone", Key: "apex", Writer: "weft"}, Fact: apexes{}}})
+	if !o.MesosOnly {
+		z.reverse = slices.Clone(o.Reverse)
+	}
+	next, _ := z.With([]Change{{Source: apexSource(), Fact: apexes{}}})
 	return next
+}
+
+// Options returns what the zone was made with, default values included. The caller must not change
+// what is in it.
+func (z *Zone) Options() Options { return z.options }
+
+// Dated returns the same zone with another serial number in Options.Start.
+func (z *Zone) Dated(serial uint32) *Zone {
+	c := *z
+	c.options.Start.Serial = serial
+	return &c
 }
 
 // Complete says whether a name that is not here may be called missing. Before that, the node has not
@@ -137,11 +197,31 @@ func set(v any) []Record {
 	return records
 }
 
+// Facts calls yield for each fact, ordered by source.
+func (z *Zone) Facts(yield func(Sourced) bool) {
+	z.facts.Root().Walk(func(_ []byte, v any) bool {
+		s, _ := v.(Sourced)
+		return !yield(s)
+	})
+}
+
+// From returns the records that a source gives, each once, in the order in which its rules give them.
+func (z *Zone) From(s Source) []Record { return unique(z.recordsOf(s.id())) }
+
 // recordsOf generates the records of a fact in every zone, with their source.
-func (o *Options) recordsOf(s Sourced) []Record {
+func (z *Zone) recordsOf(id []byte) []Record {
+	v, ok := z.facts.Get(id)
+	if !ok {
+		return nil
+	}
+	s, _ := v.(Sourced)
+	f := s.Fact
+	if t, ok := f.(Task); ok {
+		f = placedTask{t, z.addrsOf(t.Node)}
+	}
 	var records []Record
-	for _, generate := range generators {
-		records = append(records, generate(o, s.Fact)...)
+	for _, generate := range z.options.generators() {
+		records = append(records, generate(&z.options, f)...)
 	}
 	from := s.From()
 	for i := range records {
@@ -150,5 +230,28 @@ func (o *Options) recordsOf(s Sourced) []Record {
 	return records
 }
 
+// placedTask is a task with the addresses of its node.
+type placedTask struct {
+	Task
+	node []netip.Addr
+}
+
+// addrsOf returns the addresses of a node.
+func (z *Zone) addrsOf(node discovery.NodeID) []netip.Addr {
+	id := Source{Kind: discovery.KindNode, Key: string(node), Writer: string(node)}.id()
+	if v, ok := z.facts.Get(id); ok {
+		s, _ := v.(Sourced)
+		if h, ok := s.Fact.(Host); ok {
+			return h.Addrs
+		}
+	}
+	return nil
+}
+
 // generators lists the zones; each is one file with one function that looks at one fact.
-var generators = []func(*Options, Fact) []Record{mesos, directoryRecords, reverse}
+func (o *Options) generators() []func(*Options, Fact) []Record {
+	if o.MesosOnly {
+		return []func(*Options, Fact) []Record{mesosCluster}
+	}
+	return []func(*Options, Fact) []Record{mesos, mesosCluster, directoryRecords, dcosRecords, reverse}
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Listed is a framework and those of its tasks that have names.
+type Listed struct {
+	Name  string
+	Tasks []ListedTask
+}
+
+// ListedTask is a task and the source of its records.
+type ListedTask struct {
+	ID, Name string
+	Source   Source
+}
+
+// Listing returns the tasks of this cluster by framework, ordered by framework, name and id. Those of a
+// Mesos cluster are listed by discovery/mesos, in the order of their master.
+func (z *Zone) Listing() []Listed {
+	var all []Listed
+	index := map[string]int{}
+	for s := range z.Facts {
+		t, ok := s.Fact.(Task)
+		if !ok {
+			continue
+		}
+		framework := cmp.Or(t.Framework, "weft")
+		i, ok := index[framework]
+		if !ok {
+			i = len(all)
+			index[framework] = i
+			all = append(all, Listed{Name: framework})
+		}
+		all[i].Tasks = append(all[i].Tasks, ListedTask{t.Task, t.Label, s.Source})
+	}
+	for _, f := range all {
+		slices.SortFunc(f.Tasks, func(a, b ListedTask) int {
+			return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
+		})
+	}
+	slices.SortFunc(all, func(a, b Listed) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// MesosRecords calls yield for each A, AAAA and SRV record of Options.Domain once, whatever number of
+// facts give it: all that Mesos-DNS would have.
+func (z *Zone) MesosRecords(yield func(Record) bool) {
+	z.names.Root().WalkPrefix(z.options.mesosPrefix(), func(_ []byte, v any) bool {
+		for _, t := range [...]Type{A, AAAA, SRV} {
+			for _, r := range (Answer{Records: set(v)}).Of(t) {
+				if !yield(r) {
+					return true
+				}
+			}
+		}
+		return false
+	})
+}
+
+// IsMesos tells whether a record is one of MesosRecords.
+func (z *Zone) IsMesos(r Record) bool {
+	own := z.options.MesosOnly || within(r.Name, z.options.Domain)
+	return own && (r.Type == A || r.Type == AAAA || r.Type == SRV)
+}
+
+// mesosPrefix is where the names of MesosRecords are in the tree. A zone of Mesos-DNS alone may have a
+// server outside of its domain.
+func (o *Options) mesosPrefix() []byte {
+	if o.MesosOnly {
+		return nil
+	}
+	return key(o.Domain)
+}
