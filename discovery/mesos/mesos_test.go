@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesos
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"weft/discovery/zone"
+)
+
+func TestPID(t *testing.T) {
+	t.Parallel()
+	check := func(pid, host, port string) {
+		t.Helper()
+		gotHost, gotPort, ok := parsePID(pid)
+		if ok != (host != "") || ok && (gotHost != host || gotPort != port) {
+			t.Errorf("PID %q = %q, %q, %t, want %q, %q", pid, gotHost, gotPort, ok, host, port)
+		}
+	}
+	check("slave(1)@10.0.0.1:5051", "10.0.0.1", "5051")
+	check("slave(1)@[2001:db8::1]:5051", "2001:db8::1", "5051")
+	check(" a@host.example:1 ", "host.example", "1")
+	check("@10.0.0.1:5051", "10.0.0.1", "5051")
+	for _, bad := range []string{
+		"", "10.0.0.1:5051", "a@10.0.0.1", "a@10.0.0.1:x", "a@10.0.0.1:65536", "a@b@c:1", "a@2001:db8::1:1", "a@[::1:1", "a@:1", "a@h:-1",
+	} {
+		check(bad, "", "")
+	}
+}
+
+func TestRanges(t *testing.T) {
+	t.Parallel()
+	check := func(text string, want ...int) {
+		t.Helper()
+		if got := parseRanges(text); !slices.Equal(got, want) {
+			t.Errorf("ports of %q = %v, want %v", text, got, want)
+		}
+	}
+	check("")
+	check("[]")
+	check("31000-31001")
+	check("[31000-31000]", 31000)
+	check("[31000-31002, 31005-31005]", 31000, 31001, 31002, 31005)
+	check("[31000-31000,31005-31006]", 31000, 31005, 31006)
+	check("[0-0, 70000-70001]", 0, 70000, 70001)
+	check("[5-4, 7, x-9, 8-y, -1-2, 3-3]", 3)
+	check("[1 - 2, 4-4] 6-6", 4)
+	check("[9-9", 9)
+	if n := len(parseRanges("[0-999999999999, 1-2]")); n != maxPorts {
+		t.Errorf("%d ports of an endless range, want %d", n, maxPorts)
+	}
+}
+
+func document(leader, agents, tasks string) string {
+	return fmt.Sprintf(`{"leader": %q, "slaves": [%s], "frameworks": [{"id": "F", "name": "marathon", "hostname": "10.0.0.9", "tasks": [%s]}]}`,
+		leader, agents, tasks)
+}
+
+const agents = `{"id": "S-S0", "hostname": "node-0", "pid": "slave(1)@10.1.0.1:5051"}, {"id": "S-S1", "hostname": "node-1"}`
+
+func facts(t *testing.T, text string) *Facts {
+	t.Helper()
+	s, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Facts(Options{Masters: []string{"10.0.0.1:5050"}, Resolved: map[string][]netip.Addr{"node-1": {netip.MustParseAddr("10.1.0.2")}}})
+}
+
+func TestFactsOfATask(t *testing.T) {
+	t.Parallel()
+	f := facts(t, document("master@10.0.0.1:5050", agents, `
+		{"id": "late", "name": "web", "slave_id": "S-S1", "state": "TASK_RUNNING", "resources": {"ports": "[31000-31001]"},
+		 "discovery": {"name": "app", "ports": {"ports": [{"number": 80, "name": "http", "protocol": "tcp"}]}},
+		 "container": {"docker": {"port_mappings": [{"host_port": 31000, "container_port": 80}]}},
+		 "statuses": [
+		  {"state": "TASK_RUNNING", "timestamp": 5, "container_status": {"network_infos": [
+		    {"ip_addresses": [{"ip_address": "9.0.0.5"}, {"ip_address": "fd01::5"}, {"ip_address": "::ffff:9.0.0.6"}, {"ip_address": "x"},
+		     {"ip_address": "fe80::1%eth0"}], "ip_address": "9.9.9.9"},
+		    {"ip_address": "9.0.0.7"}]},
+		   "labels": [{"key": "Docker.NetworkSettings.IPAddress", "value": "172.17.0.2"},
+		    {"key": "MesosContainerizer.NetworkSettings.IPAddress", "value": "172.31.0.2"}, {"key": "x", "value": "1.1.1.1"}]},
+		  {"state": "TASK_RUNNING", "timestamp": 4, "container_status": {"network_infos": [{"ip_address": "9.0.0.4"}]}},
+		  {"state": "TASK_KILLING", "timestamp": 9, "container_status": {"network_infos": [{"ip_address": "9.0.0.9"}]}}]},
+		{"id": "staging", "name": "web", "slave_id": "S-S0", "state": "TASK_STAGING"},
+		{"id": "lost", "name": "web", "slave_id": "S-S7", "state": "TASK_RUNNING"}`))
+	addrs := func(texts ...string) []netip.Addr { return parseAddrs(texts) }
+	want := zone.MesosTask{
+		Framework: "marathon", ID: "late", Name: "web", Agent: "S-S1", AgentHost: "node-1", AgentAddrs: addrs("10.1.0.2"),
+		Netinfo: addrs("9.0.0.5", "fd01::5", "9.0.0.6", "9.0.0.7"), Mesos: addrs("172.31.0.2"), Docker: addrs("172.17.0.2"),
+		HostPorts: []int{31000, 31001}, Discovery: "app", Ports: []zone.MesosPort{{Name: "http", Protocol: "tcp", Number: 80}}, Mapped: true,
+	}
+	var got []zone.Fact
+	for _, c := range f.Changes(nil) {
+		if c.Kind == KindTask {
+			got = append(got, c.Fact)
+		}
+	}
+	if d := cmp.Diff(got, []zone.Fact{want}, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+		t.Errorf("facts of tasks (got -, want +):\n%s", d)
+	}
+	if l := f.Listing(); len(l) != 1 || len(l[0].Tasks) != 1 || l[0].Tasks[0].Source.From() != "mesos-task/F/late" {
+		t.Errorf("listing = %v", l)
+	}
+}
+
+func TestHosts(t *testing.T) {
+	t.Parallel()
+	s, err := Parse([]byte(document("master@10.0.0.1:5050", agents+`, {"id": "x", "pid": "a@node-1:1"}, {"id": "y"}`, "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Hosts(); !slices.Equal(got, []string{"node-1"}) {
+		t.Errorf("hosts = %q, want node-1", got)
+	}
+}
+
+func TestDocumentThatIsNoState(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "null", "[]", "{", `{"leader": ""}`, `{"leader": "x"}`, `{"leader": "master@"}`, "<html>"} {
+		if s, err := Parse([]byte(text)); err == nil {
+			t.Errorf("%q is read as %v", text, s)
+		}
+	}
+	if _, err := Parse([]byte(`{"leader": ""}`)); !errors.Is(err, ErrNoLeader) {
+		t.Errorf("no leader: %v", err)
+	}
+}
+
+// A number where a text should be costs one task its records, not all.
+func TestOneBadTaskCostsOneTask(t *testing.T) {
+	t.Parallel()
+	f := facts(t, document("master@10.0.0.1:5050", agents, `
+		{"id": "bad", "name": 7, "slave_id": "S-S0", "state": "TASK_RUNNING", "resources": {"ports": 31000}},
+		{"id": "good", "name": "web", "slave_id": "S-S0", "state": "TASK_RUNNING"}`))
+	z, _ := zone.New(zone.Options{MesosOnly: true}).With(f.Changes(nil))
+	if got := z.Lookup("", "web.marathon.mesos.").Of(zone.A); len(got) != 1 {
+		t.Errorf("web.marathon.mesos = %v, want one address", got)
+	}
+}
+
+func TestSameIDsAreSeveralTasks(t *testing.T) {
+	t.Parallel()
+	one := `{"id": "t", "name": "n%d", "slave_id": "S-S0", "state": "TASK_RUNNING"}`
+	f := facts(t, document("master@10.0.0.1:5050", agents, fmt.Sprintf(one+","+one+","+one, 1, 2, 3)))
+	z, _ := zone.New(zone.Options{MesosOnly: true}).With(f.Changes(nil))
+	for i := range 3 {
+		if name := fmt.Sprintf("n%d.marathon.mesos.", i+1); !z.Lookup("", name).Exists {
+			t.Errorf("%s does not exist", name)
+		}
+	}
+}
+
+func golden(tb testing.TB) map[string]*State {
+	tb.Helper()
+	paths, err := filepath.Glob("testdata/golden/*/state.json")
+	if err != nil || len(paths) < 38 {
+		tb.Fatalf("%d states, %v", len(paths), err)
+	}
+	states := map[string]*State{}
+	for _, p := range paths {
+		text, err := os.ReadFile(p)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		s, err := Parse(text)
+		if err != nil {
+			tb.Fatalf("%s: %v", p, err)
+		}
+		states[p] = s
+	}
+	return states
+}
+
+func TestNoChangeWithoutAChange(t *testing.T) {
+	t.Parallel()
+	for path, s := range golden(t) {
+		f := s.Facts(Options{})
+		if c := s.Facts(Options{}).Changes(f); len(c) > 0 {
+			t.Errorf("%s: %d changes to itself", path, len(c))
+		}
+	}
+}
+
+// From any state to any other by changes is the same as the other from nothing.
+func TestChangesLeadFromStateToState(t *testing.T) {
+	t.Parallel()
+	states := golden(t)
+	var paths []string
+	for p := range states {
+		paths = append(paths, p)
+	}
+	slices.Sort(paths)
+	rapid.Check(t, func(t *rapid.T) {
+		walked := zone.New(zone.Options{MesosOnly: true, Strict: true})
+		var before *Facts
+		var path string
+		for range rapid.IntRange(1, 5).Draw(t, "steps") {
+			path = rapid.SampledFrom(paths).Draw(t, "state")
+			f := states[path].Facts(Options{})
+			walked, _ = walked.With(f.Changes(before))
+			before = f
+		}
+		fresh, _ := zone.New(zone.Options{MesosOnly: true, Strict: true}).With(states[path].Facts(Options{}).Changes(nil))
+		if w, f := slices.Collect(walked.MesosRecords), slices.Collect(fresh.MesosRecords); !reflect.DeepEqual(w, f) {
+			t.Fatalf("%s: %d records on the way, %d from nothing", path, len(w), len(f))
+		}
+	})
+}
+
+// FuzzState feeds documents: whatever one says, it is refused or makes a zone whose names can be asked
+// for.
+func FuzzState(f *testing.F) {
+	for _, name := range []string{"000-upstream-fake", "003-one-task", "010-framework-pid-forms", "011-ports-forms", "014-ip-sources"} {
+		text, err := os.ReadFile(filepath.Join("testdata/golden", name, "state.json"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Add([]byte(document("master@10.0.0.1:5050", agents, `{"id": "t", "name": "..", "slave_id": "S-S0", "state": "TASK_RUNNING"}`)))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := Parse(text)
+		if err != nil {
+			return
+		}
+		ports := 0
+		for _, framework := range s.Frameworks {
+			for _, task := range framework.Tasks {
+				ports += len(parseRanges(task.wire.Resources.Ports))
+			}
+		}
+		if ports > 1000 {
+			return // TestRanges bounds them; here they only take time
+		}
+		resolved := map[string][]netip.Addr{}
+		for _, h := range s.Hosts() {
+			resolved[h] = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+		}
+		facts := s.Facts(Options{Masters: []string{s.Leader}, Resolved: resolved})
+		z, _ := zone.New(zone.Options{}).With(facts.Changes(nil))
+		for r := range z.All {
+			if apex, own := z.Apex(r.Name); !own || strings.Contains(r.Name, "..") || len(r.Name) > 254 {
+				t.Fatalf("record %v in zone %q", r, apex)
+			}
+		}
+		if again := s.Facts(Options{Masters: []string{s.Leader}, Resolved: resolved}); len(again.Changes(facts)) > 0 {
+			t.Fatal("the same document gives other facts")
+		}
+		strict, _ := zone.New(zone.Options{MesosOnly: true, Strict: true}).With(facts.Changes(nil))
+		for r := range strict.MesosRecords {
+			if !strict.IsMesos(r) || r.Value() == "" {
+				t.Fatalf("record %v", r)
+			}
+		}
+	})
+}

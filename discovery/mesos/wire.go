@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesos
+
+import "slices"
+
+// The parts of a state document that are read. Numbers that a framework sets are not checked by the
+// master.
+type (
+	wireState struct {
+		Leader     string          `json:"leader"`
+		Frameworks []wireFramework `json:"frameworks"`
+		Agents     []wireAgent     `json:"slaves"`
+	}
+	wireAgent struct {
+		ID       string `json:"id"`
+		Hostname string `json:"hostname"`
+		PID      string `json:"pid"`
+	}
+	wireFramework struct {
+		ID       string     `json:"id"`
+		Name     string     `json:"name"`
+		Hostname string     `json:"hostname"`
+		PID      string     `json:"pid"`
+		Tasks    []wireTask `json:"tasks"`
+	}
+	wireTask struct {
+		ID        string       `json:"id"`
+		Name      string       `json:"name"`
+		Agent     string       `json:"slave_id"`
+		State     string       `json:"state"`
+		Statuses  []wireStatus `json:"statuses"`
+		Resources struct {
+			Ports string `json:"ports"`
+		} `json:"resources"`
+		Discovery struct {
+			Name  string `json:"name"`
+			Ports struct {
+				Ports []wirePort `json:"ports"`
+			} `json:"ports"`
+		} `json:"discovery"`
+		Container struct {
+			Docker struct {
+				PortMappings []wireMapping `json:"port_mappings"`
+			} `json:"docker"`
+			Networks []wireNetwork `json:"network_infos"`
+		} `json:"container"`
+	}
+	wireStatus struct {
+		State     string  `json:"state"`
+		Timestamp float64 `json:"timestamp"`
+		Labels    []struct {
+			Key   string `json:"key"`
+			Value string `json:"value"`
+		} `json:"labels"`
+		Container struct {
+			Networks []wireNetwork `json:"network_infos"`
+		} `json:"container_status"`
+	}
+	wireNetwork struct {
+		Addrs []struct {
+			Addr string `json:"ip_address"`
+		} `json:"ip_addresses"`
+		Addr         string        `json:"ip_address"` // before Mesos 0.26
+		PortMappings []wireMapping `json:"port_mappings"`
+	}
+	wirePort struct {
+		Name     string `json:"name"`
+		Protocol string `json:"protocol"`
+		Number   int    `json:"number"`
+	}
+	wireMapping struct {
+		HostPort int `json:"host_port"`
+	}
+)
+
+// running is the state of a task that has names.
+const running = "TASK_RUNNING"
+
+// Labels of a status that hold an address.
+const (
+	dockerLabel = "Docker.NetworkSettings.IPAddress"
+	mesosLabel  = "MesosContainerizer.NetworkSettings.IPAddress"
+)
+
+// last returns the latest status that says that the task runs: they are in no order.
+func (t *wireTask) last() *wireStatus {
+	var last *wireStatus
+	at := -1.0
+	for i := range t.Statuses {
+		if s := &t.Statuses[i]; s.State == running && s.Timestamp > at {
+			last, at = s, s.Timestamp
+		}
+	}
+	return last
+}
+
+// netinfo returns the addresses of a status' networks, as they are written.
+func (s *wireStatus) netinfo() []string {
+	var texts []string
+	if s == nil {
+		return nil
+	}
+	for _, n := range s.Container.Networks {
+		for _, a := range n.Addrs {
+			texts = append(texts, a.Addr)
+		}
+		if len(n.Addrs) == 0 {
+			texts = append(texts, n.Addr)
+		}
+	}
+	return texts
+}
+
+// labelled returns the values of a status' labels of a key.
+func (s *wireStatus) labelled(key string) []string {
+	var texts []string
+	if s == nil {
+		return nil
+	}
+	for _, l := range s.Labels {
+		if l.Key == key {
+			texts = append(texts, l.Value)
+		}
+	}
+	return texts
+}
+
+// mapped tells whether a port of the agent leads to the task.
+func (t *wireTask) mapped() bool {
+	lists := [][]wireMapping{t.Container.Docker.PortMappings}
+	networks := t.Container.Networks
+	if s := t.last(); s != nil {
+		networks = append(slices.Clip(networks), s.Container.Networks...)
+	}
+	for _, n := range networks {
+		lists = append(lists, n.PortMappings)
+	}
+	for _, l := range lists {
+		for _, m := range l {
+			if m.HostPort > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
