@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpapi
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"weft/discovery/mesos"
+	"weft/discovery/zone"
+)
+
+// The configurations under which Mesos-DNS answered.
+func configurations() map[string]zone.Options {
+	base := zone.Options{
+		TTL: time.Minute, Servers: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, MesosOnly: true, Strict: true, Weight: 1,
+	}
+	dcos, old := base, base
+	dcos.IPSources = []zone.IPSource{zone.FromHost, zone.FromNetinfo}
+	old.IPSources = []zone.IPSource{zone.FromNetinfo, zone.FromDocker, zone.FromMesos, zone.FromHost}
+	old.RFC952 = true
+	return map[string]zone.Options{"rfc1123": dcos, "rfc952": old, "default-sources": base}
+}
+
+// state loads a case into a zone.
+func state(t *testing.T, dir string, o zone.Options) (*zone.Zone, *mesos.Facts) {
+	t.Helper()
+	document, err := os.ReadFile(filepath.Join(dir, "state.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := mesos.Parse(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts := s.Facts(mesos.Options{
+		Masters:  []string{"127.0.0.1:15050"},
+		Resolved: map[string][]netip.Addr{"localhost": {netip.MustParseAddr("127.0.0.1")}}, // as when it was recorded
+	})
+	z, _ := zone.New(o).With(facts.Changes(nil))
+	return z.Completed(), facts
+}
+
+func cases(t *testing.T) []string {
+	t.Helper()
+	dirs, err := filepath.Glob("../mesos/testdata/golden/*")
+	if err != nil || len(dirs) < 38 {
+		t.Fatalf("%d cases, %v, want 38 or more", len(dirs), err)
+	}
+	return dirs
+}
+
+func read[T any](t *testing.T, path string) (document T) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	return document
+}
+
+// sorted puts a document into the order in which Mesos-DNS's were recorded.
+func (t Transfer) sorted() Transfer {
+	for _, values := range []map[string][]string{t.Records.As, t.Records.AAAAs, t.Records.SRVs} {
+		for _, v := range values {
+			slices.Sort(v)
+		}
+	}
+	return t
+}
+
+func (e Enumeration) sorted() Enumeration {
+	for _, f := range e.Frameworks {
+		slices.SortFunc(f.Tasks, func(a, b EnumeratedTask) int { return strings.Compare(a.ID, b.ID) })
+		for _, t := range f.Tasks {
+			slices.SortFunc(t.Records, func(a, b EnumeratedRecord) int {
+				return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Host, b.Host), strings.Compare(a.Type, b.Type))
+			})
+		}
+	}
+	return e
+}
+
+func TestTransferIsThatOfMesosDNS(t *testing.T) {
+	t.Parallel()
+	for name, o := range configurations() {
+		for _, dir := range cases(t) {
+			z, _ := state(t, dir, o)
+			want := read[Transfer](t, filepath.Join(dir, "axfr."+name+".json"))
+			if d := gocmp.Diff(NewTransfer(z.Dated(0), time.Second).sorted(), want.sorted()); d != "" {
+				t.Errorf("%s %s (got -, want +):\n%s", name, dir, d)
+			}
+		}
+	}
+}
+
+func TestEnumerationIsThatOfMesosDNS(t *testing.T) {
+	t.Parallel()
+	for name, o := range configurations() {
+		for _, dir := range cases(t) {
+			z, facts := state(t, dir, o)
+			want := read[Enumeration](t, filepath.Join(dir, "enumerate."+name+".json"))
+			if d := gocmp.Diff(NewEnumeration(z, facts.Listing()).sorted(), want.sorted()); d != "" {
+				t.Errorf("%s %s (got -, want +):\n%s", name, dir, d)
+			}
+		}
+	}
+}
