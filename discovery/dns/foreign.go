@@ -3,11 +3,14 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,11 +52,40 @@ type memo struct {
 
 var errBusy = errors.New("too many questions are open")
 
-func newForeign(resolvers []netip.AddrPort, log *slog.Logger) *foreign {
+// forwarded is a zone that has resolvers of its own.
+type forwarded struct {
+	*foreign
+	zone string // lower case, with the final dot
+}
+
+// forward sets whom to ask for which names.
+func (s *Server) forward(o *Options) {
+	within := cmp.Or(o.ResolverTimeout, answerWithin)
+	others := func(resolvers []netip.AddrPort) *foreign {
+		return newForeign(slices.DeleteFunc(slices.Clone(resolvers), s.isOwn), within, s.log)
+	}
+	s.foreign = others(o.Resolvers)
+	for name, resolvers := range o.ZoneResolvers {
+		s.zones = append(s.zones, forwarded{others(resolvers), strings.ToLower(strings.TrimSuffix(name, ".")) + "."})
+	}
+	slices.SortFunc(s.zones, func(a, b forwarded) int { return cmp.Compare(len(b.zone), len(a.zone)) })
+}
+
+// foreignOf returns who is asked for a name.
+func (s *Server) foreignOf(name string) *foreign {
+	for _, z := range s.zones {
+		if wire.IsSubDomain(z.zone, name) {
+			return z.foreign
+		}
+	}
+	return s.foreign
+}
+
+func newForeign(resolvers []netip.AddrPort, within time.Duration, log *slog.Logger) *foreign {
 	f := &foreign{asked: semaphore.NewWeighted(maxAsked)}
 	f.memory, _ = lru.New(maxRemembered) // errs for a size below one only
 	for _, a := range resolvers {
-		f.upstreams = append(f.upstreams, &upstream{addr: a, log: log})
+		f.upstreams = append(f.upstreams, &upstream{addr: a, within: within, log: log})
 	}
 	return f
 }
@@ -71,16 +103,22 @@ func (f *foreign) stats() []UpstreamStats {
 // serveForeign answers a question about a name that is not ours.
 func (s *Server) serveForeign(ctx context.Context, w wire.ResponseWriter, q *question) {
 	s.stats.foreign.Add(1)
+	f := s.foreignOf(q.name)
+	if s.mesos != nil && !f.able() {
+		s.stats.refused.Add(1)
+		s.send(w, q, failure(q.msg, wire.RcodeRefused))
+		return
+	}
 	key, memorable := memoryKeyOf(q)
 	if memorable {
-		if r := s.foreign.recall(key, q, time.Now()); r != nil {
+		if r := f.recall(key, q, time.Now()); r != nil {
 			s.stats.remembered.Add(1)
 			fit(r, q)
 			_ = w.WriteMsg(r) // who went away gets no answer
 			return
 		}
 	}
-	r, err := s.foreign.ask(ctx, q)
+	r, err := f.ask(ctx, q)
 	if err != nil {
 		s.stats.failed.Add(1)
 		s.log.Debug("no resolver answered", "name", q.name, "type", wire.Type(q.qtype), "error", err)
@@ -88,7 +126,7 @@ func (s *Server) serveForeign(ctx context.Context, w wire.ResponseWriter, q *que
 		return
 	}
 	if memorable {
-		s.foreign.remember(key, r.msg, time.Now())
+		f.remember(key, r.msg, time.Now())
 	}
 	if len(r.raw) > limit(q) { // a resolver that does not keep to the size it was told
 		fit(r.msg, q)

@@ -260,7 +260,7 @@ func TestRememberedAnswersAge(t *testing.T) {
 	soa := "com. 900 IN SOA a. b. 1 2 3 4 60"
 	check := func(m *wire.Msg, after time.Duration, ttl uint32, found bool) {
 		t.Helper()
-		f := newForeign(nil, nil)
+		f := newForeign(nil, 0, nil)
 		f.remember(key, m, start)
 		r := f.recall(key, ask, start.Add(after))
 		if (r != nil) != found {

@@ -47,7 +47,7 @@ func FuzzMessages(f *testing.F) {
 		}
 	}
 	k := newKernel()
-	s := &Server{foreign: newForeign(nil, nil)}
+	s := &Server{foreign: newForeign(nil, 0, nil)}
 	s.view = func(netip.Addr) (uint32, string) { return 100, "prod" }
 	var err error
 	if s.learner, err = newLearner(&Options{Cache: k, CacheLimit: 448}, nil); err != nil {

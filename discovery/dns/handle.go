@@ -35,13 +35,18 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		msg: m, name: strings.ToLower(m.Question[0].Name), qtype: m.Question[0].Qtype, zone: s.zone.Load(),
 	}
 	_, q.tcp = w.RemoteAddr().(*net.TCPAddr)
+	var apex string
+	apex, q.own = q.zone.Apex(q.name)
+	if s.mesos != nil && q.own && m.Opcode == wire.OpcodeQuery {
+		s.serveMesos(w, &q)
+		return
+	}
 	if rcode, ok := accept(m); !ok {
 		s.stats.refused.Add(1)
 		s.send(w, &q, failure(m, rcode))
 		return
 	}
-	var apex string
-	if apex, q.own = q.zone.Apex(q.name); !q.own {
+	if !q.own {
 		s.serveForeign(ctx, w, &q)
 		return
 	}

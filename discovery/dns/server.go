@@ -69,6 +69,12 @@ type Options struct {
 	// Resolvers answer for names that are not ours; see SystemResolvers. Without, such questions get
 	// SERVFAIL. Addresses of Listen are left out, they would ask us.
 	Resolvers []netip.AddrPort
+	// ZoneResolvers answer instead for names in these zones, the longest one that fits.
+	ZoneResolvers map[string][]netip.AddrPort
+	// ResolverTimeout is how long one resolver may take; default 5 seconds.
+	ResolverTimeout time.Duration
+	// Mesos makes the server answer as Mesos-DNS does; nil: as Weft does.
+	Mesos *Mesos
 	// Cache is the kernel's; nil: none.
 	Cache Cache
 	// CacheLimit is how many bytes of records an answer in Cache may have; longer ones are not offered
@@ -86,7 +92,11 @@ func (o *Options) validate() error {
 	if len(o.Listen) == 0 {
 		errs = append(errs, errors.New("listen: at least one address is needed"))
 	}
-	for _, a := range append(slices.Clone(o.Listen), o.Resolvers...) {
+	all := append(slices.Clone(o.Listen), o.Resolvers...)
+	for _, resolvers := range o.ZoneResolvers {
+		all = append(all, resolvers...)
+	}
+	for _, a := range all {
 		if !a.IsValid() {
 			errs = append(errs, fmt.Errorf("address %v: must be an IP address and a port", a))
 		}
@@ -101,6 +111,8 @@ type Server struct {
 	zone    atomic.Pointer[zone.Zone] // written by SetZone only
 	learner *learner
 	foreign *foreign
+	zones   []forwarded // the longest first
+	mesos   *Mesos
 	stats   counters
 	sockets []socket
 }
@@ -138,7 +150,7 @@ func Open(o Options) (*Server, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
-	s := &Server{view: o.View, log: o.Log}
+	s := &Server{view: o.View, log: o.Log, mesos: o.Mesos}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -158,7 +170,7 @@ func Open(o Options) (*Server, error) {
 			return nil, errors.Join(fmt.Errorf("name server: %w", err), s.close())
 		}
 	}
-	s.foreign = newForeign(slices.DeleteFunc(slices.Clone(o.Resolvers), s.isOwn), s.log)
+	s.forward(&o)
 	return s, nil
 }
 
@@ -222,6 +234,9 @@ func (s *Server) Run(ctx context.Context) error {
 		err = nil
 	}
 	s.foreign.slower.Wait()
+	for _, z := range s.zones {
+		z.slower.Wait()
+	}
 	return errors.Join(err, s.close())
 }
 
@@ -264,6 +279,9 @@ func (s *Server) Stats() Stats {
 		Own: s.stats.own.Load(), Foreign: s.stats.foreign.Load(), Remembered: s.stats.remembered.Load(),
 		Missing: s.stats.missing.Load(), Unready: s.stats.unready.Load(), Failed: s.stats.failed.Load(),
 		Refused: s.stats.refused.Load(), Truncated: s.stats.truncated.Load(), Upstream: s.foreign.stats(),
+	}
+	for _, z := range s.zones {
+		st.Upstream = append(st.Upstream, z.stats()...)
 	}
 	s.learner.count(&st)
 	return st

@@ -33,6 +33,7 @@ const (
 // upstream is a resolver.
 type upstream struct {
 	addr   netip.AddrPort
+	within time.Duration // an answer has to come
 	log    *slog.Logger
 	asked  atomic.Uint64
 	failed atomic.Uint64
@@ -98,7 +99,7 @@ func (u *upstream) try(ctx context.Context, q *question) (reply, error) {
 	if err != nil {
 		return reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, u.within)
 	defer cancel()
 	network := "udp"
 	if q.tcp {

@@ -119,6 +119,9 @@ func New(o Options) (*Engine, error) {
 	if e.synced == nil {
 		e.synced = func() bool { return e.quiet(time.Now()) }
 	}
+	if o.Zone.Self == "" {
+		o.Zone.Self = e.self
+	}
 	e.zone.Store(zone.New(o.Zone))
 	e.changed.Store(new(make(chan struct{})))
 	e.restart()
