@@ -50,7 +50,8 @@ lint: ## golangci-lint, clang-format
 .PHONY: test
 test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
 	.ci/need.sh
-	.ci/test.sh $(RACE) -count=1 ./...
+	.ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list ./... | grep -v '/bpf/bpftest$$')
+	.ci/test.sh -count=1 -timeout 20m ./bpf/bpftest # a million random packets per program: not under -race
 
 # The floor, the one before last and the newest that Debian has; what runs there are the packet tables
 # and everything else of bpf, in short form.
