@@ -58,11 +58,19 @@ func up(env node.Env, dir *string) *cobra.Command {
 		if err := WaitReady(cmd.Context(), l); err != nil {
 			return err
 		}
-		fmt.Fprintf(env.Stdout, "lab: %d hosts and %d masters are up in %s (%.1f s)\n", len(l.Hosts), len(l.Masters), l.Dir, time.Since(began).Seconds())
+		fmt.Fprintf(env.Stdout, "lab: up in %.1f s, %s and %s; state in %s\n", time.Since(began).Seconds(), names(l.Hosts), names(l.Masters), l.Dir)
 		fmt.Fprintf(env.Stdout, "try: weft lab exec h1 -- weft node list\n")
 		return nil
 	}
 	return cmd
+}
+
+// names is h1, or h1 to h3.
+func names(hosts []*lab.Host) string {
+	if first, last := hosts[0].Name, hosts[len(hosts)-1].Name; first != last {
+		return first + " to " + last
+	}
+	return hosts[0].Name
 }
 
 // WaitReady waits until every node of l is admitted and seen alive by every other.
