@@ -57,8 +57,7 @@ static __always_inline int open_outer(struct __sk_buff *skb, struct packet *p)
 	p->tos = ip->tos;
 	p->fragment = ip->fragment & bpf_htons(IPV4_MF) ? FRAGMENT_FIRST : FRAGMENT_NONE;
 	p->l4 = sizeof(*eth) + header;
-	if (bpf_skb_load_bytes(skb, p->l4, &udp, sizeof(udp)) ||
-	    udp.dport != bpf_htons(tunnel_port))
+	if (read(skb, p->l4, &udp, sizeof(udp)) || udp.dport != bpf_htons(tunnel_port))
 		return not_ours(p);
 	p->proto = PROTO_UDP;
 	p->sport = udp.sport;
@@ -76,7 +75,7 @@ static __always_inline int open_tunnel(struct __sk_buff *skb, struct packet *p)
 {
 	struct vxlan vxlan;
 
-	if (bpf_skb_load_bytes(skb, p->l4 + sizeof(struct udp), &vxlan, sizeof(vxlan)))
+	if (read(skb, p->l4 + sizeof(struct udp), &vxlan, sizeof(vxlan)))
 		return drop(p, REASON_MALFORMED);
 	if ((vxlan.flags & ~VXLAN_HAS_POLICY) != VXLAN_HAS_VNI)
 		return drop(p, REASON_BAD_TUNNEL);
@@ -87,12 +86,12 @@ static __always_inline int open_tunnel(struct __sk_buff *skb, struct packet *p)
 
 /*
  * Takes the outer headers off (base: how many bytes; 0: the kernel did). A congestion mark on the
- * outside is carried over to the inside (RFC 6040 4.2). The caller writes the MACs.
+ * outside is carried over to the inside (RFC 6040 4.2). The caller writes the Ethernet header
+ * (deliver).
  */
 static __always_inline int decap(struct __sk_buff *skb, struct packet *p, __u32 base, __u8 tos)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
-	__be16 type = p->ethertype;
 
 	if (!base)
 		return CONTINUE;
@@ -101,8 +100,6 @@ static __always_inline int decap(struct __sk_buff *skb, struct packet *p, __u32 
 	/* Below Linux 6.3 that flag is refused, before anything was changed. */
 	if (bpf_skb_adjust_room(skb, -(__s32)base, BPF_ADJ_ROOM_MAC, flags))
 		return slow_path(p);
-	if (bpf_skb_store_bytes(skb, 12, &type, sizeof(type), 0))
-		return drop(p, REASON_MALFORMED);
 	p->l3 -= base;
 	p->l4 -= base;
 	if ((tos & ECN_MASK) == ECN_CE && !(p->tos & ECN_MASK))

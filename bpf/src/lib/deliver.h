@@ -32,11 +32,12 @@ static __always_inline int send_back(struct __sk_buff *skb, struct packet *p, en
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
 				   const struct endpoint *e)
 {
-	__u8 macs[12];
+	struct ethernet eth = {
+		.type = p->ethertype}; /* of a frame from a tunnel the outer one's is there */
 
-	memcpy(macs, e->mac, 6);
-	gateway(macs + 6);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+	memcpy(eth.dst, e->mac, 6);
+	gateway(eth.src);
+	if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
 		return drop(p, REASON_REDIRECT_FAILED);
 	claim(skb);
 	return end(p, p->audited ? REASON_AUDITED : REASON_DELIVERED,

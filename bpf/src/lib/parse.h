@@ -15,6 +15,7 @@ struct cursor {
 
 enum {
 	EXTENSIONS_MAX = 8, /* headers behind an IPv6 header; more is no honest packet */
+	FRONT = 512, /* bytes of a frame that are looked for without a call */
 };
 
 /* A cursor at an offset from the start of the frame, over at least want bytes if there are. */
@@ -41,11 +42,34 @@ static __always_inline void *take(struct cursor *c, __u32 size)
 }
 
 /*
+ * Copies size bytes from offset at of the frame. Headers are nearly always in one piece at its
+ * front, where no call into the kernel is needed.
+ */
+static __always_inline int read(struct __sk_buff *skb, __u32 at, void *to, __u32 size)
+{
+	void *pos = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u64 offset = at;
+
+	if (at < FRONT) {
+		/* The compiler knows these bounds, and would show them to the verifier elsewhere.
+		 */
+		asm volatile("%0 &= %1" : "+r"(offset) : "i"(FRONT - 1));
+		pos += offset;
+		asm volatile("" : "+r"(pos));
+		if (pos + size <= end) {
+			memcpy(to, pos, size);
+			return 0;
+		}
+	}
+	return bpf_skb_load_bytes(skb, at, to, size);
+}
+
+/*
  * Walks over the extension headers from offset at, at most up to offset end. Returns the offset of
  * what follows them, its protocol in bits 16 to 23 and enum fragment from bit 24, or 0.
  * Global: the verifier walks its loop once and not once per state of each caller.
  */
-__noinline __u32 skip_extensions(struct __sk_buff *skb, __u32 proto, __u32 at, __u32 end)
+__noinline __u32 walk_extensions(struct __sk_buff *skb, __u32 proto, __u32 at, __u32 end)
 {
 	__u32 fragment = FRAGMENT_NONE;
 
@@ -72,12 +96,26 @@ __noinline __u32 skip_extensions(struct __sk_buff *skb, __u32 proto, __u32 at, _
 	return 0;
 }
 
+static __always_inline bool is_extension(__u32 proto)
+{
+	return proto == PROTO_HOPOPTS || proto == PROTO_ROUTING || proto == PROTO_DSTOPTS ||
+	       proto == PROTO_FRAGMENT;
+}
+
+/* The same; most packets have none. */
+static __always_inline __u32 skip_extensions(struct __sk_buff *skb, __u32 proto, __u32 at,
+					     __u32 end)
+{
+	if (is_extension(proto))
+		return walk_extensions(skb, proto, at, end);
+	return FRAGMENT_NONE << 24 | (proto & 0xff) << 16 | (at & 0xffff);
+}
+
 static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *p)
 {
 	struct tcp tcp;
 
-	if (p->l4 + sizeof(tcp) > p->l3 + p->l3_len ||
-	    bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)))
+	if (p->l4 + sizeof(tcp) > p->l3 + p->l3_len || read(skb, p->l4, &tcp, sizeof(tcp)))
 		return drop(p, REASON_MALFORMED);
 	p->sport = tcp.sport;
 	p->dport = tcp.dport;
@@ -92,8 +130,7 @@ static __always_inline int parse_udp(struct __sk_buff *skb, struct packet *p)
 {
 	struct udp udp;
 
-	if (p->l4 + sizeof(udp) > p->l3 + p->l3_len ||
-	    bpf_skb_load_bytes(skb, p->l4, &udp, sizeof(udp)))
+	if (p->l4 + sizeof(udp) > p->l3 + p->l3_len || read(skb, p->l4, &udp, sizeof(udp)))
 		return drop(p, REASON_MALFORMED);
 	p->sport = udp.sport;
 	p->dport = udp.dport;
@@ -111,8 +148,7 @@ static __always_inline int parse_icmp(struct __sk_buff *skb, struct packet *p)
 {
 	struct icmp icmp;
 
-	if (p->l4 + sizeof(icmp) > p->l3 + p->l3_len ||
-	    bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
+	if (p->l4 + sizeof(icmp) > p->l3 + p->l3_len || read(skb, p->l4, &icmp, sizeof(icmp)))
 		return drop(p, REASON_MALFORMED);
 	p->icmp = icmp.type;
 	p->l4_len = sizeof(icmp);
