@@ -29,6 +29,7 @@ type options struct {
 	gso     bool
 	short   bool
 	only    string // measures whose name has it
+	among   string // variants, separated by commas; empty: all
 	results string // folder
 	page    string // with the table; empty: none
 }
@@ -42,6 +43,7 @@ func main() {
 	flag.BoolVar(&o.gso, "gso", true, "segmentation and joining of packets by the link between hosts")
 	flag.BoolVar(&o.short, "short", false, "one short round: that all of it works, no numbers")
 	flag.StringVar(&o.only, "only", "", "measures whose name contains this")
+	flag.StringVar(&o.among, "variants", "", "variants to measure, separated by commas (default: all)")
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
 	flag.StringVar(&o.page, "page", "", "markdown page that shows it; plots go beside it")
 	flag.Parse()

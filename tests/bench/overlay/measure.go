@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -52,11 +53,15 @@ func measures(o options) []measure {
 	return chosen
 }
 
-func (m measure) variants() []string {
+func (m measure) variants(among string) []string {
+	all := []string{raw, routed, docker, flannel, weft, weftSlow}
 	if m.local {
-		return []string{bridged, weftAtHome}
+		all = []string{bridged, weftAtHome}
 	}
-	return []string{raw, routed, docker, flannel, weft, weftSlow}
+	if among == "" {
+		return all
+	}
+	return slices.DeleteFunc(all, func(v string) bool { return !slices.Contains(strings.Split(among, ","), v) })
 }
 
 // sample is one conversation. Times are nanoseconds.
@@ -86,7 +91,7 @@ func rounds(ctx context.Context, out io.Writer, t *topology, o options) ([]sampl
 	for round := range o.rounds {
 		rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 		for _, m := range list {
-			variants := m.variants()
+			variants := m.variants(o.among)
 			rand.Shuffle(len(variants), func(i, j int) { variants[i], variants[j] = variants[j], variants[i] })
 			for _, v := range variants {
 				if ctx.Err() != nil {

@@ -83,12 +83,16 @@ func (r report) print(out io.Writer) error {
 func (r report) costs() [][]string {
 	table := [][]string{{"cost (rate)", routed, docker, flannel, weft, weftSlow}}
 	for _, m := range measures(r.Options) {
-		variants := m.variants()
+		variants := m.variants("")
 		base := variants[0]
 		row := []string{fmt.Sprintf("%s against %s", m.name, base)}
 		for _, v := range variants[1:] {
 			c := ratios(r.Samples, r.Options.rounds, m.name, v, base, cost)
 			t := ratios(r.Samples, r.Options.rounds, m.name, v, base, rate)
+			if len(c) == 0 {
+				row = append(row, "")
+				continue
+			}
 			slices.Sort(c)
 			slices.Sort(t)
 			row = append(row, fmt.Sprintf("%.2f (%.2f)", quantile(c, 0.5), quantile(t, 0.5)))
