@@ -16,6 +16,7 @@ import (
 	"weft/cmd/weft/dev"
 	"weft/cmd/weft/labs"
 	"weft/cmd/weft/master"
+	"weft/cmd/weft/mesosdns"
 	"weft/cmd/weft/netd"
 	"weft/cmd/weft/node"
 	"weft/cmd/weft/operator"
@@ -53,7 +54,8 @@ func run(args []string) int {
 			root.AddCommand(c)
 		}
 	}
-	add("process", netd.Command(env, version), master.Command(env, version), dev.Command(env, version), labs.Command(env))
+	add("process", netd.Command(env, version), master.Command(env, version), dev.Command(env, version), labs.Command(env),
+		mesosdns.Command(env, version))
 	add("node", node.Commands(env)...)
 	add("operator", operator.Commands(operator.Env{Stdout: env.Stdout, Stderr: env.Stderr, Getenv: env.Getenv})...)
 	root.SetArgs(args)

@@ -27,6 +27,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	wire "github.com/miekg/dns"
@@ -174,8 +175,19 @@ func Open(o Options) (*Server, error) {
 	return s, nil
 }
 
+// bindTries is how often a free port is taken that is free over UDP, but not over TCP.
+const bindTries = 16
+
 // bind takes an address over UDP and TCP; for port 0 both get the same free one.
 func (s *Server) bind(a netip.AddrPort) error {
+	err := s.try(a)
+	for n := 1; n < bindTries && a.Port() == 0 && errors.Is(err, syscall.EADDRINUSE); n++ {
+		err = s.try(a)
+	}
+	return err
+}
+
+func (s *Server) try(a netip.AddrPort) error {
 	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(a))
 	if err != nil {
 		return err // names address and what was tried

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesosdns
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"weft/discovery/mesos"
+)
+
+// Limits of what is fetched.
+const (
+	maxDocument   = 1 << 30 // bytes
+	lookUpWithin  = 5 * time.Second
+	lookUpsAtOnce = 16
+)
+
+// The pages where a master has its state: since Mesos 0.25, and before.
+var statePages = []string{"/master/state", "/master/state.json"}
+
+// source fetches the state of the leading master. One fetch at a time.
+type source struct {
+	config Config
+	client *http.Client
+	scheme string
+	// lookUp resolves a host name.
+	lookUp func(ctx context.Context, host string) ([]netip.Addr, error)
+	// known are the addresses of host names when they were last resolved.
+	known map[string][]netip.Addr
+}
+
+func newSource(c Config) (*source, error) {
+	s := &source{config: c, scheme: "http", known: map[string][]netip.Addr{}}
+	// Masters are asked once in a while: no connection is kept meanwhile.
+	transport := &http.Transport{DisableKeepAlives: true}
+	if c.MesosHTTPSOn {
+		s.scheme = "https"
+		var err error
+		if transport.TLSClientConfig, err = tlsConfig(c); err != nil {
+			return nil, err
+		}
+	}
+	s.client = &http.Client{Transport: transport, Timeout: time.Duration(c.StateTimeoutSeconds) * time.Second}
+	s.lookUp = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	}
+	return s, nil
+}
+
+// tlsConfig trusts who CACertFile says; without it anybody, as Mesos-DNS does.
+func tlsConfig(c Config) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.CACertFile == ""}
+	if c.CACertFile != "" {
+		text, err := os.ReadFile(c.CACertFile)
+		if err != nil {
+			return nil, fmt.Errorf("CACertFile: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("CACertFile: %s: no certificate is in it", c.CACertFile)
+		}
+	}
+	if c.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("CertFile, KeyFile: %w", err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	return t, nil
+}
+
+// fetch asks the masters in turn until one knows who leads, then that one.
+func (s *source) fetch(ctx context.Context) (*mesos.Facts, error) {
+	var errs []error
+	for _, master := range s.config.Masters {
+		state, err := s.follow(ctx, master)
+		if err == nil {
+			return state.Facts(mesos.Options{
+				Masters: s.addresses(ctx, s.config.Masters), Resolved: s.resolve(ctx, state.Hosts()),
+			}), nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// follow asks a master, and the leader if that is another one: at its address, but at the port that is
+// configured, as Mesos-DNS does.
+func (s *source) follow(ctx context.Context, master string) (*mesos.State, error) {
+	host, port, err := net.SplitHostPort(master)
+	if err != nil {
+		return nil, err
+	}
+	state, from, err := s.get(ctx, master)
+	if err != nil {
+		return nil, err
+	}
+	leader, _, err := net.SplitHostPort(state.Leader)
+	if err != nil {
+		return nil, fmt.Errorf("master %s: leader: %w", master, err)
+	}
+	if leader == host || leader == from {
+		return state, nil
+	}
+	state, _, err = s.get(ctx, net.JoinHostPort(leader, port))
+	if err != nil {
+		return nil, fmt.Errorf("leader according to %s: %w", master, err)
+	}
+	return state, nil
+}
+
+// get fetches a state; from is the host that sent it, after redirections.
+func (s *source) get(ctx context.Context, master string) (state *mesos.State, from string, err error) {
+	for _, page := range statePages {
+		var found bool
+		if state, from, found, err = s.page(ctx, master, page); found || err != nil {
+			break
+		}
+		err = errors.New("there is no state page")
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("master %s: %w", master, err)
+	}
+	return state, from, nil
+}
+
+func (s *source) page(ctx context.Context, master, page string) (state *mesos.State, from string, found bool, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.scheme+"://"+master+page, nil)
+	if err != nil {
+		return nil, "", false, err
+	}
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("User-Agent", "Mesos-DNS")
+	if s.config.MesosAuthentication != "" {
+		r.SetBasicAuth(s.config.MesosCredentials.Principal, s.config.MesosCredentials.Secret)
+	}
+	answer, err := s.client.Do(r)
+	if err != nil {
+		return nil, "", false, err
+	}
+	defer func() { _ = answer.Body.Close() }() // what matters was read
+	switch {
+	case answer.StatusCode == http.StatusNotFound:
+		return nil, "", false, nil
+	case answer.StatusCode != http.StatusOK:
+		return nil, "", false, fmt.Errorf("%s: %s", page, answer.Status)
+	}
+	document, err := io.ReadAll(io.LimitReader(answer.Body, maxDocument))
+	if err != nil {
+		return nil, "", false, err
+	}
+	state, err = mesos.Parse(document)
+	return state, answer.Request.URL.Hostname(), err == nil, err
+}
+
+// addresses replaces host names of masters by addresses, where there are any.
+func (s *source) addresses(ctx context.Context, masters []string) []string {
+	out := slices.Clone(masters)
+	for i, m := range out {
+		host, port, err := net.SplitHostPort(m)
+		if _, bad := netip.ParseAddr(host); err != nil || bad == nil {
+			continue
+		}
+		if addrs := s.resolve(ctx, []string{host})[host]; len(addrs) > 0 {
+			out[i] = net.JoinHostPort(addrs[0].String(), port)
+		}
+	}
+	return out
+}
+
+// resolve looks up host names. One that can't be looked up now keeps the addresses that it had.
+func (s *source) resolve(ctx context.Context, hosts []string) map[string][]netip.Addr {
+	ctx, cancel := context.WithTimeout(ctx, lookUpWithin)
+	defer cancel()
+	var mu sync.Mutex // guards fresh
+	fresh := make(map[string][]netip.Addr, len(hosts))
+	var g errgroup.Group
+	g.SetLimit(lookUpsAtOnce)
+	for _, h := range hosts {
+		g.Go(func() error {
+			addrs, err := s.lookUp(ctx, h)
+			if err != nil {
+				addrs = s.known[h]
+			}
+			addrs = slices.Clone(addrs)
+			for i, a := range addrs {
+				addrs[i] = a.Unmap()
+			}
+			slices.SortFunc(addrs, netip.Addr.Compare)
+			mu.Lock()
+			defer mu.Unlock()
+			fresh[h] = slices.Compact(addrs)
+			return nil
+		})
+	}
+	_ = g.Wait() // none errs
+	maps.Copy(s.known, fresh)
+	return fresh
+}

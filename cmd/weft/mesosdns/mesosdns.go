@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mesosdns is `weft mesos-dns`: the names of a Mesos cluster by DNS and HTTP, with the
+// configuration file, the flags and the answers of Mesos-DNS. It needs no other process of Weft; what
+// names there are and how they are answered is discovery's.
+package mesosdns
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"weft/cmd/weft/node"
+	"weft/cmd/weft/process"
+	"weft/cmd/weft/show"
+	"weft/discovery/dns"
+	"weft/discovery/httpapi"
+	"weft/discovery/mesos"
+	"weft/discovery/zone"
+)
+
+const (
+	// untilFirst is how long to wait after a failure as long as nothing is answered.
+	untilFirst  = time.Second
+	hostConfig  = "/etc/resolv.conf"
+	readHeaders = 10 * time.Second
+	serviceName = "Mesos-DNS" // what clients ask for in /v1/version
+	serviceURL  = "https://github.com/mesosphere/mesos-dns"
+)
+
+// Command returns `weft mesos-dns`. Its flags are Mesos-DNS's, with one dash or two.
+func Command(env node.Env, version string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "mesos-dns -config FILE",
+		Short: "the names of a Mesos cluster, in place of Mesos-DNS",
+		Long: "Mesos-dns reads the state of a Mesos master and answers by DNS and HTTP as Mesos-DNS does, with the same\n" +
+			"configuration file. What Mesos-DNS gets wrong is put right, unless the file says \"strict\": true.",
+		Example:            "  weft mesos-dns -config /etc/mesos-dns/config.json",
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := parseFlags(args)
+			switch {
+			case errors.Is(err, flag.ErrHelp):
+				return cmd.Help()
+			case err != nil:
+				return fmt.Errorf("%w: %w", show.ErrUsage, err)
+			case f.version:
+				_, err := fmt.Fprintln(env.Stdout, version)
+				return err
+			}
+			c, err := Load(f.config, env.Getenv("HOME"))
+			if err != nil {
+				return err
+			}
+			d, err := New(c, version, process.Log(env.Stderr, f.debug))
+			if err != nil {
+				return err
+			}
+			return d.Run(cmd.Context())
+		},
+	}
+}
+
+type flags struct {
+	config         string
+	version, debug bool
+}
+
+// parseFlags reads the flags of Mesos-DNS; those of its log are taken and mean nothing, but for -v.
+func parseFlags(args []string) (flags, error) {
+	var f flags
+	set := flag.NewFlagSet("mesos-dns", flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	set.StringVar(&f.config, "config", "config.json", "configuration file (JSON)")
+	set.BoolVar(&f.version, "version", false, "print the version")
+	verbose := func(text string) error {
+		f.debug = f.debug || text != "0" && text != "false"
+		return nil
+	}
+	set.BoolFunc("v", "log more", verbose)
+	set.BoolFunc("vv", "log more", verbose)
+	for _, name := range []string{"logtostderr", "alsologtostderr"} {
+		set.Bool(name, false, "taken for compatibility")
+	}
+	for _, name := range []string{"log_dir", "stderrthreshold", "vmodule", "log_backtrace_at"} {
+		set.String(name, "", "taken for compatibility")
+	}
+	if err := set.Parse(args); err != nil {
+		return f, err
+	}
+	if set.NArg() > 0 {
+		return f, fmt.Errorf("%q: only flags are allowed", set.Arg(0))
+	}
+	return f, nil
+}
+
+// Daemon is a running `weft mesos-dns`.
+type Daemon struct {
+	config  Config
+	version string
+	log     *slog.Logger
+	source  *source
+	every   time.Duration // the state is read
+	ready   chan struct{} // closed by Run when questions are answered
+
+	now    atomic.Pointer[httpapi.Snapshot] // written by Run
+	server *dns.Server                      // nil unless DNSOn and ready
+	http   net.Listener                     // nil unless HTTPOn and ready
+}
+
+// New returns a daemon; nothing runs before Run.
+func New(c Config, version string, log *slog.Logger) (*Daemon, error) {
+	s, err := newSource(c)
+	if err != nil {
+		return nil, fmt.Errorf("mesos-dns: %w", err)
+	}
+	return &Daemon{
+		config: c, version: version, log: log, source: s, every: time.Duration(c.RefreshSeconds) * time.Second, ready: make(chan struct{}),
+	}, nil
+}
+
+// Run reads the state again and again and answers, until ctx ends. As long as no master ever answered,
+// nobody is answered; afterwards what was read last stays true until there is something newer.
+func (d *Daemon) Run(ctx context.Context) error {
+	if d.config.Zk != "" {
+		d.log.Warn("zk is not used: the masters that are listed are", "masters", d.config.Masters)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.poll(ctx, g) })
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("mesos-dns: %w", err)
+	}
+	return nil
+}
+
+// poll reads the state; after the first time it starts the servers in g.
+func (d *Daemon) poll(ctx context.Context, g *errgroup.Group) error {
+	servers, err := d.servers()
+	if err != nil {
+		return err
+	}
+	d.now.Store(&httpapi.Snapshot{Zone: zone.New(d.config.zone(servers))})
+	var facts *mesos.Facts
+	for {
+		wait := d.every
+		fresh, err := d.source.fetch(ctx)
+		switch {
+		case err == nil:
+			d.publish(fresh, facts)
+			if facts == nil {
+				if err := d.serve(ctx, g); err != nil {
+					return err
+				}
+				close(d.ready)
+			}
+			facts = fresh
+		case ctx.Err() == nil:
+			d.log.Error("state not read; names stay as they are", "error", err)
+			if facts == nil {
+				wait = min(wait, untilFirst)
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+// publish makes facts true. The zone's serial number is the time.
+func (d *Daemon) publish(facts, before *mesos.Facts) {
+	changes := facts.Changes(before)
+	next, diff := d.now.Load().Zone.With(changes)
+	next = next.Completed().Dated(uint32(time.Now().Unix()))
+	d.now.Store(&httpapi.Snapshot{Zone: next, Listing: facts.Listing()})
+	if d.server != nil {
+		d.server.SetZone(next, diff)
+	}
+	d.log.Debug("state read", "changes", len(changes), "records", next.Records())
+}
+
+// serve binds the sockets and starts the servers.
+func (d *Daemon) serve(ctx context.Context, g *errgroup.Group) error {
+	if d.config.DNSOn {
+		o, err := d.dnsOptions()
+		if err != nil {
+			return err
+		}
+		if d.server, err = dns.Open(o); err != nil {
+			return err
+		}
+		d.server.SetZone(d.now.Load().Zone, zone.Diff{})
+		g.Go(func() error { return d.server.Run(ctx) })
+	}
+	if !d.config.HTTPOn {
+		return nil
+	}
+	var err error
+	addr := net.JoinHostPort(d.config.HTTPListener, strconv.Itoa(d.config.HTTPPort))
+	if d.http, err = new(net.ListenConfig).Listen(ctx, "tcp", addr); err != nil {
+		return fmt.Errorf("serve HTTP: %w", err)
+	}
+	server := &http.Server{Handler: d.api(), ReadHeaderTimeout: readHeaders}
+	g.Go(func() error {
+		stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // nothing is lost: readers come again
+		defer stop()
+		if err := server.Serve(d.http); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	return nil
+}
+
+func (d *Daemon) api() http.Handler {
+	return httpapi.New(httpapi.Options{
+		Snapshot: func() httpapi.Snapshot { return *d.now.Load() },
+		Service:  serviceName, URL: serviceURL, Version: d.version,
+		Config:      func() any { return d.config.shown(d.now.Load().Zone.Options().Start.Serial) },
+		Enumeration: d.config.EnumerationOn, Refresh: time.Duration(d.config.RefreshSeconds) * time.Second, Log: d.log,
+	})
+}
+
+func (d *Daemon) dnsOptions() (dns.Options, error) {
+	c := d.config
+	listener, err := netip.ParseAddr(c.Listener)
+	if err != nil {
+		return dns.Options{}, fmt.Errorf("listener: %w", err)
+	}
+	o := dns.Options{
+		Listen: []netip.AddrPort{netip.AddrPortFrom(listener, uint16(c.Port))},
+		Mesos:  &dns.Mesos{Recursion: c.RecurseOn, Truncate: c.SetTruncateBit},
+		Log:    d.log, ResolverTimeout: time.Duration(c.Timeout) * time.Second,
+	}
+	if !c.ExternalOn {
+		return o, nil
+	}
+	o.Resolvers = resolvers(c.Resolvers)
+	if len(c.Resolvers) == 0 {
+		if o.Resolvers, err = dns.SystemResolvers(hostConfig); err != nil {
+			return o, err
+		}
+		local, err := localAddrs(false)
+		if err != nil {
+			return o, err
+		}
+		o.Resolvers = slices.DeleteFunc(o.Resolvers, func(a netip.AddrPort) bool { return slices.Contains(local, a.Addr()) })
+	}
+	o.ZoneResolvers = map[string][]netip.AddrPort{}
+	for name, list := range c.ZoneResolvers {
+		o.ZoneResolvers[name] = resolvers(list)
+	}
+	return o, nil
+}
+
+// servers are the addresses at which DNS is served: that of the listener, or all of this host.
+func (d *Daemon) servers() ([]netip.Addr, error) {
+	a, err := netip.ParseAddr(d.config.Listener)
+	if err != nil {
+		return nil, fmt.Errorf("listener: %w", err)
+	}
+	if !a.IsUnspecified() {
+		return []netip.Addr{a}, nil
+	}
+	return localAddrs(true)
+}
+
+func localAddrs(others bool) ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of this host: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, a := range all {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || others && p.Addr().IsLoopback() {
+			continue
+		}
+		addrs = append(addrs, p.Addr().Unmap().WithZone(""))
+	}
+	return addrs, nil
+}
