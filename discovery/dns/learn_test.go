@@ -393,7 +393,8 @@ func TestKernelIsAlwaysTrue(t *testing.T) {
 		l.renew(z, diff, func() {})
 		names := []string{
 			"a.weft.mesos.", "b.weft.mesos.", "_a._tcp.weft.mesos.", "_http._a._tcp.weft.mesos.", "weft.mesos.", "_tcp.weft.mesos.",
-			"a.weft.l4lb.thisdcos.directory.", "1.0.1.127.in-addr.arpa.", "2.0.1.127.in-addr.arpa.",
+			"a.weft.mesos.thisdcos.directory.", "_a._tcp.weft.mesos.thisdcos.directory.", "weft.mesos.thisdcos.directory.",
+			"a.weft.autoip.dcos.thisdcos.directory.", "a.weft.l4lb.thisdcos.directory.", "1.0.1.127.in-addr.arpa.", "2.0.1.127.in-addr.arpa.",
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"ask": func(t *rapid.T) {
