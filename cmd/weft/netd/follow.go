@@ -12,29 +12,46 @@ import (
 // ended them, they leave together. The first list comes after a restart as well, so what ended while
 // the daemon was away leaves then.
 func (d *daemon) followTasks(ctx context.Context) error {
+	swept := false
 	for endpoints := range d.overlay.Watch(ctx) {
+		if !swept {
+			d.sweep(ctx)
+			swept = true
+		}
 		alive := make(map[string]bool, len(endpoints))
 		for _, e := range endpoints {
 			alive[e.Task] = true
 		}
 		for _, task := range d.lb.Published() {
-			if alive[task] {
-				continue
-			}
-			if err := d.lb.Withdraw(ctx, task); err != nil {
-				d.log.ErrorContext(ctx, "withdraw an ended task", "task", task, "error", err)
+			if !alive[task] {
+				d.leave(ctx, task, d.lb.Withdraw)
 			}
 		}
 		for _, name := range d.store.Own(discovery.KindName) {
-			if alive[name.Key] {
-				continue
-			}
-			if err := d.discovery.Retract(ctx, name.Key); err != nil {
-				d.log.ErrorContext(ctx, "retract an ended task", "task", name.Key, "error", err)
+			if !alive[name.Key] {
+				d.leave(ctx, name.Key, d.discovery.Retract)
 			}
 		}
 	}
 	return nil
+}
+
+func (d *daemon) leave(ctx context.Context, task string, by func(context.Context, string) error) {
+	if err := by(ctx, task); err != nil {
+		d.log.ErrorContext(ctx, "withdraw an ended task", "task", task, "error", err)
+	}
+}
+
+// sweep removes what is pinned for links that are gone. It comes when the overlay has restored its
+// tasks: every link that lives has this process's programs by then.
+func (d *daemon) sweep(ctx context.Context) {
+	n, err := d.plane.Sweep()
+	switch {
+	case err != nil:
+		d.log.ErrorContext(ctx, "sweep dead pins", "error", err)
+	case n > 0:
+		d.log.InfoContext(ctx, "swept", "dead_links", n)
+	}
 }
 
 // followVIPs hands the names of VIPs to discovery whenever load balancing has others.
