@@ -47,6 +47,7 @@ const (
 	dnsVarTunnelIfindex   = "tunnel_ifindex"
 	dnsVarTunnelPort      = "tunnel_port"
 	dnsVarUnderlayIfindex = "underlay_ifindex"
+	dnsVarUnderlayMask    = "underlay_mask"
 )
 
 // loadDns returns the embedded CollectionSpec for dns.
@@ -134,6 +135,7 @@ type dnsVariableSpecs struct {
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
+	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
 }
 
 // dnsObjects contains all objects after they have been loaded into the kernel.
@@ -216,6 +218,7 @@ type dnsVariables struct {
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
+	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`
 }
 
 // dnsPrograms contains all programs after they have been loaded into the kernel.

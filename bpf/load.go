@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -65,6 +66,7 @@ func (c Config) constants() map[string]any {
 	return map[string]any{
 		"node_addr4":        addr4(c.NodeAddr),
 		"underlay_ifindex":  c.Underlay,
+		"underlay_mask":     mask4(c.Neighbours),
 		"tunnel_ifindex":    c.Tunnel,
 		"tunnel_port":       c.TunnelPort,
 		"dns_addr4":         row.AddrOf(c.DNS4),
@@ -81,6 +83,12 @@ func addr4(a netip.Addr) [4]byte {
 		return [4]byte{}
 	}
 	return a.Unmap().As4()
+}
+
+// mask4 is the mask of a prefix length as a __be32 lies in memory.
+func mask4(bits int) (mask [4]byte) {
+	binary.BigEndian.PutUint32(mask[:], ^uint32(0)<<(32-bits))
+	return mask
 }
 
 // load makes or takes over the maps, then loads every program onto them.

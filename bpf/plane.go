@@ -59,6 +59,7 @@ type Options struct {
 type Config struct {
 	NodeAddr   netip.Addr // VTEP: the node's underlay address
 	Underlay   uint32     // ifindex of the underlay
+	Neighbours int        // prefix length of the underlay's network, whose nodes need no route; 0: all do
 	Tunnel     uint32     // ifindex of the VXLAN device (slow path)
 	TunnelPort uint16     // UDP; default 4789 (RFC 7348)
 	DNS4       netip.Addr // the node's name server, as tasks see it; zero: none
@@ -84,6 +85,9 @@ func (o *Options) validate() error {
 	}
 	if c.NodeAddr.IsValid() && !c.NodeAddr.Unmap().Is4() {
 		errs = append(errs, fmt.Errorf("node address %s: %w: the underlay must be IPv4", c.NodeAddr, ErrInvalid))
+	}
+	if c.Neighbours < 0 || c.Neighbours > 32 {
+		errs = append(errs, fmt.Errorf("neighbours' prefix length %d: %w: 0 to 32 are allowed", c.Neighbours, ErrInvalid))
 	}
 	if c.DNS4.IsValid() && !c.DNS4.Unmap().Is4() {
 		errs = append(errs, fmt.Errorf("DNS4 %s: %w: must be an IPv4 address", c.DNS4, ErrInvalid))

@@ -48,6 +48,7 @@ const (
 	tunnelVarTunnelIfindex   = "tunnel_ifindex"
 	tunnelVarTunnelPort      = "tunnel_port"
 	tunnelVarUnderlayIfindex = "underlay_ifindex"
+	tunnelVarUnderlayMask    = "underlay_mask"
 )
 
 // loadTunnel returns the embedded CollectionSpec for tunnel.
@@ -136,6 +137,7 @@ type tunnelVariableSpecs struct {
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
+	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
 }
 
 // tunnelObjects contains all objects after they have been loaded into the kernel.
@@ -218,6 +220,7 @@ type tunnelVariables struct {
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
+	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`
 }
 
 // tunnelPrograms contains all programs after they have been loaded into the kernel.

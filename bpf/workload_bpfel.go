@@ -49,6 +49,7 @@ const (
 	workloadVarTunnelIfindex   = "tunnel_ifindex"
 	workloadVarTunnelPort      = "tunnel_port"
 	workloadVarUnderlayIfindex = "underlay_ifindex"
+	workloadVarUnderlayMask    = "underlay_mask"
 )
 
 // loadWorkload returns the embedded CollectionSpec for workload.
@@ -138,6 +139,7 @@ type workloadVariableSpecs struct {
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
+	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
 }
 
 // workloadObjects contains all objects after they have been loaded into the kernel.
@@ -222,6 +224,7 @@ type workloadVariables struct {
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
+	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`
 }
 
 // workloadPrograms contains all programs after they have been loaded into the kernel.

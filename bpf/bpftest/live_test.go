@@ -136,7 +136,7 @@ func (m *machine) start(config func(*bpf.Config)) {
 	m.do(netlink.LinkSetUp(m.link("vx0")))
 	m.do(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
 	c := bpf.Config{
-		NodeAddr: m.addr, Underlay: m.index(m.device), Tunnel: m.index("vx0"), DNS4: dns4, DNS6: dns6, EventsPerSecond: 100,
+		NodeAddr: m.addr, Underlay: m.index(m.device), Neighbours: 24, Tunnel: m.index("vx0"), DNS4: dns4, DNS6: dns6, EventsPerSecond: 100,
 	}
 	if config != nil {
 		config(&c)

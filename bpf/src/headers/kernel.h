@@ -132,7 +132,13 @@ struct bpf_tunnel_key {
 _Static_assert(sizeof(struct bpf_tunnel_key) == 44, "bpf_tunnel_key");
 
 /* Next hop of bpf_redirect_neigh; NULL in its place means: look it up. */
-struct bpf_redir_neigh;
+struct bpf_redir_neigh {
+	__u32 nh_family;
+	union {
+		__be32 ipv4_nh;
+		__u32 ipv6_nh[4];
+	};
+};
 
 /* ---- return values of packet programs ------------------------------------------------------ */
 

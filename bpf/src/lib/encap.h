@@ -103,6 +103,17 @@ static __always_inline void tunnel_frame_of(const struct packet *p, const struct
 	inner_macs(p, f->inner.dst, f->inner.src);
 }
 
+/* To the neighbour that a node in the underlay's own network is, or to the next hop that routes
+ * say. */
+static __always_inline int send_out(__be32 vtep)
+{
+	struct bpf_redir_neigh hop = {.nh_family = AF_INET, .ipv4_nh = vtep};
+
+	if (!underlay_mask || (vtep ^ node_addr4) & underlay_mask)
+		return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
+	return bpf_redirect_neigh(underlay_ifindex, &hop, sizeof(hop), 0);
+}
+
 __noinline int encap(struct __sk_buff *skb, struct packet *p, const struct block *to)
 {
 	struct tunnel_frame f = {};
@@ -119,5 +130,5 @@ __noinline int encap(struct __sk_buff *skb, struct packet *p, const struct block
 	tunnel_frame_of(p, to, hash ^ hash >> 16, &f);
 	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), BPF_F_INVALIDATE_HASH))
 		return drop(p, REASON_ENCAP_FAILED);
-	return end(p, REASON_ENCAPSULATED, bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0));
+	return end(p, REASON_ENCAPSULATED, send_out(f.ip.dst));
 }

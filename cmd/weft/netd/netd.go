@@ -139,7 +139,8 @@ func (d *daemon) openPlane(ctx context.Context) error {
 	d.plane, err = bpf.Open(bpf.Options{
 		Pin: d.o.Pin, Classic: apply.Classic{}, Log: d.log.WithGroup("bpf"),
 		Config: bpf.Config{
-			NodeAddr: d.underlay.Addr, Underlay: d.underlay.Ifindex, Tunnel: tunnel, TunnelPort: d.o.Tunnel,
+			NodeAddr: d.underlay.Addr, Underlay: d.underlay.Ifindex, Neighbours: d.underlay.Prefix.Bits(),
+			Tunnel: tunnel, TunnelPort: d.o.Tunnel,
 			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6),
 			SlowEncap: d.o.SlowEncap, SlowDecap: d.o.SlowDecap, EventsPerSecond: d.o.Events,
 		},

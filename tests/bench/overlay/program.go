@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"weft/bpf"
 	"weft/bpf/bpftest"
@@ -28,6 +29,9 @@ var (
 // measurePrograms runs from_workload on one packet to a task of the same node, by turns with 2
 // identities and with as many as a network may have. Both are loaded at once, with maps of one size.
 func measurePrograms(o options) ([]line, error) {
+	if !strings.Contains("from_workload", o.only) {
+		return nil, nil
+	}
 	small, err := loadProgram(row.IdentityFirst+1, 1)
 	if err != nil {
 		return nil, err
