@@ -13,21 +13,28 @@ import (
 // the daemon was away leaves then.
 func (d *daemon) followTasks(ctx context.Context) error {
 	swept := false
-	for endpoints := range d.overlay.Watch(ctx) {
+	for range d.overlay.Watch(ctx) {
 		if !swept {
 			d.sweep(ctx)
 			swept = true
+		}
+		// What is published is read before who is there: a task attaches before it publishes, so one
+		// that comes in between is not taken for one that left.
+		published, named := d.lb.Published(), d.store.Own(discovery.KindName)
+		endpoints, err := d.overlay.Endpoints(ctx)
+		if err != nil {
+			continue // ctx has ended: so will the loop
 		}
 		alive := make(map[string]bool, len(endpoints))
 		for _, e := range endpoints {
 			alive[e.Task] = true
 		}
-		for _, task := range d.lb.Published() {
+		for _, task := range published {
 			if !alive[task] {
 				d.leave(ctx, task, d.lb.Withdraw)
 			}
 		}
-		for _, name := range d.store.Own(discovery.KindName) {
+		for _, name := range named {
 			if !alive[name.Key] {
 				d.leave(ctx, name.Key, d.discovery.Retract)
 			}
