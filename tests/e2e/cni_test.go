@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -56,11 +57,8 @@ func TestCNI(t *testing.T) {
 	}
 	cni := func(command string, more map[string]any) (string, error) {
 		full := make(map[string]any)
-		for _, part := range []map[string]any{conf, more} {
-			for k, v := range part {
-				full[k] = v
-			}
-		}
+		maps.Copy(full, conf)
+		maps.Copy(full, more)
 		stdin, err := json.Marshal(full)
 		if err != nil {
 			t.Fatal(err)
@@ -101,8 +99,11 @@ func TestCNI(t *testing.T) {
 			return err
 		}
 		var status []struct{ Addrs []netip.Addr }
-		if err := json.Unmarshal([]byte(vips), &status); err != nil || len(status) == 0 || len(status[0].Addrs) == 0 {
-			return fmt.Errorf("vip show: %s (%v)", vips, err)
+		if err := json.Unmarshal([]byte(vips), &status); err != nil {
+			return err
+		}
+		if len(status) == 0 || len(status[0].Addrs) == 0 {
+			return fmt.Errorf("vip show: %s", vips)
 		}
 		for _, addr := range status[0].Addrs {
 			enter := exec.CommandContext(t.Context(), "nsenter", "--net="+netns, peer, "ask", "tcp", netip.AddrPortFrom(addr, 80).String())
