@@ -26,8 +26,12 @@ func objects() []object {
 		{"tunnel", loadTunnel},
 		{"dns", loadDns},
 		{"socket", loadSocket},
+		{edgeObject, loadEdge},
 	}
 }
+
+// edgeObject is loaded where Options.Edge asks for it.
+const edgeObject = "edge"
 
 type object struct {
 	name string
@@ -74,6 +78,9 @@ func (c Config) constants() map[string]any {
 		"slow_encap":        c.SlowEncap,
 		"slow_decap":        c.SlowDecap,
 		"events_per_second": c.EventsPerSecond,
+
+		"edge_seed":              c.EdgeSeed,
+		"edge_learns_per_second": edgeLearns(),
 	}
 }
 
@@ -92,10 +99,13 @@ func mask4(bits int) (mask [4]byte) {
 }
 
 // load makes or takes over the maps, then loads every program onto them.
-func (p *Plane) load(c Config) error {
+func (p *Plane) load(c Config, edge bool) error {
 	specs, err := Specs()
 	if err != nil {
 		return err
+	}
+	if !edge {
+		delete(specs, edgeObject)
 	}
 	if err := p.openMaps(specs); err != nil {
 		return err
@@ -111,7 +121,7 @@ func (p *Plane) load(c Config) error {
 			return fmt.Errorf("load object %s: %w", name, err)
 		}
 	}
-	return p.openTables()
+	return errors.Join(p.openTables(), p.openEdge(edge))
 }
 
 func (p *Plane) loadObject(spec *ebpf.CollectionSpec, types *btf.Cache) error {
@@ -190,6 +200,7 @@ type Tables struct {
 	Backends  table.Table[row.BackendKey, row.Backend]
 	Spaces    table.Table[uint64, row.Space]
 	Flows     table.Table[row.FlowKey, row.Flow]
+	Edge      *EdgeTables // nil where Options.Edge is off
 }
 
 func (p *Plane) openTables() error {

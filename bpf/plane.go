@@ -50,6 +50,8 @@ type Options struct {
 	// Classic attaches programs where the kernel has no tcx (before Linux 6.6). Nil: such kernels
 	// are refused.
 	Classic Classic
+	// Edge loads the programs and maps of the edge too: VIPs for clients outside of every network.
+	Edge bool
 	// Log takes changes of state. Nil: none.
 	Log *slog.Logger
 }
@@ -68,6 +70,9 @@ type Config struct {
 	SlowDecap  bool // the same for decapsulation
 	// EventsPerSecond limits events per CPU and reason; 0: none are sent.
 	EventsPerSecond uint32
+	// EdgeSeed is mixed into the hash of flows at the edge. It is to be the same on all edge nodes,
+	// so that a flow that moves from one to another keeps its backend, and unknown to clients.
+	EdgeSeed uint64
 }
 
 // DefaultTunnelPort is VXLAN's (RFC 7348 section 5).
@@ -134,7 +139,7 @@ func Open(o Options) (*Plane, error) {
 	if p.pins, err = openPins(o.Pin); err != nil {
 		return nil, err
 	}
-	if err := p.load(o.Config); err != nil {
+	if err := p.load(o.Config, o.Edge); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil

@@ -80,6 +80,9 @@ func isDead(path string) (dead bool, err error) {
 	if tcx := info.TCX(); tcx != nil {
 		return tcx.Ifindex == 0, nil
 	}
+	if xdp := info.XDP(); xdp != nil {
+		return xdp.Ifindex == 0, nil
+	}
 	if c := info.Cgroup(); c != nil {
 		return c.CgroupId == 0, nil
 	}

@@ -74,6 +74,57 @@ type DNSKey struct {
 	Len   uint16
 }
 
+// EdgeBackend is struct edge_backend of rows.h.
+type EdgeBackend struct {
+	_    structs.HostLayout
+	Node [4]uint8
+	VNI  uint32
+	Task [8]uint8
+	Hop  [6]uint8
+	MTU  uint16
+}
+
+// EdgeFlow is struct edge_flow of rows.h.
+type EdgeFlow struct {
+	_       structs.HostLayout
+	Backend uint32
+	Pad     uint32
+	Seen    uint64
+}
+
+// EdgeFlowKey is struct edge_flow_key of rows.h.
+type EdgeFlowKey struct {
+	_      structs.HostLayout
+	Client Addr
+	Port   uint16
+	Pad    uint16
+	VIP    EdgeVIPKey
+}
+
+// EdgeSlot is struct edge_slot of rows.h.
+type EdgeSlot struct {
+	_        structs.HostLayout
+	Current  uint32
+	Previous uint32
+}
+
+// EdgeVIP is struct edge_vip of rows.h.
+type EdgeVIP struct {
+	_     structs.HostLayout
+	First uint32
+	Slots uint32
+	Flags uint32
+}
+
+// EdgeVIPKey is struct edge_vip_key of rows.h.
+type EdgeVIPKey struct {
+	_     structs.HostLayout
+	Addr  Addr
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+}
+
 // Endpoint is struct endpoint of rows.h.
 type Endpoint struct {
 	_        structs.HostLayout
@@ -255,6 +306,16 @@ const (
 	DNSData = 448
 )
 
+// Values of enum edge_slot_flags.
+const (
+	EdgeSlotKept = 2147483648
+)
+
+// Values of enum edge_vip_flags.
+const (
+	EdgeVIPAffinity = 1
+)
+
 // Values of enum endpoint_flags.
 const (
 	EndpointRuled = 1
@@ -311,6 +372,8 @@ const (
 	ReasonRedirectFailed Reason = 81
 	ReasonMulticast      Reason = 82
 	ReasonBadTunnel      Reason = 83
+	ReasonNotServed      Reason = 84
+	ReasonExtension      Reason = 85
 	ReasonMax            Reason = 96
 )
 
@@ -369,4 +432,6 @@ var reasons = map[Reason][2]string{
 	81: {"redirect_failed", "the kernel refused the way out"},
 	82: {"multicast", "multicast and broadcast are not carried"},
 	83: {"bad_tunnel", "tunnel header with flags this build does not know"},
+	84: {"not_served", "to a VIP's address at the edge, but none of its ports"},
+	85: {"extension", "IPv6 extension headers where the edge needs ports"},
 }

@@ -43,6 +43,8 @@ enum reason {
 	REASON_REDIRECT_FAILED = 81, /* the kernel refused the way out */
 	REASON_MULTICAST = 82, /* multicast and broadcast are not carried */
 	REASON_BAD_TUNNEL = 83, /* tunnel header with flags this build does not know */
+	REASON_NOT_SERVED = 84, /* to a VIP's address at the edge, but none of its ports */
+	REASON_EXTENSION = 85, /* IPv6 extension headers where the edge needs ports */
 
 	REASON_MAX = 96, /* size of counters */
 };

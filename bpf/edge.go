@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"weft/bpf/row"
+	"weft/bpf/table"
+)
+
+// EdgeTables are the maps of the edge. Slots and Backends are arrays: all of their rows are always
+// there, zero at first, and can't be deleted.
+type EdgeTables struct {
+	VIPs     table.Table[row.EdgeVIPKey, row.EdgeVIP]
+	Slots    table.Table[uint32, row.EdgeSlot]
+	Backends table.Table[uint32, row.EdgeBackend]
+	Flows    table.Table[row.EdgeFlowKey, row.EdgeFlow] // to read and to delete
+}
+
+func (p *Plane) openEdge(edge bool) error {
+	if !edge {
+		return nil
+	}
+	t := &EdgeTables{}
+	p.tables.Edge = t
+	return errors.Join(
+		openTable(p, "edge_vips", &t.VIPs),
+		openTable(p, "edge_slots", &t.Slots),
+		openTable(p, "edge_backends", &t.Backends),
+		openTable(p, "edge_flows", &t.Flows),
+	)
+}
+
+const (
+	edgeFlows = 262144 // MAX_EDGE_FLOWS
+	// A flow that is learnt and never seen again stays for this many seconds of a flood at least.
+	edgeResidence = 8
+)
+
+// edgeLearns is how many flows a CPU may learn in a second: all of them together fill the table in
+// edgeResidence seconds.
+func edgeLearns() uint32 {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		cpus = 64
+	}
+	return uint32(max(1, edgeFlows/edgeResidence/cpus))
+}
+
+var edgeHooks = []hook{{program: "edge_tc"}}
+
+// AttachEdge puts the edge onto a device that clients outside come in by: edge_tc always, and edge,
+// which is XDP, where the driver has that; fast tells. Doing it again is no change.
+func (p *Plane) AttachEdge(ifindex uint32) (fast bool, err error) {
+	if err := p.attachHooks(ifindex, edgeHooks); err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err = p.attachXDP(ifindex)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, ebpf.ErrNotSupported) {
+		p.log.Info("device has no native XDP: the edge is slower", "ifindex", ifindex)
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("attach edge to interface %d: %w", ifindex, err)
+	}
+	return true, nil
+}
+
+// DetachEdge undoes AttachEdge. It is no error if the interface is gone.
+func (p *Plane) DetachEdge(ifindex uint32) error {
+	err := p.detachHooks(ifindex, edgeHooks)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := edgeLink(ifindex)
+	l, oerr := p.openLink(name)
+	if oerr == nil && l != nil {
+		oerr = p.dropLink(name, l)
+	}
+	return errors.Join(err, oerr)
+}
+
+func edgeLink(ifindex uint32) string { return fmt.Sprintf("%d-edge", ifindex) }
+
+// attachXDP attaches in the driver alone: the kernel's generic form is slower than edge_tc.
+func (p *Plane) attachXDP(ifindex uint32) error {
+	prog, ok := p.programs["edge"]
+	if !ok {
+		return fmt.Errorf("%w: no such program", ErrInvalid)
+	}
+	return p.attachLink(edgeLink(ifindex), prog,
+		func(l link.Link) (bool, error) { return xdpIsOn(l, ifindex) },
+		func() (link.Link, error) {
+			return link.AttachXDP(link.XDPOptions{
+				Program: prog.Program, Interface: int(ifindex), Flags: link.XDPDriverMode,
+			})
+		})
+}
+
+// xdpIsOn reports whether l sits on the interface with that index. In another namespace's life the
+// kernel has severed it, and says 0.
+func xdpIsOn(l link.Link, ifindex uint32) (bool, error) {
+	info, err := l.Info()
+	if err != nil {
+		return false, err
+	}
+	xdp := info.XDP()
+	return xdp != nil && xdp.Ifindex == ifindex, nil
+}
