@@ -72,6 +72,11 @@ bench-overlay: build ## the overlay beside plain routing, Docker's and flannel's
 	@.ci/need.sh
 	$(GO) run ./tests/bench/overlay -weft bin/weft $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 
+.PHONY: bench-edge
+bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program (root); SHORT=1 only that it runs
+	@.ci/need.sh
+	$(GO) run ./tests/bench/edge $(if $(SHORT),-short) $(BENCH)
+
 .PHONY: check
 check: ## what CI runs
 	.ci/run
