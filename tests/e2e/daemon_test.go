@@ -31,7 +31,7 @@ func TestDaemonsRefuseClearly(t *testing.T) {
 	}{
 		{"second netd at the socket", h, []string{"netd", "--node", "other", "--state", h.Dir + "/other", "--socket", h.Socket(), "--pin", l.Dir + "/bpf/other", "--port", "7799", "--gossip-port", "7798", "--metrics", ""}, "one netd"},
 		{"second netd in the namespace", h, []string{"netd", "--node", "other", "--state", h.Dir + "/other", "--socket", h.Dir + "/other.sock", "--pin", l.Dir + "/bpf/other", "--port", "7799", "--gossip-port", "7798", "--metrics", ""}, "one netd"},
-		{"port in use", m, []string{"netd", "--node", "other", "--state", m.Dir + "/other", "--socket", m.Dir + "/other.sock", "--pin", l.Dir + "/bpf/other", "--gossip-port", "7798", "--metrics", "127.0.0.1:7781"}, "127.0.0.1:7781"},
+		{"port in use", m, []string{"netd", "--node", "other", "--state", m.Dir + "/other", "--socket", m.Dir + "/other.sock", "--pin", l.Dir + "/bpf/other", "--cgroup", m.Cgroup(), "--gossip-port", "7798", "--metrics", "127.0.0.1:7781"}, "127.0.0.1:7781"},
 		{"unknown underlay", h, []string{"netd", "--underlay", "nothere0", "--state", h.Dir + "/other"}, "nothere0"},
 		{"master that is no address", h, []string{"netd", "--master", "nowhere"}, "nowhere"},
 		{"secret that is too short", h, []string{"netd", "--secret-file", shortSecret(t)}, "16 or more"},
