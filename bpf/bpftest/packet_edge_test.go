@@ -615,7 +615,7 @@ func TestEdgeSpreads(t *testing.T) {
 
 // TestEdgeRandom runs random packets through both programs, with room to learn and without.
 func TestEdgeRandom(t *testing.T) {
-	count := 400_000
+	count := 1_000_000
 	if testing.Short() {
 		count = 20_000
 	}

@@ -76,11 +76,11 @@ static __always_inline bool edge_serves(__u32 backend)
 }
 
 /* Makes the flow known; false where there is no room, or no memory. */
-static __always_inline bool edge_learn(const struct edge_packet *e, __u32 backend, __u64 now)
+static __always_inline bool edge_learn(const struct edge_flow_key *key, __u32 backend, __u64 now)
 {
 	struct edge_flow flow = {.backend = backend, .seen = now};
 
-	return edge_may_learn(now) && !bpf_map_update_elem(&edge_flows, &e->flow, &flow, BPF_ANY);
+	return edge_may_learn(now) && !bpf_map_update_elem(&edge_flows, key, &flow, BPF_ANY);
 }
 
 /*
@@ -90,15 +90,17 @@ static __always_inline bool edge_learn(const struct edge_packet *e, __u32 backen
  */
 __noinline __u32 edge_known(const struct edge_packet *e, __u32 current, __u32 previous)
 {
-	bool changing;
+	struct edge_flow_key key;
 	struct edge_flow *f;
+	bool changing;
 	__u64 now;
 
 	if (!e)
 		return current;
+	key = e->flow; /* Linux 6.1 takes no key from a caller's stack */
 	previous &= ~EDGE_SLOT_KEPT;
 	changing = previous != current;
-	f = bpf_map_lookup_elem(&edge_flows, &e->flow);
+	f = bpf_map_lookup_elem(&edge_flows, &key);
 	if (e->quoted)
 		return f ? f->backend : previous;
 	now = bpf_ktime_get_coarse_ns();
@@ -108,7 +110,7 @@ __noinline __u32 edge_known(const struct edge_packet *e, __u32 current, __u32 pr
 			f->seen = now;
 			return current;
 		}
-		return !changing || edge_learn(e, current, now) ? current : previous;
+		return !changing || edge_learn(&key, current, now) ? current : previous;
 	}
 	if (f && edge_serves(f->backend)) {
 		if (now - f->seen > EDGE_REFRESH_NS)
@@ -116,7 +118,7 @@ __noinline __u32 edge_known(const struct edge_packet *e, __u32 current, __u32 pr
 		return f->backend;
 	}
 	if (changing)
-		edge_learn(e, previous, now);
+		edge_learn(&key, previous, now);
 	return previous;
 }
 
