@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -48,16 +49,9 @@ const (
 // and when another member has the same id.
 func (g *Gossip) Run(ctx context.Context) error {
 	events := make(chan serf.Event, eventQueue)
-	config, logs, err := g.config(events)
+	member, logs, err := g.create(ctx, events)
 	if err != nil {
 		return fmt.Errorf("gossip as %s: %w", g.o.ID, err)
-	}
-	if err := g.probePort(ctx); err != nil {
-		return fmt.Errorf("gossip as %s: %w", g.o.ID, err)
-	}
-	member, err := serf.Create(config)
-	if err != nil {
-		return fmt.Errorf("gossip as %s on %s port %d: %w", g.o.ID, g.o.Bind, g.o.Port, err)
 	}
 	joined := make(chan struct{})
 	joinCtx, stopJoin := context.WithCancel(ctx)
@@ -83,6 +77,39 @@ func (g *Gossip) Run(ctx context.Context) error {
 		return fmt.Errorf("gossip as %s: %w", g.o.ID, joinErr)
 	}
 	return nil
+}
+
+// How often, and how long apart, create tries to listen.
+const (
+	createTries = 10
+	createPause = 20 * time.Millisecond
+)
+
+// create makes the member. A port that the probe just had may be taken for a moment: a process that
+// another thread starts holds a copy of the probe's socket from fork to exec.
+func (g *Gossip) create(ctx context.Context, events chan<- serf.Event) (*serf.Serf, *logWriter, error) {
+	for try := 1; ; try++ {
+		config, logs, err := g.config(events)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := g.probePort(ctx); err != nil {
+			return nil, nil, err
+		}
+		member, err := serf.Create(config)
+		if err == nil {
+			return member, logs, nil
+		}
+		logs.mute()
+		if try == createTries || !strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) { // it does not wrap
+			return nil, nil, fmt.Errorf("listen at %s port %d: %w", g.o.Bind, g.o.Port, err)
+		}
+		select {
+		case <-time.After(createPause):
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
 }
 
 func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, error) {
