@@ -47,11 +47,14 @@ lint: ## golangci-lint, clang-format
 	golangci-lint run ./...
 	clang-format-19 --dry-run --Werror $$(git ls-files '*.c' '*.h')
 
+# A million random packets per program take too long under -race.
 .PHONY: test
 test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
 	.ci/need.sh
-	.ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list ./... | grep -v '/bpf/bpftest$$')
-	.ci/test.sh -count=1 -timeout 20m ./bpf/bpftest # a million random packets per program: not under -race
+	@failed=0; \
+	.ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list ./... | grep -v '/bpf/bpftest$$') || failed=1; \
+	.ci/test.sh -count=1 -timeout 20m ./bpf/bpftest || failed=1; \
+	exit $$failed
 
 # The newest that Debian has (the slowest here, so first), the floor and one between; what runs there are the packet tables
 # and everything else of bpf, in short form.
