@@ -665,7 +665,7 @@ func TestKernelAnswersWellOrNotAtAll(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	n.put("web.weft.mesos.", typeA, records(typeA, 3))
 	n.put("web.weft.mesos.", typeAAAA, records(typeAAAA, 2))
-	rounds, changed := 200_000, 0
+	rounds, changed := 1_000_000, 0
 	if testing.Short() {
 		rounds = 20_000
 	}
