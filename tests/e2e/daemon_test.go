@@ -122,7 +122,8 @@ func TestBrokenStateFile(t *testing.T) {
 	if err := task.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { _, err := h.Weft(t.Context(), "task", "show", "stays").Output(); return err })
+	// Its name comes last: from then on `weft run` needs the daemon no more.
+	eventually(t, func() error { _, err := h.Weft(t.Context(), "name", "show", "stays.weft.mesos").Output(); return err })
 	before := weft("task", "show", "stays")
 	if err := h.Signal("netd", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
