@@ -122,8 +122,8 @@ func TestBrokenStateFile(t *testing.T) {
 	if err := task.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// Its name comes last: from then on `weft run` needs the daemon no more.
-	eventually(t, func() error { _, err := h.Weft(t.Context(), "name", "show", "stays.weft.mesos").Output(); return err })
+	// It is attached; VIPs and names come next, so the daemon dies while `weft run` still needs it.
+	eventually(t, func() error { _, err := h.Weft(t.Context(), "task", "show", "stays").Output(); return err })
 	before := weft("task", "show", "stays")
 	if err := h.Signal("netd", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func TestBrokenStateFile(t *testing.T) {
 	if err := h.StartNetd(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { _, err := h.Weft(t.Context(), "task", "show", "stays").Output(); return err })
+	eventually(t, func() error { _, err := h.Weft(t.Context(), "name", "show", "stays.weft.mesos").Output(); return err })
 	if after := weft("task", "show", "stays"); after != before {
 		t.Errorf("the task changed:\n%s\nwas:\n%s", after, before)
 	}

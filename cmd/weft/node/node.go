@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"weft/discovery"
@@ -46,12 +47,14 @@ type Daemon struct {
 	conn      *grpc.ClientConn
 }
 
-// Dial connects to the daemon behind socket.
-func Dial(socket string) (*Daemon, error) {
+// Dial connects to the daemon behind socket. A call fails at once when the daemon is not there.
+func Dial(socket string) (*Daemon, error) { return dial(socket) }
+
+func dial(socket string, more ...grpc.DialOption) (*Daemon, error) {
 	if _, err := os.Stat(socket); errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("no node daemon at %s: start `weft netd`, or name its socket by --socket or WEFT_SOCKET", socket)
 	}
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+socket, append(more, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", socket, err)
 	}
@@ -61,6 +64,25 @@ func Dial(socket string) (*Daemon, error) {
 		Discovery: discoverypb.NewClient(conn),
 		conn:      conn,
 	}, nil
+}
+
+// patient makes calls wait, as long as their context allows, for a daemon that is away, and ask it
+// again when it ended in the middle: it may be restarted at any moment, and every method may be
+// called twice.
+func patient() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithDefaultServiceConfig(`{"methodConfig": [{
+			"name": [{}],
+			"waitForReady": true,
+			"retryPolicy": {
+				"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+				"retryableStatusCodes": ["UNAVAILABLE"]
+			}
+		}]}`),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+		}),
+	}
 }
 
 // Close ends the connection.
@@ -78,11 +100,11 @@ type client struct {
 	socket string
 }
 
-// command finishes a cobra command with the flags that all have; f gets a connected daemon.
-func (c *client) command(cmd *cobra.Command, f func(ctx context.Context, d *Daemon, args []string) error) *cobra.Command {
+// command finishes a cobra command with the flags that all have; f gets a daemon, connected by how.
+func (c *client) command(cmd *cobra.Command, f func(ctx context.Context, d *Daemon, args []string) error, how ...grpc.DialOption) *cobra.Command {
 	c.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		d, err := Dial(c.socket)
+		d, err := dial(c.socket, how...)
 		if err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ func (c *client) run() *cobra.Command {
 			w.name = strings.ToLower(filepath.Base(args[0]))
 		}
 		return c.runTask(ctx, d, w, args)
-	})
+	}, patient()...)
 }
 
 // runTask goes through a task's life:
