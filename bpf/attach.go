@@ -112,8 +112,8 @@ func (p *Plane) attachLink(name string, prog *program, alive func(link.Link) (bo
 	if old != nil {
 		live, err := alive(old)
 		if err == nil && live {
-			err = old.Update(prog.Program)
-			return errors.Join(err, p.retire(name), p.letGo(old))
+			p.links[name] = old
+			return errors.Join(old.Update(prog.Program), p.retire(name))
 		}
 		p.log.Info("link has lost its device", "link", name)
 		if err := errors.Join(err, p.dropLink(name, old)); err != nil {
@@ -127,21 +127,20 @@ func (p *Plane) attachLink(name string, prog *program, alive func(link.Link) (bo
 	if err != nil {
 		return err
 	}
-	if !p.pins.on() {
-		p.links[name] = made
-		return nil
-	}
 	// Killed here, the kernel detaches what is not pinned, and the next start attaches anew.
-	if err := made.Pin(p.pins.link(name)); err != nil {
-		return errors.Join(err, made.Close())
+	if p.pins.on() {
+		if err := made.Pin(p.pins.link(name)); err != nil {
+			return errors.Join(err, made.Close())
+		}
 	}
-	return errors.Join(p.retire(name), made.Close())
+	p.links[name] = made
+	return p.retire(name)
 }
 
 // openLink returns the link called name, nil if there is none.
 func (p *Plane) openLink(name string) (link.Link, error) {
-	if !p.pins.on() {
-		return p.links[name], nil
+	if l := p.links[name]; l != nil || !p.pins.on() {
+		return l, nil
 	}
 	l, err := link.LoadPinnedLink(p.pins.link(name), nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -153,19 +152,13 @@ func (p *Plane) openLink(name string) (link.Link, error) {
 	return l, nil
 }
 
-// letGo closes a link that its pin keeps alive.
-func (p *Plane) letGo(l link.Link) error {
-	if !p.pins.on() {
-		return nil
-	}
-	return l.Close()
-}
-
 // dropLink detaches l at once and forgets it.
 func (p *Plane) dropLink(name string, l link.Link) error {
 	err := sever(l)
 	if p.pins.on() {
-		err = errors.Join(err, os.Remove(p.pins.link(name)))
+		if gone := os.Remove(p.pins.link(name)); !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
 	}
 	delete(p.links, name)
 	return errors.Join(err, l.Close())

@@ -29,7 +29,7 @@ func TestEdgeIsLoadedWhenAsked(t *testing.T) {
 	if plain.Tables().Edge != nil {
 		t.Error("tables of the edge are open, though nobody asked")
 	}
-	for _, name := range names(t, filepath.Join(pin, "v1")) {
+	for _, name := range names(t, filepath.Join(pin, layoutFolder)) {
 		if strings.HasPrefix(name, "edge") {
 			t.Errorf("%s is pinned, though nobody asked", name)
 		}
@@ -72,7 +72,7 @@ func TestEdgeIsLoadedWhenAsked(t *testing.T) {
 		t.Error("the edge is still attached after DetachEdge")
 	}
 	must(t, again.Remove())
-	if _, err := os.Stat(filepath.Join(pin, "v1")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(pin, layoutFolder)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after Remove: %v, want %v", err, fs.ErrNotExist)
 	}
 }

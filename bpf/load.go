@@ -160,7 +160,7 @@ func refused(err error, spec *ebpf.CollectionSpec) string {
 
 // openMaps opens the maps that sources share: those declared to be pinned by name.
 func (p *Plane) openMaps(specs map[string]*ebpf.CollectionSpec) error {
-	p.maps = make(map[string]*ebpf.Map)
+	p.maps, p.specs = make(map[string]*ebpf.Map), make(map[string]*ebpf.MapSpec)
 	for _, spec := range specs {
 		for name, m := range spec.Maps {
 			if m.Pinning != ebpf.PinByName || p.maps[name] != nil {
@@ -170,7 +170,7 @@ func (p *Plane) openMaps(specs map[string]*ebpf.CollectionSpec) error {
 			if err != nil {
 				return &RefusedError{Object: "map " + name, Err: err}
 			}
-			p.maps[name] = opened
+			p.maps[name], p.specs[name] = opened, m
 		}
 	}
 	return nil
@@ -179,6 +179,8 @@ func (p *Plane) openMaps(specs map[string]*ebpf.CollectionSpec) error {
 func (p *Plane) openMap(spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	if !p.pins.on() {
 		spec.Pinning = ebpf.PinNone
+	} else if err := p.adopt(spec); err != nil {
+		return nil, err
 	}
 	m, err := ebpf.NewMapWithOptions(spec, ebpf.MapOptions{PinPath: p.pins.layout()})
 	if errors.Is(err, ebpf.ErrMapIncompatible) {

@@ -29,19 +29,24 @@ type pins struct {
 	root string
 }
 
-// openPins makes the folders, and mounts bpffs on root if it lies in none.
-func openPins(root string) (pins, error) {
+// openPins makes the folders, and mounts bpffs on root if it lies in none. It tells whether root held no
+// layout before.
+func openPins(root string) (p pins, fresh bool, err error) {
 	if root == "" {
-		return pins{}, nil
+		return pins{}, true, nil
 	}
-	p := pins{root: filepath.Clean(root)}
+	p.root = filepath.Clean(root)
 	if err := ensureBPFFS(p.root); err != nil {
-		return pins{}, fmt.Errorf("pin folder %s: %w", p.root, err)
+		return pins{}, false, fmt.Errorf("pin folder %s: %w", p.root, err)
+	}
+	all, err := p.layouts()
+	if err != nil {
+		return pins{}, false, err
 	}
 	if err := os.MkdirAll(p.links(), 0o700); err != nil {
-		return pins{}, fmt.Errorf("pin folder: %w", err)
+		return pins{}, false, fmt.Errorf("pin folder: %w", err)
 	}
-	return p, nil
+	return p, len(all) == 0, nil
 }
 
 func (p pins) on() bool { return p.root != "" }
@@ -55,9 +60,15 @@ func (p pins) links() string { return filepath.Join(p.layout(), "link") }
 
 func (p pins) link(name string) string { return filepath.Join(p.links(), name) }
 
+// layouts lists the folders of all layouts.
+func (p pins) layouts() ([]string, error) { return filepath.Glob(filepath.Join(p.root, "v[0-9]*")) }
+
 // others lists the folders of other layouts.
 func (p pins) others() ([]string, error) {
-	all, err := filepath.Glob(filepath.Join(p.root, "v[0-9]*"))
+	if !p.on() {
+		return nil, nil
+	}
+	all, err := p.layouts()
 	if err != nil {
 		return nil, err
 	}

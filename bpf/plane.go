@@ -11,7 +11,10 @@
 //  2. maps:   taken over when pinned there, else made and pinned             load.go
 //  3. load:   programs with this start's constants, onto these maps          load.go
 //  4. attach: a pinned link gets the new program in place, else a new link   attach.go
-//  5. sweep:  links without device or cgroup, and older layouts, go          sweep.go
+//     (all links of a build with another layout before, at once: TakeOver)   takeover.go
+//  5. sweep:  links without device or cgroup, and other layouts, go          sweep.go
+//
+// As long as the process lives it holds maps and links: pins that somebody removed are made again (Repair).
 package bpf
 
 import (
@@ -107,16 +110,18 @@ func (o *Options) validate() error {
 type Plane struct {
 	log     *slog.Logger
 	pins    pins
+	fresh   bool    // nothing was pinned
 	classic Classic // nil: tcx
 
 	maps     map[string]*ebpf.Map
+	specs    map[string]*ebpf.MapSpec // as this build declares them
 	programs map[string]*program
 	tables   Tables
 	answers  *answers.Cache
 
 	// mu guards attaching: one at a time, for a pin is looked for, then made.
 	mu    sync.Mutex
-	links map[string]link.Link // held open when nothing is pinned
+	links map[string]link.Link // attached by this process: held, so that they live without their pins
 }
 
 // program is a loaded program and where it is meant to go.
@@ -136,7 +141,7 @@ func Open(o Options) (*Plane, error) {
 		return nil, err
 	}
 	var err error
-	if p.pins, err = openPins(o.Pin); err != nil {
+	if p.pins, p.fresh, err = openPins(o.Pin); err != nil {
 		return nil, err
 	}
 	if err := p.load(o.Config, o.Edge); err != nil {
@@ -158,6 +163,9 @@ func (p *Plane) chooseAttachment(classic Classic) error {
 		return fmt.Errorf("attach packet programs: %w", err)
 	}
 }
+
+// Fresh reports whether nothing of an earlier process was pinned when this one opened.
+func (p *Plane) Fresh() bool { return p.fresh }
 
 // Answers returns the kernel's cache of DNS answers.
 func (p *Plane) Answers() *answers.Cache { return p.answers }

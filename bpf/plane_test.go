@@ -265,7 +265,7 @@ func TestLinksOfGoneInterfacesAreSwept(t *testing.T) {
 		t.Errorf("swept %d, %v; want 2", swept, err)
 	}
 	want := []string{"1-from_underlay"}
-	if diff := cmp.Diff(want, names(t, filepath.Join(pin, "v1", "link"))); diff != "" {
+	if diff := cmp.Diff(want, names(t, filepath.Join(pin, layoutFolder, "link"))); diff != "" {
 		t.Errorf("pinned links (-want +got):\n%s", diff)
 	}
 	must(t, p.DetachWorkload(ifindex), p.Remove())
@@ -363,7 +363,7 @@ func TestAnotherLayoutIsRetired(t *testing.T) {
 	o := options(pin)
 	p := open(t, o)
 	must(t, p.AttachUnderlay(ifindex), p.AttachHost(1))
-	must(t, p.Close(), os.Rename(filepath.Join(pin, "v1"), filepath.Join(pin, "v0")))
+	must(t, p.Close(), os.Rename(filepath.Join(pin, layoutFolder), filepath.Join(pin, "v0")))
 	p = open(t, o)
 	old := linksOn(t, ifindex)
 	must(t, p.AttachUnderlay(ifindex))
@@ -380,7 +380,7 @@ func TestAnotherLayoutIsRetired(t *testing.T) {
 	if _, err := p.Sweep(); err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff([]string{"v1"}, names(t, pin)); diff != "" {
+	if diff := cmp.Diff([]string{layoutFolder}, names(t, pin)); diff != "" {
 		t.Errorf("layouts (-want +got):\n%s", diff)
 	}
 	must(t, p.Remove())
@@ -400,9 +400,9 @@ func TestPinnedMapOfAnotherShapeIsNamed(t *testing.T) {
 	enterNamespace(t)
 	pin := pinFolder(t)
 	p := open(t, options(pin))
-	must(t, p.Close(), os.Remove(filepath.Join(pin, "v1", "endpoints")))
+	must(t, p.Close(), os.Remove(filepath.Join(pin, layoutFolder, "endpoints")))
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 1})
-	must(t, err, m.Pin(filepath.Join(pin, "v1", "endpoints")))
+	must(t, err, m.Pin(filepath.Join(pin, layoutFolder, "endpoints")))
 	defer closing(t, m)
 	_, err = bpf.Open(options(pin))
 	if !errors.Is(err, ebpf.ErrMapIncompatible) || !strings.Contains(err.Error(), "map endpoints") {
@@ -428,7 +428,7 @@ func TestCountersAreSummedOverCPUs(t *testing.T) {
 	enterNamespace(t)
 	pin := pinFolder(t)
 	p := open(t, options(pin))
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pin, "v1", "counters"), nil)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pin, layoutFolder, "counters"), nil)
 	must(t, err)
 	defer closing(t, m)
 	perCPU := make([]row.Counter, ebpf.MustPossibleCPU())
@@ -455,7 +455,7 @@ func TestEventsAreHandedOut(t *testing.T) {
 		Time: 1, Ifindex: 2, VNI: 3, Rule: 4, Len: 5, Proto: 6, Reason: uint8(row.ReasonDenied), Sport: 7,
 		Src: row.AddrOf(taskAddr), Dst: row.AddrOf(nodeAddr),
 	}
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pin, "v1", "events"), nil)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pin, layoutFolder, "events"), nil)
 	must(t, err)
 	defer closing(t, m)
 	emit := eventWriter(t, m, want)

@@ -12,7 +12,7 @@ import (
 )
 
 // Sweep unpins links whose interface or cgroup is gone (the kernel keeps such a link as an empty
-// shell as long as it is pinned), and whatever an older layout left once none of its links lives. It
+// shell as long as it is pinned), and whatever another layout left once none of its links lives. It
 // returns how many links it unpinned. Live links are never touched: those of tasks that the caller
 // does not know yet go on.
 func (p *Plane) Sweep() (int, error) {
@@ -28,8 +28,8 @@ func (p *Plane) Sweep() (int, error) {
 		n, left, serr := p.sweepDir(filepath.Join(dir, "link"))
 		swept += n
 		if serr == nil && left == 0 {
-			p.log.Info("removing maps of an older layout", "folder", dir)
-			serr = os.RemoveAll(dir)
+			p.log.Info("removing maps of another layout", "folder", dir)
+			serr = errors.Join(p.merge(dir), os.RemoveAll(dir))
 		}
 		err = errors.Join(err, serr)
 	}
@@ -50,7 +50,7 @@ func (p *Plane) sweepDir(dir string) (swept, left int, err error) {
 		path := filepath.Join(dir, name)
 		dead, err := isDead(path)
 		if err == nil && dead {
-			err = os.Remove(path)
+			err = errors.Join(os.Remove(path), p.forget(dir, name))
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -64,6 +64,16 @@ func (p *Plane) sweepDir(dir string) (swept, left int, err error) {
 		}
 	}
 	return swept, left, errors.Join(errs...)
+}
+
+// forget lets go of a link that is swept.
+func (p *Plane) forget(dir, name string) error {
+	l := p.links[name]
+	if l == nil || dir != p.pins.links() {
+		return nil
+	}
+	delete(p.links, name)
+	return l.Close()
 }
 
 // isDead reports whether the link pinned at path has lost what it was attached to.

@@ -23,6 +23,8 @@ func (d *daemon) report(send process.Send) {
 			send("packet_bytes_total", "their bytes", counter, float64(c.Bytes), "reason", reason.String())
 		}
 	}
+	send("pins_lost_total", "pins that somebody else removed while the daemon ran", counter, float64(d.pinsLost.Load()))
+	send("kernel_half_lost_total", "starts that found the kernel half removed: tasks were cut off", counter, float64(d.halfLost.Load()))
 	rows := d.store.Stats()
 	send("rows", "live rows of all writers", gauge, float64(rows.Rows))
 	send("row_writers", "writers that have rows", gauge, float64(rows.Writers))

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -49,6 +50,9 @@ type daemon struct {
 	syncer   *discoverypb.Syncer
 	peers    *peers.Peers
 	names    *dns.Server
+
+	pinsLost atomic.Uint64 // pins that somebody removed
+	halfLost atomic.Uint64 // starts that found no kernel half, though there should have been one
 
 	overlay   *overlayengine.Engine
 	lb        *lbengine.Engine
@@ -151,7 +155,12 @@ func (d *daemon) openPlane(ctx context.Context) error {
 	if err := os.MkdirAll(d.o.Cgroup, 0o755); err != nil {
 		return fmt.Errorf("make cgroup: %w", err)
 	}
+	// Before the others: a build with another layout may have left links of all kinds, which change over together.
+	if err := d.plane.TakeOver(); err != nil {
+		return err
+	}
 	return errors.Join(
+		d.checkPins(ctx),
 		d.plane.AttachUnderlay(d.underlay.Ifindex),
 		d.plane.AttachTunnel(tunnel),
 		d.plane.AttachHost(loopback),
@@ -261,7 +270,7 @@ func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		d.gossip.Run, d.peers.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
-		d.followTasks, d.followVIPs, d.serve, d.serveMetrics,
+		d.followTasks, d.followVIPs, d.keepPins, d.serve, d.serveMetrics,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"weft/bpf"
+	"weft/bpf/row"
+)
+
+// layoutFolder is where this build pins.
+var layoutFolder = fmt.Sprintf("v%d", row.LayoutVersion)
+
+// asAnotherLayout makes what is pinned look as if a build with another layout had left it.
+func asAnotherLayout(t *testing.T, pin string) (other string) {
+	t.Helper()
+	other = filepath.Join(pin, "v0")
+	must(t, os.Rename(filepath.Join(pin, layoutFolder), other))
+	return other
+}
+
+// reshape replaces a pinned map by one whose rows have a field more, in front of all others.
+func reshape(t *testing.T, dir, source, name string) *ebpf.Map {
+	t.Helper()
+	specs, err := bpf.Specs()
+	must(t, err)
+	spec := specs[source].Maps[name].Copy()
+	value, ok := btf.As[*btf.Struct](spec.Value)
+	if !ok {
+		t.Fatalf("map %s has no struct as its rows", name)
+	}
+	value = &btf.Struct{Name: value.Name, Size: value.Size, Members: slices.Clone(value.Members)}
+	const more = 8
+	for i := range value.Members {
+		value.Members[i].Offset += 8 * more
+	}
+	first := btf.Member{Name: "earlier", Type: &btf.Int{Name: "__u64", Size: more}}
+	value.Members = slices.Concat([]btf.Member{first}, value.Members)
+	value.Size += more
+	spec.Value, spec.ValueSize, spec.Pinning = value, value.Size, ebpf.PinNone
+	must(t, os.Remove(filepath.Join(dir, name)))
+	m, err := ebpf.NewMap(spec)
+	must(t, err, m.Pin(filepath.Join(dir, name)))
+	return m
+}
+
+// earlier is a row in the form that reshape gives it.
+func earlier(t *testing.T, r any) []byte {
+	t.Helper()
+	raw, err := binary.Append(make([]byte, 8), binary.NativeEndian, r)
+	must(t, err)
+	return raw
+}
+
+func idOf(t *testing.T, path string) ebpf.MapID {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	must(t, err)
+	defer closing(t, m)
+	info, err := m.Info()
+	must(t, err)
+	id, _ := info.ID()
+	return id
+}
+
+// TestRowsOfAnotherLayoutAreCarriedOver: maps of the same shape are shared, rows of the others converted,
+// written by programs or by Go; what old programs write until they are taken over comes after.
+func TestRowsOfAnotherLayoutAreCarriedOver(t *testing.T) {
+	enterNamespace(t)
+	requireTCX(t)
+	pin := pinFolder(t)
+	o := options(pin)
+	p := open(t, o)
+	must(t, p.AttachUnderlay(1), p.Close())
+	other := asAnotherLayout(t, pin)
+	verdicts := idOf(t, filepath.Join(other, "verdicts"))
+	flows := reshape(t, other, "workload", "flows")
+	defer closing(t, flows)
+	workloads := reshape(t, other, "workload", "workloads")
+	defer closing(t, workloads)
+	key := func(n uint32) row.FlowKey { return row.FlowKey{VNI: n, Proto: 6, Sport: 80} }
+	for n := range uint32(2000) {
+		must(t, flows.Put(key(n), earlier(t, row.Flow{Seen: uint64(n)})))
+	}
+	w := row.Workload{VNI: 7, Identity: 16, MTU: 1450}
+	must(t, workloads.Put(uint32(5), earlier(t, w)))
+
+	p = open(t, o)
+	if got := idOf(t, filepath.Join(pin, layoutFolder, "verdicts")); got != verdicts {
+		t.Errorf("verdicts are map %d, want the one that was there, %d", got, verdicts)
+	}
+	got, ok, err := p.Tables().Workloads.Get(5)
+	if diff := cmp.Diff(w, got); diff != "" || !ok || err != nil {
+		t.Errorf("workload %v, %v (-want +got):\n%s", ok, err, diff)
+	}
+	must(t, flows.Put(key(4711), earlier(t, row.Flow{Seen: 4711}))) // by a program that is not taken over yet
+	must(t, p.TakeOver())
+	all, err := p.Tables().Flows.All()
+	must(t, err)
+	if len(all) != 2001 || all[key(1999)].Seen != 1999 || all[key(4711)].Seen != 4711 {
+		t.Errorf("%d flows, the last seen at %d and %d; want all 2001 as they were", len(all), all[key(1999)].Seen, all[key(4711)].Seen)
+	}
+	if _, err := p.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is still there (%v)", other, err)
+	}
+	must(t, p.Remove())
+}
+
+// TestTrafficGoesOnOverALayout: a conversation never waits, from the old layout's programs to this one's.
+func TestTrafficGoesOnOverALayout(t *testing.T) {
+	n := enterNamespace(t)
+	requireTCX(t)
+	inside := n.task("weft0")
+	ifindex := n.index("weft0")
+	pin := pinFolder(t)
+	o := options(pin)
+	p := open(t, o)
+	fill(t, p, ifindex)
+	must(t, p.AttachWorkload(ifindex))
+	talk := n.converse(inside)
+	for range 3 {
+		must(t, p.Close())
+		m := reshapeWith(t, asAnotherLayout(t, pin), "workloads", ifindex)
+		talk.goesOn()
+		p = open(t, o)
+		talk.goesOn()
+		must(t, p.TakeOver())
+		talk.goesOn()
+		must(t, p.AttachWorkload(ifindex))
+		if _, err := p.Sweep(); err != nil {
+			t.Error(err)
+		}
+		closing(t, m)
+		talk.goesOn()
+	}
+	talk.end()
+	if links := linksOn(t, ifindex); len(links) != 2 {
+		t.Errorf("links %v, want 2", links)
+	}
+	must(t, p.Remove())
+}
+
+// reshapeWith is reshape of a map that programs use: they keep theirs, the pin leads to a copy of another shape.
+func reshapeWith(t *testing.T, dir, name string, key uint32) *ebpf.Map {
+	t.Helper()
+	was, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+	must(t, err)
+	defer closing(t, was)
+	var w row.Workload
+	must(t, was.Lookup(key, &w))
+	m := reshape(t, dir, "workload", name)
+	must(t, m.Put(key, earlier(t, w)))
+	return m
+}
+
+// TestLostPinsAreMadeAgain: with a process that holds them, programs and maps live without pins; it makes
+// them again, be it that files were removed or that bpffs was unmounted.
+func TestLostPinsAreMadeAgain(t *testing.T) {
+	n := enterNamespace(t)
+	requireTCX(t)
+	inside := n.task("weft0")
+	ifindex := n.index("weft0")
+	pin := pinFolder(t)
+	o := options(pin)
+	p := open(t, o)
+	if !p.Fresh() {
+		t.Error("a first start found something pinned")
+	}
+	fill(t, p, ifindex)
+	must(t, p.AttachWorkload(ifindex))
+	talk := n.converse(inside)
+	before := names(t, filepath.Join(pin, layoutFolder))
+	for name, wipe := range map[string]func() error{
+		"files":  func() error { return os.RemoveAll(filepath.Join(pin, layoutFolder)) },
+		"bpffs":  func() error { return unix.Unmount(pin, unix.MNT_DETACH) },
+		"a link": func() error { return os.RemoveAll(filepath.Join(pin, layoutFolder, "link")) },
+	} {
+		must(t, wipe())
+		talk.goesOn()
+		if n, err := p.Repair(); n == 0 || err != nil {
+			t.Errorf("%s: repaired %d, %v; want all", name, n, err)
+		}
+		if n, err := p.Repair(); n != 0 || err != nil {
+			t.Errorf("%s: repaired %d more, %v; want nothing", name, n, err)
+		}
+		if diff := cmp.Diff(before, names(t, filepath.Join(pin, layoutFolder))); diff != "" {
+			t.Errorf("%s: pins (-want +got):\n%s", name, diff)
+		}
+	}
+	must(t, p.Close())
+	talk.goesOn() // by the pins alone
+	p = open(t, o)
+	if p.Fresh() {
+		t.Error("a second start found nothing pinned")
+	}
+	must(t, p.AttachWorkload(ifindex))
+	talk.goesOn()
+	talk.end()
+	if links := linksOn(t, ifindex); len(links) != 2 {
+		t.Errorf("links %v, want 2", links)
+	}
+	must(t, p.Remove())
+}
+
+func TestALayoutWithoutTheMapsFieldsIsLeftBehind(t *testing.T) {
+	enterNamespace(t)
+	pin := pinFolder(t)
+	p := open(t, options(pin))
+	must(t, p.Close())
+	other := asAnotherLayout(t, pin)
+	must(t, os.Remove(filepath.Join(other, "endpoints")))
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 20, ValueSize: 16, MaxEntries: 10}) // no types
+	must(t, err, m.Pin(filepath.Join(other, "endpoints")))
+	defer closing(t, m)
+	var said strings.Builder
+	o := options(pin)
+	o.Log = slog.New(slog.NewTextHandler(&said, nil))
+	p = open(t, o)
+	if !strings.Contains(said.String(), "map=endpoints") {
+		t.Errorf("the log does not name the map: %s", said.String())
+	}
+	must(t, p.Remove())
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+var (
+	word    = &btf.Int{Name: "__u32", Size: 4}
+	long    = &btf.Int{Name: "__u64", Size: 8}
+	sixteen = &btf.Array{Index: word, Type: &btf.Int{Name: "__u8", Size: 1}, Nelems: 16}
+)
+
+// structOf lays members out one behind the other.
+func structOf(name string, members ...btf.Member) *btf.Struct {
+	s := &btf.Struct{Name: name}
+	for _, m := range members {
+		m.Offset = btf.Bits(8 * s.Size)
+		size, err := btf.Sizeof(m.Type)
+		if err != nil {
+			panic(err) // types of this file
+		}
+		s.Size += uint32(size)
+		s.Members = append(s.Members, m)
+	}
+	return s
+}
+
+func conversionFor(t *testing.T, from, to *btf.Struct) conversion {
+	t.Helper()
+	a, err := fieldsOf(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := fieldsOf(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return convert(a, b, from.Size, to.Size)
+}
+
+func TestFieldsAreKnownByTheirNames(t *testing.T) {
+	t.Parallel()
+	addr := structOf("addr", btf.Member{Name: "bytes", Type: sixteen})
+	old := structOf("row", btf.Member{Name: "id", Type: word}, btf.Member{Name: "gone", Type: word},
+		btf.Member{Name: "to", Type: addr}, btf.Member{Name: "seen", Type: word})
+	now := structOf("row", btf.Member{Name: "seen", Type: long}, btf.Member{Name: "to", Type: addr},
+		btf.Member{Name: "made", Type: word}, btf.Member{Name: "id", Type: word})
+	in := binary.LittleEndian.AppendUint32(nil, 1)
+	in = binary.LittleEndian.AppendUint32(in, 2)
+	in = append(in, "sixteen bytes...."[:16]...)
+	in = binary.LittleEndian.AppendUint32(in, 0xfffffff0)
+	want := binary.LittleEndian.AppendUint64(nil, 0xfffffff0)
+	want = append(want, "sixteen bytes...."[:16]...)
+	want = binary.LittleEndian.AppendUint32(want, 0)
+	want = binary.LittleEndian.AppendUint32(want, 1)
+	c := conversionFor(t, old, now)
+	got := make([]byte, c.size)
+	c.row(got, in)
+	if diff := cmp.Diff(want, got); diff != "" || c.same {
+		t.Errorf("row (-want +got), same %v:\n%s", c.same, diff)
+	}
+	if c := conversionFor(t, old, old); !c.same {
+		t.Error("a layout is not the same as itself")
+	}
+}
+
+// TestThereAndBackLosesNothing: whatever order the newer layout has and whatever it adds, a row that goes there and
+// back is what it was.
+func TestThereAndBackLosesNothing(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(r *rapid.T) {
+		kinds := []btf.Type{word, long, sixteen}
+		var members []btf.Member
+		for i := range rapid.IntRange(1, 8).Draw(r, "fields") {
+			members = append(members, btf.Member{Name: string(rune('a' + i)), Type: rapid.SampledFrom(kinds).Draw(r, "kind")})
+		}
+		old := structOf("row", members...)
+		more := append(slices.Clip(members), btf.Member{Name: "added", Type: rapid.SampledFrom(kinds).Draw(r, "added")})
+		now := structOf("row", rapid.Permutation(more).Draw(r, "order")...)
+		row := rapid.SliceOfN(rapid.Byte(), int(old.Size), int(old.Size)).Draw(r, "row")
+		there, back := conversionFor(t, old, now), conversionFor(t, now, old)
+		middle, end := make([]byte, there.size), make([]byte, back.size)
+		there.row(middle, row)
+		back.row(end, middle)
+		if diff := cmp.Diff(row, end); diff != "" {
+			r.Errorf("row there and back (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// pinsEvery is how often pins are looked after: until then a daemon that dies takes with it what lost its pin.
+const pinsEvery = time.Second
+
+// checkPins tells of a kernel half that should have outlived the daemon before and did not: its programs were
+// gone, and with them every packet, until now. After a reboot it has to be gone.
+func (d *daemon) checkPins(ctx context.Context) error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read the boot's id: %w", err)
+	}
+	marker := filepath.Join(d.o.State, "pinned")
+	last, err := os.ReadFile(marker)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if d.plane.Fresh() && bytes.Equal(last, boot) {
+		d.halfLost.Add(1)
+		d.log.ErrorContext(ctx, "the kernel half was removed while the daemon was away: tasks were cut off until now, and what "+
+			"programs remembered (flows, translations) is gone", "pin", d.o.Pin)
+	}
+	if bytes.Equal(last, boot) {
+		return nil
+	}
+	return os.WriteFile(marker, boot, 0o600)
+}
+
+// keepPins makes pins again that somebody removes.
+func (d *daemon) keepPins(ctx context.Context) error {
+	tick := time.NewTicker(pinsEvery)
+	defer tick.Stop()
+	said := "" // an error is told once
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		n, err := d.plane.Repair()
+		d.pinsLost.Add(uint64(n))
+		if n > 0 {
+			d.log.ErrorContext(ctx, "pins were removed by somebody else: made again, no packet was lost", "pin", d.o.Pin, "pins", n)
+		}
+		if text := fmt.Sprint(err); err != nil && text != said {
+			d.log.ErrorContext(ctx, "pins are gone, and tasks would go with the daemon", "pin", d.o.Pin, "error", err)
+			said = text
+		}
+	}
+}
