@@ -29,6 +29,7 @@ const (
 	dnsMapSocketPeers     = "socket_peers"
 	dnsMapSocketVips      = "socket_vips"
 	dnsMapSpaces          = "spaces"
+	dnsMapTraces          = "traces"
 	dnsMapTranslations    = "translations"
 	dnsMapVerdicts        = "verdicts"
 	dnsMapVipLinks        = "vip_links"
@@ -44,6 +45,7 @@ const (
 	dnsVarNodeAddr4       = "node_addr4"
 	dnsVarSlowDecap       = "slow_decap"
 	dnsVarSlowEncap       = "slow_encap"
+	dnsVarTracing         = "tracing"
 	dnsVarTunnelIfindex   = "tunnel_ifindex"
 	dnsVarTunnelPort      = "tunnel_port"
 	dnsVarUnderlayIfindex = "underlay_ifindex"
@@ -112,6 +114,7 @@ type dnsMapSpecs struct {
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
@@ -132,6 +135,7 @@ type dnsVariableSpecs struct {
 	NodeAddr4       *ebpf.VariableSpec `ebpf:"node_addr4"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
+	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
@@ -171,6 +175,7 @@ type dnsMaps struct {
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	VipLinks     *ebpf.Map `ebpf:"vip_links"`
@@ -194,6 +199,7 @@ func (m *dnsMaps) Close() error {
 		m.SocketPeers,
 		m.SocketVips,
 		m.Spaces,
+		m.Traces,
 		m.Translations,
 		m.Verdicts,
 		m.VipLinks,
@@ -215,6 +221,7 @@ type dnsVariables struct {
 	NodeAddr4       *ebpf.Variable `ebpf:"node_addr4"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
+	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`

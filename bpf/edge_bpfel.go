@@ -35,6 +35,7 @@ const (
 	edgeMapSocketPeers         = "socket_peers"
 	edgeMapSocketVips          = "socket_vips"
 	edgeMapSpaces              = "spaces"
+	edgeMapTraces              = "traces"
 	edgeMapTranslations        = "translations"
 	edgeMapVerdicts            = "verdicts"
 	edgeMapVipLinks            = "vip_links"
@@ -53,6 +54,7 @@ const (
 	edgeVarNodeAddr4           = "node_addr4"
 	edgeVarSlowDecap           = "slow_decap"
 	edgeVarSlowEncap           = "slow_encap"
+	edgeVarTracing             = "tracing"
 	edgeVarTunnelIfindex       = "tunnel_ifindex"
 	edgeVarTunnelPort          = "tunnel_port"
 	edgeVarUnderlayIfindex     = "underlay_ifindex"
@@ -128,6 +130,7 @@ type edgeMapSpecs struct {
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips     *ebpf.MapSpec `ebpf:"socket_vips"`
 	Spaces         *ebpf.MapSpec `ebpf:"spaces"`
+	Traces         *ebpf.MapSpec `ebpf:"traces"`
 	Translations   *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
 	VipLinks       *ebpf.MapSpec `ebpf:"vip_links"`
@@ -150,6 +153,7 @@ type edgeVariableSpecs struct {
 	NodeAddr4           *ebpf.VariableSpec `ebpf:"node_addr4"`
 	SlowDecap           *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap           *ebpf.VariableSpec `ebpf:"slow_encap"`
+	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort          *ebpf.VariableSpec `ebpf:"tunnel_port"`
 	UnderlayIfindex     *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
@@ -195,6 +199,7 @@ type edgeMaps struct {
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips     *ebpf.Map `ebpf:"socket_vips"`
 	Spaces         *ebpf.Map `ebpf:"spaces"`
+	Traces         *ebpf.Map `ebpf:"traces"`
 	Translations   *ebpf.Map `ebpf:"translations"`
 	Verdicts       *ebpf.Map `ebpf:"verdicts"`
 	VipLinks       *ebpf.Map `ebpf:"vip_links"`
@@ -224,6 +229,7 @@ func (m *edgeMaps) Close() error {
 		m.SocketPeers,
 		m.SocketVips,
 		m.Spaces,
+		m.Traces,
 		m.Translations,
 		m.Verdicts,
 		m.VipLinks,
@@ -247,6 +253,7 @@ type edgeVariables struct {
 	NodeAddr4           *ebpf.Variable `ebpf:"node_addr4"`
 	SlowDecap           *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap           *ebpf.Variable `ebpf:"slow_encap"`
+	Tracing             *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort          *ebpf.Variable `ebpf:"tunnel_port"`
 	UnderlayIfindex     *ebpf.Variable `ebpf:"underlay_ifindex"`

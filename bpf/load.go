@@ -136,6 +136,9 @@ func (p *Plane) loadObject(spec *ebpf.CollectionSpec, types *btf.Cache) error {
 		return &RefusedError{Object: refused(err, spec), Err: err}
 	}
 	defer loaded.Close() // of programs, what is not detached into p; of maps, our handles stay
+	if v, ok := loaded.Variables[tracingVariable]; ok {
+		p.tracing = append(p.tracing, v)
+	}
 	for name, s := range spec.Programs {
 		p.programs[name] = &program{Program: loaded.DetachProgram(name), attach: s.AttachType}
 	}
@@ -202,7 +205,8 @@ type Tables struct {
 	Backends  table.Table[row.BackendKey, row.Backend]
 	Spaces    table.Table[uint64, row.Space]
 	Flows     table.Table[row.FlowKey, row.Flow]
-	Edge      *EdgeTables // nil where Options.Edge is off
+	Traces    table.Table[row.TraceKey, row.Trace] // see Plane.SetTracing
+	Edge      *EdgeTables                          // nil where Options.Edge is off
 }
 
 func (p *Plane) openTables() error {
@@ -219,6 +223,7 @@ func (p *Plane) openTables() error {
 		openTable(p, "backends", &t.Backends),
 		openTable(p, "spaces", &t.Spaces),
 		openTable(p, "flows", &t.Flows),
+		openTable(p, "traces", &t.Traces),
 		openTable(p, "dns_answers", &dns),
 	)
 	p.answers = answers.New(dns)

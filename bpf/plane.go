@@ -118,6 +118,7 @@ type Plane struct {
 	programs map[string]*program
 	tables   Tables
 	answers  *answers.Cache
+	tracing  []*ebpf.Variable // one of each object that reports
 
 	// mu guards attaching: one at a time, for a pin is looked for, then made.
 	mu    sync.Mutex

@@ -28,6 +28,7 @@ const (
 	socketMapSocketPeers   = "socket_peers"
 	socketMapSocketVips    = "socket_vips"
 	socketMapSpaces        = "spaces"
+	socketMapTraces        = "traces"
 	socketMapTranslations  = "translations"
 	socketMapVerdicts      = "verdicts"
 	socketMapVipLinks      = "vip_links"
@@ -112,6 +113,7 @@ type socketMapSpecs struct {
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
@@ -158,6 +160,7 @@ type socketMaps struct {
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	VipLinks     *ebpf.Map `ebpf:"vip_links"`
@@ -180,6 +183,7 @@ func (m *socketMaps) Close() error {
 		m.SocketPeers,
 		m.SocketVips,
 		m.Spaces,
+		m.Traces,
 		m.Translations,
 		m.Verdicts,
 		m.VipLinks,

@@ -28,6 +28,7 @@ const (
 	tunnelMapSocketPeers     = "socket_peers"
 	tunnelMapSocketVips      = "socket_vips"
 	tunnelMapSpaces          = "spaces"
+	tunnelMapTraces          = "traces"
 	tunnelMapTranslations    = "translations"
 	tunnelMapVerdicts        = "verdicts"
 	tunnelMapVipLinks        = "vip_links"
@@ -45,6 +46,7 @@ const (
 	tunnelVarNodeAddr4       = "node_addr4"
 	tunnelVarSlowDecap       = "slow_decap"
 	tunnelVarSlowEncap       = "slow_encap"
+	tunnelVarTracing         = "tracing"
 	tunnelVarTunnelIfindex   = "tunnel_ifindex"
 	tunnelVarTunnelPort      = "tunnel_port"
 	tunnelVarUnderlayIfindex = "underlay_ifindex"
@@ -113,6 +115,7 @@ type tunnelMapSpecs struct {
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
@@ -134,6 +137,7 @@ type tunnelVariableSpecs struct {
 	NodeAddr4       *ebpf.VariableSpec `ebpf:"node_addr4"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
+	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
@@ -172,6 +176,7 @@ type tunnelMaps struct {
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	VipLinks     *ebpf.Map `ebpf:"vip_links"`
@@ -195,6 +200,7 @@ func (m *tunnelMaps) Close() error {
 		m.SocketPeers,
 		m.SocketVips,
 		m.Spaces,
+		m.Traces,
 		m.Translations,
 		m.Verdicts,
 		m.VipLinks,
@@ -217,6 +223,7 @@ type tunnelVariables struct {
 	NodeAddr4       *ebpf.Variable `ebpf:"node_addr4"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
+	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`

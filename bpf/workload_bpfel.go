@@ -29,6 +29,7 @@ const (
 	workloadMapSocketPeers     = "socket_peers"
 	workloadMapSocketVips      = "socket_vips"
 	workloadMapSpaces          = "spaces"
+	workloadMapTraces          = "traces"
 	workloadMapTranslations    = "translations"
 	workloadMapVerdicts        = "verdicts"
 	workloadMapVipLinks        = "vip_links"
@@ -46,6 +47,7 @@ const (
 	workloadVarNodeAddr4       = "node_addr4"
 	workloadVarSlowDecap       = "slow_decap"
 	workloadVarSlowEncap       = "slow_encap"
+	workloadVarTracing         = "tracing"
 	workloadVarTunnelIfindex   = "tunnel_ifindex"
 	workloadVarTunnelPort      = "tunnel_port"
 	workloadVarUnderlayIfindex = "underlay_ifindex"
@@ -115,6 +117,7 @@ type workloadMapSpecs struct {
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
@@ -136,6 +139,7 @@ type workloadVariableSpecs struct {
 	NodeAddr4       *ebpf.VariableSpec `ebpf:"node_addr4"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
+	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
@@ -175,6 +179,7 @@ type workloadMaps struct {
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	VipLinks     *ebpf.Map `ebpf:"vip_links"`
@@ -199,6 +204,7 @@ func (m *workloadMaps) Close() error {
 		m.SocketPeers,
 		m.SocketVips,
 		m.Spaces,
+		m.Traces,
 		m.Translations,
 		m.Verdicts,
 		m.VipLinks,
@@ -221,6 +227,7 @@ type workloadVariables struct {
 	NodeAddr4       *ebpf.Variable `ebpf:"node_addr4"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
+	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ func TestDropsAreReported(t *testing.T) {
 			want := row.Event{
 				Ifindex: webLink, VNI: netA, Rule: ruleDeny, Src: row.AddrOf(a.web), Dst: row.AddrOf(a.db),
 				Sport: row.Port(40000), Dport: row.Port(22), SrcIdentity: web, DstIdentity: db,
-				Proto: bpftest.TCP, Reason: uint8(row.ReasonDenied), Len: uint32(len(p.Bytes())),
+				Proto: bpftest.TCP, Reason: uint8(row.ReasonDenied), Program: row.ProgramFromWorkload, Len: uint32(len(p.Bytes())),
 			}
 			workload := newBench(t, "workload", change{})
 			workload.expect(t, "from_workload", p.Bytes(), bpftest.Meta{}, row.ReasonDenied)
@@ -62,7 +63,7 @@ func TestDropsAreReported(t *testing.T) {
 			p.Src = a.remote
 			tunnel := newBench(t, "tunnel", change{})
 			tunnel.expect(t, "from_underlay", wrapped(web, p.Bytes()), bpftest.Meta{}, row.ReasonDenied)
-			want.Src, want.Len = row.AddrOf(a.remote), want.Len+50
+			want.Src, want.Len, want.Program = row.AddrOf(a.remote), want.Len+50, row.ProgramFromUnderlay
 			wantEvents(t, tunnel, want)
 		})
 	}
@@ -108,6 +109,66 @@ func TestReportsAreFew(t *testing.T) {
 	}
 	if events, _ := run(limited(0), dropped, row.ReasonNoEndpoint, 10); events != 0 {
 		t.Errorf("got %d events though none were wanted", events)
+	}
+}
+
+// TestTracedFlowsAreReportedWhole wants every packet of a traced flow, both ways, as often as the trace
+// says, and nothing else that passes.
+func TestTracedFlowsAreReportedWhole(t *testing.T) {
+	for name, a := range families {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "workload", change{config: func(c *bpf.Config) { c.EventsPerSecond = 1 }})
+			out := tcp(a.web, a.peer)
+			other := with(out, func(p *bpftest.Packet) { p.SPort = 40001 })
+			to := with(tcp(a.peer, a.web), func(p *bpftest.Packet) { p.SPort, p.DPort, p.Src = 80, 40000, a.world })
+			b.expect(t, "from_workload", out.Bytes(), bpftest.Meta{}, row.ReasonDelivered) // the first is sampled
+			b.expect(t, "to_workload", to.Bytes(), forwarded, row.ReasonNotPublic)         // the only one of this second
+			b.events(t)
+			traced := func(reasons ...row.Reason) {
+				t.Helper()
+				var got []row.Reason
+				for _, e := range b.events(t) {
+					if e.Traced != 1 {
+						t.Errorf("%s was sampled", row.Reason(e.Reason))
+					}
+					got = append(got, row.Reason(e.Reason))
+				}
+				if diff := cmp.Diff(reasons, got); diff != "" {
+					t.Errorf("traced (-want +got):\n%s", diff)
+				}
+			}
+			run := func(repeats int) {
+				t.Helper()
+				for range repeats {
+					b.expect(t, "from_workload", other.Bytes(), bpftest.Meta{}, row.ReasonDelivered)
+					b.expect(t, "from_workload", out.Bytes(), bpftest.Meta{}, row.ReasonDelivered)
+				}
+			}
+			key := row.TraceKey{VNI: netA, Addr: row.AddrOf(a.web), Port: row.Port(40000), Proto: bpftest.TCP}
+			put := func(key row.TraceKey, tr row.Trace) {
+				t.Helper()
+				if err := b.Maps["traces"].Put(key, tr); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put(key, row.Trace{Until: ^uint64(0), Left: 3})
+			run(2)
+			traced() // the switch is off
+			if err := b.Variables["tracing"].Set(uint32(1)); err != nil {
+				t.Fatal(err)
+			}
+			run(2)
+			b.expect(t, "to_workload", to.Bytes(), forwarded, row.ReasonNotPublic)
+			run(2) // no more are left
+			traced(row.ReasonDelivered, row.ReasonDelivered, row.ReasonNotPublic)
+			put(key, row.Trace{Until: 1, Left: 3})
+			run(2)
+			traced() // its time is over
+			key.Port, key.Proto = 0, 0
+			put(key, row.Trace{Until: ^uint64(0), Left: 4})
+			run(3)
+			traced(slices.Repeat([]row.Reason{row.ReasonDelivered}, 4)...)
+		})
 	}
 }
 

@@ -78,7 +78,9 @@ type Result struct {
 type Set struct {
 	Programs map[string]*ebpf.Program
 	Maps     map[string]*ebpf.Map
-	counted  map[row.Reason]uint64
+	// Variables of the object that may be set while it runs.
+	Variables map[string]*ebpf.Variable
+	counted   map[row.Reason]uint64
 }
 
 // Load loads an object, unpinned. Large maps are made small.
@@ -100,7 +102,9 @@ func LoadWhole(spec *ebpf.CollectionSpec) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	return &Set{Programs: collection.Programs, Maps: collection.Maps, counted: make(map[row.Reason]uint64)}, nil
+	return &Set{
+		Programs: collection.Programs, Maps: collection.Maps, Variables: collection.Variables, counted: make(map[row.Reason]uint64),
+	}, nil
 }
 
 // Close unloads it.

@@ -158,7 +158,9 @@ type Event struct {
 	DstIdentity uint16
 	Proto       uint8
 	Reason      uint8
-	Pad         [6]uint8
+	Program     uint8
+	Traced      uint8
+	Pad         [4]uint8
 }
 
 // Flow is struct flow of rows.h.
@@ -228,6 +230,24 @@ type Space struct {
 	VNI      uint32
 	Identity uint16
 	Pad      uint16
+}
+
+// Trace is struct trace of rows.h.
+type Trace struct {
+	_     structs.HostLayout
+	Until uint64
+	Left  uint32
+	Pad   uint32
+}
+
+// TraceKey is struct trace_key of rows.h.
+type TraceKey struct {
+	_     structs.HostLayout
+	VNI   uint32
+	Addr  Addr
+	Port  uint16
+	Proto uint8
+	Pad   uint8
 }
 
 // Translation is struct translation of rows.h.
@@ -332,7 +352,18 @@ const (
 
 // Values of enum layout.
 const (
-	LayoutVersion = 1
+	LayoutVersion = 2
+)
+
+// Values of enum program.
+const (
+	ProgramNone         = 0
+	ProgramFromWorkload = 1
+	ProgramToWorkload   = 2
+	ProgramFromUnderlay = 3
+	ProgramFromTunnel   = 4
+	ProgramDNS          = 5
+	ProgramEdge         = 6
 )
 
 // Values of enum reason.

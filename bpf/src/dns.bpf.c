@@ -33,7 +33,7 @@ int from_host(struct __sk_buff *skb)
 	default:
 		verdict = drop(&p, REASON_REDIRECT_FAILED);
 	}
-	count(skb, &p);
+	count(skb, &p, PROGRAM_DNS);
 	return verdict;
 }
 

@@ -38,9 +38,12 @@ struct dns_key *layout_dns_key;
 struct dns_answer *layout_dns_answer;
 struct counter *layout_counter;
 struct event *layout_event;
+struct trace_key *layout_trace_key;
+struct trace *layout_trace;
 
 enum layout layout_version;
 enum reason layout_reason;
+enum program layout_program;
 enum identity layout_identity;
 enum workload_flags layout_workload_flags;
 enum endpoint_flags layout_endpoint_flags;

@@ -32,7 +32,7 @@ int from_underlay(struct __sk_buff *skb)
 	struct packet p = {.len = skb->len};
 	int verdict = walk_underlay(skb, &p);
 
-	count(skb, &p);
+	count(skb, &p, PROGRAM_FROM_UNDERLAY);
 	return verdict;
 }
 
@@ -64,7 +64,7 @@ int from_tunnel(struct __sk_buff *skb)
 	struct packet p = {.len = skb->len};
 	int verdict = walk_tunnel(skb, &p);
 
-	count(skb, &p);
+	count(skb, &p, PROGRAM_FROM_TUNNEL);
 	return verdict;
 }
 

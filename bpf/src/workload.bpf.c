@@ -117,7 +117,7 @@ int from_workload(struct __sk_buff *skb)
 	struct packet p = {};
 	int verdict = walk_from(skb, &p);
 
-	count(skb, &p);
+	count(skb, &p, PROGRAM_FROM_WORKLOAD);
 	return verdict;
 }
 
@@ -168,7 +168,7 @@ int to_workload(struct __sk_buff *skb)
 	struct packet p = {};
 	int verdict = walk_to(skb, &p);
 
-	count(skb, &p);
+	count(skb, &p, PROGRAM_TO_WORKLOAD);
 	return verdict;
 }
 

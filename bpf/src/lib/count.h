@@ -4,12 +4,14 @@
 /*
  * The last step of every program: each packet is counted once, by the reason for which its walk
  * ended, and some are reported. Drops and audits are reported up to the limit of a second; of what
- * passes every 1024th, so that a look at the traffic costs it nothing.
+ * passes every 1024th, so that a look at the traffic costs it nothing. What is traced is reported
+ * whole, for as long and as often as the trace says.
  */
 
 #include "lib/config.h"
 #include "lib/maps.h"
 #include "lib/packet.h"
+#include "lib/trace.h"
 
 enum {
 	SAMPLE_MASK = 1023,
@@ -33,16 +35,18 @@ static __always_inline bool may_report(__u32 reason, __u64 now)
 	return true;
 }
 
-static __always_inline void report(struct __sk_buff *skb, const struct packet *p)
+/* Global: off the way of most packets. */
+__noinline int report(struct __sk_buff *skb, const struct packet *p, enum program program,
+		      bool traced)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct event *e;
 
-	if (!may_report(p->reason, now))
-		return;
+	if (!p || (!traced && !may_report(p->reason, now)))
+		return 0;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e)
-		return;
+		return 0;
 	e->time = now;
 	e->ifindex = skb->ifindex;
 	e->vni = p->vni;
@@ -56,13 +60,18 @@ static __always_inline void report(struct __sk_buff *skb, const struct packet *p
 	e->dst_identity = p->dst_identity;
 	e->proto = p->proto;
 	e->reason = p->reason;
+	e->program = program;
+	e->traced = traced;
 	memset(e->pad, 0, sizeof(e->pad));
 	bpf_ringbuf_submit(e, 0);
+	return 0;
 }
 
-static __always_inline void count(struct __sk_buff *skb, const struct packet *p)
+static __always_inline void count(struct __sk_buff *skb, const struct packet *p,
+				  enum program program)
 {
 	__u32 reason = p->reason;
+	bool traced;
 	struct counter *c = bpf_map_lookup_elem(&counters, &reason);
 
 	if (!c)
@@ -71,6 +80,8 @@ static __always_inline void count(struct __sk_buff *skb, const struct packet *p)
 	c->bytes += p->len;
 	if (!events_per_second || reason == REASON_NOT_OURS)
 		return;
-	if (reason >= REASON_DROP || reason == REASON_AUDITED || (c->packets & SAMPLE_MASK) == 1)
-		report(skb, p);
+	traced = tracing && is_traced(p);
+	if (traced || reason >= REASON_DROP || reason == REASON_AUDITED ||
+	    (c->packets & SAMPLE_MASK) == 1)
+		report(skb, p, program, traced);
 }

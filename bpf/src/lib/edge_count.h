@@ -28,6 +28,7 @@ __noinline int edge_report(const struct edge_packet *e, __u32 ifindex)
 	event->src_identity = IDENTITY_WORLD;
 	event->proto = e->flow.vip.proto;
 	event->reason = e->reason;
+	event->program = PROGRAM_EDGE;
 	bpf_ringbuf_submit(event, 0);
 	return 0;
 }

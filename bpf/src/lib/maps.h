@@ -29,6 +29,7 @@ enum {
 	MAX_TRANSLATIONS = 131072,
 	MAX_VIP_LINKS = 4096, /* links whose indexes are equal modulo this share an entry */
 	MAX_DNS_ANSWERS = 65536,
+	MAX_TRACES = 256,
 	EVENT_BYTES = 1 << 20, /* 10,000 events and more before a slow reader loses some */
 };
 
@@ -191,6 +192,15 @@ struct {
 	__uint(max_entries, EVENT_BYTES);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } events SEC(".maps");
+
+/* Go writes, programs count down `left`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct trace_key);
+	__type(value, struct trace);
+	__uint(max_entries, MAX_TRACES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} traces SEC(".maps");
 
 /* How much of this second's events a reason has used. */
 struct sample {

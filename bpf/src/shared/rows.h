@@ -13,7 +13,7 @@
 #include "types.h"
 
 enum layout {
-	LAYOUT_VERSION = 1,
+	LAYOUT_VERSION = 2,
 };
 
 /* 4-byte aligned so that copies and compares are done by words. */
@@ -372,6 +372,37 @@ struct counter {
 	__u64 bytes;
 };
 
+/* Where a packet was met. Numbers are appended, never changed. */
+enum program {
+	PROGRAM_NONE = 0,
+	PROGRAM_FROM_WORKLOAD = 1,
+	PROGRAM_TO_WORKLOAD = 2,
+	PROGRAM_FROM_UNDERLAY = 3,
+	PROGRAM_FROM_TUNNEL = 4,
+	PROGRAM_DNS = 5,
+	PROGRAM_EDGE = 6,
+};
+
+/* One side of the flows to be traced, whichever way their packets go. */
+struct trace_key {
+	__u32 vni;
+	struct addr addr;
+	__be16 port; /* ICMP echo: the id; 0: any, and then any protocol */
+	__u8 proto;
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct trace_key) == 24, "trace_key");
+
+/* traces: Go writes, the kernel half counts down. Asked only while `tracing` is set. */
+struct trace {
+	__u64 until; /* bpf_ktime_get_ns */
+	__u32 left; /* packets that are still to be reported */
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct trace) == 16, "trace");
+
 /* events: ring buffer, sampled per CPU and reason. */
 struct event {
 	__u64 time; /* bpf_ktime_get_ns */
@@ -387,7 +418,9 @@ struct event {
 	__u16 dst_identity;
 	__u8 proto;
 	__u8 reason;
-	__u8 pad[6];
+	__u8 program; /* enum program */
+	__u8 traced; /* reported because of a trace, not by sampling */
+	__u8 pad[4];
 };
 
 _Static_assert(sizeof(struct event) == 72, "event");
