@@ -48,6 +48,16 @@ const (
 	KindRefusal   Kind = "refusal"   // discovery.Refusal; key: node id/kind/key of the row refused
 )
 
+// Topic returns what rows of the kind are held on interest of, empty: everyone holds them. A topic's rows
+// are held by their writer and by who takes the topic, which masters do for every one. A topic is named
+// as the kind it began with.
+func (k Kind) Topic() string {
+	if k == KindEndpoint {
+		return string(KindEndpoint)
+	}
+	return ""
+}
+
 // Row is one fact. It has one writer, so rows need no merge rules: of two rows with the same
 // (Writer, Kind, Key) the greater (Incarnation, Seq) is the truth.
 type Row struct {

@@ -125,8 +125,10 @@ func (*SyncMessage_Alive) isSyncMessage_Body() {}
 
 // Digest is the first message of each side. Another one later means: I lack something, look again.
 type Digest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Known         []*Known               `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Known []*Known               `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"`
+	// whole wants the streams of every topic; else those without one, and those that are known.
+	Whole         bool `protobuf:"varint,2,opt,name=whole,proto3" json:"whole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,12 +170,20 @@ func (x *Digest) GetKnown() []*Known {
 	return nil
 }
 
-// Known is how far the sender knows a writer.
+func (x *Digest) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+// Known is how far the sender knows a stream: the rows of one writer on one topic.
 type Known struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Writer        string                 `protobuf:"bytes,1,opt,name=writer,proto3" json:"writer,omitempty"`
 	Incarnation   uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Topic         string                 `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"` // empty: the rows that everyone holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,18 +239,26 @@ func (x *Known) GetSeq() uint64 {
 	return 0
 }
 
-// Batch is a piece of one writer's stream: its changes after from up to to.
+func (x *Known) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+// Batch is a piece of one stream: its changes after from up to to.
 type Batch struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Writer      string                 `protobuf:"bytes,1,opt,name=writer,proto3" json:"writer,omitempty"`
 	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	From        uint64                 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"` // not included
 	To          uint64                 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`     // included
-	// reset tells that rows are all live rows of the writer.
+	// reset tells that rows are all live rows of the stream.
 	Reset_ bool `protobuf:"varint,5,opt,name=reset,proto3" json:"reset,omitempty"`
 	// more tells that the next message goes on with this batch: it is taken as a whole or not at all.
 	More          bool        `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
 	Rows          []*BatchRow `protobuf:"bytes,7,rep,name=rows,proto3" json:"rows,omitempty"`
+	Topic         string      `protobuf:"bytes,8,opt,name=topic,proto3" json:"topic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +340,13 @@ func (x *Batch) GetRows() []*BatchRow {
 		return x.Rows
 	}
 	return nil
+}
+
+func (x *Batch) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
 }
 
 // BatchRow is a row without what its batch says for all of them.
@@ -439,6 +464,103 @@ func (*Alive) Descriptor() ([]byte, []int) {
 	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{5}
 }
 
+// FindRequest asks for live rows of a kind whose value holds text as a JSON string.
+type FindRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindRequest) Reset() {
+	*x = FindRequest{}
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindRequest) ProtoMessage() {}
+
+func (x *FindRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindRequest.ProtoReflect.Descriptor instead.
+func (*FindRequest) Descriptor() ([]byte, []int) {
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FindRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FindRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type FindResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*Row                 `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"` // the first hundred
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindResponse) Reset() {
+	*x = FindResponse{}
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindResponse) ProtoMessage() {}
+
+func (x *FindResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindResponse.ProtoReflect.Descriptor instead.
+func (*FindResponse) Descriptor() ([]byte, []int) {
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FindResponse) GetRows() []*Row {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
 type Name struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -454,7 +576,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +588,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +601,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{6}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Name) GetTask() string {
@@ -542,7 +664,7 @@ type NamedPort struct {
 
 func (x *NamedPort) Reset() {
 	*x = NamedPort{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +676,7 @@ func (x *NamedPort) String() string {
 func (*NamedPort) ProtoMessage() {}
 
 func (x *NamedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +689,7 @@ func (x *NamedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedPort.ProtoReflect.Descriptor instead.
 func (*NamedPort) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{7}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NamedPort) GetName() string {
@@ -600,7 +722,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +734,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +747,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{8}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AnnounceRequest) GetName() *Name {
@@ -643,7 +765,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +777,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +790,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{9}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
 }
 
 type RetractRequest struct {
@@ -680,7 +802,7 @@ type RetractRequest struct {
 
 func (x *RetractRequest) Reset() {
 	*x = RetractRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +814,7 @@ func (x *RetractRequest) String() string {
 func (*RetractRequest) ProtoMessage() {}
 
 func (x *RetractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +827,7 @@ func (x *RetractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractRequest.ProtoReflect.Descriptor instead.
 func (*RetractRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{10}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RetractRequest) GetTask() string {
@@ -723,7 +845,7 @@ type RetractResponse struct {
 
 func (x *RetractResponse) Reset() {
 	*x = RetractResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +857,7 @@ func (x *RetractResponse) String() string {
 func (*RetractResponse) ProtoMessage() {}
 
 func (x *RetractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +870,7 @@ func (x *RetractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractResponse.ProtoReflect.Descriptor instead.
 func (*RetractResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
 }
 
 type LookupRequest struct {
@@ -761,7 +883,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +895,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +908,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LookupRequest) GetNetwork() string {
@@ -812,7 +934,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +946,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +959,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LookupResponse) GetRecords() []*Record {
@@ -861,7 +983,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +995,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1008,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Record) GetName() string {
@@ -939,7 +1061,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1073,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1086,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
 }
 
 type NodesResponse struct {
@@ -976,7 +1098,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1110,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1123,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NodesResponse) GetNodes() []*NodeStatus {
@@ -1029,7 +1151,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1163,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1176,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeStatus) GetId() string {
@@ -1136,7 +1258,7 @@ type RowsRequest struct {
 
 func (x *RowsRequest) Reset() {
 	*x = RowsRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1270,7 @@ func (x *RowsRequest) String() string {
 func (*RowsRequest) ProtoMessage() {}
 
 func (x *RowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1283,7 @@ func (x *RowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
 func (*RowsRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RowsRequest) GetKind() string {
@@ -1180,7 +1302,7 @@ type RowsResponse struct {
 
 func (x *RowsResponse) Reset() {
 	*x = RowsResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1314,7 @@ func (x *RowsResponse) String() string {
 func (*RowsResponse) ProtoMessage() {}
 
 func (x *RowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1327,7 @@ func (x *RowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
 func (*RowsResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RowsResponse) GetRows() []*Row {
@@ -1230,7 +1352,7 @@ type Row struct {
 
 func (x *Row) Reset() {
 	*x = Row{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1364,7 @@ func (x *Row) String() string {
 func (*Row) ProtoMessage() {}
 
 func (x *Row) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1377,7 @@ func (x *Row) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Row.ProtoReflect.Descriptor instead.
 func (*Row) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Row) GetWriter() string {
@@ -1316,13 +1438,15 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x06digest\x18\x01 \x01(\v2\x19.weft.discovery.v1.DigestH\x00R\x06digest\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.weft.discovery.v1.BatchH\x00R\x05batch\x120\n" +
 	"\x05alive\x18\x03 \x01(\v2\x18.weft.discovery.v1.AliveH\x00R\x05aliveB\x06\n" +
-	"\x04body\"8\n" +
+	"\x04body\"N\n" +
 	"\x06Digest\x12.\n" +
-	"\x05known\x18\x01 \x03(\v2\x18.weft.discovery.v1.KnownR\x05known\"S\n" +
+	"\x05known\x18\x01 \x03(\v2\x18.weft.discovery.v1.KnownR\x05known\x12\x14\n" +
+	"\x05whole\x18\x02 \x01(\bR\x05whole\"i\n" +
 	"\x05Known\x12\x16\n" +
 	"\x06writer\x18\x01 \x01(\tR\x06writer\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xc0\x01\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x14\n" +
+	"\x05topic\x18\x04 \x01(\tR\x05topic\"\xd6\x01\n" +
 	"\x05Batch\x12\x16\n" +
 	"\x06writer\x18\x01 \x01(\tR\x06writer\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x12\n" +
@@ -1330,14 +1454,20 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x02to\x18\x04 \x01(\x04R\x02to\x12\x14\n" +
 	"\x05reset\x18\x05 \x01(\bR\x05reset\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\bR\x04more\x12/\n" +
-	"\x04rows\x18\a \x03(\v2\x1b.weft.discovery.v1.BatchRowR\x04rows\"r\n" +
+	"\x04rows\x18\a \x03(\v2\x1b.weft.discovery.v1.BatchRowR\x04rows\x12\x14\n" +
+	"\x05topic\x18\b \x01(\tR\x05topic\"r\n" +
 	"\bBatchRow\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
 	"\x05value\x18\x05 \x01(\fR\x05value\"\a\n" +
-	"\x05Alive\"\xc6\x01\n" +
+	"\x05Alive\"5\n" +
+	"\vFindRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\":\n" +
+	"\fFindResponse\x12*\n" +
+	"\x04rows\x18\x01 \x03(\v2\x16.weft.discovery.v1.RowR\x04rows\"\xc6\x01\n" +
 	"\x04Name\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1c\n" +
@@ -1395,9 +1525,10 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x10\n" +
 	"\x03seq\x18\x05 \x01(\x04R\x03seq\x12\x18\n" +
 	"\adeleted\x18\x06 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05value\x18\a \x01(\fR\x05value2V\n" +
+	"\x05value\x18\a \x01(\fR\x05value2\x9f\x01\n" +
 	"\x04Sync\x12N\n" +
-	"\bExchange\x12\x1e.weft.discovery.v1.SyncMessage\x1a\x1e.weft.discovery.v1.SyncMessage(\x010\x012\x98\x03\n" +
+	"\bExchange\x12\x1e.weft.discovery.v1.SyncMessage\x1a\x1e.weft.discovery.v1.SyncMessage(\x010\x01\x12G\n" +
+	"\x04Find\x12\x1e.weft.discovery.v1.FindRequest\x1a\x1f.weft.discovery.v1.FindResponse2\x98\x03\n" +
 	"\tDiscovery\x12S\n" +
 	"\bAnnounce\x12\".weft.discovery.v1.AnnounceRequest\x1a#.weft.discovery.v1.AnnounceResponse\x12P\n" +
 	"\aRetract\x12!.weft.discovery.v1.RetractRequest\x1a\".weft.discovery.v1.RetractResponse\x12M\n" +
@@ -1417,7 +1548,7 @@ func file_discovery_discoverypb_discovery_proto_rawDescGZIP() []byte {
 	return file_discovery_discoverypb_discovery_proto_rawDescData
 }
 
-var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_discovery_discoverypb_discovery_proto_goTypes = []any{
 	(*SyncMessage)(nil),      // 0: weft.discovery.v1.SyncMessage
 	(*Digest)(nil),           // 1: weft.discovery.v1.Digest
@@ -1425,21 +1556,23 @@ var file_discovery_discoverypb_discovery_proto_goTypes = []any{
 	(*Batch)(nil),            // 3: weft.discovery.v1.Batch
 	(*BatchRow)(nil),         // 4: weft.discovery.v1.BatchRow
 	(*Alive)(nil),            // 5: weft.discovery.v1.Alive
-	(*Name)(nil),             // 6: weft.discovery.v1.Name
-	(*NamedPort)(nil),        // 7: weft.discovery.v1.NamedPort
-	(*AnnounceRequest)(nil),  // 8: weft.discovery.v1.AnnounceRequest
-	(*AnnounceResponse)(nil), // 9: weft.discovery.v1.AnnounceResponse
-	(*RetractRequest)(nil),   // 10: weft.discovery.v1.RetractRequest
-	(*RetractResponse)(nil),  // 11: weft.discovery.v1.RetractResponse
-	(*LookupRequest)(nil),    // 12: weft.discovery.v1.LookupRequest
-	(*LookupResponse)(nil),   // 13: weft.discovery.v1.LookupResponse
-	(*Record)(nil),           // 14: weft.discovery.v1.Record
-	(*NodesRequest)(nil),     // 15: weft.discovery.v1.NodesRequest
-	(*NodesResponse)(nil),    // 16: weft.discovery.v1.NodesResponse
-	(*NodeStatus)(nil),       // 17: weft.discovery.v1.NodeStatus
-	(*RowsRequest)(nil),      // 18: weft.discovery.v1.RowsRequest
-	(*RowsResponse)(nil),     // 19: weft.discovery.v1.RowsResponse
-	(*Row)(nil),              // 20: weft.discovery.v1.Row
+	(*FindRequest)(nil),      // 6: weft.discovery.v1.FindRequest
+	(*FindResponse)(nil),     // 7: weft.discovery.v1.FindResponse
+	(*Name)(nil),             // 8: weft.discovery.v1.Name
+	(*NamedPort)(nil),        // 9: weft.discovery.v1.NamedPort
+	(*AnnounceRequest)(nil),  // 10: weft.discovery.v1.AnnounceRequest
+	(*AnnounceResponse)(nil), // 11: weft.discovery.v1.AnnounceResponse
+	(*RetractRequest)(nil),   // 12: weft.discovery.v1.RetractRequest
+	(*RetractResponse)(nil),  // 13: weft.discovery.v1.RetractResponse
+	(*LookupRequest)(nil),    // 14: weft.discovery.v1.LookupRequest
+	(*LookupResponse)(nil),   // 15: weft.discovery.v1.LookupResponse
+	(*Record)(nil),           // 16: weft.discovery.v1.Record
+	(*NodesRequest)(nil),     // 17: weft.discovery.v1.NodesRequest
+	(*NodesResponse)(nil),    // 18: weft.discovery.v1.NodesResponse
+	(*NodeStatus)(nil),       // 19: weft.discovery.v1.NodeStatus
+	(*RowsRequest)(nil),      // 20: weft.discovery.v1.RowsRequest
+	(*RowsResponse)(nil),     // 21: weft.discovery.v1.RowsResponse
+	(*Row)(nil),              // 22: weft.discovery.v1.Row
 }
 var file_discovery_discoverypb_discovery_proto_depIdxs = []int32{
 	1,  // 0: weft.discovery.v1.SyncMessage.digest:type_name -> weft.discovery.v1.Digest
@@ -1447,28 +1580,31 @@ var file_discovery_discoverypb_discovery_proto_depIdxs = []int32{
 	5,  // 2: weft.discovery.v1.SyncMessage.alive:type_name -> weft.discovery.v1.Alive
 	2,  // 3: weft.discovery.v1.Digest.known:type_name -> weft.discovery.v1.Known
 	4,  // 4: weft.discovery.v1.Batch.rows:type_name -> weft.discovery.v1.BatchRow
-	7,  // 5: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
-	6,  // 6: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
-	14, // 7: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
-	17, // 8: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
-	20, // 9: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
-	0,  // 10: weft.discovery.v1.Sync.Exchange:input_type -> weft.discovery.v1.SyncMessage
-	8,  // 11: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
-	10, // 12: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
-	12, // 13: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
-	15, // 14: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
-	18, // 15: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
-	0,  // 16: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
-	9,  // 17: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
-	11, // 18: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
-	13, // 19: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
-	16, // 20: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
-	19, // 21: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	22, // 5: weft.discovery.v1.FindResponse.rows:type_name -> weft.discovery.v1.Row
+	9,  // 6: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
+	8,  // 7: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
+	16, // 8: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
+	19, // 9: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
+	22, // 10: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
+	0,  // 11: weft.discovery.v1.Sync.Exchange:input_type -> weft.discovery.v1.SyncMessage
+	6,  // 12: weft.discovery.v1.Sync.Find:input_type -> weft.discovery.v1.FindRequest
+	10, // 13: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
+	12, // 14: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
+	14, // 15: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
+	17, // 16: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
+	20, // 17: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
+	0,  // 18: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
+	7,  // 19: weft.discovery.v1.Sync.Find:output_type -> weft.discovery.v1.FindResponse
+	11, // 20: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
+	13, // 21: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
+	15, // 22: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
+	18, // 23: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
+	21, // 24: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
+	18, // [18:25] is the sub-list for method output_type
+	11, // [11:18] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_discovery_discoverypb_discovery_proto_init() }
@@ -1487,7 +1623,7 @@ func file_discovery_discoverypb_discovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_discovery_discoverypb_discovery_proto_rawDesc), len(file_discovery_discoverypb_discovery_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Sync_Exchange_FullMethodName = "/weft.discovery.v1.Sync/Exchange"
+	Sync_Find_FullMethodName     = "/weft.discovery.v1.Sync/Find"
 )
 
 // SyncClient is the client API for Sync service.
@@ -34,6 +35,8 @@ const (
 // lacks (Batch), at once and whenever something changes.
 type SyncClient interface {
 	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SyncMessage, SyncMessage], error)
+	// Find looks for rows that the asking process does not hold, because they are of a topic.
+	Find(ctx context.Context, in *FindRequest, opts ...grpc.CallOption) (*FindResponse, error)
 }
 
 type syncClient struct {
@@ -57,6 +60,16 @@ func (c *syncClient) Exchange(ctx context.Context, opts ...grpc.CallOption) (grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sync_ExchangeClient = grpc.BidiStreamingClient[SyncMessage, SyncMessage]
 
+func (c *syncClient) Find(ctx context.Context, in *FindRequest, opts ...grpc.CallOption) (*FindResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindResponse)
+	err := c.cc.Invoke(ctx, Sync_Find_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SyncServer is the server API for Sync service.
 // All implementations must embed UnimplementedSyncServer
 // for forward compatibility.
@@ -65,6 +78,8 @@ type Sync_ExchangeClient = grpc.BidiStreamingClient[SyncMessage, SyncMessage]
 // lacks (Batch), at once and whenever something changes.
 type SyncServer interface {
 	Exchange(grpc.BidiStreamingServer[SyncMessage, SyncMessage]) error
+	// Find looks for rows that the asking process does not hold, because they are of a topic.
+	Find(context.Context, *FindRequest) (*FindResponse, error)
 	mustEmbedUnimplementedSyncServer()
 }
 
@@ -77,6 +92,9 @@ type UnimplementedSyncServer struct{}
 
 func (UnimplementedSyncServer) Exchange(grpc.BidiStreamingServer[SyncMessage, SyncMessage]) error {
 	return status.Error(codes.Unimplemented, "method Exchange not implemented")
+}
+func (UnimplementedSyncServer) Find(context.Context, *FindRequest) (*FindResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Find not implemented")
 }
 func (UnimplementedSyncServer) mustEmbedUnimplementedSyncServer() {}
 func (UnimplementedSyncServer) testEmbeddedByValue()              {}
@@ -106,13 +124,36 @@ func _Sync_Exchange_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sync_ExchangeServer = grpc.BidiStreamingServer[SyncMessage, SyncMessage]
 
+func _Sync_Find_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServer).Find(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sync_Find_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServer).Find(ctx, req.(*FindRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Sync_ServiceDesc is the grpc.ServiceDesc for Sync service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Sync_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "weft.discovery.v1.Sync",
 	HandlerType: (*SyncServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Find",
+			Handler:    _Sync_Find_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Exchange",

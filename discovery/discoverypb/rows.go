@@ -21,19 +21,19 @@ const (
 func alive() *SyncMessage { return &SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{}}} }
 
 func digestOut(d state.Digest) *Digest {
-	known := make([]*Known, 0, len(d))
-	for writer, p := range d {
-		known = append(known, &Known{Writer: writer, Incarnation: p.Incarnation, Seq: p.Seq})
+	out := &Digest{Known: make([]*Known, 0, len(d.Known)), Whole: d.Whole}
+	for of, p := range d.Known {
+		out.Known = append(out.Known, &Known{Writer: of.Writer, Topic: of.Topic, Incarnation: p.Incarnation, Seq: p.Seq})
 	}
-	return &Digest{Known: known}
+	return out
 }
 
 func digestIn(d *Digest) state.Digest {
-	known := make(state.Digest, len(d.GetKnown()))
+	in := state.Digest{Known: make(map[state.Stream]state.Position, len(d.GetKnown())), Whole: d.GetWhole()}
 	for _, k := range d.GetKnown() {
-		known[k.GetWriter()] = state.Position{Incarnation: k.GetIncarnation(), Seq: k.GetSeq()}
+		in.Known[state.Stream{Writer: k.GetWriter(), Topic: k.GetTopic()}] = state.Position{Incarnation: k.GetIncarnation(), Seq: k.GetSeq()}
 	}
-	return known
+	return in
 }
 
 // batchOut cuts a batch into messages.
@@ -41,7 +41,9 @@ func batchOut(b state.Batch) iter.Seq[*SyncMessage] {
 	return func(yield func(*SyncMessage) bool) {
 		rows := b.Rows
 		for {
-			piece := &Batch{Writer: b.Writer, Incarnation: b.Incarnation, From: b.From, To: b.To, Reset_: b.Reset}
+			piece := &Batch{
+				Writer: b.Writer, Topic: b.Topic, Incarnation: b.Incarnation, From: b.From, To: b.To, Reset_: b.Reset,
+			}
 			size := 0
 			for len(rows) > 0 && size < messageBytes {
 				r := &rows[0]
@@ -69,12 +71,13 @@ type batchIn struct {
 // add takes the next message and tells whether the batch is complete.
 func (in *batchIn) add(b *Batch) (complete bool, err error) {
 	head := state.Batch{
-		Writer: b.GetWriter(), Incarnation: b.GetIncarnation(), From: b.GetFrom(), To: b.GetTo(), Reset: b.GetReset_(),
+		Stream:      state.Stream{Writer: b.GetWriter(), Topic: b.GetTopic()},
+		Incarnation: b.GetIncarnation(), From: b.GetFrom(), To: b.GetTo(), Reset: b.GetReset_(),
 	}
 	if !in.begun {
 		in.begun, in.batch, in.size = true, head, 0
 	}
-	if old := &in.batch; old.Writer != head.Writer || old.Incarnation != head.Incarnation ||
+	if old := &in.batch; old.Stream != head.Stream || old.Incarnation != head.Incarnation ||
 		old.From != head.From || old.To != head.To || old.Reset != head.Reset {
 		return false, errors.New("a batch goes on as another one")
 	}
@@ -86,7 +89,7 @@ func (in *batchIn) add(b *Batch) (complete bool, err error) {
 		in.size += len(r.GetKey()) + len(r.GetValue())
 	}
 	if in.size > batchLimit {
-		return false, fmt.Errorf("a batch of %s has more than %d bytes", in.batch.Writer, batchLimit)
+		return false, fmt.Errorf("a batch of %s has more than %d bytes", in.batch.Stream, batchLimit)
 	}
 	return !b.GetMore(), nil
 }

@@ -431,7 +431,7 @@ func TestGapIsAskedForAgain(t *testing.T) {
 		for {
 			m := next()
 			if d := m.GetDigest(); d != nil {
-				if p, ok := digestIn(d)["b"]; ok {
+				if p, ok := digestIn(d).Known[state.Stream{Writer: "b"}]; ok {
 					t.Errorf("position %v of a writer whose rows did not fit", p)
 				}
 				break
@@ -502,10 +502,10 @@ func TestBadBatchEndsTheStream(t *testing.T) {
 }
 
 func TestBatchIsCutAndPutTogether(t *testing.T) {
-	batch := state.Batch{Writer: "b", Incarnation: 3, From: 4, To: 40}
+	batch := state.Batch{Stream: state.Stream{Writer: "b", Topic: "endpoint"}, Incarnation: 3, From: 4, To: 40}
 	for i := range 36 {
 		batch.Rows = append(batch.Rows, discovery.Row{
-			Writer: "b", Kind: "name", Key: fmt.Sprint(i), Incarnation: 3, Seq: uint64(i + 5), Value: make([]byte, 100_000),
+			Writer: "b", Kind: "endpoint", Key: fmt.Sprint(i), Incarnation: 3, Seq: uint64(i + 5), Value: make([]byte, 100_000),
 		})
 	}
 	var in batchIn

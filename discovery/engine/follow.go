@@ -30,7 +30,7 @@ type writer map[rowID]version
 
 // restart forgets how far the rows were followed, not what they said.
 func (e *Engine) restart() {
-	e.cursor = e.store.Cursor(nil)
+	e.cursor = e.store.Cursor(state.Digest{})
 	if e.writers == nil {
 		e.writers, e.gone = map[string]writer{}, map[string]uint64{}
 	}

@@ -27,7 +27,7 @@ func many(n int) []discovery.Row {
 func BenchmarkApply20000(b *testing.B) {
 	rows := many(20_000)
 	for b.Loop() {
-		s, err := Open(Options{Self: "a"})
+		s, err := Open(Options{Self: "a", Whole: true})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func BenchmarkApply20000(b *testing.B) {
 }
 
 func BenchmarkOpen20000(b *testing.B) {
-	o := Options{Self: "a", Dir: b.TempDir()}
+	o := Options{Self: "a", Whole: true, Dir: b.TempDir()}
 	s, err := Open(o)
 	if err != nil {
 		b.Fatal(err)
@@ -74,7 +74,7 @@ func BenchmarkPut(b *testing.B) {
 }
 
 func BenchmarkRows20000(b *testing.B) {
-	s, err := Open(Options{Self: "a"})
+	s, err := Open(Options{Self: "a", Whole: true})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func BenchmarkRows20000(b *testing.B) {
 
 // BenchmarkNext is what one change costs each of the streams of a master.
 func BenchmarkNext(b *testing.B) {
-	s, err := Open(Options{Self: "a"})
+	s, err := Open(Options{Self: "a", Whole: true})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -13,19 +13,20 @@ import (
 //
 //	opRow     writer kind key incarnation seq deleted value   set the row
 //	opDrop    writer kind key                                 forget the row
-//	opWriter  writer incarnation seq floor                    set what is known of the writer
+//	opStream  writer topic incarnation seq floor              set what is known of the stream
 //
 // Numbers are varints, texts have their length before them.
 const (
 	opRow byte = iota + 1
 	opDrop
-	opWriter
+	opOldWriter // of version 1, which had no topics: as opStream without one
+	opStream
 )
 
 type operation struct {
 	code   byte
 	row    discovery.Row // opRow; of opDrop the names
-	writer writer        // opWriter
+	stream stream        // opStream
 }
 
 func appendRow(b []byte, r *discovery.Row) []byte {
@@ -45,11 +46,11 @@ func appendDrop(b []byte, r *discovery.Row) []byte {
 	return appendNames(append(b, opDrop), r.Writer, string(r.Kind), r.Key)
 }
 
-func appendWriter(b []byte, w *writer) []byte {
-	b = appendNames(append(b, opWriter), w.name)
-	b = binary.AppendUvarint(b, w.incarnation)
-	b = binary.AppendUvarint(b, w.seq)
-	return binary.AppendUvarint(b, w.floor)
+func appendStream(b []byte, st *stream) []byte {
+	b = appendNames(append(b, opStream), st.Writer, st.Topic)
+	b = binary.AppendUvarint(b, st.incarnation)
+	b = binary.AppendUvarint(b, st.seq)
+	return binary.AppendUvarint(b, st.floor)
 }
 
 func appendNames(b []byte, names ...string) []byte {
@@ -112,9 +113,12 @@ func readOp(b []byte) (op operation, rest []byte, err error) {
 		}
 	case opDrop:
 		op.row.Writer, op.row.Kind, op.row.Key = r.name(), discovery.Kind(r.name()), r.name()
-	case opWriter:
-		op.writer.name = r.name()
-		op.writer.incarnation, op.writer.seq, op.writer.floor = r.number(), r.number(), r.number()
+	case opStream, opOldWriter:
+		op.stream.Writer = r.name()
+		if op.code == opStream {
+			op.stream.Topic = string(r.bytes(MaxName))
+		}
+		op.stream.incarnation, op.stream.seq, op.stream.floor = r.number(), r.number(), r.number()
 	default:
 		return op, nil, fmt.Errorf("operation %d is unknown: %w", op.code, ErrBroken)
 	}

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
-
 	"weft/discovery"
 )
 
@@ -55,7 +53,6 @@ func (s *Store) carryOut(group []*change) {
 		s.publish(t)
 		return
 	}
-	t.mem.Abort()
 	// What others say is worth knowing even when it can't be kept: it can be asked for again.
 	var rest []*change
 	for _, c := range group {
@@ -85,11 +82,11 @@ func (s *Store) decide(group []*change) (t *tx, sync bool) {
 }
 
 func (s *Store) publish(t *tx) {
-	t.mem.Commit()
+	s.published.Store(t.mem)
 	s.renewed = t.renewed
 	s.stats.rows.Add(t.rows)
 	s.stats.tombstones.Add(t.tombstones)
-	s.stats.writers.Add(t.writers)
+	s.stats.streams.Add(t.streams)
 	s.stats.refused.Add(t.refused)
 	s.stats.renewals.Add(t.renewals)
 	if s.disk != nil {
@@ -97,7 +94,7 @@ func (s *Store) publish(t *tx) {
 	}
 	if t.renewals > 0 {
 		s.log.Warn("own rows begin a new life: others knew more of them, or the masters removed this node",
-			"node", s.self, "incarnation", readWriter(s.db.Txn(false), s.self).incarnation)
+			"node", s.self, "incarnation", s.Incarnation())
 	}
 	if len(t.kinds) > 0 {
 		s.watch.wake(t.kinds)
@@ -107,20 +104,19 @@ func (s *Store) publish(t *tx) {
 // boot fills the memory from the disk, and gives Self an incarnation if it has none that can go on.
 func (s *Store) boot() error {
 	t := s.begin()
-	defer t.mem.Abort() // no effect after publish
 	fresh, err := s.replay(t)
 	if err != nil {
 		return err
 	}
-	w := readWriter(t.mem, s.self)
+	own := t.mem.stream(Stream{Writer: s.self})
 	switch {
 	case s.self == "":
-	case w.incarnation == 0:
-		w.incarnation = uint64(time.Now().UnixNano())
-		t.setWriter(w)
-	case s.stats.salvage.Load() > 0, w.removed():
+	case own.incarnation == 0:
+		own.incarnation = uint64(time.Now().UnixNano())
+		t.setStream(own)
+	case s.stats.salvage.Load() > 0, t.old, own.removed():
 		// Rows may be lost that others have: what we say from now on must be newer than all of it.
-		t.renew(w, w.incarnation)
+		t.renew(own.incarnation)
 	}
 	t.renewed = time.Time{}
 	if s.disk != nil && (fresh || s.stats.salvage.Load() > 0 || len(t.ops) > 0) {
@@ -147,12 +143,12 @@ func (s *Store) replay(t *tx) (fresh bool, err error) {
 			"error", errors.Join(found.bad...), "kept", found.aside, "rows", t.rows)
 		return true, nil
 	}
-	if len(found.bad) > 0 {
+	if len(found.bad) > 0 || t.old {
 		t.repair()
 	}
 	t.recount()
 	if len(found.bad) == 0 {
-		return found.fresh, nil
+		return found.fresh || t.old, nil
 	}
 	s.stats.salvage.Store(uint64(len(found.bad)))
 	s.log.Error("state file is broken in places; it is kept aside and what is whole is used",
@@ -160,40 +156,46 @@ func (s *Store) replay(t *tx) (fresh bool, err error) {
 	return true, nil
 }
 
-// repair makes a state of what is left of a broken log. Of other writers rows may be lost: it claims
-// to know nothing, and they come again. What a lost record took back may be here once more.
+// repair makes a state of what is left of a broken log, or of one without topics. Of other writers rows
+// may be lost: it claims to know nothing, and they come again. What a lost record took back may be here
+// once more.
 func (t *tx) repair() {
-	writers := make(map[string]writer)
-	eachWriter(t.mem, func(w *writer) { writers[w.name] = *w })
-	eachRow(t.mem, byID, nil, func(r *discovery.Row) {
-		w := writers[r.Writer]
-		w.name, w.incarnation = r.Writer, max(w.incarnation, r.Incarnation)
-		writers[r.Writer] = w
-	})
+	streams := make(map[Stream]stream)
+	t.mem.eachStream(func(st *stream) { streams[st.Stream] = *st })
 	var drop []*discovery.Row
-	eachRow(t.mem, byID, nil, func(r *discovery.Row) {
-		if r.Incarnation < writers[r.Writer].incarnation {
+	t.mem.each("", func(r *discovery.Row) {
+		of := streamOf(r)
+		if !t.s.takes(of) {
+			drop = append(drop, r)
+			return
+		}
+		st := streams[of]
+		st.Stream, st.incarnation = of, max(st.incarnation, r.Incarnation)
+		streams[of] = st
+	})
+	t.mem.each("", func(r *discovery.Row) {
+		if r.Incarnation < streams[streamOf(r)].incarnation {
 			drop = append(drop, r)
 		}
 	})
 	for _, r := range drop {
-		t.must(t.mem.Delete(rowTable, r))
+		t.mem.drop(r)
 	}
-	for _, w := range writers {
-		w.seq, w.floor = 0, 0
-		t.setWriter(w)
+	for _, st := range streams {
+		st.seq, st.floor = 0, 0
+		t.setStream(st)
 	}
 }
 
 // recount derives what the log does not hold: counts, and who is gone.
 func (t *tx) recount() {
-	t.rows, t.tombstones, t.writers = 0, 0, 0
-	stones := make(map[string]int)
+	t.rows, t.tombstones, t.streams = 0, 0, 0
+	stones := make(map[Stream]int)
 	gone := make(map[string]uint64)
-	eachRow(t.mem, byID, nil, func(r *discovery.Row) {
+	t.mem.each("", func(r *discovery.Row) {
 		if r.Deleted {
 			t.tombstones++
-			stones[r.Writer]++
+			stones[streamOf(r)]++
 			return
 		}
 		t.rows++
@@ -203,17 +205,17 @@ func (t *tx) recount() {
 			}
 		}
 	})
-	known := make(map[string]writer)
-	eachWriter(t.mem, func(w *writer) { known[w.name] = *w })
-	t.writers = int64(len(known))
+	known := make(map[Stream]stream)
+	t.mem.eachStream(func(st *stream) { known[st.Stream] = *st })
+	t.streams = int64(len(known))
 	for name := range gone {
-		if _, ok := known[name]; !ok {
-			known[name] = writer{name: name}
+		if of := (Stream{Writer: name}); known[of].Writer == "" {
+			known[of] = stream{Stream: of}
 		}
 	}
-	for name, w := range known {
-		w.tombstones, w.gone = stones[name], gone[name]
-		t.setWriter(w)
+	for of, st := range known {
+		st.tombstones, st.gone = stones[of], gone[of.Writer]
+		t.setStream(st)
 	}
 	t.ops = nil
 }
@@ -228,15 +230,15 @@ func (t *tx) redo(ops []byte) error {
 		ops = rest
 		switch op.code {
 		case opRow:
-			t.must(t.mem.Insert(rowTable, &op.row))
+			row := op.row // not op, which is twice as large
+			t.mem.set(&row)
 		case opDrop:
-			if old := readRow(t.mem, op.row.Writer, op.row.Kind, op.row.Key); old != nil {
-				t.must(t.mem.Delete(rowTable, old))
-			}
-		case opWriter:
+			t.mem.drop(&op.row)
+		case opStream, opOldWriter:
+			t.old = t.old || op.code == opOldWriter
 			t.s.rev++
-			op.writer.rev = t.s.rev
-			t.must(t.mem.Insert(writerTable, &op.writer))
+			op.stream.rev = t.s.rev
+			t.mem.setStream(op.stream)
 		default:
 			return fmt.Errorf("operation %d: %w", op.code, ErrBroken)
 		}
@@ -245,7 +247,7 @@ func (t *tx) redo(ops []byte) error {
 }
 
 // snapshotOps calls f with the operations that make the whole state, in pieces of about size bytes.
-func snapshotOps(mem *memdb.Txn, size int, f func(ops []byte) error) error {
+func snapshotOps(mem *memory, size int, f func(ops []byte) error) error {
 	var ops []byte
 	var err error
 	flush := func(limit int) {
@@ -254,12 +256,12 @@ func snapshotOps(mem *memdb.Txn, size int, f func(ops []byte) error) error {
 			ops = ops[:0]
 		}
 	}
-	eachRow(mem, byID, nil, func(r *discovery.Row) {
+	mem.each("", func(r *discovery.Row) {
 		ops = appendRow(ops, r)
 		flush(size)
 	})
-	eachWriter(mem, func(w *writer) {
-		ops = appendWriter(ops, w)
+	mem.eachStream(func(st *stream) {
+		ops = appendStream(ops, st)
 		flush(size)
 	})
 	flush(0)

@@ -3,6 +3,7 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"math"
@@ -10,7 +11,28 @@ import (
 	"weft/discovery"
 )
 
-// Position is how far a writer's rows are known: all up to Seq of that Incarnation.
+// Stream is the rows of one writer on one topic (discovery.Kind.Topic), in the order of Seq. It is held
+// whole or not at all, so that one Position says what is known of it.
+type Stream struct {
+	Writer string
+	Topic  string // empty: the rows that everyone holds
+}
+
+func streamOf(r *discovery.Row) Stream { return Stream{r.Writer, r.Kind.Topic()} }
+
+func (a Stream) compare(b Stream) int {
+	return cmp.Or(cmp.Compare(a.Writer, b.Writer), cmp.Compare(a.Topic, b.Topic))
+}
+
+// String is for people: the writer, and the topic behind a slash.
+func (a Stream) String() string {
+	if a.Topic == "" {
+		return a.Writer
+	}
+	return a.Writer + "/" + a.Topic
+}
+
+// Position is how far a stream is known: all rows up to Seq of that Incarnation.
 type Position struct {
 	Incarnation uint64
 	Seq         uint64
@@ -21,56 +43,67 @@ func (p Position) after(q Position) bool {
 	return p.Incarnation > q.Incarnation || p.Incarnation == q.Incarnation && p.Seq > q.Seq
 }
 
-// Digest is what a store knows, by writer. Writers that the masters removed stand at the greatest
-// Seq of the removed incarnation: nothing of it is wanted any more.
-type Digest map[string]Position
+// Digest is what a store knows and what it wants to know. Streams of writers that the masters removed
+// stand at the greatest Seq of the removed incarnation: nothing of it is wanted any more.
+type Digest struct {
+	Known map[Stream]Position
+	// Whole wants the streams of every topic; else those without one, and those that are known.
+	Whole bool
+}
 
-// Batch is a piece of one writer's stream: all its changes after From up to To. Rows of one Seq are
-// never in two batches.
+func (d *Digest) wants(of Stream) bool {
+	_, known := d.Known[of]
+	return of.Topic == "" || d.Whole || known
+}
+
+// Batch is a piece of one stream: all its changes after From up to To. Rows of one Seq are never in two
+// batches.
 type Batch struct {
-	Writer      string
+	Stream
 	Incarnation uint64
 	From        uint64 // not included
 	To          uint64 // included
-	// Reset tells that Rows are all live rows of the writer: what else was known of it is void.
+	// Reset tells that Rows are all live rows of the stream: what else was known of it is void.
 	Reset bool
 	Rows  []discovery.Row // by Seq
 }
 
 // Digest returns what is known now.
 func (s *Store) Digest() Digest {
-	d := make(Digest)
-	eachWriter(s.db.Txn(false), func(w *writer) {
-		if p, ok := w.position(); ok {
-			d[w.name] = p
+	d := Digest{Known: make(map[Stream]Position), Whole: s.whole}
+	mem := s.now()
+	mem.eachStream(func(st *stream) {
+		now := mem.stream(st.Stream)
+		if p, ok := now.position(); ok {
+			d.Known[st.Stream] = p
 		}
 	})
 	return d
 }
 
-// position is how far the writer is known; none if nothing is.
-func (w *writer) position() (Position, bool) {
+// position is how far the stream is known; none if nothing is.
+func (st *stream) position() (Position, bool) {
 	switch {
-	case w.removed():
-		return Position{Incarnation: w.gone, Seq: math.MaxUint64}, true
-	case w.seq == 0:
+	case st.removed():
+		return Position{Incarnation: st.gone, Seq: math.MaxUint64}, true
+	case st.seq == 0:
 		return Position{}, false
 	}
-	return Position{Incarnation: w.incarnation, Seq: w.seq}, true
+	return Position{Incarnation: st.incarnation, Seq: st.seq}, true
 }
 
-// Since returns what someone with digest d lacks, as of now: batches in the order of Seq per writer.
+// Since returns what someone with digest d lacks, as of now: batches in the order of Seq per stream.
 // Applied in that order they leave no gap. d is not changed.
 func (s *Store) Since(d Digest) iter.Seq[Batch] {
 	return s.Cursor(d).Next()
 }
 
-// ApplyBatch takes a piece of another writer's stream and returns how many visible rows changed.
+// ApplyBatch takes a piece of another writer's stream, unless it is on a topic that is not taken, and returns how many visible rows changed.
 // What is known already is no error and no change; ErrGap tells that something is missing before
 // the batch. The rows are all taken or none.
 func (s *Store) ApplyBatch(b Batch) (changed int, err error) {
 	if err := b.check(); err != nil {
-		return 0, fmt.Errorf("apply batch of %s: %w", b.Writer, err)
+		return 0, fmt.Errorf("apply batch of %s: %w", b.Stream, err)
 	}
 	err = s.commit(false, func(t *tx) error {
 		changed, err = t.applyBatch(&b)
@@ -95,7 +128,7 @@ func (b *Batch) check() error {
 		if err := checkRow(r); err != nil {
 			return err
 		}
-		if r.Writer != b.Writer || r.Incarnation != b.Incarnation || r.Seq <= b.From || r.Seq > b.To {
+		if streamOf(r) != b.Stream || r.Incarnation != b.Incarnation || r.Seq <= b.From || r.Seq > b.To {
 			return fmt.Errorf("row %s/%s of %s at %d/%d is outside of it: %w", r.Kind, r.Key, r.Writer, r.Incarnation, r.Seq, discovery.ErrInvalid)
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +29,7 @@ const (
 	fileName      = "rows.log"
 	copyName      = "rows.copy"
 	fileMagic     = "WEFTROWS"
-	fileVersion   = 1
+	fileVersion   = 2 // 1 had no topics: own rows begin a new life, others come again
 	fileHeader    = len(fileMagic) + 1 + 2
 	recordMagic   = 0x57eff0a1
 	recordHeader  = 12
@@ -185,7 +184,7 @@ func (d *disk) readHeader(data []byte) (int, error) {
 	if len(data) < fileHeader || string(data[:len(fileMagic)]) != fileMagic {
 		return nextRecord(data, 0), fmt.Errorf("%s at offset 0: it does not begin as a state file: %w", d.path, ErrBroken)
 	}
-	if version := data[len(fileMagic)]; version != fileVersion {
+	if version := data[len(fileMagic)]; version == 0 || version > fileVersion {
 		return 0, fmt.Errorf("state file %s has version %d, this build reads %d: use the build that wrote it, or move it away",
 			d.path, version, fileVersion)
 	}
@@ -250,7 +249,7 @@ func appendRecord(b, ops []byte) []byte {
 
 // append writes one record; mem is the state that it leads to. After an error the file holds what
 // it held before, as far as it is read again.
-func (d *disk) append(ops []byte, sync bool, mem *memdb.Txn) error {
+func (d *disk) append(ops []byte, sync bool, mem *memory) error {
 	switch {
 	case d == nil:
 		return nil
@@ -275,7 +274,7 @@ func (d *disk) append(ops []byte, sync bool, mem *memdb.Txn) error {
 
 // rewrite puts a snapshot of mem in the place of both files, one after the other: one of them is
 // whole at any time.
-func (d *disk) rewrite(mem *memdb.Txn) error {
+func (d *disk) rewrite(mem *memory) error {
 	d.stale = true
 	for _, f := range []struct {
 		path string
@@ -298,7 +297,7 @@ func (d *disk) rewrite(mem *memdb.Txn) error {
 }
 
 // replace puts a snapshot of mem in the place of one file.
-func (d *disk) replace(path string, mem *memdb.Txn) (*os.File, int64, error) {
+func (d *disk) replace(path string, mem *memory) (*os.File, int64, error) {
 	temp := path + ".new"
 	file, size, err := d.writeSnapshot(temp, mem)
 	if err == nil {
@@ -311,7 +310,7 @@ func (d *disk) replace(path string, mem *memdb.Txn) (*os.File, int64, error) {
 }
 
 // writeSnapshot writes mem to a new file and syncs it. The file may be open even after an error.
-func (d *disk) writeSnapshot(path string, mem *memdb.Txn) (file *os.File, size int64, err error) {
+func (d *disk) writeSnapshot(path string, mem *memory) (file *os.File, size int64, err error) {
 	file, err = os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, 0, err

@@ -4,6 +4,7 @@ package state
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,7 +61,7 @@ func TestRestartGoesOnWhereItWas(t *testing.T) {
 		t.Errorf("row of a node that is gone: %d, %v", changed, err)
 	}
 	put(t, s, "name", "x", "4")
-	if got, want := s.Digest()["a"], (Position{digest["a"].Incarnation, digest["a"].Seq + 1}); got != want {
+	if got, want := s.Digest().Known[Stream{Writer: "a"}], (Position{digest.Known[Stream{Writer: "a"}].Incarnation, digest.Known[Stream{Writer: "a"}].Seq + 1}); got != want {
 		t.Errorf("position after the next write %v, want %v", got, want)
 	}
 }
@@ -103,6 +104,48 @@ func TestNewerVersionIsNotTouched(t *testing.T) {
 	}
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("the file was changed: %q, %v", got, err)
+	}
+}
+
+// The first version had one stream per writer: what is known of others can't be told by topics, own rows
+// have numbers that others must forget.
+func TestTheFirstVersionIsReadAndReplaced(t *testing.T) {
+	o := Options{Self: "a", Dir: t.TempDir()}
+	oldWriter := func(name string, seq uint64) []byte {
+		b := appendNames([]byte{opOldWriter}, name)
+		return binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(b, 5), seq), 0)
+	}
+	var ops []byte
+	for i, r := range []discovery.Row{
+		{Writer: "a", Kind: "name", Key: "x", Value: []byte("1")},
+		{Writer: "a", Kind: "endpoint", Key: "x", Value: []byte("2")},
+		{Writer: "b", Kind: "name", Key: "y", Value: []byte("3")},
+		{Writer: "b", Kind: "endpoint", Key: "y", Value: []byte("4")},
+	} {
+		r.Incarnation, r.Seq = 5, uint64(i+1)
+		ops = appendRow(ops, &r)
+	}
+	ops = append(append(ops, oldWriter("a", 2)...), oldWriter("b", 4)...)
+	file := appendRecord([]byte(fileMagic+"\x01\x00\x01a"), ops)
+	if err := os.WriteFile(filepath.Join(o.Dir, fileName), file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, o)
+	want := []string{"a endpoint/x = 2", "a name/x = 1", "b name/y = 3"}
+	for range 2 { // as it is read, and as it was written anew
+		if diff := cmp.Diff(content(s), want); diff != "" {
+			t.Errorf("rows (-got +want):\n%s", diff)
+		}
+		known := s.Digest().Known
+		for _, of := range []Stream{{Writer: "a"}, {"a", "endpoint"}} {
+			if p := known[of]; p.Incarnation != s.Incarnation() || p.Incarnation <= 5 || p.Seq != 1 {
+				t.Errorf("%s is at %v, want the first of a new life", of, p)
+			}
+		}
+		if p, ok := known[Stream{Writer: "b"}]; ok {
+			t.Errorf("claims to know b up to %v", p)
+		}
+		s = reopen(t, s, o)
 	}
 }
 
@@ -156,7 +199,7 @@ func TestWritersSideBySide(t *testing.T) {
 					t.Error(err)
 				}
 				s.Rows("name")
-				for range s.Since(nil) {
+				for range s.Since(Digest{}) {
 				}
 			}
 		})
@@ -199,7 +242,7 @@ func story(t *rapid.T, dir string) []history {
 			_, err = s.Apply([]discovery.Row{{Writer: "b", Kind: "name", Key: key, Incarnation: 1, Seq: seq, Value: []byte("b")}})
 		case 4:
 			s.commitMu.Lock()
-			err = s.disk.rewrite(s.db.Txn(false))
+			err = s.disk.rewrite(s.now())
 			s.commitMu.Unlock()
 		}
 		if err != nil {
@@ -276,7 +319,7 @@ func TestBrokenBytesAreToldAndTheRestIsUsed(t *testing.T) {
 		}
 		agree(t, s)
 		// Nothing is known of others for sure, so that it is asked for again; our own life is new.
-		if d := s.Digest(); len(d) > 1 || d["b"] != (Position{}) {
+		if d := s.Digest(); len(d.Known) > 1 || d.Known[Stream{Writer: "b"}] != (Position{}) {
 			t.Fatalf("digest %v claims to know others", d)
 		}
 		if err := s.Close(); err != nil {
@@ -406,7 +449,7 @@ func TestFullDiskIsToldAndMended(t *testing.T) {
 func FuzzReadOp(f *testing.F) {
 	f.Add(appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2, Value: []byte("v")}))
 	f.Add(appendDrop(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x"}))
-	f.Add(appendWriter(nil, &writer{name: "a", incarnation: 1, seq: 2, floor: 1}))
+	f.Add(appendStream(nil, &stream{Stream: Stream{"a", "endpoint"}, incarnation: 1, seq: 2, floor: 1}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		op, rest, err := readOp(data)
 		if err != nil {
@@ -421,11 +464,11 @@ func FuzzReadOp(f *testing.F) {
 			again = appendRow(nil, &op.row)
 		case opDrop:
 			again = appendDrop(nil, &op.row)
-		case opWriter:
-			again = appendWriter(nil, &op.writer)
+		case opStream, opOldWriter:
+			again = appendStream(nil, &op.stream)
 		}
 		op2, rest2, err := readOp(again)
-		if err != nil || len(rest2) > 0 || !cmp.Equal(op2.row, op.row) || op2.writer != op.writer {
+		if err != nil || len(rest2) > 0 || !cmp.Equal(op2.row, op.row) || op2.stream != op.stream {
 			t.Fatalf("written again: %+v, %v; want %+v", op2, err, op)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,7 +27,7 @@ func rowsOf(t *rapid.T) []discovery.Row {
 			seq := uint64(1)
 			for range rapid.IntRange(0, 12).Draw(t, "rows of "+writer) {
 				r := discovery.Row{
-					Writer: writer, Kind: discovery.Kind(rapid.SampledFrom([]string{"name", "node"}).Draw(t, "kind")),
+					Writer: writer, Kind: discovery.Kind(rapid.SampledFrom([]string{"name", "node", "endpoint"}).Draw(t, "kind")),
 					Key:         rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "key"),
 					Incarnation: uint64(inc + 1), Seq: seq,
 				}
@@ -58,12 +59,19 @@ func rowsOf(t *rapid.T) []discovery.Row {
 func truth(rows []discovery.Row) map[string]string {
 	gone, life := map[string]uint64{}, map[string]uint64{}
 	newest := map[string]discovery.Row{}
+	// A topic's life is its own, and begins no earlier than that of what everyone has.
 	for _, r := range rows {
-		life[r.Writer] = max(life[r.Writer], r.Incarnation)
+		if r.Kind.Topic() == "" {
+			life[r.Writer] = max(life[r.Writer], r.Incarnation)
+		}
+	}
+	for _, r := range rows {
+		of := streamOf(&r).String()
+		life[of] = max(life[of], life[r.Writer], r.Incarnation)
 	}
 	for _, r := range rows {
 		id := r.Writer + " " + string(r.Kind) + "/" + r.Key
-		if r.Incarnation == life[r.Writer] && newest[id].Seq < r.Seq {
+		if r.Incarnation == life[streamOf(&r).String()] && newest[id].Seq < r.Seq {
 			newest[id] = r
 		}
 	}
@@ -100,11 +108,11 @@ func openRapid(t *rapid.T, o Options) *Store {
 // agree checks the counters against what is there.
 func agree(t *rapid.T, s *Store) {
 	rows, stones := 0, 0
-	perWriter := map[string]int{}
-	eachRow(s.db.Txn(false), byID, nil, func(r *discovery.Row) {
+	perStream := map[Stream]int{}
+	s.now().each("", func(r *discovery.Row) {
 		if r.Deleted {
 			stones++
-			perWriter[r.Writer]++
+			perStream[streamOf(r)]++
 		} else {
 			rows++
 		}
@@ -112,12 +120,12 @@ func agree(t *rapid.T, s *Store) {
 	if got := s.Stats(); got.Rows != rows || got.Tombstones != stones {
 		t.Fatalf("stats %+v, there are %d rows and %d tombstones", got, rows, stones)
 	}
-	eachWriter(s.db.Txn(false), func(w *writer) {
-		if w.tombstones != perWriter[w.name] {
-			t.Fatalf("%s is said to have %d tombstones, there are %d", w.name, w.tombstones, perWriter[w.name])
+	s.now().eachStream(func(st *stream) {
+		if st.tombstones != perStream[st.Stream] {
+			t.Fatalf("%s is said to have %d tombstones, there are %d", st, st.tombstones, perStream[st.Stream])
 		}
-		if limit := s.tombstones; w.name != discovery.Ledger && w.tombstones > limit {
-			t.Fatalf("%s has %d tombstones, the limit is %d", w.name, w.tombstones, limit)
+		if limit := s.tombstones; st.Writer != discovery.Ledger && st.tombstones > limit {
+			t.Fatalf("%s has %d tombstones, the limit is %d", st, st.tombstones, limit)
 		}
 	})
 }
@@ -127,7 +135,7 @@ func TestAnyOrderAndDuplicationGivesTheSameState(t *testing.T) {
 		rows := rowsOf(t)
 		again := append(slices.Clone(rows), rows...)
 		again = rapid.Permutation(again).Draw(t, "order")
-		s := openRapid(t, Options{Self: "self"})
+		s := openRapid(t, Options{Self: "self", Whole: true})
 		for len(again) > 0 {
 			n := rapid.IntRange(1, len(again)).Draw(t, "at once")
 			if _, err := s.Apply(again[:n]); err != nil {
@@ -146,7 +154,7 @@ func TestAnyOrderAndDuplicationGivesTheSameState(t *testing.T) {
 func exchange(t *rapid.T, from, to *Store) {
 	for b := range from.Since(to.Digest()) {
 		if _, err := to.ApplyBatch(b); err != nil {
-			t.Fatalf("batch %s %d (%d,%d] reset %v: %v", b.Writer, b.Incarnation, b.From, b.To, b.Reset, err)
+			t.Fatalf("batch %s %d (%d,%d] reset %v: %v", b.Stream, b.Incarnation, b.From, b.To, b.Reset, err)
 		}
 	}
 }
@@ -157,7 +165,10 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 		n := rapid.IntRange(2, 4).Draw(t, "stores")
 		var stores []*Store
 		for i := range n {
-			stores = append(stores, openRapid(t, Options{Self: fmt.Sprintf("s%d", i), Tombstones: rapid.IntRange(1, 3).Draw(t, "tombstones")}))
+			// The first is as a master: it takes every topic.
+			stores = append(stores, openRapid(t, Options{
+				Self: fmt.Sprintf("s%d", i), Whole: i == 0, Tombstones: rapid.IntRange(1, 3).Draw(t, "tombstones"),
+			}))
 		}
 		wish := map[string]string{}
 		removed := uint64(0)
@@ -166,16 +177,17 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 			i := rapid.IntRange(0, n-1).Draw(t, "store")
 			s := stores[i]
 			key := rapid.SampledFrom([]string{"u", "v", "w", "x", "y"}).Draw(t, "key")
-			id := s.self + " name/" + key
+			kind := discovery.Kind(rapid.SampledFrom([]string{"name", "endpoint"}).Draw(t, "kind"))
+			id := s.self + " " + string(kind) + "/" + key
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0, 1, 2:
 				wish[id] = rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "value")
-				if err := s.Put("name", key, []byte(wish[id])); err != nil {
+				if err := s.Put(kind, key, []byte(wish[id])); err != nil {
 					t.Fatal(err)
 				}
 			case 3, 4:
 				delete(wish, id)
-				if err := s.Delete("name", key); err != nil {
+				if err := s.Delete(kind, key); err != nil {
 					t.Fatal(err)
 				}
 			case 5: // the masters remove a node that lives: it begins anew, nothing is lost
@@ -198,17 +210,23 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 			for range n {
 				for i := range stores {
 					exchange(t, stores[i], stores[(i+1)%n])
+					exchange(t, stores[i], stores[0]) // topics go from their writer only
 				}
 			}
 		}
 		for _, s := range stores {
-			if diff := cmp.Diff(believed(s), wish); diff != "" {
+			want := maps.Clone(wish)
+			maps.DeleteFunc(want, func(id, _ string) bool {
+				return !s.whole && strings.Contains(id, " endpoint/") && !strings.HasPrefix(id, s.self+" ")
+			})
+			if diff := cmp.Diff(believed(s), want); diff != "" {
 				t.Fatalf("%s believes (-got +want):\n%s", s.self, diff)
 			}
 			agree(t, s)
-			for other, p := range stores[0].Digest() {
-				if w := readWriter(s.db.Txn(false), other); s.Digest()[other] != p && !w.removed() && p.Seq < math.MaxUint64 {
-					t.Fatalf("%s and %s agree on rows and not on %s: %v, %v", s.self, stores[0].self, other, s.Digest()[other], p)
+			known := s.Digest().Known
+			for of, p := range stores[0].Digest().Known {
+				if st := s.now().stream(of); s.takes(of) && known[of] != p && !st.removed() && p.Seq < math.MaxUint64 {
+					t.Fatalf("%s and %s agree on rows and not on %s: %v, %v", s.self, stores[0].self, of, known[of], p)
 				}
 			}
 		}
@@ -271,7 +289,7 @@ func TestBatchesKeepASeqTogether(t *testing.T) {
 		from := uint64(1)
 		delete(seqs, 1)
 		batches := 0
-		for b := range a.Since(Digest{"w": {1, 1}}) {
+		for b := range a.Since(Digest{Known: map[Stream]Position{{Writer: "w"}: {1, 1}}}) {
 			if b.From != from || b.Reset {
 				t.Fatalf("batch from %d, want %d, no reset", b.From, from)
 			}
@@ -306,7 +324,7 @@ func TestResetVoidsWhatItDoesNotContain(t *testing.T) {
 		t.Fatal(err)
 	}
 	changed := s.Changed("name")
-	n, err := s.ApplyBatch(Batch{Writer: "b", Incarnation: 1, To: 9, Reset: true, Rows: []discovery.Row{row(2, "y"), row(7, "w")}})
+	n, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 1, To: 9, Reset: true, Rows: []discovery.Row{row(2, "y"), row(7, "w")}})
 	if err != nil || n != 3 {
 		t.Errorf("apply: %d rows changed, %v; want 3 (x and z gone, w new)", n, err)
 	}
@@ -319,16 +337,16 @@ func TestResetVoidsWhatItDoesNotContain(t *testing.T) {
 		t.Error("nobody was woken up")
 	}
 	// An older stream can't bring them back, nor can a gap.
-	if n, err := s.ApplyBatch(Batch{Writer: "b", Incarnation: 1, From: 0, To: 3, Rows: []discovery.Row{row(1, "x")}}); n != 0 || err != nil {
+	if n, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 1, From: 0, To: 3, Rows: []discovery.Row{row(1, "x")}}); n != 0 || err != nil {
 		t.Errorf("old batch: %d, %v", n, err)
 	}
 	if n, err := s.Apply([]discovery.Row{row(1, "x")}); n != 0 || err != nil {
 		t.Errorf("old row: %d, %v", n, err)
 	}
-	if _, err := s.ApplyBatch(Batch{Writer: "b", Incarnation: 1, From: 11, To: 12, Rows: []discovery.Row{row(12, "x")}}); !errors.Is(err, ErrGap) {
+	if _, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 1, From: 11, To: 12, Rows: []discovery.Row{row(12, "x")}}); !errors.Is(err, ErrGap) {
 		t.Errorf("batch after a gap: %v, want ErrGap", err)
 	}
-	if _, err := s.ApplyBatch(Batch{Writer: "b", Incarnation: 2, From: 1, To: 2}); !errors.Is(err, ErrGap) {
+	if _, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 2, From: 1, To: 2}); !errors.Is(err, ErrGap) {
 		t.Errorf("batch of a new life from its middle: %v, want ErrGap", err)
 	}
 }
@@ -337,7 +355,7 @@ func TestWhoIsKnownBetterByOthersBeginsAnew(t *testing.T) {
 	s := open(t, Options{Self: "a"})
 	put(t, s, "name", "x", "1")
 	life := s.Incarnation()
-	known := Batch{Writer: "a", Incarnation: life, From: 1, To: 7, Rows: []discovery.Row{
+	known := Batch{Stream: Stream{Writer: "a"}, Incarnation: life, From: 1, To: 7, Rows: []discovery.Row{
 		{Writer: "a", Kind: "name", Key: "y", Incarnation: life, Seq: 7, Value: []byte("lost")},
 	}}
 	if n, err := s.ApplyBatch(known); n != 0 || err != nil {

@@ -7,10 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/hashicorp/go-memdb"
 
 	"weft/discovery"
 )
@@ -22,22 +19,23 @@ const renewEvery = 10 * time.Second
 // tx is one change being decided: the memory as it will be, and the same as bytes for the log.
 type tx struct {
 	s     *Store
-	mem   *memdb.Txn
+	mem   *memory
 	ops   []byte
 	kinds map[discovery.Kind]struct{} // that changed
 
-	rows, tombstones, writers int64 // differences
+	rows, tombstones, streams int64 // differences
 	refused, renewals         uint64
 	renewed                   time.Time
+	old                       bool // read from a log without topics
 }
 
 func (s *Store) begin() *tx {
-	return &tx{s: s, mem: s.db.Txn(true), kinds: make(map[discovery.Kind]struct{}), renewed: s.renewed}
+	return &tx{s: s, mem: s.now().fork(), kinds: make(map[discovery.Kind]struct{}), renewed: s.renewed}
 }
 
 // put and del write own rows; each change has a Seq of its own.
 func (t *tx) put(kind discovery.Kind, key string, value []byte) {
-	old := readRow(t.mem, t.s.self, kind, key)
+	old := t.mem.row(t.s.self, kind, key)
 	if old != nil && !old.Deleted && bytes.Equal(old.Value, value) {
 		return
 	}
@@ -45,7 +43,7 @@ func (t *tx) put(kind discovery.Kind, key string, value []byte) {
 }
 
 func (t *tx) del(kind discovery.Kind, key string) {
-	old := readRow(t.mem, t.s.self, kind, key)
+	old := t.mem.row(t.s.self, kind, key)
 	if old == nil || old.Deleted {
 		return
 	}
@@ -53,23 +51,24 @@ func (t *tx) del(kind discovery.Kind, key string) {
 }
 
 func (t *tx) write(old *discovery.Row, r discovery.Row) {
-	w := readWriter(t.mem, t.s.self)
-	w.seq++
-	r.Writer, r.Incarnation, r.Seq = w.name, w.incarnation, w.seq
-	t.setRow(&w, old, &r)
-	t.setWriter(w)
+	st := t.mem.stream(Stream{t.s.self, r.Kind.Topic()})
+	st.incarnation = t.mem.stream(Stream{Writer: t.s.self}).incarnation // the topic's first row begins it
+	st.seq++
+	r.Writer, r.Incarnation, r.Seq = st.Writer, st.incarnation, st.seq
+	t.setRow(&st, old, &r)
+	t.setStream(st)
 }
 
 // applyAll takes rows of other writers and returns how many of them changed something visible.
 func (t *tx) applyAll(rows []discovery.Row) (changed int) {
-	// In runs of one writer, because looking at a writer costs as much as storing a row.
-	if !slices.IsSortedFunc(rows, byWriter) {
+	// In runs of one stream, because looking at a stream costs as much as storing a row.
+	if !slices.IsSortedFunc(rows, byStream) {
 		rows = slices.Clone(rows)
-		slices.SortStableFunc(rows, byWriter)
+		slices.SortStableFunc(rows, byStream)
 	}
 	for len(rows) > 0 {
 		n := 1
-		for n < len(rows) && rows[n].Writer == rows[0].Writer {
+		for n < len(rows) && streamOf(&rows[n]) == streamOf(&rows[0]) {
 			n++
 		}
 		changed += t.applyRun(rows[:n])
@@ -78,98 +77,127 @@ func (t *tx) applyAll(rows []discovery.Row) (changed int) {
 	return changed
 }
 
-func byWriter(a, b discovery.Row) int { return strings.Compare(a.Writer, b.Writer) }
+func byStream(a, b discovery.Row) int { return streamOf(&a).compare(streamOf(&b)) }
 
-// applyRun takes rows of one writer.
+// applyRun takes rows of one stream.
 func (t *tx) applyRun(rows []discovery.Row) (changed int) {
-	w := readWriter(t.mem, rows[0].Writer)
-	before := w
+	st := t.mem.stream(streamOf(&rows[0]))
+	if !t.s.takes(st.Stream) {
+		return 0
+	}
+	before := st
 	for _, r := range rows {
 		if r.Writer == t.s.self {
-			t.meetSelf(Position{Incarnation: r.Incarnation, Seq: r.Seq})
+			t.meetSelf(st.Stream, Position{Incarnation: r.Incarnation, Seq: r.Seq})
 			continue
 		}
-		if !t.current(&w, r.Incarnation) {
+		if !t.current(&st, r.Incarnation) {
 			continue
 		}
-		if t.take(&w, r) {
+		if t.take(&st, r) {
 			changed++
 		}
-		w.seq = max(w.seq, r.Seq)
+		st.seq = max(st.seq, r.Seq)
 	}
-	if w != before {
-		t.setWriter(w)
+	if st != before {
+		t.setStream(st)
 	}
 	return changed
 }
 
 // current tells whether rows of an incarnation count, and begins that incarnation if it is new.
-func (t *tx) current(w *writer, incarnation uint64) bool {
+func (t *tx) current(st *stream, incarnation uint64) bool {
 	switch {
-	case incarnation <= w.gone:
+	case incarnation <= st.gone:
 		t.refused++
 		return false
-	case incarnation < w.incarnation:
+	case incarnation < t.life(st):
 		return false
-	case incarnation > w.incarnation:
-		t.clear(w)
-		w.incarnation = incarnation
+	case incarnation > st.incarnation:
+		t.clear(st)
+		st.incarnation = incarnation
+		t.endTopics(st)
 	}
 	return true
 }
 
+// life is the incarnation that a stream's rows must have at least. That of the rows which everyone has
+// counts for the writer's topics too: they may never say anything in a new life.
+func (t *tx) life(st *stream) uint64 {
+	if st.Topic == "" {
+		return st.incarnation
+	}
+	return max(st.incarnation, t.mem.stream(Stream{Writer: st.Writer}).incarnation)
+}
+
+// endTopics forgets what a writer said on topics before the life that st begins.
+func (t *tx) endTopics(st *stream) {
+	if st.Topic != "" {
+		return
+	}
+	for _, of := range t.mem.streamsOf(st.Writer) {
+		if topic := t.mem.stream(of); of.Topic != "" && topic.incarnation < st.incarnation {
+			t.clear(&topic)
+			t.setStream(topic)
+		}
+	}
+}
+
 // take keeps a row of the current incarnation if it is newer than what is known of its key.
-func (t *tx) take(w *writer, r discovery.Row) bool {
-	old := readRow(t.mem, r.Writer, r.Kind, r.Key)
+func (t *tx) take(st *stream, r discovery.Row) bool {
+	old := t.mem.row(r.Writer, r.Kind, r.Key)
 	if old != nil && old.Seq >= r.Seq {
 		return false
 	}
-	if old == nil && r.Seq <= w.floor {
+	if old == nil && r.Seq <= st.floor {
 		return false // it was deleted since, and the deletion forgotten
 	}
 	if r.Deleted {
 		r.Value = nil
 	}
-	t.setRow(w, old, &r)
+	t.setRow(st, old, &r)
 	return old != nil && !old.Deleted || !r.Deleted
 }
 
 // applyBatch is ApplyBatch within a change.
 func (t *tx) applyBatch(b *Batch) (changed int, err error) {
-	if b.Writer == t.s.self {
-		t.meetSelf(Position{Incarnation: b.Incarnation, Seq: b.To})
+	switch {
+	case b.Writer == t.s.self:
+		t.meetSelf(b.Stream, Position{Incarnation: b.Incarnation, Seq: b.To})
+		return 0, nil
+	case !t.s.takes(b.Stream):
 		return 0, nil
 	}
-	w := readWriter(t.mem, b.Writer)
+	st := t.mem.stream(b.Stream)
 	switch {
-	case b.Incarnation <= w.gone:
+	case b.Incarnation <= st.gone:
 		t.refused += uint64(len(b.Rows))
 		return 0, nil
-	case b.Incarnation < w.incarnation, b.Incarnation == w.incarnation && b.To <= w.seq:
+	case b.Incarnation < t.life(&st), b.Incarnation == st.incarnation && b.To <= st.seq:
 		return 0, nil
-	case !b.Reset && (b.Incarnation > w.incarnation || b.From > w.seq):
+	case !b.Reset && (b.Incarnation > st.incarnation || b.From > st.seq):
 		return 0, fmt.Errorf("batch of %s from %d/%d to %d, known to %d/%d: %w",
-			b.Writer, b.Incarnation, b.From, b.To, w.incarnation, w.seq, ErrGap)
+			b.Stream, b.Incarnation, b.From, b.To, st.incarnation, st.seq, ErrGap)
 	}
-	t.current(&w, b.Incarnation)
+	t.current(&st, b.Incarnation)
 	if b.Reset {
-		changed += t.dropMissing(&w, b)
+		changed += t.dropMissing(&st, b)
 	}
 	for i := range b.Rows {
-		if t.take(&w, b.Rows[i]) {
+		if t.take(&st, b.Rows[i]) {
 			changed++
 		}
 	}
 	if b.Reset {
-		w.floor = max(w.floor, b.To)
+		st.floor = max(st.floor, b.To)
 	}
-	w.seq = b.To
-	t.setWriter(w)
+	st.seq = b.To
+	t.setStream(st)
 	return changed, nil
 }
 
-// dropMissing forgets those rows of a writer that its whole state does not contain.
-func (t *tx) dropMissing(w *writer, b *Batch) (changed int) {
+// dropMissing forgets those rows of a stream that its whole state does not contain.
+func (t *tx) dropMissing(st *stream, b *Batch) (changed int) {
 	type name struct {
 		kind discovery.Kind
 		key  string
@@ -179,56 +207,67 @@ func (t *tx) dropMissing(w *writer, b *Batch) (changed int) {
 		keep[name{b.Rows[i].Kind, b.Rows[i].Key}] = struct{}{}
 	}
 	var drop []*discovery.Row
-	eachRow(t.mem, byID, []string{w.name}, func(r *discovery.Row) {
+	t.mem.eachAfter(st.Stream, 0, func(r *discovery.Row) bool {
 		if _, ok := keep[name{r.Kind, r.Key}]; !ok && r.Seq <= b.To {
 			drop = append(drop, r)
 		}
+		return true
 	})
 	for _, r := range drop {
-		t.dropRow(w, r)
+		t.dropRow(st, r)
 		if !r.Deleted {
 			changed++
 		}
 	}
-	w.floor = 0 // what follows is whole: nothing in it can be an old row come back
+	st.floor = 0 // what follows is whole: nothing in it can be an old row come back
 	return changed
 }
 
-// clear forgets all rows of a writer: its life is over.
-func (t *tx) clear(w *writer) {
+// clear forgets all rows of a stream: that life of it is over.
+func (t *tx) clear(st *stream) {
 	var drop []*discovery.Row
-	eachRow(t.mem, byID, []string{w.name}, func(r *discovery.Row) { drop = append(drop, r) })
+	t.mem.eachAfter(st.Stream, 0, func(r *discovery.Row) bool { drop = append(drop, r); return true })
 	for _, r := range drop {
-		t.dropRow(w, r)
+		t.dropRow(st, r)
 	}
-	w.incarnation, w.seq, w.floor = 0, 0, 0
+	st.incarnation, st.seq, st.floor = 0, 0, 0
 }
 
 // meetSelf is told what others know of our own rows. When that is more than we know, our disk is
 // older than what we once said, and what we say now would be taken for old: begin a new life.
-func (t *tx) meetSelf(p Position) {
-	w := readWriter(t.mem, t.s.self)
-	if !p.after(Position{Incarnation: w.incarnation, Seq: w.seq}) {
+func (t *tx) meetSelf(of Stream, p Position) {
+	st := t.mem.stream(of)
+	if !p.after(Position{Incarnation: t.life(&st), Seq: st.seq}) {
 		return
 	}
 	if now := time.Now(); now.Sub(t.renewed) >= renewEvery {
-		t.renew(w, p.Incarnation)
+		t.renew(p.Incarnation)
 	}
 }
 
-// renew rewrites own rows under an incarnation greater than after.
-func (t *tx) renew(w writer, after uint64) {
-	own := liveRows(t.mem, byID, w.name)
-	gone := w.gone
-	life := max(uint64(time.Now().UnixNano()), after+1, w.incarnation+1, gone+1)
-	t.clear(&w)
-	w.incarnation = life
-	for i := range own {
-		w.seq++
-		own[i].Incarnation, own[i].Seq = life, w.seq
-		t.setRow(&w, nil, &own[i])
+// renew rewrites own rows, of all topics, under an incarnation greater than after.
+func (t *tx) renew(after uint64) {
+	own := t.mem.liveOf(t.s.self, "")
+	base := t.mem.stream(Stream{Writer: t.s.self})
+	life := max(uint64(time.Now().UnixNano()), after+1, base.incarnation+1, base.gone+1)
+	fresh := map[Stream]*stream{base.Stream: &base}
+	for _, of := range t.mem.streamsOf(t.s.self) {
+		st := t.mem.stream(of)
+		fresh[of] = &st
 	}
-	t.setWriter(w)
+	for _, st := range fresh {
+		t.clear(st)
+		st.incarnation = life
+	}
+	for i := range own {
+		st := fresh[streamOf(&own[i])]
+		st.seq++
+		own[i].Incarnation, own[i].Seq = life, st.seq
+		t.setRow(st, nil, &own[i])
+	}
+	for _, st := range fresh {
+		t.setStream(*st)
+	}
 	t.renewed = time.Now()
 	t.renewals++
 }
@@ -238,20 +277,23 @@ func (t *tx) admit(r *discovery.Row) {
 	if r.Writer != discovery.Ledger || r.Kind != discovery.KindAdmission || r.Key == discovery.Ledger {
 		return
 	}
-	w := readWriter(t.mem, r.Key)
+	st := t.mem.stream(Stream{Writer: r.Key})
 	gone := goneOf(r)
-	if gone == w.gone {
+	if gone == st.gone {
 		return
 	}
-	w.gone = gone
-	if w.removed() && w.incarnation > 0 {
-		if w.name == t.s.self {
-			t.renew(w, gone)
-			return
-		}
-		t.clear(&w)
+	st.gone = gone
+	t.setStream(st)
+	if st.Writer == t.s.self && st.removed() && st.incarnation > 0 {
+		t.renew(gone)
+		return
 	}
-	t.setWriter(w)
+	for _, of := range t.mem.streamsOf(r.Key) {
+		if st := t.mem.stream(of); st.removed() && st.incarnation > 0 {
+			t.clear(&st)
+			t.setStream(st)
+		}
+	}
 }
 
 // goneOf reads an admission row. One that can't be read removes nobody.
@@ -264,29 +306,29 @@ func goneOf(r *discovery.Row) uint64 {
 }
 
 // setRow stores a row in the place of old and forgets the oldest tombstones of its writer beyond the limit.
-func (t *tx) setRow(w *writer, old, r *discovery.Row) {
-	t.uncount(w, old)
+func (t *tx) setRow(st *stream, old, r *discovery.Row) {
+	t.uncount(st, old)
 	if r.Deleted {
 		t.tombstones++
-		w.tombstones++
+		st.tombstones++
 	} else {
 		t.rows++
 	}
-	t.must(t.mem.Insert(rowTable, r))
+	t.mem.set(r)
 	t.ops = appendRow(t.ops, r)
 	t.kinds[r.Kind] = struct{}{}
 	t.admit(r)
-	for w.tombstones > t.limit(w) {
-		oldest := t.oldestTombstone(w)
-		w.floor = max(w.floor, oldest.Seq)
-		t.dropRow(w, oldest)
+	for st.tombstones > t.limit(st) {
+		oldest := t.mem.oldestTombstone(st.Stream)
+		st.floor = max(st.floor, oldest.Seq)
+		t.dropRow(st, oldest)
 	}
 }
 
 // dropRow forgets a row without leaving a tombstone.
-func (t *tx) dropRow(w *writer, r *discovery.Row) {
-	t.uncount(w, r)
-	t.must(t.mem.Delete(rowTable, r))
+func (t *tx) dropRow(st *stream, r *discovery.Row) {
+	t.uncount(st, r)
+	t.mem.drop(r)
 	t.ops = appendDrop(t.ops, r)
 	if !r.Deleted {
 		t.kinds[r.Kind] = struct{}{}
@@ -294,46 +336,29 @@ func (t *tx) dropRow(w *writer, r *discovery.Row) {
 	t.admit(&discovery.Row{Writer: r.Writer, Kind: r.Kind, Key: r.Key, Deleted: true})
 }
 
-func (t *tx) uncount(w *writer, old *discovery.Row) {
+func (t *tx) uncount(st *stream, old *discovery.Row) {
 	switch {
 	case old == nil:
 	case old.Deleted:
 		t.tombstones--
-		w.tombstones--
+		st.tombstones--
 	default:
 		t.rows--
 	}
 }
 
-func (t *tx) setWriter(w writer) {
-	old, _ := must(t.mem.First(writerTable, byID, words(w.name))).(*writer)
-	if old == nil {
-		t.writers++
-	}
+func (t *tx) setStream(st stream) {
 	t.s.rev++
-	w.rev = t.s.rev
-	t.must(t.mem.Insert(writerTable, &w))
-	t.ops = appendWriter(t.ops, &w)
+	st.rev = t.s.rev
+	if t.mem.setStream(st) {
+		t.streams++
+	}
+	t.ops = appendStream(t.ops, &st)
 }
 
-func (t *tx) limit(w *writer) int {
-	if w.name == discovery.Ledger {
+func (t *tx) limit(st *stream) int {
+	if st.Writer == discovery.Ledger {
 		return t.s.tombstones * ledgerTombstones
 	}
 	return t.s.tombstones
-}
-
-func (t *tx) oldestTombstone(w *writer) *discovery.Row {
-	row, ok := must(t.mem.First(rowTable, byTomb+prefix, words(w.name))).(*discovery.Row)
-	if !ok {
-		panic(fmt.Sprintf("row store: %d tombstones of %s are counted, none is there", w.tombstones, w.name))
-	}
-	return row
-}
-
-// must is for memdb's errors, which tell of wrong schemas only.
-func (t *tx) must(err error) {
-	if err != nil {
-		panic(fmt.Sprintf("row store: %v", err))
-	}
 }

@@ -14,6 +14,8 @@
 package state
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,8 +23,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/go-memdb"
 
 	"weft/discovery"
 )
@@ -56,6 +56,9 @@ type Options struct {
 	Self string
 	// Dir is the folder of the store, used by one process at a time; empty: memory only.
 	Dir string
+	// Whole takes rows of every topic (discovery.Kind.Topic), as masters do; else rows that everyone
+	// holds, and own ones.
+	Whole bool
 	// Tombstones overrides DefaultTombstones.
 	Tombstones int
 	// Log takes what the operator should know; nil: nobody.
@@ -79,9 +82,10 @@ func (o *Options) validate() error {
 // Store is the rows. All methods may be called side by side.
 type Store struct {
 	self       string
+	whole      bool
 	tombstones int
 	log        *slog.Logger
-	db         *memdb.MemDB
+	published  atomic.Pointer[memory] // what readers see; never changed
 	watch      watchers
 
 	queueMu sync.Mutex
@@ -98,7 +102,7 @@ type Store struct {
 
 // counters are read without a lock.
 type counters struct {
-	rows, tombstones, writers  atomic.Int64
+	rows, tombstones, streams  atomic.Int64
 	renewals, refused, salvage atomic.Uint64
 	logBytes                   atomic.Int64
 }
@@ -107,7 +111,7 @@ type counters struct {
 type Stats struct {
 	Rows       int    // live ones
 	Tombstones int    // remembered deletions
-	Writers    int    // that have rows
+	Streams    int    // writers that have rows, and topics that they have rows on
 	Renewals   uint64 // how often our own rows got a new incarnation
 	Refused    uint64 // rows of writers that the masters removed
 	Salvaged   uint64 // places in the state file that could not be read
@@ -119,7 +123,7 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		Rows:       int(s.stats.rows.Load()),
 		Tombstones: int(s.stats.tombstones.Load()),
-		Writers:    int(s.stats.writers.Load()),
+		Streams:    int(s.stats.streams.Load()),
 		Renewals:   s.stats.renewals.Load(),
 		Refused:    s.stats.refused.Load(),
 		Salvaged:   s.stats.salvage.Load(),
@@ -134,17 +138,15 @@ func Open(o Options) (*Store, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("open row store: %w", err)
 	}
-	db, err := memdb.NewMemDB(schema())
-	if err != nil {
-		return nil, fmt.Errorf("open row store: %w", err)
-	}
-	s := &Store{self: o.Self, tombstones: o.Tombstones, log: o.Log, db: db}
+	s := &Store{self: o.Self, whole: o.Whole, tombstones: o.Tombstones, log: o.Log}
+	s.published.Store(newMemory())
 	if s.tombstones == 0 {
 		s.tombstones = DefaultTombstones
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	var err error
 	if o.Dir != "" {
 		if s.disk, err = openDisk(o.Dir); err != nil {
 			return nil, fmt.Errorf("open row store: %w", err)
@@ -155,6 +157,12 @@ func Open(o Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+// now is the rows as readers see them.
+func (s *Store) now() *memory { return s.published.Load() }
+
+// takes tells whether a stream is held here.
+func (s *Store) takes(of Stream) bool { return of.Topic == "" || s.whole || of.Writer == s.self }
 
 // Self returns the writer of own rows.
 func (s *Store) Self() string { return s.self }
@@ -206,23 +214,33 @@ func (s *Store) Apply(rows []discovery.Row) (changed int, err error) {
 // Rows returns the live rows of a kind by (writer, key), of all kinds when empty by (writer, kind,
 // key). Values are shared: they must not be changed.
 func (s *Store) Rows(kind discovery.Kind) []discovery.Row {
-	if kind == "" {
-		return liveRows(s.db.Txn(false), byID)
+	return s.now().live(kind)
+}
+
+// Find returns the live rows of a kind whose value holds text as a JSON string, most of them at most. It
+// reads every row of the kind (10 ms for 100,000): it is for questions of people.
+func (s *Store) Find(kind discovery.Kind, text string, most int) (found []discovery.Row) {
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		return nil // not a string of JSON, so in no value
 	}
-	return liveRows(s.db.Txn(false), byKind, string(kind))
+	s.now().each(kind, func(r *discovery.Row) {
+		if len(found) < most && bytes.Contains(r.Value, quoted) {
+			found = append(found, *r)
+		}
+	})
+	return found
 }
 
 // Own returns the live rows that this store writes, by key (by kind and key when kind is empty).
 func (s *Store) Own(kind discovery.Kind) []discovery.Row {
-	if kind == "" {
-		return liveRows(s.db.Txn(false), byID, s.self)
-	}
-	return liveRows(s.db.Txn(false), byID, s.self, string(kind))
+	return s.now().liveOf(s.self, kind)
 }
 
 // Incarnation returns the life that own rows are written in.
 func (s *Store) Incarnation() uint64 {
-	return readWriter(s.db.Txn(false), s.self).incarnation
+	st := s.now().stream(Stream{Writer: s.self})
+	return st.incarnation
 }
 
 // Close ends the use of the folder. Rows can still be read; changes give ErrClosed.

@@ -85,7 +85,7 @@ func TestRowsAreOrderedAndLive(t *testing.T) {
 	if diff := cmp.Diff(keys(s.Own("name")), []string{"b name x", "b name y"}); diff != "" {
 		t.Errorf("own rows (-got +want):\n%s", diff)
 	}
-	want := Stats{Rows: 5, Tombstones: 1, Writers: 3}
+	want := Stats{Rows: 5, Tombstones: 1, Streams: 3}
 	if diff := cmp.Diff(s.Stats(), want); diff != "" {
 		t.Errorf("stats (-got +want):\n%s", diff)
 	}
@@ -148,7 +148,7 @@ func TestAdmissionGoneVoidsAndRefuses(t *testing.T) {
 	if got := s.Stats().Refused; got != 1 {
 		t.Errorf("refused %d, want 1", got)
 	}
-	if got, want := s.Digest()["b"], (Position{5, 1<<64 - 1}); got != want {
+	if got, want := s.Digest().Known[Stream{Writer: "b"}], (Position{5, 1<<64 - 1}); got != want {
 		t.Errorf("position %v, want %v: others would send its rows again", got, want)
 	}
 	b.Incarnation = 6

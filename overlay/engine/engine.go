@@ -80,6 +80,7 @@ type Options struct {
 	Links    Links            // required
 	Host     Host             // nil: nobody is told
 	Source   Source           // nil: there are no events
+	Finder   Finder           // nil: tasks of other nodes have no names here
 	// WaitOwner returns nil when a process has ended; nil: apply.WaitProcess.
 	WaitOwner func(ctx context.Context, pid int, start uint64) error
 	Log       *slog.Logger // nil: none
@@ -109,6 +110,8 @@ type Engine struct {
 	o     Options
 	log   *slog.Logger
 	facts *facts
+
+	elsewhere *elsewhere // endpoints of other nodes
 
 	ready chan struct{} // closed by Run when what the disk knows is restored
 	kick  chan struct{} // capacity one: the loop has something to do
@@ -169,8 +172,9 @@ func New(o Options) (*Engine, error) {
 		o.WaitOwner = apply.WaitProcess
 	}
 	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	known := &facts{rows: o.Rows, log: log}
 	return &Engine{
-		o: o, log: log, facts: &facts{rows: o.Rows, log: log},
+		o: o, log: log, facts: known, elsewhere: &elsewhere{finder: o.Finder, self: o.Node, facts: known},
 		ready: make(chan struct{}), kick: make(chan struct{}, 1),
 		entries: make(map[string]*entry), pending: make(map[string]wish),
 		changed: make(chan struct{}), readers: make(map[*reader]struct{}),

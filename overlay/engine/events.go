@@ -60,7 +60,7 @@ func (e *Engine) readEvents(ctx context.Context) error {
 	for failures := 0; ; failures++ {
 		err := e.o.Source.Events(ctx, func(ev row.Event) error {
 			failures = 0
-			e.publish(ev)
+			e.publish(ctx, ev)
 			return nil
 		})
 		if ctx.Err() != nil {
@@ -76,8 +76,8 @@ func (e *Engine) readEvents(ctx context.Context) error {
 	}
 }
 
-func (e *Engine) publish(raw row.Event) {
-	ev := e.named(raw)
+func (e *Engine) publish(ctx context.Context, raw row.Event) {
+	ev := e.named(ctx, raw)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.recent = append(e.recent[max(0, len(e.recent)+1-eventsKept):], ev)
@@ -91,7 +91,7 @@ func (e *Engine) publish(raw row.Event) {
 }
 
 // named gives an event of the kernel half its names.
-func (e *Engine) named(raw row.Event) overlay.Event {
+func (e *Engine) named(ctx context.Context, raw row.Event) overlay.Event {
 	reason := row.Reason(raw.Reason)
 	ev := overlay.Event{
 		Time: wallTime(raw.Time), Reason: reason.String(), Text: reason.Text(), Drop: reason.Drop(),
@@ -102,7 +102,7 @@ func (e *Engine) named(raw row.Event) overlay.Event {
 	}
 	var known []overlay.Endpoint
 	find := func(a netip.Addr) string {
-		ep, ok := e.endpointAt(ev.Network, a)
+		ep, ok := e.endpointAt(ctx, ev.Network, a)
 		if !ok {
 			return ""
 		}
@@ -142,13 +142,13 @@ func (e *Engine) networkOf(vni overlay.VNI) string {
 }
 
 // endpointAt returns the task that has an address, of this node or of another.
-func (e *Engine) endpointAt(network string, a netip.Addr) (overlay.Endpoint, bool) {
+func (e *Engine) endpointAt(ctx context.Context, network string, a netip.Addr) (overlay.Endpoint, bool) {
 	for _, en := range e.liveEntries() {
 		if en.Network == network && (en.Addr4 == a || en.Addr6 == a) {
 			return en.Endpoint, true
 		}
 	}
-	return e.facts.EndpointAt(network, a)
+	return e.elsewhere.At(ctx, a)
 }
 
 func protocolName(proto uint8) string {

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -27,17 +26,6 @@ type facts struct {
 	blocks     kind[overlay.Block]
 	admissions kind[discovery.Admission]
 	nodes      kind[discovery.Node]
-	endpoints  kind[overlay.Endpoint]
-
-	mu      sync.Mutex // guards what follows
-	version uint64     // of endpoints that byAddr was made from
-	byAddr  map[place]overlay.Endpoint
-}
-
-// place is an address within a network.
-type place struct {
-	network string
-	addr    netip.Addr
 }
 
 // kind is the rows of a kind, read.
@@ -63,7 +51,7 @@ func (k *kind[T]) read(f *facts, what discovery.Kind) ([]T, uint64) {
 	k.values = nil
 	for _, r := range f.rows.Rows(what) {
 		// The masters' kinds are the masters' to write, a node's are that node's.
-		if (r.Writer == discovery.Ledger) == (what == discovery.KindNode || what == discovery.KindEndpoint) {
+		if (r.Writer == discovery.Ledger) == (what == discovery.KindNode) {
 			continue
 		}
 		var v T
@@ -88,8 +76,6 @@ func writerOf(v any) (string, bool) {
 	switch v := v.(type) {
 	case discovery.Node:
 		return string(v.ID), true
-	case overlay.Endpoint:
-		return string(v.Node), true
 	}
 	return "", false
 }
@@ -122,28 +108,6 @@ func (f *facts) Admissions() []discovery.Admission {
 	return values(&f.admissions, f, discovery.KindAdmission)
 }
 func (f *facts) Nodes() []discovery.Node { return values(&f.nodes, f, discovery.KindNode) }
-
-// Endpoints returns the endpoints of all nodes.
-func (f *facts) Endpoints() []overlay.Endpoint {
-	return values(&f.endpoints, f, discovery.KindEndpoint)
-}
-
-// EndpointAt returns the endpoint that has an address.
-func (f *facts) EndpointAt(network string, a netip.Addr) (overlay.Endpoint, bool) {
-	all, version := f.endpoints.read(f, discovery.KindEndpoint)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if version != f.version {
-		f.version, f.byAddr = version, make(map[place]overlay.Endpoint, 2*len(all))
-		for _, ep := range all {
-			for _, addr := range ep.Addrs() {
-				f.byAddr[place{ep.Network, addr}] = ep
-			}
-		}
-	}
-	ep, ok := f.byAddr[place{network, a}]
-	return ep, ok
-}
 
 // Known reports whether the masters' word is here at all. A store that has lost it would otherwise
 // look like one whose networks were all removed.

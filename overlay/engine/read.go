@@ -111,7 +111,11 @@ func (e *Engine) Explain(ctx context.Context, q overlay.Question) (overlay.Verdi
 	if err := e.restored(ctx); err != nil {
 		return overlay.Verdict{}, fmt.Errorf("explain: %w", err)
 	}
-	v, err := e.explain(q, compile.Endpoints(e.facts.Endpoints(), e.o.Node))
+	remote, err := e.elsewhere.Sides(ctx, q, e.liveEntries())
+	if err != nil {
+		return overlay.Verdict{}, fmt.Errorf("explain: %w", err)
+	}
+	v, err := e.explain(q, remote)
 	if err != nil {
 		return overlay.Verdict{}, fmt.Errorf("explain: %w", err)
 	}

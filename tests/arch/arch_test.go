@@ -146,7 +146,7 @@ var owners = map[string][]string{
 	"github.com/miekg/dns":            {"discovery/zone", "discovery/dns"},
 	"github.com/hashicorp/serf":       {"discovery/gossip"},
 	"github.com/hashicorp/memberlist": {"discovery/gossip"},
-	"github.com/hashicorp/go-memdb":   {"discovery/state"},
+	"github.com/google/btree":         {"discovery/state"},
 	"github.com/mdlayher/vsock":       {"agent/guest"},
 	"go.etcd.io/etcd":                 {"control/ledger"},
 	"github.com/spf13/cobra":          {"cmd"},

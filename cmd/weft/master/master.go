@@ -60,7 +60,7 @@ func (d *daemon) open() error {
 	if err := os.MkdirAll(d.o.State, 0o700); err != nil {
 		return err
 	}
-	if d.store, err = state.Open(state.Options{Log: d.log.WithGroup("rows")}); err != nil {
+	if d.store, err = state.Open(state.Options{Whole: true, Log: d.log.WithGroup("rows")}); err != nil {
 		return err
 	}
 	d.gossip, err = gossip.Open(gossip.Options{

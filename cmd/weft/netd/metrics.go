@@ -27,7 +27,7 @@ func (d *daemon) report(send process.Send) {
 	send("kernel_half_lost_total", "starts that found the kernel half removed: tasks were cut off", counter, float64(d.halfLost.Load()))
 	rows := d.store.Stats()
 	send("rows", "live rows of all writers", gauge, float64(rows.Rows))
-	send("row_writers", "writers that have rows", gauge, float64(rows.Writers))
+	send("row_streams", "writers that have rows, and topics that they have rows on", gauge, float64(rows.Streams))
 	send("rows_refused_total", "rows of removed writers", counter, float64(rows.Refused))
 	members := d.gossip.Stats()
 	send("members", "members by state", gauge, float64(members.Alive), "state", "alive")

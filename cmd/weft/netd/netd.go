@@ -179,7 +179,7 @@ func (d *daemon) makeOverlay(context.Context) (err error) {
 			Workloads: t.Workloads, Endpoints: t.Endpoints, Blocks: t.Blocks, Prefixes: t.Prefixes,
 			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Spaces: t.Spaces,
 		},
-		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane,
+		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
 		Log: d.log.WithGroup("overlay"),
 	})
 	return err

@@ -14,8 +14,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"weft/discovery"
 	"weft/discovery/discoverypb"
 	"weft/discovery/gossip"
+	"weft/discovery/state"
 )
 
 // peerAddr is where this node exchanges rows.
@@ -36,6 +38,14 @@ func (d *daemon) livingPeers() []string {
 
 // exchange streams rows with a master or peer until one side ends.
 func (d *daemon) exchange(ctx context.Context, addr string, met func()) error {
+	conn, err := d.connect(addr)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.syncer.With(ctx, conn, met), conn.Close())
+}
+
+func (d *daemon) connect(addr string) (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// A side that vanished without a word is noticed in about four seconds.
@@ -46,7 +56,39 @@ func (d *daemon) exchange(ctx context.Context, addr string, met func()) error {
 	}
 	conn, err := grpc.NewClient("passthrough:"+addr, options...)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", addr, err)
+		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}
-	return errors.Join(d.syncer.With(ctx, conn, met), conn.Close())
+	return conn, nil
+}
+
+// finder asks a node, or the master that answers, for rows that are not held here.
+type finder struct{ *daemon }
+
+// Find implements the overlay's Finder.
+func (f finder) Find(ctx context.Context, node discovery.NodeID, kind discovery.Kind, text string) ([]discovery.Row, error) {
+	addr, err := f.addrOf(node)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := f.connect(addr)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := discoverypb.Ask(ctx, conn, kind, text)
+	return rows, errors.Join(err, conn.Close())
+}
+
+func (f finder) addrOf(node discovery.NodeID) (string, error) {
+	if node == "" {
+		if addr := f.peers.Stats().Master; addr != "" {
+			return addr, nil
+		}
+		return "", errors.New("no master answers")
+	}
+	for _, r := range f.store.Rows(discovery.KindNode) {
+		if n, err := state.Value[discovery.Node](r); err == nil && n.ID == node && r.Writer == string(node) && n.Peer != "" {
+			return n.Peer, nil
+		}
+	}
+	return "", fmt.Errorf("node %s has not told where it is", node)
 }

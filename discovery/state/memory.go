@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"cmp"
+	"unique"
+
+	"github.com/google/btree"
+
+	"weft/discovery"
+)
+
+// degree of the trees: of 16 and 32 the one with less memory.
+const degree = 32
+
+// stream is what is known of one stream as a whole; a value in the tree is never changed.
+type stream struct {
+	Stream
+	incarnation uint64
+	seq         uint64 // everything up to here is known; 0: something may be missing
+	floor       uint64 // deletions up to here may be forgotten
+	gone        uint64 // of the writer, by the masters: incarnations up to this one are void
+	tombstones  int
+	rev         uint64 // the store's own count of changes: which streams changed since
+}
+
+// removed tells that the masters declared this life of the writer over.
+func (st *stream) removed() bool { return st.gone > 0 && st.incarnation <= st.gone }
+
+// memory is the rows in four orders and the streams in two. A published one is only read; changes
+// are made to a fork, which shares what stays as it is.
+type memory struct {
+	rows  *btree.BTreeG[*discovery.Row] // by writer, kind, key
+	kinds *btree.BTreeG[*discovery.Row] // by kind, writer, key
+	seqs  *btree.BTreeG[*discovery.Row] // by stream, seq
+	tombs *btree.BTreeG[*discovery.Row] // the same, tombstones only
+
+	streams *btree.BTreeG[*stream] // by writer, topic
+	revs    *btree.BTreeG[*stream] // by rev
+}
+
+func newMemory() *memory {
+	row := func(order func(a, b *discovery.Row) int) *btree.BTreeG[*discovery.Row] {
+		return btree.NewG(degree, func(a, b *discovery.Row) bool { return order(a, b) < 0 })
+	}
+	return &memory{
+		rows:    row(func(a, b *discovery.Row) int { return cmp.Or(cmp.Compare(a.Writer, b.Writer), byKindKey(a, b)) }),
+		kinds:   row(byKind),
+		seqs:    row(bySeq),
+		tombs:   row(bySeq),
+		streams: btree.NewG(degree, func(a, b *stream) bool { return a.compare(b.Stream) < 0 }),
+		revs:    btree.NewG(degree, func(a, b *stream) bool { return a.rev < b.rev }),
+	}
+}
+
+func byKindKey(a, b *discovery.Row) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key))
+}
+
+func byKind(a, b *discovery.Row) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Writer, b.Writer), cmp.Compare(a.Key, b.Key))
+}
+
+func bySeq(a, b *discovery.Row) int {
+	return cmp.Or(streamOf(a).compare(streamOf(b)), cmp.Compare(a.Seq, b.Seq), byKindKey(a, b))
+}
+
+// fork returns a memory of its own; the caller must not change m any more.
+func (m *memory) fork() *memory {
+	return &memory{
+		rows: m.rows.Clone(), kinds: m.kinds.Clone(), seqs: m.seqs.Clone(), tombs: m.tombs.Clone(),
+		streams: m.streams.Clone(), revs: m.revs.Clone(),
+	}
+}
+
+// set puts a row in the place of the one of its name. It keeps r.
+func (m *memory) set(r *discovery.Row) {
+	// Thousands of rows share a writer and a kind: one copy of each is enough.
+	r.Writer, r.Kind = unique.Make(r.Writer).Value(), unique.Make(r.Kind).Value()
+	if old, there := m.rows.ReplaceOrInsert(r); there {
+		m.seqs.Delete(old)
+		m.tombs.Delete(old)
+	}
+	m.kinds.ReplaceOrInsert(r)
+	m.seqs.ReplaceOrInsert(r)
+	if r.Deleted {
+		m.tombs.ReplaceOrInsert(r)
+	}
+}
+
+func (m *memory) drop(r *discovery.Row) {
+	if old, there := m.rows.Delete(r); there {
+		m.kinds.Delete(old)
+		m.seqs.Delete(old)
+		m.tombs.Delete(old)
+	}
+}
+
+func (m *memory) row(writer string, kind discovery.Kind, key string) *discovery.Row {
+	r, _ := m.rows.Get(&discovery.Row{Writer: writer, Kind: kind, Key: key})
+	return r
+}
+
+// each calls f for the rows of a kind, tombstones too; of all kinds when that is empty. f must not
+// change m.
+func (m *memory) each(kind discovery.Kind, f func(*discovery.Row)) {
+	if kind == "" {
+		m.rows.Ascend(func(r *discovery.Row) bool { f(r); return true })
+		return
+	}
+	m.kinds.AscendGreaterOrEqual(&discovery.Row{Kind: kind}, func(r *discovery.Row) bool {
+		if r.Kind != kind {
+			return false
+		}
+		f(r)
+		return true
+	})
+}
+
+// eachOf is each for the rows of one writer.
+func (m *memory) eachOf(writer string, kind discovery.Kind, f func(*discovery.Row)) {
+	m.rows.AscendGreaterOrEqual(&discovery.Row{Writer: writer, Kind: kind}, func(r *discovery.Row) bool {
+		if r.Writer != writer || kind != "" && r.Kind != kind {
+			return false
+		}
+		f(r)
+		return true
+	})
+}
+
+// eachAfter calls f for the rows of a stream that were written after seq, by Seq, until it returns false.
+func (m *memory) eachAfter(of Stream, seq uint64, f func(*discovery.Row) bool) {
+	m.seqs.AscendGreaterOrEqual(pivot(of, seq+1), func(r *discovery.Row) bool { return streamOf(r) == of && f(r) })
+}
+
+// pivot is before every row of a stream from seq on: the first kind of its topic has no shorter name.
+func pivot(of Stream, seq uint64) *discovery.Row {
+	return &discovery.Row{Writer: of.Writer, Kind: discovery.Kind(of.Topic), Seq: seq}
+}
+
+// oldestTombstone returns none where there is none.
+func (m *memory) oldestTombstone(of Stream) (oldest *discovery.Row) {
+	m.tombs.AscendGreaterOrEqual(pivot(of, 0), func(r *discovery.Row) bool {
+		if streamOf(r) == of {
+			oldest = r
+		}
+		return false
+	})
+	return oldest
+}
+
+// stream returns what is known of one, with what the masters said of its writer.
+func (m *memory) stream(of Stream) stream {
+	st, there := m.streams.Get(&stream{Stream: of})
+	if !there {
+		st = &stream{Stream: of}
+	}
+	now := *st
+	if of.Topic != "" {
+		now.gone = m.stream(Stream{Writer: of.Writer}).gone
+	}
+	return now
+}
+
+func (m *memory) setStream(st stream) (added bool) {
+	old, there := m.streams.ReplaceOrInsert(&st)
+	if there {
+		m.revs.Delete(old)
+	}
+	m.revs.ReplaceOrInsert(&st)
+	return !there
+}
+
+// eachStream calls f for every stream, as it is in the tree. f must not change m.
+func (m *memory) eachStream(f func(*stream)) {
+	m.streams.Ascend(func(st *stream) bool { f(st); return true })
+}
+
+// streamsOf returns the streams of a writer.
+func (m *memory) streamsOf(writer string) (all []Stream) {
+	m.streams.AscendGreaterOrEqual(&stream{Stream: Stream{Writer: writer}}, func(st *stream) bool {
+		if st.Writer != writer {
+			return false
+		}
+		all = append(all, st.Stream)
+		return true
+	})
+	return all
+}
+
+// changedSince returns the streams that changed after rev, by rev.
+func (m *memory) changedSince(rev uint64) (changed []*stream) {
+	m.revs.AscendGreaterOrEqual(&stream{rev: rev + 1}, func(st *stream) bool {
+		changed = append(changed, st)
+		return true
+	})
+	return changed
+}
+
+// live returns the rows of a kind by writer and key, of all kinds by writer, kind and key.
+func (m *memory) live(kind discovery.Kind) (rows []discovery.Row) {
+	m.each(kind, keepLive(&rows))
+	return rows
+}
+
+// liveOf is live for one writer.
+func (m *memory) liveOf(writer string, kind discovery.Kind) (rows []discovery.Row) {
+	m.eachOf(writer, kind, keepLive(&rows))
+	return rows
+}
+
+func keepLive(rows *[]discovery.Row) func(*discovery.Row) {
+	return func(r *discovery.Row) {
+		if !r.Deleted {
+			*rows = append(*rows, *r)
+		}
+	}
+}
