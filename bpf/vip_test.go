@@ -164,7 +164,7 @@ func TestVIPPerPacketThereAndBack(t *testing.T) {
 		}
 		// A flow of the same backend that has nothing to do with the VIP.
 		w.wantTo(client, w.from(server, packet(proto, s, at(c.Addr(), 40001), "")), packet(proto, s, at(c.Addr(), 40001), ""))
-		w.wantTo(server, w.from(client, packet(proto, c, s, "")), packet(proto, c, s, ""))
+		w.wantTo(server, w.from(client, packet(proto, at(c.Addr(), 40001), s, "")), packet(proto, at(c.Addr(), 40001), s, ""))
 	})
 	got, err := bpftest.Rows[row.FlowKey, row.Translation](w.set, "translations")
 	w.do(err)
@@ -177,6 +177,22 @@ func TestVIPPerPacketThereAndBack(t *testing.T) {
 	if diff := cmp.Diff(got, want, cmpopts.IgnoreFields(row.Translation{}, "Since"), cmpopts.EquateComparable(row.FlowKey{}, row.Peer{})); diff != "" {
 		t.Errorf("translations (-got +want):\n%s", diff)
 	}
+}
+
+// TestVIPPerPacketGivesThePortUp: a port that had a flow to a VIP is used for one to the backend itself, and
+// then again for the VIP.
+func TestVIPPerPacketGivesThePortUp(t *testing.T) {
+	w := newWires(t, "workload")
+	each(func(v6 bool, proto uint8) {
+		c, s, v := at(client.addr(v6), 40000), at(server.addr(v6), 8080), vipOf(v6)
+		w.vip(v, backend{s.String(), 1})
+		for range 2 {
+			w.wantTo(server, w.from(client, packet(proto, c, v, "")), packet(proto, c, s, ""))
+			w.wantTo(client, w.from(server, packet(proto, s, c, "")), packet(proto, v, c, ""))
+			w.wantTo(server, w.from(client, packet(proto, c, s, "")), packet(proto, c, s, ""))
+			w.wantTo(client, w.from(server, packet(proto, s, c, "")), packet(proto, s, c, ""))
+		}
+	})
 }
 
 func flowKey(proto uint8, src, dst netip.AddrPort) row.FlowKey {

@@ -259,6 +259,11 @@ static __always_inline void vip_remember(const struct packet *p, struct vip_scra
 	vip_record(s, &s->key, &s->choice.to, s->choice.slot);
 }
 
+static __always_inline bool vip_opens(const struct packet *p)
+{
+	return p->proto == PROTO_TCP && (p->tcp & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /*
  * The backend that a flow has, as long as it can: an established connection to the end, datagrams
  * while it is behind the VIP, a new connection (whose ports were used before) while it takes some.
@@ -266,7 +271,7 @@ static __always_inline void vip_remember(const struct packet *p, struct vip_scra
 static __always_inline int vip_keep(const struct packet *p, const struct vip *vip,
 				    struct translation *known, struct socket_peer *choice)
 {
-	bool opens = p->proto == PROTO_TCP && (p->tcp & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	bool opens = vip_opens(p);
 
 	choice->to = known->to;
 	choice->slot = known->slot;
@@ -299,6 +304,28 @@ static __always_inline void vip_lead(struct __sk_buff *skb, const struct packet 
 }
 
 /*
+ * A task speaks to a backend itself, from a port that it used for a VIP before: what answers now
+ * must not come from the VIP. The newer flow has the port.
+ */
+static __always_inline void vip_direct(const struct packet *p, struct vip_scratch *s)
+{
+	struct peer backend = {.addr = p->dst, .port = p->dport};
+	struct translation *old;
+
+	if (p->fragment == FRAGMENT_LATER || (p->proto == PROTO_TCP && !vip_opens(p)))
+		return;
+	vip_answer_key(p, &backend, &s->answer);
+	old = bpf_map_lookup_elem(&translations, &s->answer);
+	if (!old)
+		return;
+	vip_flow(p, &s->key);
+	s->key.dst = old->to.addr;
+	s->key.dport = old->to.port;
+	bpf_map_delete_elem(&translations, &s->key);
+	bpf_map_delete_elem(&translations, &s->answer);
+}
+
+/*
  * Translates what a task sends: to a VIP, or (vip NULL) what translations knows. Global, for its
  * size.
  */
@@ -313,6 +340,7 @@ __noinline int vip_translate(struct __sk_buff *skb, struct packet *p, const stru
 	if (known && (p->fragment == FRAGMENT_LATER || same_addr(&known->to.addr, &p->dst))) {
 		s->choice.to = known->to;
 	} else if (!vip) {
+		vip_direct(p, s);
 		return CONTINUE;
 	} else if (!known || vip_keep(p, vip, known, &s->choice)) {
 		if (vip_choose(p, vip, s))
