@@ -34,12 +34,12 @@ tools: ## install the pinned generators and linter (into .tools/ and, for clang 
 	bash .ci/tools.sh
 
 .PHONY: generate
-generate: ## write every generated file anew: BPF objects, rows, protobuf
+generate: ## write every generated file anew: BPF objects, rows, protobuf, docs
 	bash .ci/generate.sh
 
 .PHONY: fresh
 fresh: generate ## fail when a committed generated file is not what its source gives
-	@git diff --exit-code --stat -- '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*.pb.gw.go' docs/reference \
+	@git diff --exit-code --stat -- '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*.pb.gw.go' docs/reference docs/troubleshooting.md \
 		|| { echo 'fresh: the files above differ from their sources; commit what make generate wrote'; exit 1; }
 
 .PHONY: lint

@@ -176,44 +176,6 @@ type NetworkStatus struct {
 	Groups []string `json:"groups"` // declared
 }
 
-// Question asks whether two addresses may talk.
-type Question struct {
-	Source      string `json:"source"`      // address, task name or task id
-	Destination string `json:"destination"` // the same
-	Network     string `json:"network,omitempty"`
-	Protocol    string `json:"protocol"` // tcp, udp, icmp
-	Port        uint16 `json:"port"`     // 0 for icmp
-}
-
-// Verdict is the answer: what the packet path would do and why.
-type Verdict struct {
-	Allowed bool   `json:"allowed"`
-	Reason  string `json:"reason"` // name of bpf/row.Reason
-	Text    string `json:"text"`   // one sentence with the names of tasks, groups and rules
-	Rule    RuleID `json:"rule,omitempty"`
-	// Suggestion is the command that would change the verdict, empty when there is none.
-	Suggestion  string   `json:"suggestion,omitempty"`
-	Source      Endpoint `json:"source"`
-	Destination Endpoint `json:"destination"`
-}
-
-// Event is one packet that a program reported, with names.
-type Event struct {
-	Time        time.Time      `json:"time"`
-	Reason      string         `json:"reason"`
-	Text        string         `json:"text"`
-	Drop        bool           `json:"drop"`
-	Network     string         `json:"network"`
-	Source      netip.AddrPort `json:"source"`
-	Destination netip.AddrPort `json:"destination"`
-	SourceTask  string         `json:"source_task,omitempty"`
-	DestTask    string         `json:"destination_task,omitempty"`
-	Protocol    string         `json:"protocol"`
-	Length      int            `json:"length"` // bytes
-	Rule        RuleID         `json:"rule,omitempty"`
-	Suggestion  string         `json:"suggestion,omitempty"`
-}
-
 // Service is what clients of a node ask of the overlay. Every method is idempotent.
 type Service interface {
 	// Attach joins a task to a network and returns when its address works on this node. The same
@@ -228,7 +190,8 @@ type Service interface {
 	Networks(ctx context.Context) ([]NetworkStatus, error)
 	// Explain answers from the same tables that the packet path reads.
 	Explain(ctx context.Context, q Question) (Verdict, error)
-	// Events calls emit for each reported packet until ctx ends or emit returns an error, which it
-	// returns. Events are sampled; what a slow reader misses is lost.
-	Events(ctx context.Context, emit func(Event) error) error
+	// Events calls emit for each reported packet that f wants until ctx ends or emit returns an error,
+	// which it returns. Events are sampled; what a slow reader misses is lost. With f.Trace it ends,
+	// with nil, when the walk of the probe is known.
+	Events(ctx context.Context, f Filter, emit func(Event) error) error
 }

@@ -28,6 +28,8 @@ type side struct {
 	overlay.Endpoint            // zero unless task
 	addr             netip.Addr // zero: the world in general
 	task, node       bool
+	grouped          bool   // no task that is known, but its identity is (Describe)
+	stranger         bool   // a VXLAN sender that names no groups (Describe)
 	network          string // that the address belongs to; empty: none
 }
 
@@ -45,8 +47,27 @@ func (s side) String() string {
 	return "the world"
 }
 
+// plain is String without the network.
+func (s side) plain() string {
+	if !s.task && s.network != "" {
+		return s.addr.String()
+	}
+	return s.String()
+}
+
+// name is String without the address of a task.
+func (s side) name() string {
+	if s.task {
+		return s.Name
+	}
+	return s.String()
+}
+
 func (s side) party() party {
-	if !s.task {
+	if s.stranger {
+		return party{identity: row.IdentityNone}
+	}
+	if !s.task && !s.grouped {
 		return party{identity: row.IdentityWorld}
 	}
 	return party{s.Identity, s.Groups}
@@ -81,8 +102,12 @@ func Explain(f Facts, w World, q overlay.Question) (overlay.Verdict, error) {
 	}
 	// A task with two families talks in the one that the other side has.
 	src.addr, dst.addr = sameFamily(src, dst.addr), sameFamily(dst, src.addr)
-	v := asked{f, w, src, dst, service{proto, q.Port}}.answer()
+	a := asked{f, w, src, dst, service{proto, q.Port}}
+	v := a.answer()
 	v.Source, v.Destination = src.Endpoint, dst.Endpoint
+	if r := reasonOf(v); r.Drop() || r == row.ReasonAudited {
+		a.told(r).complete(&v)
+	}
 	return v, nil
 }
 
@@ -180,7 +205,9 @@ func (a asked) answer() overlay.Verdict {
 	case !src.task && !dst.task && src.network == "" && dst.network == "":
 		return no(row.ReasonNotOurs, "neither %s nor %s is a task: Weft has no say in what they send each other", src, dst)
 	case src.addr.IsValid() && dst.addr.IsValid() && src.addr.Is4() != dst.addr.Is4():
-		return no(row.ReasonNoEndpoint, "%s and %s have no address family in common", src, dst)
+		v := no(row.ReasonNoEndpoint, "%s and %s have no address family in common", src, dst)
+		v.Suggestion = "ask for a task by an address of the family that both have"
+		return v
 	case src.node && dst.Node == a.f.Node:
 		return yes(row.ReasonFromHost, "a task and its own node may always talk")
 	case dst.node && src.Node == a.f.Node:
@@ -188,14 +215,20 @@ func (a asked) answer() overlay.Verdict {
 	case src.task && !dst.task && dst.network == "":
 		return yes(row.ReasonToHost, "%s leaves by its node, with the node's address", src)
 	case src.network != "" && dst.network != "" && src.network != dst.network:
-		return no(row.ReasonOtherNetwork, "%s is in network %s, %s in network %s: networks never meet",
-			src, src.network, dst, dst.network)
+		return a.apart()
 	case !src.task && src.network != "":
 		return no(row.ReasonSpoofedAddress, "no task has %s, so no packet can come from it", src.addr)
 	case !dst.task:
 		return a.nobody()
 	}
 	return a.verdict()
+}
+
+func (a asked) apart() overlay.Verdict {
+	v := no(row.ReasonOtherNetwork, "%s is in network %s, %s in network %s: networks never meet",
+		a.src.plain(), a.src.network, a.dst.plain(), a.dst.network)
+	v.Suggestion = "run both in one network: weft run --network " + cmp.Or(a.dst.network, "NAME")
+	return v
 }
 
 // nobody tells why an address of the network leads nowhere.
@@ -224,20 +257,7 @@ func (a asked) verdict() overlay.Verdict {
 		if !ok {
 			continue
 		}
-		switch v.Action {
-		case row.VerdictAllow:
-			return a.allowed(n, v.Rule)
-		case row.VerdictAudit:
-			out := yes(row.ReasonAudited, "%s may reach %s on %s, but %s, in audit mode, would deny it",
-				a.src, a.dst, a.wanted(), a.rule(v.Rule))
-			out.Rule = overlay.RuleID(v.Rule)
-			return out
-		default:
-			out := no(row.ReasonDenied, "%s denies %s to reach %s on %s", a.rule(v.Rule), a.src, a.dst, a.wanted())
-			out.Rule = overlay.RuleID(v.Rule)
-			out.Suggestion = fmt.Sprintf("weft rule remove %s %d", n.Name, v.Rule)
-			return out
-		}
+		return a.decided(n, v)
 	}
 	return a.missing(n)
 }
@@ -252,121 +272,6 @@ func (a asked) compiled(n overlay.Network) func(row.VerdictKey) (row.Verdict, bo
 		v, ok := rows[key]
 		return v, ok
 	}
-}
-
-func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
-	reason := row.ReasonDelivered
-	if !a.src.task {
-		reason = row.ReasonFromHost
-	}
-	if rule != 0 {
-		v := yes(reason, "%s lets %s reach %s on %s", a.rule(rule), a.src, a.dst, a.wanted())
-		v.Rule = overlay.RuleID(rule)
-		return v
-	}
-	switch why, _ := commonGround(n, a.src.party(), a.dst.party()); why {
-	case "public":
-		return yes(reason, "%s is in group %s, which accepts from anywhere", a.dst, overlay.GroupPublic)
-	case "no groups":
-		return yes(reason, "neither %s nor %s is in a group", a.src, a.dst)
-	case "open":
-		return yes(reason, "network %s lets tasks without groups talk to all (ungrouped = open)", n.Name)
-	default:
-		return yes(reason, "%s and %s are both in group %s", a.src, a.dst, why)
-	}
-}
-
-// missing tells what is not there, and what would help.
-func (a asked) missing(n overlay.Network) overlay.Verdict {
-	reason := row.ReasonNoCommonGroup
-	from, who := overlay.World, fmt.Sprint(a.src)
-	if !a.src.task {
-		reason = row.ReasonNotPublic
-	} else {
-		who = fmt.Sprintf("%s is in %s", a.src, groups(a.src.Groups))
-		from = strings.Join(a.src.Groups[:min(1, len(a.src.Groups))], "")
-	}
-	v := no(reason, "%s, %s in %s: they share none, and no rule lets the one reach the other on %s",
-		who, a.dst, groups(a.dst.Groups), a.wanted())
-	if !a.src.task {
-		v.Text = fmt.Sprintf("%s is in %s, not in group %s, and no rule lets %s reach it on %s",
-			a.dst, groups(a.dst.Groups), overlay.GroupPublic, who, a.wanted())
-	}
-	if near := a.nearest(n); near != "" {
-		v.Text += "; " + near
-	}
-	if len(a.dst.Groups) == 0 || from == "" {
-		v.Text += "; a rule needs a group on both sides: start the task with --group"
-	} else {
-		v.Suggestion = fmt.Sprintf("weft rule add %s --from %s --to %s --port %s", n.Name, from, a.dst.Groups[0], a.wanted())
-	}
-	return v
-}
-
-// nearest names the rule between these two that lacks only the port, if there is one.
-func (a asked) nearest(n overlay.Network) string {
-	for _, r := range slices.SortedFunc(slices.Values(a.f.Rules), func(x, y overlay.Rule) int { return cmp.Compare(x.ID, y.ID) }) {
-		if r.Network == n.Name && r.Action == overlay.Allow && a.src.party().in(r.From) && a.dst.party().in(r.To) {
-			return fmt.Sprintf("the nearest is %s, which lacks %s", a.rule(uint32(r.ID)), a.wanted())
-		}
-	}
-	return ""
-}
-
-// rule names a rule with what it says.
-func (a asked) rule(id uint32) string {
-	for _, r := range a.f.Rules {
-		if uint32(r.ID) == id {
-			return fmt.Sprintf("rule %d (%s %s to %s%s)", id, r.Action, r.From, r.To, ports(r))
-		}
-	}
-	return fmt.Sprintf("rule %d", id)
-}
-
-func ports(r overlay.Rule) string {
-	if r.Protocol == "" {
-		return ""
-	}
-	var list []string
-	for _, p := range r.Ports {
-		if p.First == p.Last {
-			list = append(list, fmt.Sprint(p.First))
-		} else {
-			list = append(list, fmt.Sprintf("%d-%d", p.First, p.Last))
-		}
-	}
-	if list == nil {
-		return " " + r.Protocol
-	}
-	return " " + r.Protocol + "/" + strings.Join(list, ",")
-}
-
-// wanted is the service in the form of the command line: tcp/80.
-func (a asked) wanted() string {
-	for name, proto := range protocols {
-		if proto == a.service.proto && proto != ICMP {
-			return fmt.Sprintf("%s/%d", name, a.service.port)
-		}
-	}
-	return "icmp"
-}
-
-func groups(list []string) string {
-	switch len(list) {
-	case 0:
-		return "no group"
-	case 1:
-		return "group " + list[0]
-	}
-	return "groups " + strings.Join(list, " and ")
-}
-
-func yes(r row.Reason, format string, args ...any) overlay.Verdict {
-	return overlay.Verdict{Allowed: true, Reason: r.String(), Text: fmt.Sprintf(format, args...)}
-}
-
-func no(r row.Reason, format string, args ...any) overlay.Verdict {
-	return overlay.Verdict{Reason: r.String(), Text: fmt.Sprintf(format, args...)}
 }
 
 // Endpoints returns the endpoints of other nodes among all: what World.Remote wants.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,7 +27,10 @@ type reader struct {
 }
 
 // Events implements overlay.Service: the recent events first.
-func (e *Engine) Events(ctx context.Context, emit func(overlay.Event) error) error {
+func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay.Event) error) error {
+	if err := f.Validate(); err != nil {
+		return fmt.Errorf("events: %w", err)
+	}
 	r := &reader{events: make(chan overlay.Event, eventsKept)}
 	e.mu.Lock()
 	for _, ev := range e.recent {
@@ -45,6 +47,9 @@ func (e *Engine) Events(ctx context.Context, emit func(overlay.Event) error) err
 	for {
 		select {
 		case ev := <-r.events:
+			if !f.Wants(ev) {
+				continue
+			}
 			if err := emit(ev); err != nil {
 				return err
 			}
@@ -90,46 +95,42 @@ func (e *Engine) publish(ctx context.Context, raw row.Event) {
 	}
 }
 
-// named gives an event of the kernel half its names.
+// sampled is of how many packets that pass one is reported (count.h).
+const sampled = 1024
+
+// named gives an event of the kernel half its names, and to what was dropped its explanation.
 func (e *Engine) named(ctx context.Context, raw row.Event) overlay.Event {
 	reason := row.Reason(raw.Reason)
 	ev := overlay.Event{
-		Time: wallTime(raw.Time), Reason: reason.String(), Text: reason.Text(), Drop: reason.Drop(),
+		Time: wallTime(raw.Time), Node: e.o.Node, Program: compile.Program(raw.Program),
+		Reason: reason.String(), Text: reason.Text(), Drop: reason.Drop(),
 		Network:     e.networkOf(overlay.VNI(raw.VNI)),
 		Source:      netip.AddrPortFrom(raw.Src.Netip(), row.Port(raw.Sport)),
 		Destination: netip.AddrPortFrom(raw.Dst.Netip(), row.Port(raw.Dport)),
 		Protocol:    protocolName(raw.Proto), Length: int(raw.Len), Rule: overlay.RuleID(raw.Rule),
+		Packets: 1, Traced: raw.Traced != 0,
+	}
+	explained := ev.Drop || reason == row.ReasonAudited
+	if !explained && !ev.Traced {
+		ev.Packets = sampled
 	}
 	var known []overlay.Endpoint
-	find := func(a netip.Addr) string {
+	find := func(a netip.Addr) (string, []string) {
 		ep, ok := e.endpointAt(ctx, ev.Network, a)
 		if !ok {
-			return ""
+			return "", nil
 		}
 		known = append(known, ep)
-		return ep.Name
+		return ep.Name, ep.Groups
 	}
-	ev.SourceTask, ev.DestTask = find(ev.Source.Addr()), find(ev.Destination.Addr())
-	switch reason {
-	case row.ReasonNoCommonGroup, row.ReasonDenied, row.ReasonNotPublic, row.ReasonAudited:
-		e.advise(&ev, known)
-	default:
+	ev.SourceTask, ev.SourceGroups = find(ev.Source.Addr())
+	ev.DestTask, ev.DestGroups = find(ev.Destination.Addr())
+	if explained {
+		w := compile.World{Remote: compile.Endpoints(known, e.o.Node), NodeAddrs: e.nodeAddrs()}
+		v := compile.Describe(e.compileFacts(), w, raw)
+		ev.Text, ev.Owner, ev.Suggestion = v.Text, v.Owner, v.Suggestion
 	}
 	return ev
-}
-
-// advise adds what Explain says, when it comes to the same verdict as the packet path did.
-func (e *Engine) advise(ev *overlay.Event, known []overlay.Endpoint) {
-	q := overlay.Question{
-		Source: ev.Source.Addr().String(), Destination: ev.Destination.Addr().String(),
-		Network: ev.Network, Protocol: strings.TrimSuffix(ev.Protocol, "v6"), Port: ev.Destination.Port(),
-	}
-	if q.Protocol == "icmp" {
-		q.Port = 0
-	}
-	if v, err := e.explain(q, compile.Endpoints(known, e.o.Node)); err == nil && v.Reason == ev.Reason {
-		ev.Text, ev.Suggestion = v.Text, v.Suggestion
-	}
 }
 
 func (e *Engine) networkOf(vni overlay.VNI) string {

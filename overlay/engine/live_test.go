@@ -264,7 +264,7 @@ func (l *host) dropsAreReported(t *testing.T) {
 	reading := make(chan error, 1)
 	var got overlay.Event
 	go func() {
-		reading <- l.engine.Events(ctx, func(e overlay.Event) error {
+		reading <- l.engine.Events(ctx, overlay.Filter{}, func(e overlay.Event) error {
 			if e.Drop && e.SourceTask == "web-1" && e.Destination.Port() == 81 {
 				got = e
 				return enough

@@ -125,10 +125,8 @@ func (e *Engine) Explain(ctx context.Context, q overlay.Question) (overlay.Verdi
 func (e *Engine) explain(q overlay.Question, remote []overlay.Endpoint) (overlay.Verdict, error) {
 	var failed error
 	w := compile.World{
-		Remote: remote,
-		NodeAddrs: []netip.Addr{
-			e.o.Underlay.Addr, e.o.Underlay.Addr6, netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6),
-		},
+		Remote:    remote,
+		NodeAddrs: e.nodeAddrs(),
 		Verdict: func(key row.VerdictKey) (row.Verdict, bool) {
 			v, ok, err := e.o.Tables.Verdicts.Get(key)
 			failed = cmp.Or(failed, err)
@@ -137,4 +135,10 @@ func (e *Engine) explain(q overlay.Question, remote []overlay.Endpoint) (overlay
 	}
 	v, err := compile.Explain(e.compileFacts(), w, q)
 	return v, cmp.Or(err, failed)
+}
+
+func (e *Engine) nodeAddrs() []netip.Addr {
+	return []netip.Addr{
+		e.o.Underlay.Addr, e.o.Underlay.Addr6, netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6),
+	}
 }

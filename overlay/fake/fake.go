@@ -270,7 +270,10 @@ func (s *Service) Report(e overlay.Event) {
 }
 
 // Events implements overlay.Service.
-func (s *Service) Events(ctx context.Context, emit func(overlay.Event) error) error {
+func (s *Service) Events(ctx context.Context, f overlay.Filter, emit func(overlay.Event) error) error {
+	if err := f.Validate(); err != nil {
+		return fmt.Errorf("events: %w", err)
+	}
 	r := make(chan overlay.Event, eventsKept) // never closed; the reader leaves by ctx or emit
 	s.mu.Lock()
 	s.readers[r] = true
@@ -283,6 +286,9 @@ func (s *Service) Events(ctx context.Context, emit func(overlay.Event) error) er
 	for {
 		select {
 		case e := <-r:
+			if !f.Wants(e) {
+				continue
+			}
 			if err := emit(e); err != nil {
 				return err
 			}

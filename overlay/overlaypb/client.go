@@ -69,9 +69,7 @@ func (c *Client) Networks(ctx context.Context) ([]overlay.NetworkStatus, error) 
 
 // Explain implements overlay.Service.
 func (c *Client) Explain(ctx context.Context, q overlay.Question) (overlay.Verdict, error) {
-	answer, err := c.rpc.Explain(ctx, &ExplainRequest{
-		Source: q.Source, Destination: q.Destination, Network: q.Network, Protocol: q.Protocol, Port: uint32(q.Port),
-	})
+	answer, err := c.rpc.Explain(ctx, questionOut(q))
 	if err != nil {
 		return overlay.Verdict{}, fromStatus(err)
 	}
@@ -81,10 +79,10 @@ func (c *Client) Explain(ctx context.Context, q overlay.Question) (overlay.Verdi
 }
 
 // Events implements overlay.Service.
-func (c *Client) Events(ctx context.Context, emit func(overlay.Event) error) error {
+func (c *Client) Events(ctx context.Context, f overlay.Filter, emit func(overlay.Event) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream when emit has enough
-	stream, err := c.rpc.Events(ctx, &EventsRequest{})
+	stream, err := c.rpc.Events(ctx, filterOut(f))
 	if err != nil {
 		return fromStatus(err)
 	}

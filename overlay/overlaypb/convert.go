@@ -122,7 +122,7 @@ func networkOut(n overlay.NetworkStatus) *Network {
 }
 
 func verdictOut(v overlay.Verdict) *ExplainResponse {
-	out := &ExplainResponse{Allowed: v.Allowed, Reason: v.Reason, Text: v.Text, Rule: uint32(v.Rule), Suggestion: v.Suggestion}
+	out := &ExplainResponse{Allowed: v.Allowed, Reason: v.Reason, Text: v.Text, Rule: uint32(v.Rule), Owner: v.Owner, Suggestion: v.Suggestion}
 	if v.Source.ID != "" {
 		out.Source = endpointOut(v.Source)
 	}
@@ -136,7 +136,8 @@ func eventOut(e overlay.Event) *EventsResponse {
 	return &EventsResponse{
 		Time: timeOut(e.Time), Reason: e.Reason, Text: e.Text, Drop: e.Drop, Network: e.Network, Source: text(e.Source),
 		Destination: text(e.Destination), SourceTask: e.SourceTask, DestinationTask: e.DestTask, Protocol: e.Protocol,
-		Length: int64(e.Length), Rule: uint32(e.Rule), Suggestion: e.Suggestion,
+		Length: int64(e.Length), Rule: uint32(e.Rule), Suggestion: e.Suggestion, Owner: e.Owner, Node: string(e.Node),
+		Program: e.Program, SourceGroups: e.SourceGroups, DestinationGroups: e.DestGroups, Packets: int64(e.Packets), Traced: e.Traced,
 	}
 }
 
@@ -148,6 +149,32 @@ func questionIn(r *ExplainRequest) (overlay.Question, error) {
 		Source: r.GetSource(), Destination: r.GetDestination(), Network: r.GetNetwork(), Protocol: r.GetProtocol(),
 		Port: uint16(r.GetPort()),
 	}, nil
+}
+
+func filterOut(f overlay.Filter) *EventsRequest {
+	out := &EventsRequest{Network: f.Network, Task: f.Task, Drops: f.Drops, Since: timeOut(f.Since), All: f.All}
+	if f.Trace != nil {
+		out.Trace = questionOut(*f.Trace)
+	}
+	return out
+}
+
+func filterIn(r *EventsRequest) (overlay.Filter, error) {
+	f := overlay.Filter{
+		Network: r.GetNetwork(), Task: r.GetTask(), Drops: r.GetDrops(), Since: timeIn(r.GetSince()), All: r.GetAll(),
+	}
+	if r.GetTrace() == nil {
+		return f, nil
+	}
+	q, err := questionIn(r.GetTrace())
+	f.Trace = &q
+	return f, err
+}
+
+func questionOut(q overlay.Question) *ExplainRequest {
+	return &ExplainRequest{
+		Source: q.Source, Destination: q.Destination, Network: q.Network, Protocol: q.Protocol, Port: uint32(q.Port),
+	}
 }
 
 // reading collects what is wrong with an answer while it is read.
@@ -212,7 +239,7 @@ func (r *reading) network(n *Network) overlay.NetworkStatus {
 func (r *reading) verdict(v *ExplainResponse) overlay.Verdict {
 	return overlay.Verdict{
 		Allowed: v.GetAllowed(), Reason: v.GetReason(), Text: v.GetText(), Rule: overlay.RuleID(v.GetRule()),
-		Suggestion: v.GetSuggestion(), Source: r.endpoint(v.GetSource()), Destination: r.endpoint(v.GetDestination()),
+		Suggestion: v.GetSuggestion(), Owner: v.GetOwner(), Source: r.endpoint(v.GetSource()), Destination: r.endpoint(v.GetDestination()),
 	}
 }
 
@@ -220,7 +247,9 @@ func (r *reading) event(e *EventsResponse) overlay.Event {
 	out := overlay.Event{
 		Time: timeIn(e.GetTime()), Reason: e.GetReason(), Text: e.GetText(), Drop: e.GetDrop(), Network: e.GetNetwork(),
 		SourceTask: e.GetSourceTask(), DestTask: e.GetDestinationTask(), Protocol: e.GetProtocol(), Length: int(e.GetLength()),
-		Rule: overlay.RuleID(e.GetRule()), Suggestion: e.GetSuggestion(),
+		Rule: overlay.RuleID(e.GetRule()), Suggestion: e.GetSuggestion(), Owner: e.GetOwner(), Node: discovery.NodeID(e.GetNode()),
+		Program: e.GetProgram(), SourceGroups: e.GetSourceGroups(), DestGroups: e.GetDestinationGroups(),
+		Packets: int(e.GetPackets()), Traced: e.GetTraced(),
 	}
 	r.from(e.GetSource(), &out.Source)
 	r.from(e.GetDestination(), &out.Destination)

@@ -858,6 +858,7 @@ type ExplainResponse struct {
 	Suggestion    string                 `protobuf:"bytes,5,opt,name=suggestion,proto3" json:"suggestion,omitempty"` // a command
 	Source        *Endpoint              `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`         // absent: no task
 	Destination   *Endpoint              `protobuf:"bytes,7,opt,name=destination,proto3" json:"destination,omitempty"`
+	Owner         string                 `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"` // who can change it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -941,8 +942,22 @@ func (x *ExplainResponse) GetDestination() *Endpoint {
 	return nil
 }
 
+func (x *ExplainResponse) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+// EventsRequest is overlay.Filter.
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Task          string                 `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	Drops         bool                   `protobuf:"varint,3,opt,name=drops,proto3" json:"drops,omitempty"`
+	Since         int64                  `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"` // Unix time, nanoseconds; 0: any
+	All           bool                   `protobuf:"varint,5,opt,name=all,proto3" json:"all,omitempty"`
+	Trace         *ExplainRequest        `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"` // absent: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -977,23 +992,72 @@ func (*EventsRequest) Descriptor() ([]byte, []int) {
 	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{14}
 }
 
+func (x *EventsRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetDrops() bool {
+	if x != nil {
+		return x.Drops
+	}
+	return false
+}
+
+func (x *EventsRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *EventsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *EventsRequest) GetTrace() *ExplainRequest {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
 type EventsResponse struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Time            int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"` // Unix time, nanoseconds
-	Reason          string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Text            string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
-	Drop            bool                   `protobuf:"varint,4,opt,name=drop,proto3" json:"drop,omitempty"`
-	Network         string                 `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`
-	Source          string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"` // address:port
-	Destination     string                 `protobuf:"bytes,7,opt,name=destination,proto3" json:"destination,omitempty"`
-	SourceTask      string                 `protobuf:"bytes,8,opt,name=source_task,json=sourceTask,proto3" json:"source_task,omitempty"`
-	DestinationTask string                 `protobuf:"bytes,9,opt,name=destination_task,json=destinationTask,proto3" json:"destination_task,omitempty"`
-	Protocol        string                 `protobuf:"bytes,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Length          int64                  `protobuf:"varint,11,opt,name=length,proto3" json:"length,omitempty"` // bytes
-	Rule            uint32                 `protobuf:"varint,12,opt,name=rule,proto3" json:"rule,omitempty"`
-	Suggestion      string                 `protobuf:"bytes,13,opt,name=suggestion,proto3" json:"suggestion,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Time              int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"` // Unix time, nanoseconds
+	Reason            string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Text              string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	Drop              bool                   `protobuf:"varint,4,opt,name=drop,proto3" json:"drop,omitempty"`
+	Network           string                 `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`
+	Source            string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"` // address:port
+	Destination       string                 `protobuf:"bytes,7,opt,name=destination,proto3" json:"destination,omitempty"`
+	SourceTask        string                 `protobuf:"bytes,8,opt,name=source_task,json=sourceTask,proto3" json:"source_task,omitempty"`
+	DestinationTask   string                 `protobuf:"bytes,9,opt,name=destination_task,json=destinationTask,proto3" json:"destination_task,omitempty"`
+	Protocol          string                 `protobuf:"bytes,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Length            int64                  `protobuf:"varint,11,opt,name=length,proto3" json:"length,omitempty"` // bytes
+	Rule              uint32                 `protobuf:"varint,12,opt,name=rule,proto3" json:"rule,omitempty"`
+	Suggestion        string                 `protobuf:"bytes,13,opt,name=suggestion,proto3" json:"suggestion,omitempty"`
+	Owner             string                 `protobuf:"bytes,14,opt,name=owner,proto3" json:"owner,omitempty"`
+	Node              string                 `protobuf:"bytes,15,opt,name=node,proto3" json:"node,omitempty"`
+	Program           string                 `protobuf:"bytes,16,opt,name=program,proto3" json:"program,omitempty"`
+	SourceGroups      []string               `protobuf:"bytes,17,rep,name=source_groups,json=sourceGroups,proto3" json:"source_groups,omitempty"`
+	DestinationGroups []string               `protobuf:"bytes,18,rep,name=destination_groups,json=destinationGroups,proto3" json:"destination_groups,omitempty"`
+	Packets           int64                  `protobuf:"varint,19,opt,name=packets,proto3" json:"packets,omitempty"` // that this one stands for
+	Traced            bool                   `protobuf:"varint,20,opt,name=traced,proto3" json:"traced,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *EventsResponse) Reset() {
@@ -1117,6 +1181,55 @@ func (x *EventsResponse) GetSuggestion() string {
 	return ""
 }
 
+func (x *EventsResponse) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *EventsResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *EventsResponse) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *EventsResponse) GetSourceGroups() []string {
+	if x != nil {
+		return x.SourceGroups
+	}
+	return nil
+}
+
+func (x *EventsResponse) GetDestinationGroups() []string {
+	if x != nil {
+		return x.DestinationGroups
+	}
+	return nil
+}
+
+func (x *EventsResponse) GetPackets() int64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *EventsResponse) GetTraced() bool {
+	if x != nil {
+		return x.Traced
+	}
+	return false
+}
+
 var File_overlay_overlaypb_overlay_proto protoreflect.FileDescriptor
 
 const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
@@ -1187,7 +1300,7 @@ const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
 	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x18\n" +
 	"\anetwork\x18\x03 \x01(\tR\anetwork\x12\x1a\n" +
 	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x05 \x01(\rR\x04port\"\xfb\x01\n" +
+	"\x04port\x18\x05 \x01(\rR\x04port\"\x91\x02\n" +
 	"\x0fExplainResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -1197,8 +1310,15 @@ const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
 	"suggestion\x18\x05 \x01(\tR\n" +
 	"suggestion\x121\n" +
 	"\x06source\x18\x06 \x01(\v2\x19.weft.overlay.v1.EndpointR\x06source\x12;\n" +
-	"\vdestination\x18\a \x01(\v2\x19.weft.overlay.v1.EndpointR\vdestination\"\x0f\n" +
-	"\rEventsRequest\"\xec\x02\n" +
+	"\vdestination\x18\a \x01(\v2\x19.weft.overlay.v1.EndpointR\vdestination\x12\x14\n" +
+	"\x05owner\x18\b \x01(\tR\x05owner\"\xb2\x01\n" +
+	"\rEventsRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x12\n" +
+	"\x04task\x18\x02 \x01(\tR\x04task\x12\x14\n" +
+	"\x05drops\x18\x03 \x01(\bR\x05drops\x12\x14\n" +
+	"\x05since\x18\x04 \x01(\x03R\x05since\x12\x10\n" +
+	"\x03all\x18\x05 \x01(\bR\x03all\x125\n" +
+	"\x05trace\x18\x06 \x01(\v2\x1f.weft.overlay.v1.ExplainRequestR\x05trace\"\xb6\x04\n" +
 	"\x0eEventsResponse\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -1216,7 +1336,14 @@ const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
 	"\x04rule\x18\f \x01(\rR\x04rule\x12\x1e\n" +
 	"\n" +
 	"suggestion\x18\r \x01(\tR\n" +
-	"suggestion2\xdf\x03\n" +
+	"suggestion\x12\x14\n" +
+	"\x05owner\x18\x0e \x01(\tR\x05owner\x12\x12\n" +
+	"\x04node\x18\x0f \x01(\tR\x04node\x12\x18\n" +
+	"\aprogram\x18\x10 \x01(\tR\aprogram\x12#\n" +
+	"\rsource_groups\x18\x11 \x03(\tR\fsourceGroups\x12-\n" +
+	"\x12destination_groups\x18\x12 \x03(\tR\x11destinationGroups\x12\x18\n" +
+	"\apackets\x18\x13 \x01(\x03R\apackets\x12\x16\n" +
+	"\x06traced\x18\x14 \x01(\bR\x06traced2\xdf\x03\n" +
 	"\aOverlay\x12I\n" +
 	"\x06Attach\x12\x1e.weft.overlay.v1.AttachRequest\x1a\x1f.weft.overlay.v1.AttachResponse\x12I\n" +
 	"\x06Detach\x12\x1e.weft.overlay.v1.DetachRequest\x1a\x1f.weft.overlay.v1.DetachResponse\x12R\n" +
@@ -1265,23 +1392,24 @@ var file_overlay_overlaypb_overlay_proto_depIdxs = []int32{
 	3,  // 5: weft.overlay.v1.NetworksResponse.networks:type_name -> weft.overlay.v1.Network
 	1,  // 6: weft.overlay.v1.ExplainResponse.source:type_name -> weft.overlay.v1.Endpoint
 	1,  // 7: weft.overlay.v1.ExplainResponse.destination:type_name -> weft.overlay.v1.Endpoint
-	4,  // 8: weft.overlay.v1.Overlay.Attach:input_type -> weft.overlay.v1.AttachRequest
-	6,  // 9: weft.overlay.v1.Overlay.Detach:input_type -> weft.overlay.v1.DetachRequest
-	8,  // 10: weft.overlay.v1.Overlay.Endpoints:input_type -> weft.overlay.v1.EndpointsRequest
-	10, // 11: weft.overlay.v1.Overlay.Networks:input_type -> weft.overlay.v1.NetworksRequest
-	12, // 12: weft.overlay.v1.Overlay.Explain:input_type -> weft.overlay.v1.ExplainRequest
-	14, // 13: weft.overlay.v1.Overlay.Events:input_type -> weft.overlay.v1.EventsRequest
-	5,  // 14: weft.overlay.v1.Overlay.Attach:output_type -> weft.overlay.v1.AttachResponse
-	7,  // 15: weft.overlay.v1.Overlay.Detach:output_type -> weft.overlay.v1.DetachResponse
-	9,  // 16: weft.overlay.v1.Overlay.Endpoints:output_type -> weft.overlay.v1.EndpointsResponse
-	11, // 17: weft.overlay.v1.Overlay.Networks:output_type -> weft.overlay.v1.NetworksResponse
-	13, // 18: weft.overlay.v1.Overlay.Explain:output_type -> weft.overlay.v1.ExplainResponse
-	15, // 19: weft.overlay.v1.Overlay.Events:output_type -> weft.overlay.v1.EventsResponse
-	14, // [14:20] is the sub-list for method output_type
-	8,  // [8:14] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 8: weft.overlay.v1.EventsRequest.trace:type_name -> weft.overlay.v1.ExplainRequest
+	4,  // 9: weft.overlay.v1.Overlay.Attach:input_type -> weft.overlay.v1.AttachRequest
+	6,  // 10: weft.overlay.v1.Overlay.Detach:input_type -> weft.overlay.v1.DetachRequest
+	8,  // 11: weft.overlay.v1.Overlay.Endpoints:input_type -> weft.overlay.v1.EndpointsRequest
+	10, // 12: weft.overlay.v1.Overlay.Networks:input_type -> weft.overlay.v1.NetworksRequest
+	12, // 13: weft.overlay.v1.Overlay.Explain:input_type -> weft.overlay.v1.ExplainRequest
+	14, // 14: weft.overlay.v1.Overlay.Events:input_type -> weft.overlay.v1.EventsRequest
+	5,  // 15: weft.overlay.v1.Overlay.Attach:output_type -> weft.overlay.v1.AttachResponse
+	7,  // 16: weft.overlay.v1.Overlay.Detach:output_type -> weft.overlay.v1.DetachResponse
+	9,  // 17: weft.overlay.v1.Overlay.Endpoints:output_type -> weft.overlay.v1.EndpointsResponse
+	11, // 18: weft.overlay.v1.Overlay.Networks:output_type -> weft.overlay.v1.NetworksResponse
+	13, // 19: weft.overlay.v1.Overlay.Explain:output_type -> weft.overlay.v1.ExplainResponse
+	15, // 20: weft.overlay.v1.Overlay.Events:output_type -> weft.overlay.v1.EventsResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_overlay_overlaypb_overlay_proto_init() }

@@ -69,7 +69,9 @@ func (r refusing) Networks(context.Context) ([]overlay.NetworkStatus, error) { r
 func (r refusing) Explain(context.Context, overlay.Question) (overlay.Verdict, error) {
 	return overlay.Verdict{}, r.err
 }
-func (r refusing) Events(context.Context, func(overlay.Event) error) error { return r.err }
+func (r refusing) Events(context.Context, overlay.Filter, func(overlay.Event) error) error {
+	return r.err
+}
 
 func TestErrorsKeepTheirTextAndKind(t *testing.T) {
 	for _, sentinel := range []error{
@@ -84,7 +86,7 @@ func TestErrorsKeepTheirTextAndKind(t *testing.T) {
 		_, endpoints := s.Endpoints(t.Context())
 		_, networks := s.Networks(t.Context())
 		_, explain := s.Explain(t.Context(), overlay.Question{})
-		events := s.Events(t.Context(), func(overlay.Event) error { return nil })
+		events := s.Events(t.Context(), overlay.Filter{}, func(overlay.Event) error { return nil })
 		for _, got := range []error{attach, s.Detach(t.Context(), "a"), endpoints, networks, explain, events} {
 			if got == nil || got.Error() != want.Error() || sentinel != nil && !errors.Is(got, sentinel) {
 				t.Errorf("got %v, want %v", got, want)

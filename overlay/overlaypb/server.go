@@ -91,11 +91,15 @@ func (s *server) Explain(ctx context.Context, r *ExplainRequest) (*ExplainRespon
 
 // Events implements OverlayServer. The headers go out at once: from then on nothing is missed but what
 // a slow caller loses.
-func (s *server) Events(_ *EventsRequest, stream grpc.ServerStreamingServer[EventsResponse]) error {
+func (s *server) Events(r *EventsRequest, stream grpc.ServerStreamingServer[EventsResponse]) error {
+	f, err := filterIn(r)
+	if err != nil {
+		return toStatus(err)
+	}
 	if err := stream.SendHeader(nil); err != nil {
 		return err
 	}
-	err := s.service.Events(stream.Context(), func(e overlay.Event) error { return stream.Send(eventOut(e)) })
+	err = s.service.Events(stream.Context(), f, func(e overlay.Event) error { return stream.Send(eventOut(e)) })
 	if err != nil {
 		return toStatus(err)
 	}

@@ -341,8 +341,8 @@ func (s subject) explain() {
 	}{
 		{"web-1", "web-2", 80, true, "delivered", []string{"web-1 (9.0.0.1)", "web-2 (9.0.0.2)", "group web"}, 0, ""},
 		{"web-1", "db-1", 5432, true, "delivered", []string{"rule 7", "db-1"}, 7, ""},
-		{"web-1", "9.0.0.3", 80, false, "no_common_group", []string{"group web", "group db", "rule 7", "lacks tcp/80"}, 0, "weft rule add prod --from web --to db --port tcp/80"},
-		{"web-1", "9.1.0.1", 80, false, "other_network", []string{"prod", "dev"}, 0, ""},
+		{"web-1", "9.0.0.3", 80, false, "no_common_group", []string{"group web", "group db", "rule 7 lets it on tcp/5432 only"}, 0, "weft rule add prod --from web --to db --port tcp/80"},
+		{"web-1", "9.1.0.1", 80, false, "other_network", []string{"prod", "dev"}, 0, "run both in one network: weft run --network dev"},
 		{"world", "web-1", 80, false, "not_public", []string{"world", "web-1"}, 0, "weft rule add prod --from world --to web --port tcp/80"},
 	} {
 		v, err := s.Explain(s.context(), overlay.Question{Source: row.src, Destination: row.dst, Protocol: "tcp", Port: row.port})
@@ -384,7 +384,7 @@ func (s subject) readEvents(readers, n int) [][]overlay.Event {
 	ctx := s.context()
 	for i := range got {
 		wg.Go(func() {
-			err := s.Events(ctx, func(e overlay.Event) error {
+			err := s.Events(ctx, overlay.Filter{}, func(e overlay.Event) error {
 				if got[i] = append(got[i], e); len(got[i]) == n {
 					return enough
 				}
@@ -415,7 +415,8 @@ func (s subject) events() {
 	want := overlay.Event{
 		Reason: "no_common_group", Drop: true, Network: "prod", Protocol: "tcp", Length: 74,
 		Source: netip.AddrPortFrom(web.Addr4, 40000), Destination: netip.AddrPortFrom(db.Addr4, 80),
-		SourceTask: "web-1", DestTask: "db-1", Suggestion: "weft rule add prod --from web --to db --port tcp/80",
+		SourceTask: "web-1", DestTask: "db-1", SourceGroups: []string{"web"}, DestGroups: []string{"db"}, Packets: 1, Node: web.Node,
+		Owner: "operator of network prod", Suggestion: "weft rule add prod --from web --to db --port tcp/80",
 	}
 	for _, events := range s.readEvents(3, 2) {
 		for _, e := range events {
@@ -433,7 +434,7 @@ func (s subject) events() {
 func (s subject) eventsEnd() {
 	ctx, cancel := context.WithCancel(s.context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Events(ctx, func(overlay.Event) error { return nil }) }()
+	go func() { ended <- s.Events(ctx, overlay.Filter{}, func(overlay.Event) error { return nil }) }()
 	cancel()
 	select {
 	case err := <-ended:
@@ -472,6 +473,7 @@ func Report(r Reporter) {
 	}
 	r.Report(overlay.Event{
 		Time: time.Now(), Reason: v.Reason, Text: v.Text, Drop: !v.Allowed, Network: v.Source.Network, Source: src, Destination: dst,
-		SourceTask: v.Source.Name, DestTask: v.Destination.Name, Protocol: "tcp", Length: 74, Suggestion: v.Suggestion,
+		SourceTask: v.Source.Name, DestTask: v.Destination.Name, SourceGroups: v.Source.Groups, DestGroups: v.Destination.Groups,
+		Node: v.Source.Node, Packets: 1, Protocol: "tcp", Length: 74, Owner: v.Owner, Suggestion: v.Suggestion,
 	})
 }

@@ -4,12 +4,10 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -142,6 +140,9 @@ func (c *client) why() *cobra.Command {
 				word = "yes"
 			}
 			fmt.Fprintf(w, "%s: %s (%s)\n", word, verdict.Text, verdict.Reason)
+			if verdict.Owner != "" {
+				fmt.Fprintf(w, "who can change it: %s\n", verdict.Owner)
+			}
 			if verdict.Suggestion != "" {
 				fmt.Fprintf(w, "to change it: %s\n", verdict.Suggestion)
 			}
@@ -162,60 +163,6 @@ func parseService(text string) (string, uint16, error) {
 		}
 	}
 	return "", 0, fmt.Errorf("%w: service is %q: tcp/PORT, udp/PORT (1 to 65535) or icmp are allowed", show.ErrUsage, text)
-}
-
-func (c *client) flows() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "flows",
-		Short:   "show the packets that the programs of this node report, with the names of tasks",
-		Example: "  weft flows --drops --follow\n  weft flows --drops -o json",
-		Args:    cobra.NoArgs,
-	}
-	output := show.Output(cmd)
-	drops := cmd.Flags().Bool("drops", false, "only packets that were dropped")
-	follow := cmd.Flags().BoolP("follow", "f", false, "go on until interrupted; without it, show the recent ones")
-	return c.command(cmd, func(ctx context.Context, d *Daemon, _ []string) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		var quiet *time.Timer
-		if !*follow {
-			quiet = time.AfterFunc(replayQuiet, func() { cancel(errQuiet) })
-			defer quiet.Stop()
-		}
-		err := d.Overlay.Events(ctx, func(e overlay.Event) error {
-			if quiet != nil {
-				quiet.Reset(replayQuiet)
-			}
-			if *drops && !e.Drop {
-				return nil
-			}
-			return show.Value(c.env.Stdout, *output, e, func(w io.Writer) { fmt.Fprintln(w, eventLine(e)) })
-		})
-		if context.Cause(ctx) != nil && (errors.Is(context.Cause(ctx), errQuiet) || ctx.Err() != nil) {
-			return nil
-		}
-		return err
-	})
-}
-
-// replayQuiet is how long `flows` without --follow waits for a further recent event.
-const replayQuiet = 300 * time.Millisecond
-
-var errQuiet = errors.New("no further event")
-
-func eventLine(e overlay.Event) string {
-	party := func(task, addr string) string {
-		if task == "" {
-			return addr
-		}
-		return task + " (" + addr + ")"
-	}
-	line := fmt.Sprintf("%s  %-8s %s -> %s  %s %d bytes  %s: %s", e.Time.Format("15:04:05.000"), e.Network,
-		party(e.SourceTask, e.Source.String()), party(e.DestTask, e.Destination.String()), e.Protocol, e.Length, e.Reason, e.Text)
-	if e.Suggestion != "" {
-		line += "; to change it: " + e.Suggestion
-	}
-	return line
 }
 
 func (c *client) doctor() *cobra.Command {

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"weft/bpf/row"
+	"weft/overlay"
+)
+
+// What a verdict says, in words.
+
+// decided tells what a row of the verdicts comes to.
+func (a asked) decided(n overlay.Network, v row.Verdict) overlay.Verdict {
+	var out overlay.Verdict
+	switch v.Action {
+	case row.VerdictAllow:
+		return a.allowed(n, v.Rule)
+	case row.VerdictAudit:
+		out = yes(row.ReasonAudited, "%s may reach %s on %s, but %s, in audit mode, would deny it",
+			a.src, a.dst, a.wanted(), a.rule(v.Rule))
+	default:
+		out = no(row.ReasonDenied, "%s denies %s to reach %s on %s", a.rule(v.Rule), a.src, a.dst, a.wanted())
+		out.Suggestion = fmt.Sprintf("weft rule remove %s %d", n.Name, v.Rule)
+	}
+	out.Rule = overlay.RuleID(v.Rule)
+	return out
+}
+
+func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
+	reason := row.ReasonDelivered
+	if !a.src.task {
+		reason = row.ReasonFromHost
+	}
+	if rule != 0 {
+		v := yes(reason, "%s lets %s reach %s on %s", a.rule(rule), a.src, a.dst, a.wanted())
+		v.Rule = overlay.RuleID(rule)
+		return v
+	}
+	switch why, _ := commonGround(n, a.src.party(), a.dst.party()); why {
+	case "public":
+		return yes(reason, "%s is in group %s, which accepts from anywhere", a.dst, overlay.GroupPublic)
+	case "no groups":
+		return yes(reason, "neither %s nor %s is in a group", a.src, a.dst)
+	case "open":
+		return yes(reason, "network %s lets tasks without groups talk to all (ungrouped = open)", n.Name)
+	default:
+		return yes(reason, "%s and %s are both in group %s", a.src, a.dst, why)
+	}
+}
+
+// missing tells what is not there, and what would help.
+func (a asked) missing(n overlay.Network) overlay.Verdict {
+	reason := row.ReasonNoCommonGroup
+	from, who := overlay.World, fmt.Sprint(a.src)
+	outside := a.src.party().identity == row.IdentityWorld
+	switch {
+	case outside:
+		reason = row.ReasonNotPublic
+	case a.src.stranger:
+		who, from = fmt.Sprintf("%s sends without groups, as no node of Weft does", a.src), ""
+	default:
+		who = fmt.Sprintf("%s is in %s", a.src, groups(a.src.Groups))
+		from = strings.Join(a.src.Groups[:min(1, len(a.src.Groups))], "")
+	}
+	v := no(reason, "%s, %s in %s: they share none, and no rule lets %s reach %s on %s",
+		who, a.dst, groups(a.dst.Groups), a.src.name(), a.dst.name(), a.wanted())
+	if outside {
+		v.Text = fmt.Sprintf("%s is in %s, not in group %s, and no rule lets %s reach it on %s",
+			a.dst, groups(a.dst.Groups), overlay.GroupPublic, who, a.wanted())
+	}
+	if near := a.nearest(n); near != "" {
+		v.Text += "; " + near
+	}
+	switch {
+	case a.src.stranger:
+		v.Suggestion = "let it send by a node of Weft, or put the receiver into group " + overlay.GroupPublic
+	case len(a.dst.Groups) == 0 || from == "":
+		v.Text += "; a rule needs a group on both sides"
+		v.Suggestion = "start the task that has none with --group"
+	default:
+		v.Suggestion = fmt.Sprintf("weft rule add %s --from %s --to %s --port %s", n.Name, from, a.dst.Groups[0], a.wanted())
+	}
+	return v
+}
+
+// nearest names the rule that comes closest to what is asked, if there is one: the same sides on
+// another service, the same service from another group, or the other direction.
+func (a asked) nearest(n overlay.Network) string {
+	var far string
+	for _, r := range slices.SortedFunc(slices.Values(a.f.Rules), func(x, y overlay.Rule) int { return cmp.Compare(x.ID, y.ID) }) {
+		if r.Network != n.Name || r.Action != overlay.Allow {
+			continue
+		}
+		from, to := a.src.party().in(r.From), a.dst.party().in(r.To)
+		switch {
+		case from && to:
+			return fmt.Sprintf("rule %d lets it on%s only", r.ID, ports(r))
+		case far != "":
+		case to && about(r, a.service):
+			far = fmt.Sprintf("rule %d lets %s reach it on%s", r.ID, source(r), cmp.Or(ports(r), " all"))
+		case a.dst.party().in(r.From) && a.src.party().in(r.To):
+			far = fmt.Sprintf("rule %d is about the other direction", r.ID)
+		}
+	}
+	return far
+}
+
+// about reports whether a rule says anything of a service.
+func about(r overlay.Rule, s service) bool {
+	return slices.ContainsFunc(services(r), func(of service) bool { return slices.Contains(s.wider(), of) })
+}
+
+func source(r overlay.Rule) string {
+	if r.From == overlay.World {
+		return "the world"
+	}
+	return "group " + r.From
+}
+
+// rule names a rule with what it says.
+func (a asked) rule(id uint32) string {
+	for _, r := range a.f.Rules {
+		if uint32(r.ID) == id {
+			return fmt.Sprintf("rule %d (%s %s to %s%s)", id, r.Action, r.From, r.To, ports(r))
+		}
+	}
+	return fmt.Sprintf("rule %d", id)
+}
+
+func ports(r overlay.Rule) string {
+	if r.Protocol == "" {
+		return ""
+	}
+	var list []string
+	for _, p := range r.Ports {
+		if p.First == p.Last {
+			list = append(list, fmt.Sprint(p.First))
+		} else {
+			list = append(list, fmt.Sprintf("%d-%d", p.First, p.Last))
+		}
+	}
+	if list == nil {
+		return " " + r.Protocol
+	}
+	return " " + r.Protocol + "/" + strings.Join(list, ",")
+}
+
+// wanted is the service in the form of the command line: tcp/80.
+func (a asked) wanted() string {
+	for name, proto := range protocols {
+		if proto == a.service.proto && proto != ICMP {
+			return fmt.Sprintf("%s/%d", name, a.service.port)
+		}
+	}
+	return "icmp"
+}
+
+func groups(list []string) string {
+	switch len(list) {
+	case 0:
+		return "no group"
+	case 1:
+		return "group " + list[0]
+	}
+	return "groups " + strings.Join(list, " and ")
+}
+
+func yes(r row.Reason, format string, args ...any) overlay.Verdict {
+	return overlay.Verdict{Allowed: true, Reason: r.String(), Text: fmt.Sprintf(format, args...)}
+}
+
+func no(r row.Reason, format string, args ...any) overlay.Verdict {
+	return overlay.Verdict{Reason: r.String(), Text: fmt.Sprintf(format, args...)}
+}
