@@ -50,7 +50,7 @@ func FuzzMessages(f *testing.F) {
 	s := &Server{foreign: newForeign(nil, 0, nil)}
 	s.view = func(netip.Addr) (uint32, string) { return 100, "prod" }
 	var err error
-	if s.learner, err = newLearner(&Options{Cache: k, CacheLimit: 448}, nil); err != nil {
+	if s.learner, err = newLearner(&Options{Cache: k, CacheLimit: 448}, newMemory(), nil); err != nil {
 		f.Fatal(err)
 	}
 	z, diff := zone.New(zone.Options{Servers: addrs("198.51.100.1")}).Completed().With(sample())

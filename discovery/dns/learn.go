@@ -44,12 +44,13 @@ type resident struct {
 	place     *list.Element
 }
 
-// learner puts answers into the kernel's cache and keeps them true. It learns from the zone that is
+// learner makes answers resident, in memory and in the kernel's cache, and keeps them true. It learns from the zone that is
 // served only: an answer that was composed from an older one is not put.
 type learner struct {
-	cache Cache
-	limit int // bytes of records, 0: none
-	log   *slog.Logger
+	memory *memory
+	cache  Cache // nil: memory only
+	limit  int   // bytes of records in cache, 0: none
+	log    *slog.Logger
 	// renewing tells who would learn not to wait for a change that may take long.
 	renewing atomic.Bool
 
@@ -67,9 +68,9 @@ type learner struct {
 	learned, renewed, unkept uint64
 }
 
-func newLearner(o *Options, log *slog.Logger) (*learner, error) {
+func newLearner(o *Options, m *memory, log *slog.Logger) (*learner, error) {
 	l := &learner{
-		cache: o.Cache, limit: o.CacheLimit, log: log,
+		memory: m, cache: o.Cache, limit: o.CacheLimit, log: log,
 		entries: map[residentKey]*resident{}, byName: map[string][]*resident{},
 		known: list.New(), missing: list.New(), refused: map[residentKey]struct{}{},
 	}
@@ -96,7 +97,7 @@ func newLearner(o *Options, log *slog.Logger) (*learner, error) {
 // learn makes the answer to a question resident. It gives way when the zone is being changed: the
 // next asker is as good a teacher.
 func (l *learner) learn(q *question) {
-	if l.cache == nil || q.qtype == wire.TypeANY || l.renewing.Load() {
+	if q.qtype == wire.TypeANY || l.renewing.Load() {
 		return
 	}
 	l.mu.Lock()
@@ -138,13 +139,11 @@ func (l *learner) renew(z *zone.Zone, diff zone.Diff, serve func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.zone = z
-	if l.cache != nil {
-		for _, r := range l.affected(diff) {
-			l.again(r)
-		}
-		l.settle()
-		l.retry()
+	for _, r := range l.affected(diff) {
+		l.again(r)
 	}
+	l.settle()
+	l.retry()
 	serve()
 }
 
@@ -220,7 +219,7 @@ type prepared struct {
 var (
 	errForeign = errors.New("not a name of ours")
 	errUnready = errors.New("not known yet")
-	errLong    = errors.New("longer than the kernel takes")
+	errLong    = errors.New("longer than an answer over UDP")
 )
 
 // prepare composes an answer from the zone that is served and renders it.
@@ -240,7 +239,7 @@ func (l *learner) prepare(k residentKey, network string) (prepared, error) {
 	if err := p.render(k); err != nil {
 		return prepared{}, err
 	}
-	if l.limit > 0 && len(p.data) > l.limit {
+	if len(p.data) > maxUDP {
 		return prepared{}, errLong
 	}
 	return p, nil
@@ -266,9 +265,42 @@ func (p *prepared) render(k residentKey) error {
 	return nil
 }
 
+// put makes the answer resident: in the kernel, unless it is too long for it, then here. What the
+// kernel refuses to change is not changed here either: the caller withdraws it from both.
 func (l *learner) put(k residentKey, p prepared) error {
-	return l.cache.Put(k.vni, p.qname, k.qtype, uint8(p.rcode),
-		uint16(len(p.records)), uint16(len(p.authority)), uint16(len(p.extra)), p.rotate, p.data)
+	r := &rendered{
+		rcode: uint8(p.rcode), rotate: p.rotate, data: p.data,
+		counts: [3]uint16{uint16(len(p.records)), uint16(len(p.authority)), uint16(len(p.extra))},
+	}
+	if err := l.putCache(k, p.qname, r); err != nil {
+		return err
+	}
+	l.memory.put(appendMemoryKey(nil, k.vni, k.qtype, p.qname), r)
+	return nil
+}
+
+func (l *learner) putCache(k residentKey, qname []byte, r *rendered) error {
+	switch {
+	case l.cache == nil:
+		return nil
+	case l.limit > 0 && len(r.data) > l.limit:
+		return l.cache.Delete(k.vni, qname, k.qtype)
+	default:
+		return l.cache.Put(k.vni, qname, k.qtype, r.rcode, r.counts[0], r.counts[1], r.counts[2], r.rotate, r.data)
+	}
+}
+
+// delete takes an answer away here and in the kernel.
+func (l *learner) delete(k residentKey) error {
+	qname, err := wireName(k.name)
+	if err != nil {
+		return err
+	}
+	l.memory.remove(appendMemoryKey(nil, k.vni, k.qtype, qname))
+	if l.cache == nil {
+		return nil
+	}
+	return l.cache.Delete(k.vni, qname, k.qtype)
 }
 
 func wireName(name string) ([]byte, error) {
@@ -283,11 +315,7 @@ func wireName(name string) ([]byte, error) {
 // withdraw takes an answer out of the kernel; the kernel's refusal is remembered and tried again.
 func (l *learner) withdraw(r *resident) {
 	l.remove(r)
-	qname, err := wireName(r.name)
-	if err == nil {
-		err = l.cache.Delete(r.vni, qname, r.qtype)
-	}
-	if err != nil {
+	if err := l.delete(r.residentKey); err != nil {
 		l.refuse("delete", r.residentKey, err)
 		l.refused[r.residentKey] = struct{}{}
 	}
@@ -301,8 +329,7 @@ func (l *learner) refuse(what string, k residentKey, err error) {
 // retry deletes what the kernel refused to delete before.
 func (l *learner) retry() {
 	for k := range l.refused {
-		qname, err := wireName(k.name)
-		if err != nil || l.cache.Delete(k.vni, qname, k.qtype) == nil {
+		if l.delete(k) == nil {
 			delete(l.refused, k)
 		}
 	}
@@ -318,11 +345,9 @@ func (l *learner) run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			l.mu.Lock()
-			if l.cache != nil {
-				l.retry()
-				if l.zone != nil {
-					l.settle()
-				}
+			l.retry()
+			if l.zone != nil {
+				l.settle()
 			}
 			l.mu.Unlock()
 		}

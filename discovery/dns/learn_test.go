@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -185,12 +187,15 @@ func TestAnswersAreLearnt(t *testing.T) {
 	f.query("2.0.1.127.in-addr.arpa.", wire.TypePTR)
 	f.resident(6)
 	f.query("web.weft.mesos.", wire.TypeANY) // never
-	f.query("many.weft.mesos.", wire.TypeA)  // too long
+	f.query("many.weft.mesos.", wire.TypeA)  // too long for the kernel
 	f.query("example.com.", wire.TypeA)      // foreign
 	m := new(wire.Msg).SetQuestion("weft.mesos.", wire.TypeA)
 	f.ask(m, "tcp", "") // the kernel sees UDP only
 	f.ask(m, "udp", "127.1.0.9")
-	f.resident(7)
+	f.resident(8)
+	if k.len() != 7 {
+		t.Errorf("%d answers in the kernel, want 7", k.len())
+	}
 	if err := k.same(f.z, views); err != nil {
 		t.Error(err)
 	}
@@ -385,7 +390,7 @@ func TestJournalIsRewrittenWhenMostOfItIsPast(t *testing.T) {
 func TestKernelIsAlwaysTrue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		k := newKernel()
-		l, err := newLearner(&Options{Cache: k, CacheLimit: rapid.SampledFrom([]int{0, 100}).Draw(t, "limit")}, nil)
+		l, err := newLearner(&Options{Cache: k, CacheLimit: rapid.SampledFrom([]int{0, 100}).Draw(t, "limit")}, newMemory(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -429,12 +434,78 @@ func TestKernelIsAlwaysTrue(t *testing.T) {
 				if err := k.same(z, views); err != nil {
 					t.Fatal(err)
 				}
-				if k.len() != len(l.entries) {
+				if k.len() > len(l.entries) {
 					t.Fatalf("%d in the kernel, %d resident", k.len(), len(l.entries))
+				}
+				for key := range l.entries {
+					if err := remembered(l.memory, z, key); err != nil {
+						t.Fatal(err)
+					}
 				}
 			},
 		})
 	})
+}
+
+// remembered compares what memory answers to a question with what a zone does.
+func remembered(memory *memory, z *zone.Zone, k residentKey) error {
+	q := new(wire.Msg).SetQuestion(k.name, k.qtype).SetEdns0(maxUDP, false)
+	packed, err := q.Pack()
+	if err != nil {
+		return err
+	}
+	out, hit := memory.answer(nil, packed, k.vni)
+	if hit == nil {
+		return fmt.Errorf("%v is resident and not in memory", k)
+	}
+	m := new(wire.Msg)
+	if err := m.Unpack(out); err != nil {
+		return fmt.Errorf("%v: %w", k, err)
+	}
+	apex, _ := z.Apex(k.name)
+	want := compose(z, views[k.vni], apex, k.name, k.qtype)
+	got := []any{m.Rcode, m.Id, m.Question, sorted(m.Answer), values(m.Ns), values(m.Extra[:len(m.Extra)-1])}
+	if d := cmp.Diff(got, []any{want.rcode, q.Id, q.Question, sorted(want.records), values(want.authority), values(want.extra)}); d != "" {
+		return fmt.Errorf("%v (memory -, zone +):\n%s", k, d)
+	}
+	return nil
+}
+
+func sorted(rrs []wire.RR) []string {
+	list := values(rrs)
+	slices.Sort(list)
+	return list
+}
+
+// The second answer comes from memory; nobody can tell, but that it is quicker.
+func TestMemoryAnswersAsTheLongWay(t *testing.T) {
+	f := start(t, Options{}, sample())
+	questions := []*wire.Msg{
+		new(wire.Msg).SetQuestion("wEb.weft.mesos.", wire.TypeA),
+		new(wire.Msg).SetQuestion("_web._tcp.weft.mesos.", wire.TypeSRV).SetEdns0(4096, true),
+		new(wire.Msg).SetQuestion("nothing.mesos.", wire.TypeAAAA),
+		new(wire.Msg).SetQuestion("many.weft.mesos.", wire.TypeA),
+		new(wire.Msg).SetQuestion("many.weft.mesos.", wire.TypeA).SetEdns0(1232, false),
+	}
+	questions[2].CheckingDisabled = true
+	for _, q := range questions {
+		before := f.Stats()
+		first := f.ask(q, "udp", "")
+		key := residentKey{0, strings.ToLower(q.Question[0].Name), q.Question[0].Qtype}
+		for deadline := time.Now().Add(5 * time.Second); remembered(f.memory, f.z, key) != nil && time.Now().Before(deadline); {
+			runtime.Gosched()
+		}
+		second := f.ask(q, "udp", "")
+		for _, m := range []*wire.Msg{first, second} {
+			m.Answer = nil // turned
+		}
+		if d := cmp.Diff(first.String(), second.String()); d != "" {
+			t.Errorf("%s: first -, second +:\n%s", q.Question[0].Name, d)
+		}
+		if got := f.Stats().Own - before.Own; got != 2 {
+			t.Errorf("%s: %d questions counted, want 2", q.Question[0].Name, got)
+		}
+	}
 }
 
 func FuzzJournal(f *testing.F) {

@@ -11,7 +11,9 @@
 //  2. own zone: compose the answer as the asker's network sees it        (compose.go)
 //     or foreign: remembered answer, or ask upstream                     (foreign.go, upstream.go)
 //  3. fit: EDNS size, truncation                                         (handle.go)
-//  4. learn: the answer, rendered for the kernel, becomes resident there (learn.go, journal.go)
+//  4. learn: the answer, rendered, becomes resident in the kernel and here (learn.go, journal.go)
+//
+// A question whose answer is resident is answered where it is read instead  (udp.go, memory.go)
 //
 // A name is never called missing before the zone is complete (zone.Zone.Complete): a node that has
 // just started, with an empty disk and nobody to ask, answers SERVFAIL ("not ready", RFC 8914) to
@@ -110,6 +112,7 @@ type Server struct {
 	view    func(netip.Addr) (uint32, string)
 	log     *slog.Logger
 	zone    atomic.Pointer[zone.Zone] // written by SetZone only
+	memory  *memory
 	learner *learner
 	foreign *foreign
 	zones   []forwarded // the longest first
@@ -142,7 +145,7 @@ type Stats struct {
 	Learned    uint64 // answers put into the kernel
 	Renewed    uint64 // answers replaced or deleted there because the zone changed
 	Unkept     uint64 // refusals of the kernel's cache
-	Resident   int    // answers that may be in the kernel now
+	Resident   int    // answers that are resident now, in the kernel too unless they are too long for it
 	Upstream   []UpstreamStats
 }
 
@@ -151,7 +154,7 @@ func Open(o Options) (*Server, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
-	s := &Server{view: o.View, log: o.Log, mesos: o.Mesos}
+	s := &Server{view: o.View, log: o.Log, mesos: o.Mesos, memory: newMemory()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -161,9 +164,10 @@ func Open(o Options) (*Server, error) {
 			return n.VNI, n.Name
 		}
 	}
+	s.memory.kernel = o.Cache != nil
 	s.zone.Store(zone.New(zone.Options{}))
 	var err error
-	if s.learner, err = newLearner(&o, s.log); err != nil {
+	if s.learner, err = newLearner(&o, s.memory, s.log); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
 	for _, a := range o.Listen {
@@ -172,6 +176,7 @@ func Open(o Options) (*Server, error) {
 		}
 	}
 	s.forward(&o)
+	s.memory.able.Store(s.foreign.able())
 	return s, nil
 }
 
@@ -232,7 +237,9 @@ func (s *Server) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	handler := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) { s.serve(gctx, w, m) })
 	for _, k := range s.sockets {
-		g.Go(func() error { return run(gctx, &wire.Server{PacketConn: k.udp, UDPSize: maxUDP, Handler: handler}) })
+		for _, packets := range s.packets(k.udp) {
+			g.Go(func() error { return run(gctx, &wire.Server{PacketConn: packets, UDPSize: maxUDP, Handler: handler}) })
+		}
 		g.Go(func() error {
 			return run(gctx, &wire.Server{
 				Listener: netutil.LimitListener(k.tcp, maxConns), Handler: handler, MaxTCPQueries: -1,

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"net"
+
+	wire "github.com/miekg/dns"
+)
+
+// readers is how many goroutines read a socket, so that one core's work keeps no other waiting.
+const readers = 2
+
+// quick is a socket that answers from memory what is there, and returns the rest as read. It is the
+// same answer at a fraction of the cost: no message is taken apart or put together.
+type quick struct {
+	*net.UDPConn
+	s *Server
+}
+
+// ReadFrom implements net.PacketConn.
+func (q quick) ReadFrom(buf []byte) (int, net.Addr, error) {
+	var space [maxUDP]byte
+	for {
+		n, from, err := q.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return n, nil, err
+		}
+		vni, _ := q.s.view(from.Addr().Unmap())
+		out, hit := q.s.memory.answer(space[:0], buf[:n], vni)
+		if hit == nil {
+			return n, net.UDPAddrFromAddrPort(from), nil
+		}
+		q.s.stats.own.Add(1)
+		if hit.rcode == wire.RcodeNameError {
+			q.s.stats.missing.Add(1)
+		}
+		_, _ = q.WriteToUDPAddrPort(out, from) // who went away gets no answer
+	}
+}
+
+// Close leaves the socket to the server, as several readers share it.
+func (quick) Close() error { return nil }
+
+// packets returns what the library's servers of a socket read. One that is bound to no address has to
+// say in each answer which one was asked, and the library knows how for plain sockets.
+func (s *Server) packets(conn *net.UDPConn) []net.PacketConn {
+	local, ok := conn.LocalAddr().(*net.UDPAddr)
+	if !ok || local.IP.IsUnspecified() || s.mesos != nil {
+		return []net.PacketConn{conn}
+	}
+	list := make([]net.PacketConn, readers)
+	for i := range list {
+		list[i] = quick{conn, s}
+	}
+	return list
+}
