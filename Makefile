@@ -80,6 +80,11 @@ bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program
 	@.ci/need.sh
 	$(GO) run ./tests/bench/edge $(if $(SHORT),-short) $(BENCH)
 
+.PHONY: bench-dns
+bench-dns: ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root); SHORT=1 only that it runs
+	@.ci/need.sh nsd knotd unbound
+	$(GO) run ./tests/bench/dns $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
+
 .PHONY: check
 check: ## what CI runs
 	.ci/run

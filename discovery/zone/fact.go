@@ -20,8 +20,8 @@ type Source struct {
 func (s Source) From() string { return string(s.Kind) + "/" + s.Key }
 
 // id is unique per source: zero bytes occur in no part.
-func (s Source) id() []byte {
-	return []byte(string(s.Kind) + "\x00" + s.Key + "\x00" + s.Writer + "\x00" + s.view)
+func (s Source) id() string {
+	return string(s.Kind) + "\x00" + s.Key + "\x00" + s.Writer + "\x00" + s.view
 }
 
 // Fact is what records are made from: Task, Host, Master, Leader, Service, Network, or one of a Mesos

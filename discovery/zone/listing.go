@@ -51,15 +51,19 @@ func (z *Zone) Listing() []Listed {
 // MesosRecords calls yield for each A, AAAA and SRV record of Options.Domain once, whatever number of
 // facts give it: all that Mesos-DNS would have.
 func (z *Zone) MesosRecords(yield func(Record) bool) {
-	z.names.Root().WalkPrefix(z.options.mesosPrefix(), func(_ []byte, v any) bool {
+	domain := z.options.Domain
+	if z.options.MesosOnly {
+		domain = "" // its server may be outside of it
+	}
+	z.names.all(domain, func(records []Record) bool {
 		for _, t := range [...]Type{A, AAAA, SRV} {
-			for _, r := range (Answer{Records: set(v)}).Of(t) {
+			for _, r := range (Answer{Records: records}).Of(t) {
 				if !yield(r) {
-					return true
+					return false
 				}
 			}
 		}
-		return false
+		return true
 	})
 }
 
@@ -67,13 +71,4 @@ func (z *Zone) MesosRecords(yield func(Record) bool) {
 func (z *Zone) IsMesos(r Record) bool {
 	own := z.options.MesosOnly || within(r.Name, z.options.Domain)
 	return own && (r.Type == A || r.Type == AAAA || r.Type == SRV)
-}
-
-// mesosPrefix is where the names of MesosRecords are in the tree. A zone of Mesos-DNS alone may have a
-// server outside of its domain.
-func (o *Options) mesosPrefix() []byte {
-	if o.MesosOnly {
-		return nil
-	}
-	return key(o.Domain)
 }

@@ -39,16 +39,10 @@ func (z *Zone) Lookup(network, name string) Answer {
 		return a
 	}
 	var a Answer
-	k := key(name)
-	if v, ok := z.names.Get(k); ok {
-		a.Exists = true
-		a.Records = set(v)
-		if network != "" && slices.ContainsFunc(a.Records, func(r Record) bool { return !r.seenBy(network) }) {
-			a.Records = slices.DeleteFunc(slices.Clone(a.Records), func(r Record) bool { return !r.seenBy(network) })
-		}
+	if a.Records, a.Exists = z.names.get(name); len(a.Records) > 0 {
+		a.Records = slices.DeleteFunc(a.Records, func(r Record) bool { return !r.seenBy(network) })
 		return a
 	}
-	a.Exists = below(z, k)
 	if p, ok := parseReverse(name); ok && p.Bits() < p.Addr().BitLen() {
 		a.Exists = true // what is around addresses
 	}
@@ -79,7 +73,7 @@ func (z *Zone) Apex(name string) (apex string, ok bool) {
 		}
 	}
 	// A node's address lies in somebody else's network: only its own name is ours.
-	if _, ok := z.names.Get(key(name)); ok {
+	if records, _ := z.names.get(name); len(records) > 0 {
 		return name, true
 	}
 	return "", false
@@ -87,11 +81,10 @@ func (z *Zone) Apex(name string) (apex string, ok bool) {
 
 // Start returns the SOA record of the zone that a name is in.
 func (z *Zone) Start(apex string) Record {
-	if v, ok := z.names.Get(key(apex)); ok {
-		for _, r := range set(v) {
-			if r.Type == SOA {
-				return r
-			}
+	records, _ := z.names.get(apex)
+	for _, r := range records {
+		if r.Type == SOA {
+			return r
 		}
 	}
 	return Record{Name: apex, Type: SOA, TTL: seconds(negativeTTL), Target: join("ns1", z.options.Domain)}
@@ -114,8 +107,7 @@ func within(name, domain string) bool {
 	return (len(rest)-len(strings.TrimRight(rest, `\`)))%2 == 0
 }
 
-// key is where a name is in the tree: its labels from the root down, each with a dot, so that what is
-// below a name has its key as a prefix.
+// key orders names from the root down: its labels in that order, each with a dot.
 func key(name string) []byte {
 	name = strings.TrimSuffix(name, ".")
 	k := make([]byte, 0, len(name)+1)
@@ -129,12 +121,4 @@ func key(name string) []byte {
 		end = start - 1
 	}
 	return k
-}
-
-// below reports whether the tree has a name at or below the key.
-func below(z *Zone, k []byte) bool {
-	it := z.names.Root().Iterator()
-	it.SeekPrefix(k)
-	_, _, ok := it.Next()
-	return ok
 }

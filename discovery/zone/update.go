@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	iradix "github.com/hashicorp/go-immutable-radix"
-
 	"weft/discovery"
 )
 
@@ -37,36 +35,38 @@ type edit struct{ remove, add []Record }
 // changes touch, not of the zone; but for nodes and masters that come, move or go.
 func (z *Zone) With(changes []Change) (*Zone, Diff) {
 	next := *z
-	facts := z.facts.Txn()
+	facts := z.facts.txn()
 	touched := map[string]struct{}{}
 	var kinds touchedKinds
 	for id, c := range last(changes) {
-		old, _ := facts.Get([]byte(id))
-		was, _ := old.(Sourced)
-		kinds.note(was.Fact)
+		if was := facts.at(id); was != nil {
+			kinds.note(was.Fact)
+		}
 		kinds.note(c.Fact)
 		if c.Fact == nil {
-			facts.Delete([]byte(id))
+			facts.remove(id)
 		} else {
-			facts.Insert([]byte(id), c)
+			*facts.set(id) = c
 		}
 		touched[id] = struct{}{}
 	}
-	next.facts = facts.Commit()
+	next.facts = facts.commit()
 	if kinds.networks {
-		next.networks, next.reverse = networksOf(next.facts, z.options)
+		next.networks, next.reverse = networksOf(&next.facts, z.options)
 	}
 	if kinds.masters {
-		s := Sourced{ensembleSource(), ensembleOf(next.facts)}
-		next.facts, _, _ = next.facts.Insert(s.id(), s)
-		touched[string(s.id())] = struct{}{}
+		s := Sourced{ensembleSource(), ensembleOf(&next.facts)}
+		facts = next.facts.txn()
+		*facts.set(s.id()) = s
+		next.facts = facts.commit()
+		touched[s.id()] = struct{}{}
 	}
-	for _, id := range tasksOn(next.facts, kinds.nodes) {
+	for _, id := range tasksOn(&next.facts, kinds.nodes) {
 		touched[id] = struct{}{}
 	}
 	edits := map[string]*edit{}
 	for id := range touched {
-		collect(edits, z.recordsOf([]byte(id)), next.recordsOf([]byte(id)))
+		collect(edits, z.recordsOf(id), next.recordsOf(id))
 	}
 	return &next, Diff{Questions: next.apply(z, edits), All: kinds.networks}
 }
@@ -92,37 +92,33 @@ func (k *touchedKinds) note(f Fact) {
 }
 
 // tasksOn returns the ids of facts about tasks on nodes.
-func tasksOn(facts *iradix.Tree, nodes map[discovery.NodeID]struct{}) []string {
+func tasksOn(facts *table[Sourced], nodes map[discovery.NodeID]struct{}) []string {
 	var ids []string
 	if len(nodes) == 0 {
 		return nil
 	}
-	facts.Root().Walk(func(id []byte, v any) bool {
-		s, _ := v.(Sourced)
+	for id, s := range facts.each {
 		if t, ok := s.Fact.(Task); ok {
 			if _, moved := nodes[t.Node]; moved {
-				ids = append(ids, string(id))
+				ids = append(ids, id)
 			}
 		}
-		return false
-	})
+	}
 	return ids
 }
 
 // ensembleOf collects the masters.
-func ensembleOf(facts *iradix.Tree) ensemble {
+func ensembleOf(facts *table[Sourced]) ensemble {
 	var masters []discovery.Master
 	var others []netip.Addr
-	facts.Root().Walk(func(_ []byte, v any) bool {
-		s, _ := v.(Sourced)
+	for _, s := range facts.each {
 		switch f := s.Fact.(type) {
 		case Master:
 			masters = append(masters, f.Master)
 		case Leader:
 			others = append(others, f.Addr)
 		}
-		return false
-	})
+	}
 	slices.SortFunc(masters, func(a, b discovery.Master) int {
 		return cmp.Or(strings.Compare(a.ID, b.ID), a.Addr.Compare(b.Addr))
 	})
@@ -144,7 +140,7 @@ func ensembleOf(facts *iradix.Tree) ensemble {
 func last(changes []Change) map[string]Change {
 	m := make(map[string]Change, len(changes))
 	for _, c := range changes {
-		m[string(c.id())] = c
+		m[c.id()] = c
 	}
 	return m
 }
@@ -201,33 +197,24 @@ func unique(records []Record) []Record {
 
 // apply carries out edits and returns the questions whose answers differ from the zone before.
 func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
-	names := before.names.Txn()
+	names := before.names.txn()
 	changed := map[Question]struct{}{}
-	var moved []string // names that came or went
+	moves := map[string]int{} // how often a name began or ceased to exist
 	for name, e := range edits {
-		k := key(name)
-		v, had := names.Get(k)
-		old := set(v)
+		old, _ := before.names.get(name)
 		now := merge(old, e)
-		if len(now) == 0 {
-			names.Delete(k)
-		} else {
-			names.Insert(k, now)
+		for _, n := range names.replace(name, now) {
+			moves[n]++
 		}
 		z.records += len(now) - len(old)
-		if had != (len(now) > 0) {
-			moved = append(moved, name)
-		}
 		for _, t := range differences(old, now) {
 			changed[Question{name, t}] = struct{}{}
 		}
 	}
-	z.names = names.Commit()
-	for _, name := range moved {
-		for _, n := range ancestry(name) {
-			if k := key(n); below(before, k) != below(z, k) {
-				changed[Question{n, Any}] = struct{}{}
-			}
+	z.names = names.done()
+	for n, times := range moves {
+		if times%2 == 1 {
+			changed[Question{n, Any}] = struct{}{}
 		}
 	}
 	for q := range maps.Clone(changed) {
@@ -285,19 +272,21 @@ func ancestry(name string) []string {
 }
 
 // networksOf collects the networks, by name, and the prefixes whose reverse zones are ours.
-func networksOf(facts *iradix.Tree, o Options) (networks []Network, prefixes []netip.Prefix) {
+func networksOf(facts *table[Sourced], o Options) (networks []Network, prefixes []netip.Prefix) {
 	if o.MesosOnly {
 		return nil, nil
 	}
 	prefixes = slices.Clone(o.Reverse)
-	facts.Root().Walk(func(_ []byte, v any) bool {
-		s, _ := v.(Sourced)
+	for _, s := range facts.each {
 		if n, ok := s.Fact.(Network); ok {
 			networks = append(networks, n)
-			prefixes = append(prefixes, n.Subnets...)
 		}
-		return false
+	}
+	slices.SortFunc(networks, func(a, b Network) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.VNI, b.VNI))
 	})
-	slices.SortStableFunc(networks, func(a, b Network) int { return strings.Compare(a.Name, b.Name) })
+	for _, n := range networks {
+		prefixes = append(prefixes, n.Subnets...)
+	}
 	return networks, prefixes
 }

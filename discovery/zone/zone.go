@@ -17,8 +17,6 @@ import (
 	"slices"
 	"time"
 
-	iradix "github.com/hashicorp/go-immutable-radix"
-
 	"weft/discovery"
 )
 
@@ -105,9 +103,9 @@ func (o *Options) spec() spec {
 // Zone is an immutable set of records; With makes the next one, sharing what did not change.
 type Zone struct {
 	options  Options
-	facts    *iradix.Tree // Source.id() -> Sourced: what to take away when the fact changes
-	names    *iradix.Tree // key(name) -> []Record, ordered by compare
-	networks []Network    // by name
+	facts    table[Sourced] // by Source.id(): what to take away when the fact changes
+	names    index
+	networks []Network // by name
 	reverse  []netip.Prefix
 	complete bool
 	records  int
@@ -116,7 +114,7 @@ type Zone struct {
 // New returns a zone without facts: it owns its names but knows none of them yet, see Complete.
 func New(o Options) *Zone {
 	o.complete()
-	z := &Zone{options: o, facts: iradix.New(), names: iradix.New()}
+	z := &Zone{options: o}
 	if !o.MesosOnly {
 		z.reverse = slices.Clone(o.Reverse)
 	}
@@ -153,7 +151,7 @@ func (z *Zone) Completed() *Zone {
 func (z *Zone) Records() int { return z.records }
 
 // Names counts the names that have records.
-func (z *Zone) Names() int { return z.names.Len() }
+func (z *Zone) Names() int { return z.names.names }
 
 // Network returns the network of a VNI.
 func (z *Zone) Network(vni uint32) (Network, bool) {
@@ -178,43 +176,41 @@ func (z *Zone) NetworkOf(addr netip.Addr) (Network, bool) {
 	return Network{}, false
 }
 
-// All calls yield for each record, by name in the order of the tree (from the root down).
+// All calls yield for each record, by name from the root down.
 func (z *Zone) All(yield func(Record) bool) {
-	done := false
-	z.names.Root().Walk(func(_ []byte, v any) bool {
-		for _, r := range set(v) {
-			if done = !yield(r); done {
-				break
+	z.names.all("", func(records []Record) bool {
+		for _, r := range records {
+			if !yield(r) {
+				return false
 			}
 		}
-		return done
+		return true
 	})
-}
-
-// set is the value of the tree of names.
-func set(v any) []Record {
-	records, _ := v.([]Record)
-	return records
 }
 
 // Facts calls yield for each fact, ordered by source.
 func (z *Zone) Facts(yield func(Sourced) bool) {
-	z.facts.Root().Walk(func(_ []byte, v any) bool {
-		s, _ := v.(Sourced)
-		return !yield(s)
-	})
+	var ids []string
+	for id := range z.facts.each {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		if !yield(*z.facts.at(id)) {
+			return
+		}
+	}
 }
 
 // From returns the records that a source gives, each once, in the order in which its rules give them.
 func (z *Zone) From(s Source) []Record { return unique(z.recordsOf(s.id())) }
 
 // recordsOf generates the records of a fact in every zone, with their source.
-func (z *Zone) recordsOf(id []byte) []Record {
-	v, ok := z.facts.Get(id)
-	if !ok {
+func (z *Zone) recordsOf(id string) []Record {
+	s := z.facts.at(id)
+	if s == nil {
 		return nil
 	}
-	s, _ := v.(Sourced)
 	f := s.Fact
 	if t, ok := f.(Task); ok {
 		f = placedTask{t, z.addrsOf(t.Node)}
@@ -239,8 +235,7 @@ type placedTask struct {
 // addrsOf returns the addresses of a node.
 func (z *Zone) addrsOf(node discovery.NodeID) []netip.Addr {
 	id := Source{Kind: discovery.KindNode, Key: string(node), Writer: string(node)}.id()
-	if v, ok := z.facts.Get(id); ok {
-		s, _ := v.(Sourced)
+	if s := z.facts.at(id); s != nil {
 		if h, ok := s.Fact.(Host); ok {
 			return h.Addrs
 		}

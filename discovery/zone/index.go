@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// index maps names to their records.
+type index struct {
+	table[entry]
+	names int // that have records
+}
+
+// entry is a name. One without records is there because names below it have some (RFC 8020).
+type entry struct {
+	records []packed // ordered as compare does
+	below   int32    // names with records that end in this one
+}
+
+func (e *entry) alive() bool { return len(e.records) > 0 || e.below > 0 }
+
+// packed is a record as it is kept.
+type packed struct {
+	value string // A, AAAA: the address's bytes; others: the target
+	from  *origin
+	ttl   uint32
+	kind  Type
+	port  uint16
+}
+
+// origin is what the records of one fact share.
+type origin struct{ network, text, from, writer string }
+
+// get returns the records of a name. It exists too when names below it do.
+func (x *index) get(name string) (records []Record, exists bool) {
+	e := x.at(name)
+	if e == nil {
+		return nil, false
+	}
+	return e.unpack(name), true
+}
+
+func (e *entry) unpack(name string) []Record {
+	if len(e.records) == 0 {
+		return nil
+	}
+	records := make([]Record, len(e.records))
+	for i, p := range e.records {
+		r := Record{
+			Name: name, Type: p.kind, TTL: p.ttl, Port: p.port,
+			Network: p.from.network, Text: p.from.text, From: p.from.from, Writer: p.from.writer,
+		}
+		if p.kind == A || p.kind == AAAA {
+			r.Addr, _ = netip.AddrFromSlice([]byte(p.value)) // none where Mesos-DNS shows a text instead
+		} else {
+			r.Target = p.value
+		}
+		records[i] = r
+	}
+	return records
+}
+
+// all calls yield for each name that has records and is within domain, from the root down.
+func (x *index) all(domain string, yield func([]Record) bool) {
+	type found struct {
+		name, key string
+		entry     *entry
+	}
+	var list []found
+	for name, e := range x.each {
+		if len(e.records) > 0 && (domain == "" || within(name, domain)) {
+			list = append(list, found{name, string(key(name)), e})
+		}
+	}
+	slices.SortFunc(list, func(a, b found) int { return strings.Compare(a.key, b.key) })
+	for _, f := range list {
+		if !yield(f.entry.unpack(f.name)) {
+			return
+		}
+	}
+}
+
+// indexTxn is an index that is being made. What records have in common is kept once.
+type indexTxn struct {
+	*txn[entry]
+	names   int
+	origins map[origin]*origin
+	addrs   map[netip.Addr]string
+}
+
+func (x *index) txn() *indexTxn {
+	return &indexTxn{x.table.txn(), x.names, map[origin]*origin{}, map[netip.Addr]string{}}
+}
+
+// replace sets the records of a name, and tells which names begin or cease to exist by that.
+func (x *indexTxn) replace(name string, records []Record) (moved []string) {
+	step := int32(0)
+	moved = x.edit(name, func(e *entry) {
+		step = int32(min(1, len(records)) - min(1, len(e.records)))
+		e.records = x.pack(records)
+	})
+	if step == 0 {
+		return moved
+	}
+	x.names += int(step)
+	for _, above := range ancestry(name)[1:] {
+		moved = append(moved, x.edit(above, func(e *entry) { e.below += step })...)
+	}
+	return moved
+}
+
+// edit changes an entry, which goes when nothing is left in it, and returns its name if it came or went.
+func (x *indexTxn) edit(name string, f func(*entry)) (moved []string) {
+	e := x.set(name)
+	before := e.alive()
+	f(e)
+	after := e.alive()
+	if !after {
+		x.remove(name)
+	}
+	if before != after {
+		moved = []string{name}
+	}
+	return moved
+}
+
+func (x *indexTxn) pack(records []Record) []packed {
+	if len(records) == 0 {
+		return nil
+	}
+	list := make([]packed, len(records))
+	for i, r := range records {
+		o := origin{r.Network, r.Text, r.From, r.Writer}
+		if x.origins[o] == nil {
+			x.origins[o] = &o
+		}
+		list[i] = packed{value: r.Target, from: x.origins[o], ttl: r.TTL, kind: r.Type, port: r.Port}
+		if r.Addr.IsValid() {
+			bytes, known := x.addrs[r.Addr]
+			if !known {
+				bytes = string(r.Addr.AsSlice())
+				x.addrs[r.Addr] = bytes
+			}
+			list[i].value = bytes
+		}
+	}
+	return list
+}
+
+// done ends the txn.
+func (x *indexTxn) done() index { return index{x.commit(), x.names} }

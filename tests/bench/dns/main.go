@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command dns measures Weft's names side by side with the usual servers: CoreDNS, NSD, Knot, Unbound and
+// the plainest server that the library makes, each in one network namespace with a client in another,
+// asked in turns. What it found goes into tests/bench/results and docs/benchmarks.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"weft/tests/bench/report"
+)
+
+// options of a run.
+type options struct {
+	rounds  int
+	span    time.Duration
+	short   bool
+	many    int    // names of the large zone
+	coredns string // executable; empty: it is built
+	results string // folder
+	page    string // with the table; empty: none
+	role    string // of a child: generate, weft, server, plain or zone
+	names   string // file of a child
+	ifindex int    // of the task's link, for weft
+	tasks   int    // for zone
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 15, "rounds; each measures everything once, in random order")
+	flag.DurationVar(&o.span, "span", 300*time.Millisecond, "how long one server is asked at a time")
+	flag.BoolVar(&o.short, "short", false, "one short round: that all of it works, no numbers")
+	flag.IntVar(&o.many, "many", 1000000, "names of the large zone; 0: none")
+	flag.StringVar(&o.coredns, "coredns", "", "CoreDNS's executable (default: it is built)")
+	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
+	flag.StringVar(&o.page, "page", "", "markdown page that shows it; the plot goes beside it")
+	flag.StringVar(&o.role, "role", "", "what a child process is")
+	flag.StringVar(&o.names, "names", "", "a child's tasks")
+	flag.IntVar(&o.ifindex, "ifindex", 0, "a child's link")
+	flag.IntVar(&o.tasks, "tasks", 0, "a child's tasks")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := start(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-dns:", err)
+		os.Exit(1)
+	}
+}
+
+func start(ctx context.Context, o options) error {
+	switch o.role {
+	case "":
+		return run(ctx, os.Stdout, o)
+	case "generate":
+		return generate(os.Stdin, os.Stdout)
+	case "weft":
+		return serveKernel(ctx, o)
+	case "server":
+		return serveGo(ctx, o)
+	case "plain":
+		return servePlain(ctx, o)
+	case "zone":
+		return holdZone(os.Stdout, o)
+	}
+	return fmt.Errorf("role is %q: generate, weft, server, plain and zone are there", o.role)
+}
+
+// run measures everything and takes all down whatever happened. It is the only thread in the node's
+// network namespace; children inherit that.
+func run(ctx context.Context, out io.Writer, o options) (err error) {
+	if o.short {
+		o.rounds, o.span, o.many = 1, 100*time.Millisecond, min(o.many, 20000)
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("it needs root: it makes network namespaces and loads BPF programs")
+	}
+	dir, err := os.MkdirTemp("/run", "weft-bench-dns-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if o.coredns, err = buildCoreDNS(ctx, o, dir); err != nil {
+		return err
+	}
+	runtime.LockOSThread() // never unlocked: the namespace ends with the process
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("make a network namespace: %w", err)
+	}
+	began, load := time.Now(), report.Load()
+	var samples []sample
+	for _, names := range []int{10000, o.many} {
+		if names == 0 {
+			continue
+		}
+		fmt.Fprintf(out, "%d names\n", names)
+		s, err := measureZone(ctx, out, o, dir, names)
+		if err != nil {
+			return fmt.Errorf("%d names: %w", names, err)
+		}
+		samples = append(samples, s...)
+	}
+	lines := judge(samples)
+	held, err := measureHeld(ctx, o)
+	if err != nil {
+		return err
+	}
+	lines = append(lines, held...)
+	if o.short {
+		fmt.Fprintf(out, "bench-dns: %d conversations, all of them answered\n", len(samples))
+		return nil
+	}
+	return write(out, o, samples, lines, report.About(began, load))
+}
