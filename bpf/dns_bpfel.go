@@ -24,6 +24,7 @@ const (
 	dnsMapEndpoints       = "endpoints"
 	dnsMapEvents          = "events"
 	dnsMapFlows           = "flows"
+	dnsMapOpenings        = "openings"
 	dnsMapPrefixes        = "prefixes"
 	dnsMapSamples         = "samples"
 	dnsMapSocketPeers     = "socket_peers"
@@ -109,6 +110,7 @@ type dnsMapSpecs struct {
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -170,6 +172,7 @@ type dnsMaps struct {
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
@@ -194,6 +197,7 @@ func (m *dnsMaps) Close() error {
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,

@@ -30,6 +30,7 @@ const (
 	edgeMapEndpoints           = "endpoints"
 	edgeMapEvents              = "events"
 	edgeMapFlows               = "flows"
+	edgeMapOpenings            = "openings"
 	edgeMapPrefixes            = "prefixes"
 	edgeMapSamples             = "samples"
 	edgeMapSocketPeers         = "socket_peers"
@@ -125,6 +126,7 @@ type edgeMapSpecs struct {
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples        *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -194,6 +196,7 @@ type edgeMaps struct {
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
 	Flows          *ebpf.Map `ebpf:"flows"`
+	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
 	Samples        *ebpf.Map `ebpf:"samples"`
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
@@ -224,6 +227,7 @@ func (m *edgeMaps) Close() error {
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,

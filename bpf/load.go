@@ -205,6 +205,7 @@ type Tables struct {
 	Backends  table.Table[row.BackendKey, row.Backend]
 	Spaces    table.Table[uint64, row.Space]
 	Flows     table.Table[row.FlowKey, row.Flow]
+	Openings  table.Table[row.OpeningKey, row.Opening]
 	Traces    table.Table[row.TraceKey, row.Trace] // see Plane.SetTracing
 	Edge      *EdgeTables                          // nil where Options.Edge is off
 }
@@ -223,6 +224,7 @@ func (p *Plane) openTables() error {
 		openTable(p, "backends", &t.Backends),
 		openTable(p, "spaces", &t.Spaces),
 		openTable(p, "flows", &t.Flows),
+		openTable(p, "openings", &t.Openings),
 		openTable(p, "traces", &t.Traces),
 		openTable(p, "dns_answers", &dns),
 	)

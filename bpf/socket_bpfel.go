@@ -23,6 +23,7 @@ const (
 	socketMapEndpoints     = "endpoints"
 	socketMapEvents        = "events"
 	socketMapFlows         = "flows"
+	socketMapOpenings      = "openings"
 	socketMapPrefixes      = "prefixes"
 	socketMapSamples       = "samples"
 	socketMapSocketPeers   = "socket_peers"
@@ -108,6 +109,7 @@ type socketMapSpecs struct {
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -155,6 +157,7 @@ type socketMaps struct {
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
@@ -178,6 +181,7 @@ func (m *socketMaps) Close() error {
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,

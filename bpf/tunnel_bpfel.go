@@ -23,6 +23,7 @@ const (
 	tunnelMapEndpoints       = "endpoints"
 	tunnelMapEvents          = "events"
 	tunnelMapFlows           = "flows"
+	tunnelMapOpenings        = "openings"
 	tunnelMapPrefixes        = "prefixes"
 	tunnelMapSamples         = "samples"
 	tunnelMapSocketPeers     = "socket_peers"
@@ -110,6 +111,7 @@ type tunnelMapSpecs struct {
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -171,6 +173,7 @@ type tunnelMaps struct {
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
@@ -195,6 +198,7 @@ func (m *tunnelMaps) Close() error {
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,

@@ -24,6 +24,7 @@ const (
 	workloadMapEndpoints       = "endpoints"
 	workloadMapEvents          = "events"
 	workloadMapFlows           = "flows"
+	workloadMapOpenings        = "openings"
 	workloadMapPrefixes        = "prefixes"
 	workloadMapSamples         = "samples"
 	workloadMapSocketPeers     = "socket_peers"
@@ -112,6 +113,7 @@ type workloadMapSpecs struct {
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -174,6 +176,7 @@ type workloadMaps struct {
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
@@ -199,6 +202,7 @@ func (m *workloadMaps) Close() error {
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,

@@ -129,6 +129,8 @@ type Attachment struct {
 	OwnerPID   int    `json:"owner_pid,omitempty"`
 	OwnerStart uint64 `json:"owner_start,omitempty"`
 	Cgroup     string `json:"cgroup,omitempty"` // cgroup2 folder of the task
+	// Ports of the node that lead to the task, as long as it is attached.
+	Ports []PortMapping `json:"ports,omitempty"`
 }
 
 // Endpoint is an attachment that came true.

@@ -160,6 +160,10 @@ func TestAttachmentValidate(t *testing.T) {
 		"group":     {func(a *overlay.Attachment) { a.Groups = []string{"Web"} }, []string{`groups "Web"`}},
 		"owner":     {func(a *overlay.Attachment) { a.OwnerPID = -1 }, []string{"owner_pid -1"}},
 		"cgroup":    {func(a *overlay.Attachment) { a.Cgroup = "x" }, []string{`cgroup "x"`}},
+		"port":      {func(a *overlay.Attachment) { a.Ports = []overlay.PortMapping{{HostPort: 80}} }, []string{"port is 0"}},
+		"ports": {func(a *overlay.Attachment) {
+			a.Ports = []overlay.PortMapping{{HostPort: 80, Port: 80}, {HostPort: 80, Port: 81}}
+		}, []string{"80:80/tcp and 80:81/tcp take the same port"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -178,6 +182,11 @@ func TestAttachmentSameKnowsDefaultsAndOrder(t *testing.T) {
 	}
 	if !a.Same(b) {
 		t.Error("got different, want the same")
+	}
+	a.Ports = []overlay.PortMapping{{HostPort: 81, Port: 1}, {HostPort: 80, Port: 1}}
+	b.Ports = []overlay.PortMapping{{HostPort: 80, Port: 1, Protocol: "tcp"}, {HostPort: 81, Port: 1}}
+	if !a.Same(b) {
+		t.Error("ports: got different, want the same")
 	}
 	b.OwnerPID = 3
 	if a.Same(b) {

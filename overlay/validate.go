@@ -142,16 +142,16 @@ func (a Attachment) Normal() Attachment {
 		a.Name = a.Task
 	}
 	a.Groups = slices.Compact(slices.Sorted(slices.Values(a.Groups)))
+	a.Ports = normalPorts(a.Ports)
 	return a
 }
 
 // Same reports whether a and b ask for the same, defaults filled in.
 func (a Attachment) Same(b Attachment) bool {
 	a, b = a.Normal(), b.Normal()
-	if !slices.Equal(a.Groups, b.Groups) {
+	if !slices.Equal(a.Groups, b.Groups) || !slices.Equal(a.Ports, b.Ports) {
 		return false
 	}
-	a.Groups, b.Groups = nil, nil
 	return a.ID == b.ID && a.Task == b.Task && a.Name == b.Name && a.Network == b.Network && a.NetNS == b.NetNS &&
 		a.Interface == b.Interface && a.OwnerPID == b.OwnerPID && a.OwnerStart == b.OwnerStart && a.Cgroup == b.Cgroup
 }
@@ -181,6 +181,7 @@ func (a Attachment) Validate() error {
 	if a.Cgroup != "" && !path.IsAbs(a.Cgroup) {
 		p.addf("cgroup %q is not an absolute path", a.Cgroup)
 	}
+	p.mappings(a.Ports)
 	return p.err()
 }
 

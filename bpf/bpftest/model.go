@@ -19,6 +19,7 @@ type Tables struct {
 	Prefixes  map[row.PrefixKey]row.Prefix
 	VTEPs     map[row.Addr]row.VTEP
 	Verdicts  map[row.VerdictKey]row.Verdict
+	Openings  map[row.OpeningKey]row.Opening
 	// Flows is what the programs remember; the model writes it too.
 	Flows map[row.FlowKey]row.Flow
 }
@@ -32,6 +33,7 @@ func (t *Tables) Fill(s *Set) error {
 		fill(s, "prefixes", t.Prefixes),
 		fill(s, "vteps", t.VTEPs),
 		fill(s, "verdicts", t.Verdicts),
+		fill(s, "openings", t.Openings),
 		fill(s, "flows", t.Flows),
 	} {
 		if err != nil {

@@ -30,8 +30,32 @@ func (m Model) ToWorkload(frame []byte, meta Meta) Outcome {
 		return end(row.ReasonNoEndpoint)
 	}
 	o := m.judge(p, e)
+	if o.Reason == row.ReasonNotPublic && m.open(p) {
+		o = Outcome{Reason: row.ReasonDelivered, To: e}
+		if p.fragment == 1 {
+			m.Flows[p.datagram()] = row.Flow{}
+		}
+	}
 	o.Left = true
 	return o
+}
+
+// open tells whether a port of the node leads where the world's packet goes, or whether it is news of
+// what went out there.
+func (m Model) open(p packet) bool {
+	key := row.OpeningKey{VNI: p.vni, Addr: row.AddrOf(p.dst), Port: row.Port(p.dport), Proto: p.proto}
+	switch {
+	case p.fragment == 2, p.isICMP() && !p.isError():
+		return false
+	case p.isICMP():
+		quoted, ok := p.quoted()
+		if !ok || quoted.Src != key.Addr {
+			return false
+		}
+		key.Port, key.Proto = quoted.Sport, quoted.Proto
+	}
+	_, ok := m.Openings[key]
+	return ok
 }
 
 // FromUnderlay decides about a frame that reaches the node.

@@ -156,3 +156,53 @@ func TestErrorsAboutWhatWasOpenedPass(t *testing.T) {
 		})
 	}
 }
+
+// TestPortOfTheNodeOpensOnePort lets the world in where a port of the node leads to web, and nowhere
+// else.
+func TestPortOfTheNodeOpensOnePort(t *testing.T) {
+	for name, a := range families {
+		t.Run(name, func(t *testing.T) {
+			opened := func(identity uint16) change {
+				return change{tables: func(t *bpftest.Tables) {
+					onLink(identity)(t)
+					for _, proto := range []uint8{bpftest.TCP, bpftest.UDP} {
+						key := row.OpeningKey{VNI: netA, Addr: row.AddrOf(a.web), Port: row.Port(80), Proto: proto}
+						t.Openings[key] = row.Opening{HostPort: 8080}
+					}
+				}}
+			}
+			reply := with(tcp(a.web, a.world), func(p *bpftest.Packet) { p.SPort, p.DPort = 80, 40000 })
+			about := func(quoted bpftest.Packet) bpftest.Packet {
+				p := a.ping(a.world, a.web, true)
+				p.ICMPType, p.ICMPRest, p.Payload = 3, [4]byte{}, quoted.Bytes()[14:]
+				return p
+			}
+			fragment := with(udp(a.world, a.web), func(p *bpftest.Packet) { p.Frag = bpftest.MoreFragments })
+			later := with(fragment, func(p *bpftest.Packet) { p.Frag, p.L4 = 100, make([]byte, 64) })
+			b := newBench(t, "workload", opened(web))
+			for _, r := range []struct {
+				name   string
+				packet bpftest.Packet
+				want   row.Reason
+			}{
+				{"tcp", tcp(a.world, a.web), row.ReasonDelivered},
+				{"udp", udp(a.world, a.web), row.ReasonDelivered},
+				{"another port", with(tcp(a.world, a.web), func(p *bpftest.Packet) { p.DPort = 81 }), row.ReasonNotPublic},
+				{"another task", tcp(a.world, a.db), row.ReasonNoEndpoint},
+				{"ping", a.ping(a.world, a.web, true), row.ReasonNotPublic},
+				{"news about an answer", about(reply), row.ReasonDelivered},
+				{"news about another port", about(with(reply, func(p *bpftest.Packet) { p.SPort = 81 })), row.ReasonNotPublic},
+				{"news about another's answer", about(with(reply, func(p *bpftest.Packet) { p.Src = a.peer })), row.ReasonNotPublic},
+				{"later fragment alone", later, row.ReasonNotPublic},
+				{"first fragment", fragment, row.ReasonDelivered},
+				{"later fragment of it", later, row.ReasonDelivered},
+			} {
+				t.Run(r.name, func(t *testing.T) { b.expect(t, "to_workload", r.packet.Bytes(), forwarded, r.want) })
+			}
+			t.Run("a rule denies", func(t *testing.T) {
+				b := newBench(t, "workload", opened(stranger))
+				b.expect(t, "to_workload", udp(a.world, a.web).Bytes(), forwarded, row.ReasonDenied)
+			})
+		})
+	}
+}

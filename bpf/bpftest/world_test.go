@@ -27,6 +27,8 @@ const (
 	// identities: web and peer have a group in common, db is named by rules, open is public.
 	web, db, public, stranger = 16, 17, 18, 19
 
+	peerPort = 80 // that the world reaches by the node
+
 	ruleAllow, ruleAudit, ruleDeny, rulePublic = 7, 8, 9, 10
 )
 
@@ -108,6 +110,7 @@ func newTables(mtu uint16) *bpftest.Tables {
 		VTEPs:    map[row.Addr]row.VTEP{row.AddrOf(otherNode): {}},
 		Verdicts: make(map[row.VerdictKey]row.Verdict),
 		Flows:    make(map[row.FlowKey]row.Flow),
+		Openings: make(map[row.OpeningKey]row.Opening),
 	}
 	for _, task := range []struct {
 		link            uint32
@@ -127,6 +130,13 @@ func newTables(mtu uint16) *bpftest.Tables {
 			t.Endpoints[row.EndpointKey{VNI: netA, Addr: row.AddrOf(a)}] = row.Endpoint{
 				Ifindex: task.link, Identity: task.identity, Flags: task.flags, MAC: mac(task.link),
 			}
+		}
+	}
+	// A port of the node leads to one of peer's.
+	for _, a := range []netip.Addr{v4.peer, v6.peer} {
+		for _, proto := range []uint8{bpftest.TCP, bpftest.UDP} {
+			key := row.OpeningKey{VNI: netA, Addr: row.AddrOf(a), Port: row.Port(peerPort), Proto: proto}
+			t.Openings[key] = row.Opening{HostPort: 8080}
 		}
 	}
 	block := func(prefix string, b row.Block) {

@@ -181,6 +181,23 @@ type FlowKey struct {
 	Pad   [3]uint8
 }
 
+// Opening is struct opening of rows.h.
+type Opening struct {
+	_        structs.HostLayout
+	HostPort uint16
+	Pad      uint16
+}
+
+// OpeningKey is struct opening_key of rows.h.
+type OpeningKey struct {
+	_     structs.HostLayout
+	VNI   uint32
+	Addr  Addr
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+}
+
 // Peer is struct peer of rows.h.
 type Peer struct {
 	_    structs.HostLayout

@@ -18,6 +18,8 @@ struct verdict_key *layout_verdict_key;
 struct verdict *layout_verdict;
 struct flow_key *layout_flow_key;
 struct flow *layout_flow;
+struct opening_key *layout_opening_key;
+struct opening *layout_opening;
 struct vip_key *layout_vip_key;
 struct vip *layout_vip;
 struct backend_key *layout_backend_key;

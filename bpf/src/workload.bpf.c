@@ -17,7 +17,7 @@
  *        else:   of no block of a network, or left to the stack  lib/route.h
  *
  * to_workload (egress), what the node's own stack gives to the task: the node itself may always,
- * the world is judged.
+ * the world is judged, and may come in where a port of the node leads (lib/opening.h).
  */
 
 #include "lib/count.h"
@@ -25,6 +25,7 @@
 #include "lib/dns.h"
 #include "lib/encap.h"
 #include "lib/neighbour.h"
+#include "lib/opening.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
 #include "lib/route.h"
@@ -125,13 +126,15 @@ int from_workload(struct __sk_buff *skb)
 static __always_inline int admit(struct __sk_buff *skb, struct packet *p)
 {
 	const struct endpoint *e = find_endpoint(p);
+	int verdict;
 
 	if (p->ethertype == bpf_htons(ETHERTYPE_ARP))
 		return drop(p, REASON_NOT_IP);
 	p->src_identity = IDENTITY_WORLD;
 	if (!e || e->ifindex != skb->ifindex)
 		return drop(p, REASON_NO_ENDPOINT);
-	return judge(skb, p, e);
+	verdict = judge(skb, p, e);
+	return p->reason == REASON_NOT_PUBLIC ? open_port(skb, p, verdict) : verdict;
 }
 
 /* What the node itself sends is the task's stack to judge; an answer may come from a VIP. */

@@ -102,3 +102,20 @@ func addAddress(link netlink.Link, a netip.Addr, scope netlink.Scope) error {
 	}
 	return nil
 }
+
+// allAddrs returns the addresses of all links.
+func allAddrs() ([]netip.Addr, error) {
+	list, err := retryDump(func() ([]netlink.Addr, error) {
+		return netlink.AddrList(nil, netlink.FAMILY_ALL) //nolint:forbidigo // this is the retrying reader
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			addrs = append(addrs, ip.Unmap())
+		}
+	}
+	return addrs, nil
+}

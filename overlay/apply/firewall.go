@@ -18,13 +18,17 @@ import (
 // one transaction, so that no packet meets half of it.
 //
 //	set networks4, networks6: subnets of all networks
+//	maps ports4, ports6, every4, every6: ports of the node -> ports of tasks (ports.go)
 //	chain closed      (prerouting, raw):  in by the tunnel device -> drop: the packet path had its chance
-//	chain masquerade  (postrouting, nat): from a network, to none, out by what is not ours -> masquerade
+//	chain ports_in    (prerouting, nat):  to an address and port of the node that lead to a task -> there
+//	chain ports_own   (output, nat):      the same, from the node's own processes
+//	chain masquerade  (postrouting, nat): from a network, to none, out by what is not ours -> masquerade;
+//	                                      by a port of the node, from a task or from loopback -> the node's
 const firewallTable = "weft"
 
 // family is what the two halves of the table differ in. Offsets are of the addresses in the IP header.
 type family struct {
-	set      string
+	digit    string // of the names of its sets
 	key      nftables.SetDatatype
 	proto    byte
 	src, dst uint32
@@ -34,13 +38,13 @@ type family struct {
 
 func families() []family {
 	return []family{
-		{"networks4", nftables.TypeIPAddr, unix.NFPROTO_IPV4, 12, 16, 4, true},
-		{"networks6", nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 8, 24, 16, false},
+		{"4", nftables.TypeIPAddr, unix.NFPROTO_IPV4, 12, 16, 4, true},
+		{"6", nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 8, 24, 16, false},
 	}
 }
 
 // ensureFirewall writes the table unless one is there: that of an earlier process serves until
-// SetNetworks says what the networks are. Without them, what a task opens to the world meanwhile would
+// SetFirewall says what the networks are. Without them, what a task opens to the world meanwhile would
 // leave with the task's address, for as long as it is remembered.
 func (h *Host) ensureFirewall(ctx context.Context) error {
 	conn, err := nftables.New()
@@ -58,7 +62,7 @@ func (h *Host) ensureFirewall(ctx context.Context) error {
 	return h.firewall(ctx)
 }
 
-// firewall writes the table for h.subnets.
+// firewall writes the table for h.subnets and h.ports.
 func (h *Host) firewall(context.Context) error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -79,12 +83,19 @@ func (h *Host) firewall(context.Context) error {
 		Name: "masquerade", Table: table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
+	var networks []*nftables.Set
 	for _, f := range families() {
-		set := &nftables.Set{Table: table, Name: f.set, KeyType: f.key, Interval: true}
+		set := &nftables.Set{Table: table, Name: "networks" + f.digit, KeyType: f.key, Interval: true}
 		if err := conn.AddSet(set, elements(f, h.subnets)); err != nil {
-			return fmt.Errorf("firewall: set %s: %w", f.set, err)
+			return fmt.Errorf("firewall: set %s: %w", set.Name, err)
 		}
 		conn.AddRule(&nftables.Rule{Table: table, Chain: masquerade, Exprs: masqueraded(f, set)})
+		networks = append(networks, set)
+	}
+	if len(h.ports) > 0 {
+		if err := h.writePorts(conn, table, masquerade, networks); err != nil {
+			return fmt.Errorf("firewall: %w", err)
+		}
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("firewall: write nftables table inet %s: %w", firewallTable, err)
@@ -101,26 +112,35 @@ func replaceTable(conn *nftables.Conn) *nftables.Table {
 	return conn.AddTable(table)
 }
 
-func masqueraded(f family, set *nftables.Set) []expr.Any {
-	in := func(offset uint32, invert bool) []expr.Any {
-		return []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size},
-			&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, Invert: invert},
-		}
-	}
+func masqueraded(f family, networks *nftables.Set) []expr.Any {
 	return slices.Concat(
-		[]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.proto}},
-		},
-		in(f.src, false), in(f.dst, true),
-		[]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte(linkPrefix)}, // compares as many bytes: weft*
-			&expr.Counter{},
-			&expr.Masq{},
-		},
+		f.only(), f.in(networks, f.src, false), f.in(networks, f.dst, true), toTask(expr.CmpOpNeq),
+		[]expr.Any{&expr.Counter{}, &expr.Masq{}},
 	)
+}
+
+// only matches packets of the family.
+func (f family) only() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.proto}},
+	}
+}
+
+// in matches packets whose address at offset is in a set, or with invert is not.
+func (f family) in(set *nftables.Set, offset uint32, invert bool) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, Invert: invert},
+	}
+}
+
+// toTask matches packets that leave by a task's link; with CmpOpNeq by any other.
+func toTask(op expr.CmpOp) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: op, Register: 1, Data: []byte(linkPrefix)}, // compares as many bytes: weft*
+	}
 }
 
 // elements returns the subnets as half-open intervals. Subnets of networks never overlap.

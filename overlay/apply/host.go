@@ -6,11 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"weft/overlay/compile"
 )
 
 // DefaultPort is the UDP port of tunnels (RFC 7348, IANA).
@@ -30,6 +34,8 @@ type Host struct {
 
 	mu       sync.Mutex // guards what follows
 	subnets  []netip.Prefix
+	ports    []compile.Port
+	held     map[hold]io.Closer
 	written  bool // the firewall table is this process' own
 	settings *settings
 }
@@ -43,7 +49,7 @@ func NewHost(o HostOptions) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}
-	return &Host{o: o, settings: s}, nil
+	return &Host{o: o, settings: s, held: make(map[hold]io.Closer)}, nil
 }
 
 // Ensure sets up tunnel device, addresses of the name server, forwarding and firewall table, and
@@ -67,18 +73,24 @@ func (h *Host) Ensure(ctx context.Context) (tunnel uint32, err error) {
 	return tunnel, nil
 }
 
-// SetNetworks makes traffic from the networks' subnets to outside of them leave with the node's
-// address.
-func (h *Host) SetNetworks(ctx context.Context, subnets []netip.Prefix) error {
+// SetFirewall makes traffic from the networks' subnets to outside of them leave with the node's
+// address, and ports of the node lead to tasks. Ports are sorted.
+func (h *Host) SetFirewall(ctx context.Context, subnets []netip.Prefix, ports []compile.Port) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.written && samePrefixes(h.subnets, subnets) {
+	if h.written && samePrefixes(h.subnets, subnets) && slices.Equal(h.ports, ports) {
 		return nil
 	}
-	before := h.subnets
-	h.subnets = sortedPrefixes(subnets)
+	subnetsBefore, portsBefore, first := h.subnets, h.ports, !h.written
+	h.subnets, h.ports = sortedPrefixes(subnets), slices.Clone(ports)
 	if err := h.firewall(ctx); err != nil {
-		h.subnets = before
+		h.subnets, h.ports = subnetsBefore, portsBefore
+		return fmt.Errorf("host: %w", err)
+	}
+	if first {
+		return nil // an earlier process' ports were these: its conversations go on
+	}
+	if err := forget(changedPorts(portsBefore, ports)); err != nil {
 		return fmt.Errorf("host: %w", err)
 	}
 	return nil
@@ -105,7 +117,11 @@ func (h *Host) Remove(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, h.settings.restore())
-	h.subnets, h.written = nil, false
+	for key, socket := range h.held {
+		errs = append(errs, socket.Close())
+		delete(h.held, key)
+	}
+	h.subnets, h.ports, h.written = nil, nil, false
 	return errors.Join(errs...)
 }
 

@@ -25,6 +25,8 @@ type Spec struct {
 	// Subnets are reached by the link when another one of the namespace has the default route.
 	Subnets []netip.Prefix
 	MTU     int // bytes
+	// Published: ports of the node lead to the task, also from the node's loopback.
+	Published bool
 }
 
 // minMTU is what IPv6 needs of a link (RFC 8200 section 5), bytes.
@@ -135,7 +137,12 @@ func (l Links) Up(_ context.Context, s Spec) error {
 		return fmt.Errorf("link %s: %w", s.Name, unix.ENODEV)
 	}
 	// Silent: no address of its own, no router solicitations, no multicast reports.
-	for _, key := range []string{"net/ipv6/conf/%s/addr_gen_mode=1", "net/ipv6/conf/%s/accept_ra=0"} {
+	keys := []string{"net/ipv6/conf/%s/addr_gen_mode=1", "net/ipv6/conf/%s/accept_ra=0"}
+	if s.Published {
+		// The kernel then routes from 127.0.0.1 into the link; that no task uses it is the packet path's.
+		keys = append(keys, "net/ipv4/conf/%s/route_localnet=1")
+	}
+	for _, key := range keys {
 		if err := quiet(fmt.Sprintf(key, s.Name)); err != nil {
 			return fmt.Errorf("link %s: %w", s.Name, err)
 		}

@@ -273,6 +273,37 @@ func TestSecondInterfaceHasRoutesOfItsNetworkOnly(t *testing.T) {
 		}
 		return nil
 	})
+
+	// What comes from its address leaves by it; of an address that it had before nothing is left.
+	for _, a := range []string{"9.1.0.2", "9.1.0.2", "9.1.0.1"} {
+		must(t, links.Remove(t.Context(), second.Name))
+		second.Addr4 = netip.MustParseAddr(a)
+		_, err = links.Ensure(t.Context(), second)
+		must(t, err)
+		_, err = links.Ensure(t.Context(), second)
+		must(t, err)
+	}
+	within(t, task, func() error {
+		rules, err := netlink.RuleList(netlink.FAMILY_V4)
+		must(t, err)
+		var got []string
+		for _, r := range rules {
+			if r.Priority == ownPriority {
+				got = append(got, r.Src.String())
+			}
+		}
+		if diff := cmp.Diff([]string{"9.1.0.1/32"}, got); diff != "" {
+			t.Errorf("rules: -want +got\n%s", diff)
+		}
+		routes, err := netlink.RouteGetWithOptions(net.ParseIP("10.0.0.1"), &netlink.RouteGetOptions{SrcAddr: net.ParseIP("9.1.0.1")})
+		must(t, err)
+		eth1, err := linkByName("eth1")
+		must(t, err)
+		if routes[0].LinkIndex != eth1.Attrs().Index {
+			t.Errorf("answers leave by link %d, want eth1", routes[0].LinkIndex)
+		}
+		return nil
+	})
 }
 
 func TestWatchTellsWhenATasksNamespaceEnds(t *testing.T) {
@@ -457,7 +488,7 @@ func TestMasqueradeOnlyWhatLeavesTheNetworks(t *testing.T) {
 	inHost(t)
 	host, err := NewHost(HostOptions{Underlay: Underlay{MTU: 1500}})
 	must(t, err)
-	must(t, host.SetNetworks(t.Context(), []netip.Prefix{netip.MustParsePrefix("9.0.0.0/16"), netip.MustParsePrefix("9.1.0.0/16")}))
+	must(t, host.SetFirewall(t.Context(), []netip.Prefix{netip.MustParsePrefix("9.0.0.0/16"), netip.MustParsePrefix("9.1.0.0/16")}, nil))
 	_, err = host.Ensure(t.Context())
 	must(t, err)
 
@@ -540,7 +571,7 @@ func TestMasqueradeOnlyWhatLeavesTheNetworks(t *testing.T) {
 	if got := seen("10.9.0.2"); got != "10.9.0.1" {
 		t.Errorf("after a restart: got source %s, want the node's", got)
 	}
-	must(t, host.SetNetworks(t.Context(), nil))
+	must(t, host.SetFirewall(t.Context(), nil, nil))
 	if got := seen("10.9.0.2"); got != "9.0.0.1" {
 		t.Errorf("network gone: got source %s, want the task's", got)
 	}

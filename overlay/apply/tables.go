@@ -20,6 +20,7 @@ type Tables struct {
 	VTEPs     table.Table[row.Addr, row.VTEP]
 	Verdicts  table.Table[row.VerdictKey, row.Verdict]
 	Spaces    table.Table[uint64, row.Space]
+	Openings  table.Table[row.OpeningKey, row.Opening]
 }
 
 // Validate names the tables that are missing.
@@ -28,6 +29,7 @@ func (t Tables) Validate() error {
 	for name, missing := range map[string]bool{
 		"workloads": t.Workloads == nil, "endpoints": t.Endpoints == nil, "blocks": t.Blocks == nil, "prefixes": t.Prefixes == nil,
 		"vteps": t.VTEPs == nil, "verdicts": t.Verdicts == nil, "spaces": t.Spaces == nil,
+		"openings": t.Openings == nil,
 	} {
 		if missing {
 			errs = append(errs, fmt.Errorf("no table %s", name))
@@ -41,7 +43,7 @@ func (t Tables) Validate() error {
 //
 //  1. endpoints whose identity gets its first rule are ruled: narrow verdicts count from now on
 //  2. verdicts (see syncVerdicts), then endpoints: who may reach a task is known before the task is
-//  3. places: blocks, prefixes, vteps, and the namespaces' VIPs
+//  3. places: blocks, prefixes, vteps, the namespaces' VIPs, and what is open to the world
 //  4. workloads: a task sends when all is there
 //
 // It goes on after an error, since what it removes may be the room that was missing.
@@ -74,6 +76,7 @@ func (t Tables) Sync(want compile.Rows) (table.Diff, error) {
 	sync("blocks", func() (table.Diff, error) { return table.Sync(t.Blocks, want.Blocks) })
 	sync("prefixes", func() (table.Diff, error) { return table.Sync(t.Prefixes, want.Prefixes) })
 	sync("vteps", func() (table.Diff, error) { return table.Sync(t.VTEPs, want.VTEPs) })
+	sync("openings", func() (table.Diff, error) { return table.Sync(t.Openings, want.Openings) })
 	sync("spaces", func() (table.Diff, error) { return table.Sync(t.Spaces, want.Spaces) })
 	sync("workloads", func() (table.Diff, error) { return table.Sync(t.Workloads, want.Workloads) })
 	return all, errors.Join(errs...)

@@ -92,7 +92,8 @@ func TestNoStepOfAChangeIsOpenThatIsClosedBeforeAndAfter(t *testing.T) {
 		e := &watched[row.EndpointKey, row.Endpoint]{look: func() {}}
 		tables := Tables{
 			Verdicts: v, Endpoints: e, Workloads: new(table.Memory[uint32, row.Workload]), Spaces: new(table.Memory[uint64, row.Space]),
-			Blocks: new(table.Memory[row.BlockKey, row.Block]), Prefixes: new(table.Memory[row.PrefixKey, row.Prefix]),
+			Openings: new(table.Memory[row.OpeningKey, row.Opening]),
+			Blocks:   new(table.Memory[row.BlockKey, row.Block]), Prefixes: new(table.Memory[row.PrefixKey, row.Prefix]),
 			VTEPs: new(table.Memory[row.Addr, row.VTEP]),
 		}
 		sync := func(rows verdicts) error { _, err := tables.Sync(rowsOf(rows)); return err }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -72,33 +73,89 @@ func shape(link netlink.Link, s Spec) error {
 }
 
 // addRoutes leads a family's traffic to the gateway: all of it, or, when another interface has the
-// default route, that of the network.
+// default route, that of the network and that of the address itself: what a task answers from there to
+// the world or to its node must not leave by the other link, which has another address.
 func addRoutes(link netlink.Link, a netip.Addr, subnets []netip.Prefix) error {
-	family, gateway, all := netlink.FAMILY_V4, Gateway4, "0.0.0.0/0"
+	family, all := netlink.FAMILY_V4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	if a.Is6() {
-		family, gateway, all = netlink.FAMILY_V6, Gateway6, "::/0"
+		family, all = netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
 	taken, err := hasDefault(family, link.Attrs().Index)
 	if err != nil {
 		return err
 	}
-	targets := []netip.Prefix{netip.MustParsePrefix(all)}
-	if taken {
-		targets = nil
-		for _, p := range subnets {
-			if p.Addr().Is4() == a.Is4() {
-				targets = append(targets, p)
+	if !taken {
+		return addRoute(link, a, all, unix.RT_TABLE_MAIN)
+	}
+	for _, p := range subnets {
+		if p.Addr().Is4() != a.Is4() {
+			continue
+		}
+		if err := addRoute(link, a, p, unix.RT_TABLE_MAIN); err != nil {
+			return err
+		}
+	}
+	table := ownTables + link.Attrs().Index
+	if err := addRoute(link, a, all, table); err != nil {
+		return err
+	}
+	return routeFrom(family, a, table)
+}
+
+func addRoute(link netlink.Link, a netip.Addr, to netip.Prefix, table int) error {
+	gateway := Gateway4
+	if a.Is6() {
+		gateway = Gateway6
+	}
+	route := &netlink.Route{
+		LinkIndex: link.Attrs().Index, Dst: ipNet(to), Gw: net.ParseIP(gateway), Table: table,
+		Flags: int(netlink.FLAG_ONLINK), Src: a.AsSlice(),
+	}
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("set route %s: %w", to, err)
+	}
+	return nil
+}
+
+// Tables of routes for the addresses of further interfaces begin at ownTables, one for each interface;
+// the rules that lead there have one priority, before the main table's.
+const ownTables, ownPriority = 7700, 7700
+
+// routeFrom makes a table decide about what comes from an address. Rules outlive the interface that they
+// were for, so those for addresses that the namespace has no more go.
+func routeFrom(family int, a netip.Addr, table int) error {
+	rules, err := retryDump(func() ([]netlink.Rule, error) {
+		return netlink.RuleList(family) //nolint:forbidigo // this is the retrying reader
+	})
+	if err != nil {
+		return fmt.Errorf("list routing rules: %w", err)
+	}
+	addrs, err := allAddrs()
+	if err != nil {
+		return err
+	}
+	there := false
+	for _, r := range rules {
+		if r.Priority != ownPriority || r.Src == nil {
+			continue
+		}
+		from, _ := netip.AddrFromSlice(r.Src.IP)
+		switch from = from.Unmap(); {
+		case from == a && r.Table == table:
+			there = true
+		case from == a || !slices.Contains(addrs, from):
+			if err := netlink.RuleDel(&r); err != nil {
+				return fmt.Errorf("remove routing rule %s: %w", r, err)
 			}
 		}
 	}
-	for _, t := range targets {
-		route := &netlink.Route{
-			LinkIndex: link.Attrs().Index, Dst: ipNet(t), Gw: net.ParseIP(gateway),
-			Flags: int(netlink.FLAG_ONLINK), Src: a.AsSlice(),
-		}
-		if err := netlink.RouteReplace(route); err != nil {
-			return fmt.Errorf("set route %s: %w", t, err)
-		}
+	if there {
+		return nil
+	}
+	rule := netlink.NewRule()
+	rule.Family, rule.Src, rule.Table, rule.Priority = family, ipNet(single(a)), table, ownPriority
+	if err := netlink.RuleAdd(rule); err != nil {
+		return fmt.Errorf("add routing rule from %s: %w", a, err)
 	}
 	return nil
 }

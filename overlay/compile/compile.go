@@ -9,6 +9,7 @@
 //  1. places    (places.go)   where addresses live: blocks, prefixes, vteps
 //  2. tasks     (tasks.go)    who is at this node: workloads, endpoints, spaces
 //  3. verdicts  (verdicts.go) who may talk to the identities of this node's tasks
+//  4. ports     (ports.go)    which ports of this node lead to them
 package compile
 
 import (
@@ -58,6 +59,7 @@ type Rows struct {
 	VTEPs     map[row.Addr]row.VTEP
 	Verdicts  map[row.VerdictKey]row.Verdict
 	Spaces    map[uint64]row.Space
+	Openings  map[row.OpeningKey]row.Opening
 }
 
 // Compile returns the rows that f comes to. What is not complete (a task of a network that is gone, a
@@ -69,6 +71,7 @@ func Compile(f Facts) Rows {
 		Prefixes: prefixes(networks),
 		VTEPs:    vteps(f),
 		Verdicts: verdicts(f, networks),
+		Openings: openings(f),
 	}
 	r.Workloads, r.Endpoints, r.Spaces = tasks(f, networks, r.Verdicts)
 	return r

@@ -125,7 +125,8 @@ func TestCompile(t *testing.T) {
 			{VNI: 7, Src: 17, Dst: 16}: allow,
 			{VNI: 8, Src: 3, Dst: 3}:   allow,
 		},
-		Spaces: map[uint64]row.Space{1011: {VNI: 7, Identity: 16}, 1012: {VNI: 8, Identity: 3}},
+		Spaces:   map[uint64]row.Space{1011: {VNI: 7, Identity: 16}, 1012: {VNI: 8, Identity: 3}},
+		Openings: map[row.OpeningKey]row.Opening{},
 	})
 }
 

@@ -259,7 +259,21 @@ func (a asked) verdict() overlay.Verdict {
 		}
 		return a.decided(n, v)
 	}
+	if m, ok := a.mapping(); ok {
+		return yes(row.ReasonDelivered, "port %d of node %s leads to %s, so %s is open to the world there (%s)",
+			m.HostPort, a.dst.Node, a.dst, a.wanted(), m)
+	}
 	return a.missing(n)
+}
+
+// mapping returns the port of the destination's node that lets the world in.
+func (a asked) mapping() (overlay.PortMapping, bool) {
+	for _, m := range a.dst.Ports {
+		if m = m.Normal(); !a.src.task && protocols[m.Protocol] == a.service.proto && m.Port == a.service.port {
+			return m, true
+		}
+	}
+	return overlay.PortMapping{}, false
 }
 
 // compiled answers as the node of the destination would.

@@ -30,8 +30,11 @@ func tasks(f Facts, networks map[string]overlay.Network, verdicts map[row.Verdic
 	endpoints = make(map[row.EndpointKey]row.Endpoint, 2*len(f.Tasks))
 	spaces = make(map[uint64]row.Space, len(f.Tasks))
 	ruled, directed := ruledIdentities(verdicts), directedNetworks(f)
-	// By id, so that of two attachments of one namespace the same one gives it its VIPs every time.
-	sorted := slices.SortedFunc(slices.Values(f.Tasks), func(a, b Task) int { return cmp.Compare(a.ID, b.ID) })
+	// Of several attachments of one namespace the first that came gives it its VIPs, as it does the
+	// default route.
+	sorted := slices.SortedFunc(slices.Values(f.Tasks), func(a, b Task) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+	})
 	for _, t := range sorted {
 		n, known := networks[t.Network]
 		if !known || t.VNI != n.VNI || t.Ifindex == 0 {

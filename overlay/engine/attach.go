@@ -174,9 +174,9 @@ func (e *Engine) reserve(
 		if _, ok := e.facts.Network(n.Name); !ok {
 			return overlay.Endpoint{}, fmt.Errorf("network %q: %w: it was removed meanwhile", n.Name, overlay.ErrNotFound)
 		}
-		ep, missing := e.pick(n, a, identity)
-		if !missing.IsValid() {
-			return ep, nil
+		ep, missing, err := e.pick(n, a, identity)
+		if err != nil || !missing.IsValid() {
+			return ep, err
 		}
 		if err := errors.Join(e.exhausted(n, missing), e.refused(blocksKey(n.Name))); err != nil {
 			return overlay.Endpoint{}, err
@@ -195,9 +195,14 @@ func (e *Engine) reserve(
 
 // pick makes an entry with the lowest free address of each of the network's families; missing is the
 // subnet that has none.
-func (e *Engine) pick(n overlay.Network, a overlay.Attachment, identity overlay.Identity) (ep overlay.Endpoint, missing netip.Prefix) {
+func (e *Engine) pick(
+	n overlay.Network, a overlay.Attachment, identity overlay.Identity,
+) (ep overlay.Endpoint, missing netip.Prefix, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.clash(a); err != nil {
+		return ep, missing, err
+	}
 	used := make(map[netip.Addr]bool)
 	for _, en := range e.entries {
 		if en.Network == n.Name {
@@ -213,7 +218,7 @@ func (e *Engine) pick(n overlay.Network, a overlay.Attachment, identity overlay.
 	for _, subnet := range n.Subnets() {
 		addr, ok := ipam.Lowest(e.ownBlocks(n, subnet), func(a netip.Addr) bool { return used[a] })
 		if !ok {
-			return overlay.Endpoint{}, subnet
+			return overlay.Endpoint{}, subnet, nil
 		}
 		if addr.Is4() {
 			ep.Addr4 = addr
@@ -225,7 +230,22 @@ func (e *Engine) pick(n overlay.Network, a overlay.Attachment, identity overlay.
 	ep.MAC = net.HardwareAddr(mac[:]).String()
 	e.entries[a.ID] = &entry{Endpoint: ep}
 	delete(e.pending, a.ID) // in one with the entry: it is not counted twice
-	return ep, netip.Prefix{}
+	return ep, netip.Prefix{}, nil
+}
+
+// clash tells when a port of the node leads to another task already. The caller holds e.mu.
+func (e *Engine) clash(a overlay.Attachment) error {
+	for _, en := range e.entries {
+		for _, theirs := range en.Ports {
+			for _, mine := range a.Ports {
+				if en.ID != a.ID && mine.Clashes(theirs) {
+					return fmt.Errorf("%w: port mapping %s: port %d/%s of this node leads to task %s already (%s)",
+						overlay.ErrConflict, mine, mine.HostPort, mine.Protocol, en.Task, theirs)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // ownBlocks returns this node's blocks of a network in the family of subnet.
@@ -276,6 +296,9 @@ func (e *Engine) weave(ctx context.Context, n overlay.Network, ep overlay.Endpoi
 	if err := e.syncWants(); err != nil {
 		return ep, err
 	}
+	if err := e.hold(ctx, ep); err != nil {
+		return ep, err
+	}
 	s := specOf(ep, n)
 	link, err := e.o.Links.Ensure(ctx, s)
 	if err != nil {
@@ -298,10 +321,25 @@ func (e *Engine) weave(ctx context.Context, n overlay.Network, ep overlay.Endpoi
 	return ep, e.o.Links.Up(ctx, s)
 }
 
+// hold takes the ports of the node that lead to the task; each family that a mapping asks for must be
+// one that the task has.
+func (e *Engine) hold(ctx context.Context, ep overlay.Endpoint) error {
+	for _, m := range ep.Ports {
+		if m.HostIP.IsValid() && !slices.ContainsFunc(ep.Addrs(), func(a netip.Addr) bool { return m.Serves(a.Is4()) }) {
+			return fmt.Errorf("%w port mapping %s: the task has no address of host_ip's family in network %s",
+				overlay.ErrInvalid, m, ep.Network)
+		}
+	}
+	if len(ep.Ports) == 0 || e.o.Host == nil {
+		return nil
+	}
+	return e.o.Host.Hold(ctx, compile.PortsOf(ep))
+}
+
 func specOf(ep overlay.Endpoint, n overlay.Network) apply.Spec {
 	return apply.Spec{
 		Name: ep.HostInterface, NetNS: ep.NetNS, Interface: ep.Interface, MAC: compile.MAC(ep.Addr4, ep.Addr6),
-		Addr4: ep.Addr4, Addr6: ep.Addr6, Subnets: n.Subnets(), MTU: ep.MTU,
+		Addr4: ep.Addr4, Addr6: ep.Addr6, Subnets: n.Subnets(), MTU: ep.MTU, Published: len(ep.Ports) > 0,
 	}
 }
 
@@ -363,7 +401,7 @@ func (e *Engine) takeDown(ctx context.Context, id string) error {
 }
 
 func (e *Engine) takeAway(ctx context.Context, en entry) error {
-	if err := e.removeRows(en); err != nil {
+	if err := errors.Join(e.removeRows(en), e.closePorts(ctx, en)); err != nil {
 		return err
 	}
 	// The link first: its programs close it until it is gone.

@@ -11,10 +11,11 @@
 //  1. check     against networks and groups that the masters declared
 //  2. identity  of its groups: known, or asked of the masters
 //  3. address   lowest free of the node's blocks; on disk, with the endpoint, before anything is made
-//  4. link      made, host end down
-//  5. programs  on the host end
-//  6. tables    verdicts and endpoint before the workload
-//  7. up        from here on packets pass
+//  4. ports     of the node that lead to the task are held, so that no program takes them
+//  5. link      made, host end down
+//  6. programs  on the host end
+//  7. tables    verdicts and endpoint before the workload; then the ports lead to it
+//  8. up        from here on packets pass
 package engine
 
 import (
@@ -34,6 +35,7 @@ import (
 	"weft/discovery"
 	"weft/overlay"
 	"weft/overlay/apply"
+	"weft/overlay/compile"
 )
 
 // Rows is where facts come from and go to; discovery/state.Store is one.
@@ -60,9 +62,11 @@ type Links interface {
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 
-// Host is told which subnets are networks; see apply.Host.
+// Host is told which subnets are networks and which ports of the node lead to tasks; see apply.Host.
 type Host interface {
-	SetNetworks(ctx context.Context, subnets []netip.Prefix) error
+	SetFirewall(ctx context.Context, subnets []netip.Prefix, ports []compile.Port) error
+	Hold(ctx context.Context, ports []compile.Port) error
+	Release(ctx context.Context, ports []compile.Port) error
 }
 
 // Source is where events of the kernel half come from. It has one reader.

@@ -20,6 +20,7 @@ import (
 	"weft/discovery/state"
 	"weft/overlay"
 	"weft/overlay/apply"
+	"weft/overlay/compile"
 	"weft/overlay/ipam"
 	"weft/overlay/servicetest"
 )
@@ -38,6 +39,8 @@ type kernel struct {
 	next     uint32
 	attached map[uint32]bool // ifindexes that have programs
 	subnets  []netip.Prefix
+	ports    []compile.Port
+	held     map[compile.Port]bool
 	watches  []chan struct{}
 
 	tables struct {
@@ -48,6 +51,7 @@ type kernel struct {
 		vteps     table.Memory[row.Addr, row.VTEP]
 		verdicts  table.Memory[row.VerdictKey, row.Verdict]
 		spaces    table.Memory[uint64, row.Space]
+		openings  table.Memory[row.OpeningKey, row.Opening]
 	}
 	events chan row.Event
 
@@ -73,7 +77,7 @@ func (k *kernel) ask(name string, after bool) error {
 }
 
 func newKernel() *kernel {
-	k := &kernel{links: make(map[string]*apply.Link), next: 10, attached: make(map[uint32]bool), events: make(chan row.Event)}
+	k := &kernel{links: make(map[string]*apply.Link), next: 10, attached: make(map[uint32]bool), held: make(map[compile.Port]bool), events: make(chan row.Event)}
 	k.tables.workloads.Fail = func(uint32) error { return k.do("workloads", nil) }
 	k.tables.endpoints.Fail = func(row.EndpointKey) error { return k.do("endpoints", nil) }
 	k.tables.verdicts.Fail = func(row.VerdictKey) error { return k.do("verdicts", nil) }
@@ -99,7 +103,7 @@ func (k *kernel) Tables() apply.Tables {
 	t := &k.tables
 	return apply.Tables{
 		Workloads: &t.workloads, Endpoints: &t.endpoints, Blocks: &t.blocks, Prefixes: &t.prefixes, VTEPs: &t.vteps,
-		Verdicts: &t.verdicts, Spaces: &t.spaces,
+		Verdicts: &t.verdicts, Spaces: &t.spaces, Openings: &t.openings,
 	}
 }
 
@@ -191,11 +195,24 @@ func (k *kernel) DetachWorkload(ifindex uint32) error {
 	return k.do("detach", func() { delete(k.attached, ifindex) })
 }
 
-func (k *kernel) SetNetworks(_ context.Context, subnets []netip.Prefix) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.subnets = slices.Clone(subnets)
-	return nil
+func (k *kernel) SetFirewall(_ context.Context, subnets []netip.Prefix, ports []compile.Port) error {
+	return k.do("firewall", func() { k.subnets, k.ports = slices.Clone(subnets), slices.Clone(ports) })
+}
+
+func (k *kernel) Hold(_ context.Context, ports []compile.Port) error {
+	return k.do("hold", func() {
+		for _, p := range ports {
+			k.held[p] = true
+		}
+	})
+}
+
+func (k *kernel) Release(_ context.Context, ports []compile.Port) error {
+	return k.do("release", func() {
+		for _, p := range ports {
+			delete(k.held, p)
+		}
+	})
 }
 
 func (k *kernel) Events(ctx context.Context, emit func(row.Event) error) error {

@@ -11,6 +11,7 @@ import (
 	"weft/discovery/state"
 	"weft/overlay"
 	"weft/overlay/apply"
+	"weft/overlay/compile"
 )
 
 // restore takes up what an earlier process left: endpoints on disk whose link is alive go on as they
@@ -32,7 +33,7 @@ func (e *Engine) restore(ctx context.Context) error {
 			errs = append(errs, e.o.Rows.Delete(discovery.KindEndpoint, r.Key))
 			continue
 		}
-		errs = append(errs, e.resume(ep, byName[ep.HostInterface]))
+		errs = append(errs, e.resume(ctx, ep, byName[ep.HostInterface]))
 		delete(byName, ep.HostInterface)
 	}
 	for name := range byName {
@@ -49,7 +50,7 @@ func (e *Engine) restore(ctx context.Context) error {
 
 // resume makes an entry of an endpoint from disk. Without a cookie its link was never finished, and
 // nobody was told that it was there.
-func (e *Engine) resume(ep overlay.Endpoint, link apply.Link) error {
+func (e *Engine) resume(ctx context.Context, ep overlay.Endpoint, link apply.Link) error {
 	en := &entry{Endpoint: ep, ifindex: link.Ifindex, phase: live}
 	if link.Ifindex == 0 || ep.Cookie == 0 || ep.Node != e.o.Node {
 		en.phase = leaving
@@ -57,6 +58,12 @@ func (e *Engine) resume(ep overlay.Endpoint, link apply.Link) error {
 	if en.phase == live {
 		if err := e.o.Attacher.AttachWorkload(link.Ifindex); err != nil {
 			return fmt.Errorf("attachment %s: %w", ep.ID, err)
+		}
+	}
+	if en.phase == live && len(ep.Ports) > 0 && e.o.Host != nil {
+		// What a program took while no daemon held it leads to the task all the same.
+		if err := e.o.Host.Hold(ctx, compile.PortsOf(ep)); err != nil {
+			e.log.Warn("port is not held", "attachment", ep.ID, "error", err.Error())
 		}
 	}
 	e.mu.Lock()

@@ -56,13 +56,7 @@ func (e *Engine) syncOnce(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("write tables: %w", err)
 	}
-	if e.o.Host != nil {
-		var subnets []netip.Prefix
-		for _, n := range f.Networks {
-			subnets = append(subnets, n.Subnets()...)
-		}
-		err = errors.Join(err, e.o.Host.SetNetworks(ctx, subnets))
-	}
+	err = errors.Join(err, e.setFirewall(ctx, f))
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.stats.Syncs++
@@ -72,6 +66,32 @@ func (e *Engine) syncOnce(ctx context.Context) error {
 	w := &e.stats.Written
 	w.Added, w.Replaced, w.Removed = w.Added+diff.Added, w.Replaced+diff.Replaced, w.Removed+diff.Removed
 	return err
+}
+
+func (e *Engine) setFirewall(ctx context.Context, f compile.Facts) error {
+	if e.o.Host == nil {
+		return nil
+	}
+	var subnets []netip.Prefix
+	for _, n := range f.Networks {
+		subnets = append(subnets, n.Subnets()...)
+	}
+	return e.o.Host.SetFirewall(ctx, subnets, compile.Ports(f.Tasks))
+}
+
+// closePorts lets the ports of a task that leaves lead nowhere, then gives them back.
+func (e *Engine) closePorts(ctx context.Context, en entry) error {
+	if len(en.Ports) == 0 || e.o.Host == nil {
+		return nil
+	}
+	e.sync.mu.Lock() // as in removeRows
+	defer e.sync.mu.Unlock()
+	if e.facts.Known() {
+		if err := e.setFirewall(ctx, e.compileFacts()); err != nil {
+			return fmt.Errorf("close ports: %w", err)
+		}
+	}
+	return e.o.Host.Release(ctx, compile.PortsOf(en.Endpoint))
 }
 
 // removeRows removes the rows of one task, which leaves, and nothing else: that must not depend on
@@ -86,6 +106,10 @@ func (e *Engine) removeRows(en entry) error {
 	errs := []error{t.Workloads.Delete(en.ifindex)}
 	for _, a := range en.Addrs() {
 		errs = append(errs, t.Endpoints.Delete(row.EndpointKey{VNI: uint32(en.VNI), Addr: row.AddrOf(a)}))
+	}
+	for _, p := range compile.PortsOf(en.Endpoint) {
+		key := row.OpeningKey{VNI: uint32(en.VNI), Addr: row.AddrOf(p.Task.Addr()), Port: row.Port(p.Task.Port()), Proto: p.Proto}
+		errs = append(errs, t.Openings.Delete(key))
 	}
 	shared := slices.ContainsFunc(e.liveEntries(), func(o entry) bool { return o.Cookie == en.Cookie })
 	if !shared {

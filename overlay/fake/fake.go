@@ -84,6 +84,9 @@ func (s *Service) attach(ctx context.Context, a overlay.Attachment) (overlay.End
 	if err != nil {
 		return overlay.Endpoint{}, err
 	}
+	if err := s.clash(a); err != nil {
+		return overlay.Endpoint{}, err
+	}
 	e := overlay.Endpoint{
 		Attachment: a, Node: Node, VNI: n.VNI, Identity: s.identity(a), MTU: compile.TaskMTU(0),
 		HostInterface: "weft-fake", Cookie: uint64(len(s.endpoints) + 1), Since: time.Now().UTC(),
@@ -102,6 +105,18 @@ func (s *Service) attach(ctx context.Context, a overlay.Attachment) (overlay.End
 	mac := compile.MAC(e.Addr4, e.Addr6)
 	e.MAC = net.HardwareAddr(mac[:]).String()
 	return e, nil
+}
+
+// clash tells when a port of the node leads to another task already.
+func (s *Service) clash(a overlay.Attachment) error {
+	for _, e := range s.endpoints {
+		for _, theirs := range e.Ports {
+			if i := slices.IndexFunc(a.Ports, theirs.Clashes); i >= 0 {
+				return fmt.Errorf("%w: port mapping %s: that port of this node leads to task %s already", overlay.ErrConflict, a.Ports[i], e.Task)
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Service) declared(a overlay.Attachment) (overlay.Network, error) {

@@ -91,15 +91,48 @@ func timeIn(n int64) time.Time {
 func attachmentOut(a overlay.Attachment) *Attachment {
 	return &Attachment{
 		Id: a.ID, Task: a.Task, Name: a.Name, Network: a.Network, Groups: a.Groups, Netns: a.NetNS, Interface: a.Interface,
-		OwnerPid: int64(a.OwnerPID), OwnerStart: a.OwnerStart, Cgroup: a.Cgroup,
+		OwnerPid: int64(a.OwnerPID), OwnerStart: a.OwnerStart, Cgroup: a.Cgroup, Ports: portsOut(a.Ports),
 	}
 }
 
-func attachmentIn(a *Attachment) overlay.Attachment {
+func portsOut(list []overlay.PortMapping) []*PortMapping {
+	var out []*PortMapping
+	for _, m := range list {
+		out = append(out, &PortMapping{
+			HostIp: text(m.HostIP), HostPort: uint32(m.HostPort), Port: uint32(m.Port), Protocol: m.Protocol,
+		})
+	}
+	return out
+}
+
+// attachmentIn names what of an attachment can't be read as ErrInvalid.
+func attachmentIn(a *Attachment) (overlay.Attachment, error) {
+	ports, err := portsIn(a.GetPorts())
 	return overlay.Attachment{
 		ID: a.GetId(), Task: a.GetTask(), Name: a.GetName(), Network: a.GetNetwork(), Groups: a.GetGroups(), NetNS: a.GetNetns(),
 		Interface: a.GetInterface(), OwnerPID: int(a.GetOwnerPid()), OwnerStart: a.GetOwnerStart(), Cgroup: a.GetCgroup(),
+		Ports: ports,
+	}, err
+}
+
+func portsIn(list []*PortMapping) ([]overlay.PortMapping, error) {
+	var ports []overlay.PortMapping
+	var errs []error
+	for _, m := range list {
+		var host netip.Addr
+		if err := host.UnmarshalText([]byte(m.GetHostIp())); err != nil {
+			errs = append(errs, fmt.Errorf("%w port mapping: host_ip %q is no address", overlay.ErrInvalid, m.GetHostIp()))
+		}
+		for name, port := range map[string]uint32{"host_port": m.GetHostPort(), "port": m.GetPort()} {
+			if port > math.MaxUint16 {
+				errs = append(errs, fmt.Errorf("%w port mapping: %s %d: allowed are 1 to %d", overlay.ErrInvalid, name, port, math.MaxUint16))
+			}
+		}
+		ports = append(ports, overlay.PortMapping{
+			HostIP: host, HostPort: uint16(m.GetHostPort()), Port: uint16(m.GetPort()), Protocol: m.GetProtocol(),
+		})
 	}
+	return ports, errors.Join(errs...)
 }
 
 func endpointOut(e overlay.Endpoint) *Endpoint {
@@ -208,8 +241,12 @@ func (r *reading) endpoint(e *Endpoint) overlay.Endpoint {
 	if e == nil {
 		return overlay.Endpoint{}
 	}
+	attachment, err := attachmentIn(e.GetAttachment())
+	if err != nil {
+		r.errs = append(r.errs, err)
+	}
 	out := overlay.Endpoint{
-		Attachment: attachmentIn(e.GetAttachment()), Node: discovery.NodeID(e.GetNode()), VNI: overlay.VNI(e.GetVni()), MAC: e.GetMac(),
+		Attachment: attachment, Node: discovery.NodeID(e.GetNode()), VNI: overlay.VNI(e.GetVni()), MAC: e.GetMac(),
 		Identity: r.identity(e.GetIdentity()), MTU: int(e.GetMtu()), HostInterface: e.GetHostInterface(), Cookie: e.GetCookie(),
 		Since: timeIn(e.GetSince()),
 	}

@@ -38,6 +38,7 @@ type Attachment struct {
 	OwnerPid      int64                  `protobuf:"varint,8,opt,name=owner_pid,json=ownerPid,proto3" json:"owner_pid,omitempty"`       // 0: none
 	OwnerStart    uint64                 `protobuf:"varint,9,opt,name=owner_start,json=ownerStart,proto3" json:"owner_start,omitempty"` // clock ticks since boot
 	Cgroup        string                 `protobuf:"bytes,10,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	Ports         []*PortMapping         `protobuf:"bytes,11,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -142,6 +143,82 @@ func (x *Attachment) GetCgroup() string {
 	return ""
 }
 
+func (x *Attachment) GetPorts() []*PortMapping {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+// PortMapping is overlay.PortMapping.
+type PortMapping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostIp        string                 `protobuf:"bytes,1,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"` // empty: every address of the node
+	HostPort      uint32                 `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`        // of the task
+	Protocol      string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"` // tcp or udp; tcp when empty
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortMapping) Reset() {
+	*x = PortMapping{}
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortMapping) ProtoMessage() {}
+
+func (x *PortMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
+func (*PortMapping) Descriptor() ([]byte, []int) {
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PortMapping) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
+}
+
+func (x *PortMapping) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *PortMapping) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PortMapping) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
 // Endpoint is overlay.Endpoint.
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -162,7 +239,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[1]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +251,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[1]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +264,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{1}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Endpoint) GetAttachment() *Attachment {
@@ -278,7 +355,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[2]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +367,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[2]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +380,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{2}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Block) GetNode() string {
@@ -340,7 +417,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[3]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +429,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[3]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +442,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{3}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Network) GetName() string {
@@ -454,7 +531,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[4]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +543,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[4]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +556,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{4}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -498,7 +575,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[5]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +587,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[5]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +600,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{5}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AttachResponse) GetEndpoint() *Endpoint {
@@ -542,7 +619,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[6]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +631,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[6]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +644,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{6}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -585,7 +662,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[7]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +674,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[7]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +687,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{7}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{8}
 }
 
 type EndpointsRequest struct {
@@ -621,7 +698,7 @@ type EndpointsRequest struct {
 
 func (x *EndpointsRequest) Reset() {
 	*x = EndpointsRequest{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[8]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +710,7 @@ func (x *EndpointsRequest) String() string {
 func (*EndpointsRequest) ProtoMessage() {}
 
 func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[8]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +723,7 @@ func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsRequest.ProtoReflect.Descriptor instead.
 func (*EndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{8}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{9}
 }
 
 type EndpointsResponse struct {
@@ -658,7 +735,7 @@ type EndpointsResponse struct {
 
 func (x *EndpointsResponse) Reset() {
 	*x = EndpointsResponse{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[9]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +747,7 @@ func (x *EndpointsResponse) String() string {
 func (*EndpointsResponse) ProtoMessage() {}
 
 func (x *EndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[9]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +760,7 @@ func (x *EndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsResponse.ProtoReflect.Descriptor instead.
 func (*EndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{9}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EndpointsResponse) GetEndpoints() []*Endpoint {
@@ -701,7 +778,7 @@ type NetworksRequest struct {
 
 func (x *NetworksRequest) Reset() {
 	*x = NetworksRequest{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[10]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +790,7 @@ func (x *NetworksRequest) String() string {
 func (*NetworksRequest) ProtoMessage() {}
 
 func (x *NetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[10]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +803,7 @@ func (x *NetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworksRequest.ProtoReflect.Descriptor instead.
 func (*NetworksRequest) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{10}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{11}
 }
 
 type NetworksResponse struct {
@@ -738,7 +815,7 @@ type NetworksResponse struct {
 
 func (x *NetworksResponse) Reset() {
 	*x = NetworksResponse{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[11]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +827,7 @@ func (x *NetworksResponse) String() string {
 func (*NetworksResponse) ProtoMessage() {}
 
 func (x *NetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[11]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +840,7 @@ func (x *NetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworksResponse.ProtoReflect.Descriptor instead.
 func (*NetworksResponse) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{11}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NetworksResponse) GetNetworks() []*Network {
@@ -786,7 +863,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[12]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +875,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[12]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +888,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{12}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExplainRequest) GetSource() string {
@@ -865,7 +942,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[13]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +954,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[13]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +967,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{13}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExplainResponse) GetAllowed() bool {
@@ -964,7 +1041,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[14]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1053,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[14]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1066,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{14}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsRequest) GetNetwork() string {
@@ -1062,7 +1139,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[15]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1151,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[15]
+	mi := &file_overlay_overlaypb_overlay_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1164,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{15}
+	return file_overlay_overlaypb_overlay_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EventsResponse) GetTime() int64 {
@@ -1234,7 +1311,7 @@ var File_overlay_overlaypb_overlay_proto protoreflect.FileDescriptor
 
 const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
 	"\n" +
-	"\x1foverlay/overlaypb/overlay.proto\x12\x0fweft.overlay.v1\"\x80\x02\n" +
+	"\x1foverlay/overlaypb/overlay.proto\x12\x0fweft.overlay.v1\"\xb4\x02\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1248,7 +1325,13 @@ const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
 	"\vowner_start\x18\t \x01(\x04R\n" +
 	"ownerStart\x12\x16\n" +
 	"\x06cgroup\x18\n" +
-	" \x01(\tR\x06cgroup\"\xae\x02\n" +
+	" \x01(\tR\x06cgroup\x122\n" +
+	"\x05ports\x18\v \x03(\v2\x1c.weft.overlay.v1.PortMappingR\x05ports\"s\n" +
+	"\vPortMapping\x12\x17\n" +
+	"\ahost_ip\x18\x01 \x01(\tR\x06hostIp\x12\x1b\n" +
+	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\"\xae\x02\n" +
 	"\bEndpoint\x12;\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1b.weft.overlay.v1.AttachmentR\n" +
@@ -1364,52 +1447,54 @@ func file_overlay_overlaypb_overlay_proto_rawDescGZIP() []byte {
 	return file_overlay_overlaypb_overlay_proto_rawDescData
 }
 
-var file_overlay_overlaypb_overlay_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_overlay_overlaypb_overlay_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_overlay_overlaypb_overlay_proto_goTypes = []any{
 	(*Attachment)(nil),        // 0: weft.overlay.v1.Attachment
-	(*Endpoint)(nil),          // 1: weft.overlay.v1.Endpoint
-	(*Block)(nil),             // 2: weft.overlay.v1.Block
-	(*Network)(nil),           // 3: weft.overlay.v1.Network
-	(*AttachRequest)(nil),     // 4: weft.overlay.v1.AttachRequest
-	(*AttachResponse)(nil),    // 5: weft.overlay.v1.AttachResponse
-	(*DetachRequest)(nil),     // 6: weft.overlay.v1.DetachRequest
-	(*DetachResponse)(nil),    // 7: weft.overlay.v1.DetachResponse
-	(*EndpointsRequest)(nil),  // 8: weft.overlay.v1.EndpointsRequest
-	(*EndpointsResponse)(nil), // 9: weft.overlay.v1.EndpointsResponse
-	(*NetworksRequest)(nil),   // 10: weft.overlay.v1.NetworksRequest
-	(*NetworksResponse)(nil),  // 11: weft.overlay.v1.NetworksResponse
-	(*ExplainRequest)(nil),    // 12: weft.overlay.v1.ExplainRequest
-	(*ExplainResponse)(nil),   // 13: weft.overlay.v1.ExplainResponse
-	(*EventsRequest)(nil),     // 14: weft.overlay.v1.EventsRequest
-	(*EventsResponse)(nil),    // 15: weft.overlay.v1.EventsResponse
+	(*PortMapping)(nil),       // 1: weft.overlay.v1.PortMapping
+	(*Endpoint)(nil),          // 2: weft.overlay.v1.Endpoint
+	(*Block)(nil),             // 3: weft.overlay.v1.Block
+	(*Network)(nil),           // 4: weft.overlay.v1.Network
+	(*AttachRequest)(nil),     // 5: weft.overlay.v1.AttachRequest
+	(*AttachResponse)(nil),    // 6: weft.overlay.v1.AttachResponse
+	(*DetachRequest)(nil),     // 7: weft.overlay.v1.DetachRequest
+	(*DetachResponse)(nil),    // 8: weft.overlay.v1.DetachResponse
+	(*EndpointsRequest)(nil),  // 9: weft.overlay.v1.EndpointsRequest
+	(*EndpointsResponse)(nil), // 10: weft.overlay.v1.EndpointsResponse
+	(*NetworksRequest)(nil),   // 11: weft.overlay.v1.NetworksRequest
+	(*NetworksResponse)(nil),  // 12: weft.overlay.v1.NetworksResponse
+	(*ExplainRequest)(nil),    // 13: weft.overlay.v1.ExplainRequest
+	(*ExplainResponse)(nil),   // 14: weft.overlay.v1.ExplainResponse
+	(*EventsRequest)(nil),     // 15: weft.overlay.v1.EventsRequest
+	(*EventsResponse)(nil),    // 16: weft.overlay.v1.EventsResponse
 }
 var file_overlay_overlaypb_overlay_proto_depIdxs = []int32{
-	0,  // 0: weft.overlay.v1.Endpoint.attachment:type_name -> weft.overlay.v1.Attachment
-	2,  // 1: weft.overlay.v1.Network.blocks:type_name -> weft.overlay.v1.Block
-	0,  // 2: weft.overlay.v1.AttachRequest.attachment:type_name -> weft.overlay.v1.Attachment
-	1,  // 3: weft.overlay.v1.AttachResponse.endpoint:type_name -> weft.overlay.v1.Endpoint
-	1,  // 4: weft.overlay.v1.EndpointsResponse.endpoints:type_name -> weft.overlay.v1.Endpoint
-	3,  // 5: weft.overlay.v1.NetworksResponse.networks:type_name -> weft.overlay.v1.Network
-	1,  // 6: weft.overlay.v1.ExplainResponse.source:type_name -> weft.overlay.v1.Endpoint
-	1,  // 7: weft.overlay.v1.ExplainResponse.destination:type_name -> weft.overlay.v1.Endpoint
-	12, // 8: weft.overlay.v1.EventsRequest.trace:type_name -> weft.overlay.v1.ExplainRequest
-	4,  // 9: weft.overlay.v1.Overlay.Attach:input_type -> weft.overlay.v1.AttachRequest
-	6,  // 10: weft.overlay.v1.Overlay.Detach:input_type -> weft.overlay.v1.DetachRequest
-	8,  // 11: weft.overlay.v1.Overlay.Endpoints:input_type -> weft.overlay.v1.EndpointsRequest
-	10, // 12: weft.overlay.v1.Overlay.Networks:input_type -> weft.overlay.v1.NetworksRequest
-	12, // 13: weft.overlay.v1.Overlay.Explain:input_type -> weft.overlay.v1.ExplainRequest
-	14, // 14: weft.overlay.v1.Overlay.Events:input_type -> weft.overlay.v1.EventsRequest
-	5,  // 15: weft.overlay.v1.Overlay.Attach:output_type -> weft.overlay.v1.AttachResponse
-	7,  // 16: weft.overlay.v1.Overlay.Detach:output_type -> weft.overlay.v1.DetachResponse
-	9,  // 17: weft.overlay.v1.Overlay.Endpoints:output_type -> weft.overlay.v1.EndpointsResponse
-	11, // 18: weft.overlay.v1.Overlay.Networks:output_type -> weft.overlay.v1.NetworksResponse
-	13, // 19: weft.overlay.v1.Overlay.Explain:output_type -> weft.overlay.v1.ExplainResponse
-	15, // 20: weft.overlay.v1.Overlay.Events:output_type -> weft.overlay.v1.EventsResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	1,  // 0: weft.overlay.v1.Attachment.ports:type_name -> weft.overlay.v1.PortMapping
+	0,  // 1: weft.overlay.v1.Endpoint.attachment:type_name -> weft.overlay.v1.Attachment
+	3,  // 2: weft.overlay.v1.Network.blocks:type_name -> weft.overlay.v1.Block
+	0,  // 3: weft.overlay.v1.AttachRequest.attachment:type_name -> weft.overlay.v1.Attachment
+	2,  // 4: weft.overlay.v1.AttachResponse.endpoint:type_name -> weft.overlay.v1.Endpoint
+	2,  // 5: weft.overlay.v1.EndpointsResponse.endpoints:type_name -> weft.overlay.v1.Endpoint
+	4,  // 6: weft.overlay.v1.NetworksResponse.networks:type_name -> weft.overlay.v1.Network
+	2,  // 7: weft.overlay.v1.ExplainResponse.source:type_name -> weft.overlay.v1.Endpoint
+	2,  // 8: weft.overlay.v1.ExplainResponse.destination:type_name -> weft.overlay.v1.Endpoint
+	13, // 9: weft.overlay.v1.EventsRequest.trace:type_name -> weft.overlay.v1.ExplainRequest
+	5,  // 10: weft.overlay.v1.Overlay.Attach:input_type -> weft.overlay.v1.AttachRequest
+	7,  // 11: weft.overlay.v1.Overlay.Detach:input_type -> weft.overlay.v1.DetachRequest
+	9,  // 12: weft.overlay.v1.Overlay.Endpoints:input_type -> weft.overlay.v1.EndpointsRequest
+	11, // 13: weft.overlay.v1.Overlay.Networks:input_type -> weft.overlay.v1.NetworksRequest
+	13, // 14: weft.overlay.v1.Overlay.Explain:input_type -> weft.overlay.v1.ExplainRequest
+	15, // 15: weft.overlay.v1.Overlay.Events:input_type -> weft.overlay.v1.EventsRequest
+	6,  // 16: weft.overlay.v1.Overlay.Attach:output_type -> weft.overlay.v1.AttachResponse
+	8,  // 17: weft.overlay.v1.Overlay.Detach:output_type -> weft.overlay.v1.DetachResponse
+	10, // 18: weft.overlay.v1.Overlay.Endpoints:output_type -> weft.overlay.v1.EndpointsResponse
+	12, // 19: weft.overlay.v1.Overlay.Networks:output_type -> weft.overlay.v1.NetworksResponse
+	14, // 20: weft.overlay.v1.Overlay.Explain:output_type -> weft.overlay.v1.ExplainResponse
+	16, // 21: weft.overlay.v1.Overlay.Events:output_type -> weft.overlay.v1.EventsResponse
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_overlay_overlaypb_overlay_proto_init() }
@@ -1423,7 +1508,7 @@ func file_overlay_overlaypb_overlay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_overlay_overlaypb_overlay_proto_rawDesc), len(file_overlay_overlaypb_overlay_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,7 +27,11 @@ type server struct {
 func (s *server) Attach(ctx context.Context, r *AttachRequest) (*AttachResponse, error) {
 	ctx, cancel := sooner(ctx)
 	defer cancel()
-	e, err := s.service.Attach(ctx, attachmentIn(r.GetAttachment()))
+	a, err := attachmentIn(r.GetAttachment())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	e, err := s.service.Attach(ctx, a)
 	if err != nil {
 		return nil, toStatus(err)
 	}

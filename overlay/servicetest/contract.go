@@ -66,6 +66,7 @@ func RunContract(t *testing.T, open func(t *testing.T) Node) {
 		{"AttachTwiceIsOneAttachment", subject.attachTwice},
 		{"AttachWithOtherContentsIsAConflict", subject.attachOther},
 		{"AttachTellsWhatIsAllowed", subject.attachInvalid},
+		{"PortsOfTheNodeLeadToOneTask", subject.attachPorts},
 		{"DetachGivesBackAndIsIdempotent", subject.detach},
 		{"EndpointsAreSortedAndWhole", subject.endpoints},
 		{"SameGroupsSameIdentity", subject.identities},
@@ -181,6 +182,26 @@ func (s subject) attachOther() {
 	if diff := cmp.Diff([]overlay.Endpoint{one}, list, Compare()); diff != "" {
 		s.t.Errorf("a refused attachment changed something: -want +got\n%s", diff)
 	}
+}
+
+func (s subject) attachPorts() {
+	web := task("web", "prod")
+	web.Ports = []overlay.PortMapping{
+		{HostPort: 8080, Port: 80}, {HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 53, Port: 5353, Protocol: "udp"},
+	}
+	want := web.Normal()
+	if e := s.attach(web); !e.Same(want) {
+		s.t.Errorf("got %v, want %v", e.Ports, want.Ports)
+	}
+	other := task("other", "prod")
+	other.Ports = []overlay.PortMapping{{HostPort: 8080, Port: 81}}
+	_, err := s.Attach(s.context(), other)
+	s.refused(err, overlay.ErrConflict, "8080:81/tcp", "task web already")
+	other.Ports[0].HostPort = 0
+	_, err = s.Attach(s.context(), other)
+	s.refused(err, overlay.ErrInvalid, "host_port is 0")
+	other.Ports[0] = overlay.PortMapping{HostPort: 8080, Port: 80, Protocol: "udp"}
+	s.attach(other)
 }
 
 func (s subject) attachInvalid() {

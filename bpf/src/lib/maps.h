@@ -22,6 +22,7 @@ enum {
 	MAX_VTEPS = 16384,
 	MAX_VERDICTS = 1048576,
 	MAX_FLOWS = 262144,
+	MAX_OPENINGS = 65536,
 	MAX_VIPS = 65536,
 	MAX_BACKENDS = 524288,
 	MAX_SPACES = MAX_WORKLOADS,
@@ -102,6 +103,16 @@ struct {
 	__uint(max_entries, MAX_FLOWS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct opening_key);
+	__type(value, struct opening);
+	__uint(max_entries, MAX_OPENINGS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} openings SEC(".maps");
 
 /* Go writes. */
 struct {

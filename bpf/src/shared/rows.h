@@ -164,6 +164,24 @@ struct flow {
 	__u64 seen; /* bpf_ktime_get_ns of the opener's last packet */
 };
 
+/* openings: ports of tasks that a port of the node leads to, so open to the world. Go writes. */
+struct opening_key {
+	__u32 vni;
+	struct addr addr; /* of the task */
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct opening_key) == 24, "opening_key");
+
+struct opening {
+	__u16 host_port; /* of the node; of several the lowest */
+	__u16 pad;
+};
+
+_Static_assert(sizeof(struct opening) == 4, "opening");
+
 /* ---- VIPs ---------------------------------------------------------------------------------- */
 
 struct vip_key {

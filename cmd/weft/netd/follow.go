@@ -27,7 +27,7 @@ func (d *daemon) followTasks(ctx context.Context) error {
 		}
 		alive := make(map[string]bool, len(endpoints))
 		for _, e := range endpoints {
-			alive[e.Task] = true
+			alive[e.Task], alive[e.ID] = true, true // of a second network, what is published has the attachment's id
 		}
 		for _, task := range published {
 			if !alive[task] {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,7 +134,8 @@ func find(ctx context.Context, d *Daemon, task string) (overlay.Endpoint, error)
 		if e.Task == task {
 			return e, nil
 		}
-		if e.Name == task || strings.HasPrefix(e.Task, task) {
+		known := slices.Contains(names, e.Task) // by an earlier network of its
+		if !known && (e.Name == task || strings.HasPrefix(e.Task, task)) {
 			found = append(found, e)
 			names = append(names, e.Task)
 		}

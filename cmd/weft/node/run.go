@@ -21,7 +21,6 @@ import (
 	"weft/cmd/weft/show"
 	"weft/discovery"
 	"weft/lb"
-	"weft/overlay"
 )
 
 // Framework is what tasks without a scheduler belong to: web.weft.mesos.
@@ -34,8 +33,9 @@ func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code)
 
 // wish is what the flags of `weft run` ask for.
 type wish struct {
-	network, name, cgroup string
-	groups, vips, ports   []string
+	name, cgroup string
+	ports        []string
+	joins        []membership
 
 	id    string
 	named []discovery.NamedPort // ports, read
@@ -48,15 +48,21 @@ func (c *client) run() *cobra.Command {
 		Short: "run a command as a task of this node, with an address of its own",
 		Long: "Run starts COMMAND in a network namespace of its own, joined to a virtual network. Its address, groups,\n" +
 			"VIPs and names live as long as it does. Run waits for it and ends with its exit status; when run is\n" +
-			"killed, the task ends too.",
+			"killed, the task ends too.\n\n" +
+			"With several --network the task has an interface in each: eth0 in the first, with the default route, the\n" +
+			"name server and the VIPs that it sees; eth1 and so on in the others. The flags --group, --vip and --publish\n" +
+			"are of the network named before them.",
 		Example: "  weft run --network prod --group web --name web --vip /web:80=8080 -- httpd -p 8080\n" +
-			"  weft run --network prod --group db --name db --port pg=tcp/5432 -- postgres",
+			"  weft run --network prod --group db --name db --port pg=tcp/5432 -- postgres\n" +
+			"  weft run --network prod --publish 8080:80 -- httpd -p 80\n" +
+			"  weft run --network prod --group web --network dev --group tools -- sleep 1000",
 		Args: cobra.MinimumNArgs(1),
 	}
-	cmd.Flags().StringVar(&w.network, "network", "", "virtual network to join (required)")
-	cmd.Flags().StringArrayVar(&w.groups, "group", nil, "address group of the task (repeatable)")
+	cmd.Flags().Var(flag(w.join), "network", "virtual network to join (required; repeatable)")
+	cmd.Flags().Var(flag(w.group), "group", "address group of the task (repeatable)")
 	cmd.Flags().StringVar(&w.name, "name", "", "name of the task, a DNS label: NAME.weft.mesos (default: the command's)")
-	cmd.Flags().StringArrayVar(&w.vips, "vip", nil, "VIP and the task's own port behind it: /web:80=8080, with /tcp or /udp for one protocol only (repeatable)")
+	cmd.Flags().Var(flag(w.publish), "publish", "port of the node that leads to one of the task: [HOST_IP:]HOST_PORT:PORT[/tcp|udp] (repeatable)")
+	cmd.Flags().Var(flag(w.vip), "vip", "VIP and the task's own port behind it: /web:80=8080, with /tcp or /udp for one protocol only (repeatable)")
 	cmd.Flags().StringArrayVar(&w.ports, "port", nil, "port for SRV records: [NAME=]tcp/8080 (repeatable; VIP ports have one anyway)")
 	cmd.Flags().StringVar(&w.cgroup, "cgroup", c.env.Getenv("WEFT_CGROUP"), "cgroup2 folder for the task (WEFT_CGROUP; default: the daemon's)")
 	cmd.MarkFlagRequired("network") //nolint:errcheck // the flag is the one above
@@ -80,6 +86,9 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	if w.named, err = parsePorts(w.ports); err != nil {
 		return err
 	}
+	if err := w.validate(); err != nil {
+		return err
+	}
 	if err := c.defaultCgroup(&w); err != nil {
 		return err
 	}
@@ -97,12 +106,16 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 		return err
 	}
 	defer func() { err = errors.Join(err, task.Close()) }()
-	defer func() { err = errors.Join(err, leave(ctx, d, w.id)) }()
-	endpoint, err := join(ctx, d, task, w)
+	defer func() { err = errors.Join(err, leave(ctx, d, w)) }()
+	endpoints, err := join(ctx, d, task, w)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.env.Stderr, "weft: task %s is %s on %s\n", w.id, show.List(endpoint.Addrs()), endpoint.Node)
+	var addrs []netip.Addr
+	for _, e := range endpoints {
+		addrs = append(addrs, e.Addrs()...)
+	}
+	fmt.Fprintf(c.env.Stderr, "weft: task %s is %s on %s\n", w.id, show.List(addrs), endpoints[0].Node)
 	if err := task.Release(ctx); err != nil {
 		return err
 	}
@@ -141,30 +154,6 @@ func (c *client) defaultCgroup(w *wish) error {
 	return nil
 }
 
-// join makes the waiting task reachable.
-func join(ctx context.Context, d *Daemon, task *sandbox.Task, w wish) (overlay.Endpoint, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	endpoint, err := d.Overlay.Attach(ctx, overlay.Attachment{
-		ID: w.id, Task: w.id, Name: w.name, Network: w.network, Groups: w.groups,
-		NetNS: task.NetNS, OwnerPID: task.PID, OwnerStart: task.StartTime, Cgroup: task.Cgroup,
-	})
-	if err != nil {
-		return overlay.Endpoint{}, err
-	}
-	if len(w.vips) > 0 {
-		vips, err := d.LB.Publish(ctx, lb.Registration{Task: w.id, Network: w.network, Framework: Framework, Addrs: endpoint.Addrs(), Labels: w.vips})
-		if err != nil {
-			return overlay.Endpoint{}, err
-		}
-		w.named = append(w.named, vipPorts(vips, w.id)...)
-	}
-	err = d.Discovery.Announce(ctx, discovery.Name{
-		Task: w.id, Label: w.name, Framework: Framework, Network: w.network, Node: endpoint.Node, Addrs: endpoint.Addrs(), Ports: w.named,
-	})
-	return endpoint, err
-}
-
 // vipPorts gives the ports behind VIPs SRV records too.
 func vipPorts(vips []lb.VIPStatus, task string) []discovery.NamedPort {
 	var ports []discovery.NamedPort
@@ -176,13 +165,6 @@ func vipPorts(vips []lb.VIPStatus, task string) []discovery.NamedPort {
 		}
 	}
 	return ports
-}
-
-// leave takes the task out of VIPs, names and network.
-func leave(ctx context.Context, d *Daemon, id string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	return errors.Join(d.LB.Withdraw(ctx, id), d.Discovery.Retract(ctx, id), d.Overlay.Detach(ctx, id))
 }
 
 // parsePorts reads [NAME=]PROTOCOL/PORT.

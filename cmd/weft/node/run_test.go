@@ -85,7 +85,7 @@ func TestJoinOutlivesTheDaemon(t *testing.T) {
 	joined := make(chan error, 1)
 	go func() {
 		_, err := join(t.Context(), daemon, &sandbox.Task{NetNS: "/proc/self/ns/net"}, wish{
-			network: "prod", name: "web", id: "web-1", vips: []string{"/web:80=8080"},
+			joins: []membership{{network: "prod", vips: []string{"/web:80=8080"}}}, name: "web", id: "web-1",
 		})
 		joined <- err
 	}()

@@ -37,9 +37,9 @@ func (c *client) taskList() *cobra.Command {
 }
 
 func taskTable(w io.Writer, endpoints []overlay.Endpoint) {
-	show.Row(w, "TASK", "NAME", "NETWORK", "GROUPS", "ADDRESSES", "PID", "AGE")
+	show.Row(w, "TASK", "NAME", "NETWORK", "GROUPS", "ADDRESSES", "PORTS", "PID", "AGE")
 	for _, e := range endpoints {
-		show.Row(w, e.Task, e.Name, e.Network, show.List(e.Groups), show.List(e.Addrs()), e.OwnerPID, show.Age(e.Since, time.Now()))
+		show.Row(w, e.Task, e.Name, e.Network, show.List(e.Groups), show.List(e.Addrs()), show.List(e.Ports), e.OwnerPID, show.Age(e.Since, time.Now()))
 	}
 }
 
@@ -59,7 +59,9 @@ func (c *client) taskShow() *cobra.Command {
 				{"name", e.Name},
 				{"network", e.Network},
 				{"groups", show.List(e.Groups)},
+				{"interface", e.Interface},
 				{"addresses", show.List(e.Addrs())},
+				{"ports", show.List(e.Ports)},
 				{"mac", e.MAC},
 				{"mtu", e.MTU},
 				{"identity", e.Identity},

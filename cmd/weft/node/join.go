@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"weft/agent/sandbox"
+	"weft/cmd/weft/show"
+	"weft/discovery"
+	"weft/lb"
+	"weft/overlay"
+)
+
+// membership is one network of a task, and what it wants there.
+type membership struct {
+	network      string
+	groups, vips []string
+	ports        []overlay.PortMapping
+}
+
+// flag is a repeatable flag whose values belong to the network named before it.
+type flag func(value string) error
+
+// Set implements pflag.Value, as do String and Type.
+func (f flag) Set(value string) error { return f(value) }
+func (f flag) String() string         { return "" }
+func (f flag) Type() string           { return "string" }
+
+// last is the network that flags are of: the one named last. Flags before any are of the first.
+func (w *wish) last() *membership {
+	if len(w.joins) == 0 {
+		w.joins = append(w.joins, membership{})
+	}
+	return &w.joins[len(w.joins)-1]
+}
+
+func (w *wish) join(network string) error {
+	if network == "" {
+		return errors.New("a network has a name")
+	}
+	if slices.ContainsFunc(w.joins, func(m membership) bool { return m.network == network }) {
+		return fmt.Errorf("network %s is named twice: once is allowed", network)
+	}
+	if m := w.last(); m.network == "" {
+		m.network = network
+	} else {
+		w.joins = append(w.joins, membership{network: network})
+	}
+	return nil
+}
+
+func (w *wish) group(name string) error {
+	m := w.last()
+	m.groups = append(m.groups, name)
+	return nil
+}
+
+func (w *wish) vip(label string) error {
+	m := w.last()
+	m.vips = append(m.vips, label)
+	return nil
+}
+
+func (w *wish) publish(text string) error {
+	mapping, err := overlay.ParsePortMapping(text)
+	if err != nil {
+		return err
+	}
+	m := w.last()
+	m.ports = append(m.ports, mapping)
+	return nil
+}
+
+// validate reports what no single flag shows.
+func (w *wish) validate() error {
+	var all []overlay.PortMapping
+	for _, m := range w.joins {
+		for _, p := range m.ports {
+			for _, o := range all {
+				if p.Clashes(o) {
+					return fmt.Errorf("%w: --publish %s and --publish %s take the same port of the node", show.ErrUsage, o, p)
+				}
+			}
+			all = append(all, p)
+		}
+	}
+	return nil
+}
+
+// attachment is the id of the i-th network's, and its interface.
+func (w *wish) attachment(i int) (id, link string) {
+	link = "eth" + strconv.Itoa(i)
+	if i == 0 {
+		return w.id, link
+	}
+	return w.id + "/" + link, link
+}
+
+// join makes the waiting task reachable in every network, the first one first: its link gets the
+// default route.
+func join(ctx context.Context, d *Daemon, task *sandbox.Task, w wish) ([]overlay.Endpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var endpoints []overlay.Endpoint
+	for i := range w.joins {
+		e, err := joinOne(ctx, d, task, w, i)
+		if err != nil {
+			return nil, err
+		}
+		endpoints = append(endpoints, e)
+	}
+	return endpoints, nil
+}
+
+func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) (overlay.Endpoint, error) {
+	m := w.joins[i]
+	id, link := w.attachment(i)
+	endpoint, err := d.Overlay.Attach(ctx, overlay.Attachment{
+		ID: id, Task: w.id, Name: w.name, Network: m.network, Groups: m.groups, Interface: link, Ports: m.ports,
+		NetNS: task.NetNS, OwnerPID: task.PID, OwnerStart: task.StartTime, Cgroup: task.Cgroup,
+	})
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	named := slices.Clone(w.named)
+	if len(m.vips) > 0 {
+		vips, err := d.LB.Publish(ctx, lb.Registration{Task: id, Network: m.network, Framework: Framework, Addrs: endpoint.Addrs(), Labels: m.vips})
+		if err != nil {
+			return overlay.Endpoint{}, err
+		}
+		named = append(named, vipPorts(vips, id)...)
+	}
+	err = d.Discovery.Announce(ctx, discovery.Name{
+		Task: id, Label: w.name, Framework: Framework, Network: m.network, Node: endpoint.Node, Addrs: endpoint.Addrs(), Ports: named,
+	})
+	return endpoint, err
+}
+
+// leave takes the task out of VIPs, names and networks.
+func leave(ctx context.Context, d *Daemon, w wish) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var errs []error
+	for i := range w.joins {
+		id, _ := w.attachment(i)
+		errs = append(errs, d.LB.Withdraw(ctx, id), d.Discovery.Retract(ctx, id), d.Overlay.Detach(ctx, id))
+	}
+	return errors.Join(errs...)
+}
