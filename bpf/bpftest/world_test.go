@@ -177,7 +177,7 @@ type change struct {
 }
 
 // newBench loads an object of package bpf over the world's tables.
-func newBench(t *testing.T, object string, c change) *bench {
+func newBench(t testing.TB, object string, c change) *bench {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("loading programs needs root")
@@ -224,7 +224,7 @@ func newBench(t *testing.T, object string, c change) *bench {
 }
 
 // oldDecap tells whether this kernel is below 6.3.
-func oldDecap(t *testing.T) bool {
+func oldDecap(t testing.TB) bool {
 	t.Helper()
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

@@ -12,8 +12,8 @@ import (
 )
 
 // pack writes the initramfs: the first process, the drivers with the order to load them in, and the
-// tests with what to run of them.
-func pack(path string, b *binaries, drivers []module, pattern string) (err error) {
+// tests with the flags to run them by.
+func pack(path string, b *binaries, drivers []module, flags []string) (err error) {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func pack(path string, b *binaries, drivers []module, pattern string) (err error
 		tests = append(tests, t.name)
 	}
 	a.add("tests/ORDER", modeFile, []byte(strings.Join(tests, "\n")))
-	a.add("tests/PATTERN", modeFile, []byte(pattern))
+	a.add("tests/FLAGS", modeFile, []byte(strings.Join(flags, "\n")))
 	return a.close()
 }
 

@@ -16,8 +16,17 @@ import (
 	"time"
 )
 
-// result counts tests, subtests left out, as `go test` does.
-type result struct{ passed, failed, skipped int }
+// guest is what to boot.
+type guest struct {
+	kernel, initrd string
+	benchmarks     bool // the clock counts instructions
+}
+
+// result counts tests, subtests left out, as `go test` does, and benchmarks as passed tests.
+type result struct {
+	passed, failed, skipped int
+	measured                []string // lines of benchmarks
+}
 
 // errNoBoot says that the guest's first process never ran.
 var errNoBoot = errors.New("the guest's kernel did not come up")
@@ -29,9 +38,11 @@ var noise = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP): |PASS$)`)
 const tailLines = 200
 
 // boot runs a guest until it is off, and counts. log takes its console.
-func boot(ctx context.Context, kernel, initrd string, log io.Writer) (result, error) {
-	khz, err := clock()
-	if err != nil {
+func (g guest) boot(ctx context.Context, log io.Writer) (result, error) {
+	accel, khz, err := []string{"-accel", "tcg,thread=multi"}, 0, error(nil)
+	if g.benchmarks { // the virtual clock goes on by a nanosecond with each instruction
+		accel, khz = []string{"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"}, 1000000
+	} else if khz, err = clock(); err != nil {
 		return result{}, err
 	}
 	// Without the frequency (tsc_early_khz) this machine type hangs in calibration at every second boot.
@@ -40,9 +51,9 @@ func boot(ctx context.Context, kernel, initrd string, log io.Writer) (result, er
 	// takes it without locks, by that instruction), but for slab_debug, which takes another way.
 	line := fmt.Sprintf("console=ttyS0 quiet tsc_early_khz=%d tsc=reliable no_timer_check mitigations=off "+
 		"nokaslr random.trust_cpu=on panic=-1 reboot=t slab_debug=F,kmalloc-*", khz)
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "microvm,rtc=on",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append(accel, "-M", "microvm,rtc=on",
 		"-cpu", "max,cx16=off", "-smp", "1", "-m", "2048", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", line)
+		"-serial", "stdio", "-kernel", g.kernel, "-initrd", g.initrd, "-append", line)...)
 	cmd.WaitDelay = 10 * time.Second
 	console, err := cmd.StdoutPipe()
 	if err != nil {
@@ -60,7 +71,10 @@ func boot(ctx context.Context, kernel, initrd string, log io.Writer) (result, er
 	return r, errors.Join(rerr, werr)
 }
 
-var outcome = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): `)
+var (
+	outcome  = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): `)
+	measured = regexp.MustCompile(`^Benchmark\S+\s+\d+\s`)
+)
 
 // read follows the console. A guest that neither says that it is done nor that all went well failed;
 // the error shows what it said last.
@@ -79,6 +93,10 @@ func read(console io.Reader, out io.Writer) (result, error) {
 		}
 		if m := outcome.FindStringSubmatch(text); m != nil {
 			r.count(m[1])
+		}
+		if measured.MatchString(text) {
+			r.measured = append(r.measured, text)
+			r.passed++
 		}
 		if word, ok := strings.CutPrefix(text, "guest: failed "); ok {
 			bad = append(bad, word)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func TestArchiveIsNewc(t *testing.T) {
 	}
 	b := &binaries{init: filepath.Join(dir, "init"), tests: []testBinary{{"x.test", filepath.Join(dir, "x.test")}}}
 	drivers := []module{{"a", []byte("a")}, {"bc", []byte("bcdef")}}
-	if err := pack(filepath.Join(dir, "initrd"), b, drivers, "TestX"); err != nil {
+	if err := pack(filepath.Join(dir, "initrd"), b, drivers, []string{"-test.run=TestX"}); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, "initrd"))
@@ -38,7 +39,7 @@ func TestArchiveIsNewc(t *testing.T) {
 	want := map[string]string{
 		"dev": "dir", "proc": "dir", "sys": "dir", "tmp": "dir", "run": "dir", "etc": "dir", "modules": "dir", "tests": "dir",
 		"init": "content of init", "modules/a": "a", "modules/bc": "bcdef", "modules/ORDER": "a\nbc",
-		"tests/x.test": "content of x.test", "tests/ORDER": "x.test", "tests/PATTERN": "TestX",
+		"tests/x.test": "content of x.test", "tests/ORDER": "x.test", "tests/FLAGS": "-test.run=TestX",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("archive (-want +got):\n%s", diff)
@@ -115,18 +116,22 @@ func TestConsoleIsCounted(t *testing.T) {
 		want    result
 		err     string
 	}{
-		{"all pass", begin + "--- PASS: TestA (0.1s)\r\n    --- PASS: TestA/b (0s)\r\n" + end, result{1, 0, 0}, ""},
-		{"one is skipped", begin + "--- PASS: TestA (0s)\n--- SKIP: TestB (0s)\n" + end, result{1, 0, 1}, ""},
-		{"one fails", begin + "--- PASS: TestA (0s)\n--- FAIL: TestB (0s)\n" + end, result{1, 1, 0}, "tests failed"},
+		{"all pass", begin + "--- PASS: TestA (0.1s)\r\n    --- PASS: TestA/b (0s)\r\n" + end, result{passed: 1}, ""},
+		{"one is skipped", begin + "--- PASS: TestA (0s)\n--- SKIP: TestB (0s)\n" + end, result{passed: 1, skipped: 1}, ""},
+		{"one fails", begin + "--- PASS: TestA (0s)\n--- FAIL: TestB (0s)\n" + end, result{passed: 1, failed: 1}, "tests failed"},
+		{
+			"a benchmark", begin + "BenchmarkX/y         \t       1\t       321.0 ns/packet\n" + end,
+			result{passed: 1, measured: []string{"BenchmarkX/y         \t       1\t       321.0 ns/packet"}}, "",
+		},
 		{"nothing ran", begin + end, result{}, "there were none"},
-		{"a binary dies", begin + "--- PASS: TestA (0s)\nguest: failed x.test: signal\n" + end, result{1, 0, 0}, "x.test: signal"},
-		{"the guest dies", begin + "--- PASS: TestA (0s)\n", result{1, 0, 0}, "before its end"},
+		{"a binary dies", begin + "--- PASS: TestA (0s)\nguest: failed x.test: signal\n" + end, result{passed: 1}, "x.test: signal"},
+		{"the guest dies", begin + "--- PASS: TestA (0s)\n", result{passed: 1}, "before its end"},
 		{"the kernel dies", "PANIC: double fault\n", result{}, errNoBoot.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			got, err := read(strings.NewReader(c.console), io.Discard)
-			if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			if !reflect.DeepEqual(got, c.want) || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Errorf("got %+v, %v; want %+v, %q", got, err, c.want, c.err)
 			}
 			if errors.Is(err, errNoBoot) != (c.name == "the kernel dies") {

@@ -4,7 +4,10 @@
 // of them, boots it, and counts what passed. What is tested is in the packages that it is given;
 // fetching the kernels is left to .ci/kernels.sh.
 //
-//	kernels [-store DIR] [-timeout D] [-run REGEXP] [-v] SERIES[,SERIES] PACKAGE...
+//	kernels [-store DIR] [-timeout D] [-run REGEXP | -bench REGEXP] [-v] SERIES[,SERIES] PACKAGE...
+//
+// With -bench the guest's clock counts instructions, so what benchmarks print does not depend on what else
+// this machine does.
 //
 // Stages; two to five for each kernel, side by side, for a guest has one CPU:
 //
@@ -56,6 +59,7 @@ type options struct {
 	store    string
 	timeout  time.Duration
 	run      string
+	bench    string // counts instructions instead of testing
 	verbose  bool
 	series   []string
 	packages []string
@@ -67,6 +71,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.store, "store", ".tools/kernels", "`folder` that .ci/kernels.sh fetched into")
 	flags.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long a guest may take")
 	flags.StringVar(&o.run, "run", "", "only tests that match the `regexp`")
+	flags.StringVar(&o.bench, "bench", "", "no tests, but benchmarks that match the `regexp`; a nanosecond is an instruction")
 	flags.BoolVar(&o.verbose, "v", false, "show what the guests print (it is kept in STORE/SERIES/console.log)")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
@@ -77,6 +82,14 @@ func parse(args []string) (options, error) {
 	o.series = strings.Split(flags.Arg(0), ",")
 	o.packages = flags.Args()[1:]
 	return o, nil
+}
+
+// flags are those of the test binaries.
+func (o options) flags() []string {
+	if o.bench != "" {
+		return []string{"-test.run=^$", "-test.bench=" + o.bench, "-test.benchtime=1x"}
+	}
+	return []string{"-test.run=" + o.run}
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -123,7 +136,7 @@ func (b *binaries) runOn(ctx context.Context, o options, series string, out io.W
 		return err
 	}
 	initrd := filepath.Join(filepath.Dir(b.init), "initrd-"+series)
-	if err := pack(initrd, b, drivers, o.run); err != nil {
+	if err := pack(initrd, b, drivers, o.flags()); err != nil {
 		return fmt.Errorf("make initramfs: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
@@ -138,13 +151,17 @@ func (b *binaries) runOn(ctx context.Context, o options, series string, out io.W
 		console = io.MultiWriter(log, out)
 	}
 	start := time.Now()
-	r, err := boot(ctx, kernel, initrd, console)
+	guest := guest{kernel: kernel, initrd: initrd, benchmarks: o.bench != ""}
+	r, err := guest.boot(ctx, console)
 	for range bootRetries {
 		if !errors.Is(err, errNoBoot) || ctx.Err() != nil {
 			break
 		}
 		_, _ = fmt.Fprintf(out, "kernel %s: once more: %v\n", series, errNoBoot)
-		r, err = boot(ctx, kernel, initrd, console)
+		r, err = guest.boot(ctx, console)
+	}
+	for _, line := range r.measured {
+		_, _ = fmt.Fprintln(out, line)
 	}
 	_, _ = fmt.Fprintf(out, "kernel %s: %d passed, %d failed, %d skipped in %.1f s\n",
 		strings.TrimSpace(string(version)), r.passed, r.failed, r.skipped, time.Since(start).Seconds())

@@ -73,7 +73,7 @@ func run(out *os.File) error {
 	if err != nil {
 		return err
 	}
-	pattern, err := os.ReadFile("/tests/PATTERN")
+	flags, err := os.ReadFile("/tests/FLAGS")
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func run(out *os.File) error {
 	for _, name := range tests {
 		say(out, "run", name)
 		cmd := exec.CommandContext(context.Background(), filepath.Join("/tests", name),
-			"-test.v", "-test.short", "-test.run="+string(pattern))
+			append([]string{"-test.v", "-test.short"}, strings.Fields(string(flags))...)...)
 		cmd.Dir = "/tmp"
 		cmd.Env = []string{"PATH=/bin:/sbin", "HOME=/tmp", "TMPDIR=/tmp"}
 		cmd.Stdout, cmd.Stderr = out, out

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest_test
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"weft/bpf/bpftest"
+	"weft/bpf/row"
+)
+
+// BenchmarkInstructions tells what a packet costs in each program, on the ways that packets take most. In a
+// guest whose clock counts instructions (make bench-instructions) these are exact, and the same in
+// every run; on the host they are nanoseconds, of a cold program: each packet is run alone, for a
+// program that changes it would meet its own work the second time.
+func BenchmarkInstructions(b *testing.B) {
+	for _, way := range []struct {
+		name, object, program string
+		frame                 []byte
+		want                  row.Reason
+	}{
+		{"to_node", "workload", "from_workload", tcp(v4.web, v4.remote).Bytes(), row.ReasonEncapsulated},
+		{"to_node_v6", "workload", "from_workload", tcp(v6.web, v6.remote).Bytes(), row.ReasonEncapsulated},
+		{"to_peer", "workload", "from_workload", tcp(v4.web, v4.peer).Bytes(), row.ReasonDelivered},
+		{"to_world", "workload", "from_workload", tcp(v4.web, v4.world).Bytes(), row.ReasonToHost},
+		{"from_node", "tunnel", "from_underlay", wrapped(web, tcp(v4.remote, v4.web).Bytes()), row.ReasonDelivered},
+		{"from_node_v6", "tunnel", "from_underlay", wrapped(web, tcp(v6.remote, v6.web).Bytes()), row.ReasonDelivered},
+		{"from_node_by_rule", "tunnel", "from_underlay", wrapped(web, ruled()), row.ReasonDelivered},
+	} {
+		b.Run(way.program+"/"+way.name, func(b *testing.B) {
+			set := newBench(b, way.object, change{})
+			if got, err := set.RunExpecting(way.program, way.frame, bpftest.Meta{}, way.want); err != nil || got.Reason != way.want {
+				b.Fatalf("got %s (%v), want %s", got.Reason, err, way.want)
+			}
+			b.ReportMetric(cheapest(b, set.Programs[way.program], way.frame)-cheapest(b, idle(b), way.frame), "ns/packet")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func ruled() []byte {
+	p := tcp(v4.remote, v4.db)
+	p.DPort = 5432
+	return p.Bytes()
+}
+
+// idle is a program that does nothing: what the test run itself costs.
+func idle(b *testing.B) *ebpf.Program {
+	b.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "idle", Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+// cheapest runs a program on a frame, each time anew, and returns the nanoseconds of the best run.
+func cheapest(b *testing.B, p *ebpf.Program, frame []byte) float64 {
+	b.Helper()
+	best := 0.0
+	for range 50 {
+		_, took, err := p.Benchmark(frame, 1, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if ns := float64(took.Nanoseconds()); best == 0 || ns < best {
+			best = ns
+		}
+	}
+	return best
+}
