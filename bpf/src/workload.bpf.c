@@ -10,8 +10,8 @@
  *   4. ARP, neighbour discovery, chatter     lib/neighbour.h
  *   5. somewhere to go, from its own address lib/route.h, lib/spoof.h
  *   6. a name asked of the node              lib/dns.h
- *   7. a VIP becomes a backend               lib/vip.h
- *   8. the way: to a task here, to another node, or to the node's own stack
+ *   7. the way: to a task here, to another node, or to the node's own stack
+ *        none:   a VIP becomes a backend, which has one          lib/vip.h
  *        here:   verdict, VIP of an answer, into the task        lib/policy.h, lib/deliver.h
  *        remote: size, tunnel, out of the underlay               lib/toobig.h, lib/encap.h
  *        else:   of no block of a network, or left to the stack  lib/route.h
@@ -76,6 +76,12 @@ static __always_inline int go(struct __sk_buff *skb, struct packet *p, const str
 	const struct block *to = find_block(p, w);
 	int verdict;
 
+	if (!to) { /* no VIP's address is in a block, so what has one need not be looked up */
+		verdict = vip_out(skb, p);
+		if (verdict != CONTINUE)
+			return verdict;
+		to = find_block(p, w);
+	}
 	if (!to)
 		return leave(p, w);
 	if (w->flags & WORKLOAD_DIRECTED)
@@ -107,8 +113,6 @@ static __always_inline int walk_from(struct __sk_buff *skb, struct packet *p)
 		verdict = check_source(p, w);
 	if (verdict == CONTINUE)
 		verdict = answer_name(skb, p);
-	if (verdict == CONTINUE)
-		verdict = vip_out(skb, p);
 	return verdict == CONTINUE ? go(skb, p, w) : verdict;
 }
 
