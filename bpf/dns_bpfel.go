@@ -44,13 +44,16 @@ const (
 	dnsVarEventsPerSecond = "events_per_second"
 	dnsVarGatewayMac      = "gateway_mac"
 	dnsVarNodeAddr4       = "node_addr4"
+	dnsVarNodeAddr6       = "node_addr6"
 	dnsVarSlowDecap       = "slow_decap"
 	dnsVarSlowEncap       = "slow_encap"
 	dnsVarTracing         = "tracing"
 	dnsVarTunnelIfindex   = "tunnel_ifindex"
 	dnsVarTunnelPort      = "tunnel_port"
+	dnsVarUnderlay6       = "underlay6"
 	dnsVarUnderlayIfindex = "underlay_ifindex"
 	dnsVarUnderlayMask    = "underlay_mask"
+	dnsVarUnderlayMask6   = "underlay_mask6"
 )
 
 // loadDns returns the embedded CollectionSpec for dns.
@@ -135,13 +138,16 @@ type dnsVariableSpecs struct {
 	EventsPerSecond *ebpf.VariableSpec `ebpf:"events_per_second"`
 	GatewayMac      *ebpf.VariableSpec `ebpf:"gateway_mac"`
 	NodeAddr4       *ebpf.VariableSpec `ebpf:"node_addr4"`
+	NodeAddr6       *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	Underlay6       *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
+	UnderlayMask6   *ebpf.VariableSpec `ebpf:"underlay_mask6"`
 }
 
 // dnsObjects contains all objects after they have been loaded into the kernel.
@@ -223,13 +229,16 @@ type dnsVariables struct {
 	EventsPerSecond *ebpf.Variable `ebpf:"events_per_second"`
 	GatewayMac      *ebpf.Variable `ebpf:"gateway_mac"`
 	NodeAddr4       *ebpf.Variable `ebpf:"node_addr4"`
+	NodeAddr6       *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	Underlay6       *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`
+	UnderlayMask6   *ebpf.Variable `ebpf:"underlay_mask6"`
 }
 
 // dnsPrograms contains all programs after they have been loaded into the kernel.

@@ -53,13 +53,16 @@ const (
 	edgeVarEventsPerSecond     = "events_per_second"
 	edgeVarGatewayMac          = "gateway_mac"
 	edgeVarNodeAddr4           = "node_addr4"
+	edgeVarNodeAddr6           = "node_addr6"
 	edgeVarSlowDecap           = "slow_decap"
 	edgeVarSlowEncap           = "slow_encap"
 	edgeVarTracing             = "tracing"
 	edgeVarTunnelIfindex       = "tunnel_ifindex"
 	edgeVarTunnelPort          = "tunnel_port"
+	edgeVarUnderlay6           = "underlay6"
 	edgeVarUnderlayIfindex     = "underlay_ifindex"
 	edgeVarUnderlayMask        = "underlay_mask"
+	edgeVarUnderlayMask6       = "underlay_mask6"
 )
 
 // loadEdge returns the embedded CollectionSpec for edge.
@@ -153,13 +156,16 @@ type edgeVariableSpecs struct {
 	EventsPerSecond     *ebpf.VariableSpec `ebpf:"events_per_second"`
 	GatewayMac          *ebpf.VariableSpec `ebpf:"gateway_mac"`
 	NodeAddr4           *ebpf.VariableSpec `ebpf:"node_addr4"`
+	NodeAddr6           *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap           *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap           *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort          *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	Underlay6           *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex     *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask        *ebpf.VariableSpec `ebpf:"underlay_mask"`
+	UnderlayMask6       *ebpf.VariableSpec `ebpf:"underlay_mask6"`
 }
 
 // edgeObjects contains all objects after they have been loaded into the kernel.
@@ -255,13 +261,16 @@ type edgeVariables struct {
 	EventsPerSecond     *ebpf.Variable `ebpf:"events_per_second"`
 	GatewayMac          *ebpf.Variable `ebpf:"gateway_mac"`
 	NodeAddr4           *ebpf.Variable `ebpf:"node_addr4"`
+	NodeAddr6           *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap           *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap           *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort          *ebpf.Variable `ebpf:"tunnel_port"`
+	Underlay6           *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex     *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask        *ebpf.Variable `ebpf:"underlay_mask"`
+	UnderlayMask6       *ebpf.Variable `ebpf:"underlay_mask6"`
 }
 
 // edgePrograms contains all programs after they have been loaded into the kernel.

@@ -3,10 +3,10 @@
 package bpf
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -67,10 +67,14 @@ func Configure(spec *ebpf.CollectionSpec, c Config) error {
 
 // constants maps the names of lib/config.h to values.
 func (c Config) constants() map[string]any {
+	node, over6 := c.NodeAddr.Unmap(), c.NodeAddr.Unmap().Is6()
 	return map[string]any{
-		"node_addr4":        addr4(c.NodeAddr),
+		"node_addr4":        addr4(node),
+		"node_addr6":        addr6(node),
+		"underlay6":         over6,
 		"underlay_ifindex":  c.Underlay,
-		"underlay_mask":     mask4(c.Neighbours),
+		"underlay_mask":     addr4(mask(c.Neighbours, 32, !over6)),
+		"underlay_mask6":    addr6(mask(c.Neighbours, 128, over6)),
 		"tunnel_ifindex":    c.Tunnel,
 		"tunnel_port":       c.TunnelPort,
 		"dns_addr4":         row.AddrOf(c.DNS4),
@@ -84,18 +88,29 @@ func (c Config) constants() map[string]any {
 	}
 }
 
-// addr4 is an IPv4 address as a __be32 lies in memory.
+// addr4 is an IPv4 address as a __be32 lies in memory; of others zero.
 func addr4(a netip.Addr) [4]byte {
-	if !a.IsValid() {
+	if !a.Is4() {
 		return [4]byte{}
 	}
-	return a.Unmap().As4()
+	return a.As4()
 }
 
-// mask4 is the mask of a prefix length as a __be32 lies in memory.
-func mask4(bits int) (mask [4]byte) {
-	binary.BigEndian.PutUint32(mask[:], ^uint32(0)<<(32-bits))
-	return mask
+// addr6 is an IPv6 address as a struct addr lies in memory; of others zero.
+func addr6(a netip.Addr) row.Addr {
+	if !a.Is6() {
+		return row.Addr{}
+	}
+	return row.AddrOf(a)
+}
+
+// mask is the mask of a prefix length in a family of that many bits; not valid where it is not used.
+func mask(ones, bits int, used bool) netip.Addr {
+	if !used || ones == 0 {
+		return netip.Addr{}
+	}
+	addr, _ := netip.AddrFromSlice(net.CIDRMask(ones, bits))
+	return addr
 }
 
 // load makes or takes over the maps, then loads every program onto them.

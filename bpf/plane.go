@@ -62,7 +62,7 @@ type Options struct {
 // Config is what the programs know from their load on. A changed Config needs a new Open and the
 // Attach calls again.
 type Config struct {
-	NodeAddr   netip.Addr // VTEP: the node's underlay address
+	NodeAddr   netip.Addr // VTEP: the node's underlay address; tunnels run over its family
 	Underlay   uint32     // ifindex of the underlay
 	Neighbours int        // prefix length of the underlay's network, whose nodes need no route; 0: all do
 	Tunnel     uint32     // ifindex of the VXLAN device (slow path)
@@ -91,11 +91,8 @@ func (o *Options) validate() error {
 	if c.TunnelPort == 0 {
 		c.TunnelPort = DefaultTunnelPort
 	}
-	if c.NodeAddr.IsValid() && !c.NodeAddr.Unmap().Is4() {
-		errs = append(errs, fmt.Errorf("node address %s: %w: the underlay must be IPv4", c.NodeAddr, ErrInvalid))
-	}
-	if c.Neighbours < 0 || c.Neighbours > 32 {
-		errs = append(errs, fmt.Errorf("neighbours' prefix length %d: %w: 0 to 32 are allowed", c.Neighbours, ErrInvalid))
+	if most := c.NodeAddr.Unmap().BitLen(); c.Neighbours < 0 || c.Neighbours > most {
+		errs = append(errs, fmt.Errorf("neighbours' prefix length %d: %w: 0 to %d are allowed", c.Neighbours, ErrInvalid, most))
 	}
 	if c.DNS4.IsValid() && !c.DNS4.Unmap().Is4() {
 		errs = append(errs, fmt.Errorf("DNS4 %s: %w: must be an IPv4 address", c.DNS4, ErrInvalid))

@@ -412,12 +412,12 @@ func TestPinnedMapOfAnotherShapeIsNamed(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	_, err := bpf.Open(bpf.Options{Config: bpf.Config{
-		NodeAddr: netip.MustParseAddr("2001:db8::1"), DNS4: netip.MustParseAddr("::1"), DNS6: nodeAddr,
+		NodeAddr: nodeAddr, Neighbours: 33, DNS4: netip.MustParseAddr("::1"), DNS6: nodeAddr,
 	}})
 	if !errors.Is(err, bpf.ErrInvalid) {
 		t.Fatalf("error %v, want %v", err, bpf.ErrInvalid)
 	}
-	for _, field := range []string{"node address 2001:db8::1", "DNS4 ::1", "DNS6 192.0.2.1"} {
+	for _, field := range []string{"prefix length 33: invalid", "DNS4 ::1", "DNS6 192.0.2.1"} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("error %v does not name %q", err, field)
 		}

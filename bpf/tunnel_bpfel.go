@@ -45,13 +45,16 @@ const (
 	tunnelVarEventsPerSecond = "events_per_second"
 	tunnelVarGatewayMac      = "gateway_mac"
 	tunnelVarNodeAddr4       = "node_addr4"
+	tunnelVarNodeAddr6       = "node_addr6"
 	tunnelVarSlowDecap       = "slow_decap"
 	tunnelVarSlowEncap       = "slow_encap"
 	tunnelVarTracing         = "tracing"
 	tunnelVarTunnelIfindex   = "tunnel_ifindex"
 	tunnelVarTunnelPort      = "tunnel_port"
+	tunnelVarUnderlay6       = "underlay6"
 	tunnelVarUnderlayIfindex = "underlay_ifindex"
 	tunnelVarUnderlayMask    = "underlay_mask"
+	tunnelVarUnderlayMask6   = "underlay_mask6"
 )
 
 // loadTunnel returns the embedded CollectionSpec for tunnel.
@@ -137,13 +140,16 @@ type tunnelVariableSpecs struct {
 	EventsPerSecond *ebpf.VariableSpec `ebpf:"events_per_second"`
 	GatewayMac      *ebpf.VariableSpec `ebpf:"gateway_mac"`
 	NodeAddr4       *ebpf.VariableSpec `ebpf:"node_addr4"`
+	NodeAddr6       *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	Underlay6       *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
+	UnderlayMask6   *ebpf.VariableSpec `ebpf:"underlay_mask6"`
 }
 
 // tunnelObjects contains all objects after they have been loaded into the kernel.
@@ -225,13 +231,16 @@ type tunnelVariables struct {
 	EventsPerSecond *ebpf.Variable `ebpf:"events_per_second"`
 	GatewayMac      *ebpf.Variable `ebpf:"gateway_mac"`
 	NodeAddr4       *ebpf.Variable `ebpf:"node_addr4"`
+	NodeAddr6       *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	Underlay6       *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`
+	UnderlayMask6   *ebpf.Variable `ebpf:"underlay_mask6"`
 }
 
 // tunnelPrograms contains all programs after they have been loaded into the kernel.

@@ -46,13 +46,16 @@ const (
 	workloadVarEventsPerSecond = "events_per_second"
 	workloadVarGatewayMac      = "gateway_mac"
 	workloadVarNodeAddr4       = "node_addr4"
+	workloadVarNodeAddr6       = "node_addr6"
 	workloadVarSlowDecap       = "slow_decap"
 	workloadVarSlowEncap       = "slow_encap"
 	workloadVarTracing         = "tracing"
 	workloadVarTunnelIfindex   = "tunnel_ifindex"
 	workloadVarTunnelPort      = "tunnel_port"
+	workloadVarUnderlay6       = "underlay6"
 	workloadVarUnderlayIfindex = "underlay_ifindex"
 	workloadVarUnderlayMask    = "underlay_mask"
+	workloadVarUnderlayMask6   = "underlay_mask6"
 )
 
 // loadWorkload returns the embedded CollectionSpec for workload.
@@ -139,13 +142,16 @@ type workloadVariableSpecs struct {
 	EventsPerSecond *ebpf.VariableSpec `ebpf:"events_per_second"`
 	GatewayMac      *ebpf.VariableSpec `ebpf:"gateway_mac"`
 	NodeAddr4       *ebpf.VariableSpec `ebpf:"node_addr4"`
+	NodeAddr6       *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	Underlay6       *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
+	UnderlayMask6   *ebpf.VariableSpec `ebpf:"underlay_mask6"`
 }
 
 // workloadObjects contains all objects after they have been loaded into the kernel.
@@ -229,13 +235,16 @@ type workloadVariables struct {
 	EventsPerSecond *ebpf.Variable `ebpf:"events_per_second"`
 	GatewayMac      *ebpf.Variable `ebpf:"gateway_mac"`
 	NodeAddr4       *ebpf.Variable `ebpf:"node_addr4"`
+	NodeAddr6       *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	Underlay6       *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`
+	UnderlayMask6   *ebpf.Variable `ebpf:"underlay_mask6"`
 }
 
 // workloadPrograms contains all programs after they have been loaded into the kernel.

@@ -39,6 +39,7 @@ type lan struct {
 type machine struct {
 	*lan
 	addr   netip.Addr
+	other  netip.Addr // of the other node
 	ns     int
 	device string // the underlay's
 	plane  *bpf.Plane
@@ -60,6 +61,12 @@ func (k *livingTask) addr(a addrs) netip.Addr {
 
 func newLAN(t *testing.T, config func(*bpf.Config), mtu int) *lan {
 	t.Helper()
+	return newLANOf(t, config, mtu, node, otherNode)
+}
+
+// newLANOf is newLAN with other underlay addresses.
+func newLANOf(t *testing.T, config func(*bpf.Config), mtu int, first, second netip.Addr) *lan {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("namespaces need root")
 	}
@@ -70,14 +77,15 @@ func newLAN(t *testing.T, config func(*bpf.Config), mtu int) *lan {
 			_ = unix.Close(fd) // the namespace goes with its last user
 		}
 	})
-	l.nodes[0] = &machine{lan: l, addr: node, ns: l.namespace(), device: "u0"}
+	l.nodes[0] = &machine{lan: l, addr: first, ns: l.namespace(), device: "u0"}
 	l.do(netlink.LinkAdd(&netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: "u0", MTU: mtu}, PeerName: "u1", PeerMTU: uint32(mtu),
 	}))
-	l.nodes[1] = &machine{lan: l, addr: otherNode, ns: l.namespace(), device: "u1"}
+	l.nodes[1] = &machine{lan: l, addr: second, ns: l.namespace(), device: "u1"}
 	l.enter(l.nodes[0].ns)
 	l.do(netlink.LinkSetNsFd(l.link("u1"), l.nodes[1].ns))
-	for _, m := range l.nodes {
+	for i, m := range l.nodes {
+		m.other = l.nodes[1-i].addr
 		m.start(config)
 	}
 	return l
@@ -128,15 +136,19 @@ func ipNet(p netip.Prefix) *net.IPNet {
 func (m *machine) start(config func(*bpf.Config)) {
 	m.t.Helper()
 	m.enter(m.ns)
-	m.give(m.link(m.device), netip.PrefixFrom(m.addr, 24))
+	near := 24
+	if m.addr.Is6() {
+		near = 64
+	}
+	m.give(m.link(m.device), netip.PrefixFrom(m.addr, near))
 	m.do(netlink.LinkSetUp(m.link(m.device)))
 	m.do(netlink.LinkAdd(&netlink.Vxlan{
-		LinkAttrs: netlink.LinkAttrs{Name: "vx0", MTU: underlayMTU - 50}, FlowBased: true, GBP: true, Port: 4789,
+		LinkAttrs: netlink.LinkAttrs{Name: "vx0", MTU: underlayMTU - 50}, FlowBased: true, GBP: true, Port: 4789, UDP6ZeroCSumRx: true,
 	}))
 	m.do(netlink.LinkSetUp(m.link("vx0")))
 	m.do(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
 	c := bpf.Config{
-		NodeAddr: m.addr, Underlay: m.index(m.device), Neighbours: 24, Tunnel: m.index("vx0"), DNS4: dns4, DNS6: dns6, EventsPerSecond: 100,
+		NodeAddr: m.addr, Underlay: m.index(m.device), Neighbours: near, Tunnel: m.index("vx0"), DNS4: dns4, DNS6: dns6, EventsPerSecond: 100,
 	}
 	if config != nil {
 		config(&c)
@@ -147,19 +159,16 @@ func (m *machine) start(config func(*bpf.Config)) {
 	m.t.Cleanup(func() { _ = plane.Close() }) // nothing is pinned
 	m.do(plane.AttachUnderlay(c.Underlay))
 	m.do(plane.AttachTunnel(c.Tunnel))
-	for _, other := range []netip.Addr{node, otherNode} {
-		if other != m.addr {
-			m.do(plane.Tables().VTEPs.Put(row.AddrOf(other), row.VTEP{}))
-		}
-	}
+	m.do(plane.Tables().VTEPs.Put(row.AddrOf(m.other), row.VTEP{}))
 	m.blocks(1450)
 }
 
 // blocks writes where addresses live, and how large a packet towards the other node may be.
 func (m *machine) blocks(mtu uint16) {
 	m.t.Helper()
+	first, second := m.nodes[0].addr, m.nodes[1].addr
 	for prefix, holder := range map[string]netip.Addr{
-		"10.1.1.0/24": node, "fd01:1::1:0/112": node, "10.1.2.0/24": otherNode, "fd01:1::2:0/112": otherNode,
+		"10.1.1.0/24": first, "fd01:1::1:0/112": first, "10.1.2.0/24": second, "fd01:1::2:0/112": second,
 	} {
 		b := row.Block{VTEP: row.AddrOf(holder), MTU: mtu}
 		if holder == m.addr {

@@ -55,6 +55,23 @@ func TestTasksOfTwoNodes(t *testing.T) {
 	}
 }
 
+// TestTasksOverIPv6 crosses an underlay of IPv6, by own and by the kernel's tunnel at either end. Its link
+// is 20 bytes larger, as its headers are.
+func TestTasksOverIPv6(t *testing.T) {
+	for _, slow := range []struct{ encap, decap bool }{{false, false}, {true, false}, {false, true}, {true, true}} {
+		t.Run(fmt.Sprintf("slow encap %v decap %v", slow.encap, slow.decap), func(t *testing.T) {
+			config := func(c *bpf.Config) { c.SlowEncap, c.SlowDecap = slow.encap, slow.decap }
+			l := newLANOf(t, config, underlayMTU+20, node6, otherNode6)
+			here := l.nodes[0].settle("weft00000001", web, v4.web, v6.web)
+			there := l.nodes[1].settle("weft00000002", web, v4.remote, v6.remote)
+			wantTraffic(t, here, there)
+			if l.nodes[0].count(row.ReasonEncapsulated) == 0 || l.nodes[1].count(row.ReasonDelivered) == 0 {
+				t.Error("traffic went another way than the tunnel")
+			}
+		})
+	}
+}
+
 // wantSlowPath wants a stream opened by from_underlay, unless all is left to the kernel's device, and
 // datagrams that were joined always by the device.
 func wantSlowPath(t *testing.T, from, to *livingTask, all bool) {

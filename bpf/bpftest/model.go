@@ -51,7 +51,7 @@ type Node struct {
 	// Device tells whether there is a VXLAN device.
 	Device               bool
 	SlowEncap, SlowDecap bool
-	// OldDecap: below Linux 6.3 programs can't open IPv6 in IPv4; it takes the slow path.
+	// OldDecap: below Linux 6.3 programs can't open IPv6 in IPv4 nor IPv4 in IPv6; it takes the slow path.
 	OldDecap bool
 }
 

@@ -68,7 +68,7 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 		return end(row.ReasonUnknownVTEP)
 	}
 	udp := frame[outer.l4:]
-	if m.SlowDecap || outer.fragment != 0 || outer.l4 != 34 || udp[6]|udp[7] != 0 {
+	if m.SlowDecap || outer.fragment != 0 || outer.l4 != m.outerL4() || udp[6]|udp[7] != 0 {
 		return end(row.ReasonSlowPath)
 	}
 	vxlan := udp[8:]
@@ -93,7 +93,7 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 	if meta.GSOSize != 0 && h.proto != TCP && p.checkInner() == row.ReasonNone {
 		return end(row.ReasonSlowPath)
 	}
-	if o.To != (row.Endpoint{}) && !h.v4 && m.OldDecap {
+	if o.To != (row.Endpoint{}) && h.v4 != m.Addr.Is4() && m.OldDecap {
 		return end(row.ReasonSlowPath)
 	}
 	if o.To != (row.Endpoint{}) && outer.tos&3 == 3 && h.tos&3 == 0 {
@@ -102,9 +102,20 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 	return o
 }
 
+// outerL4 is where UDP begins in a tunnel frame that the program opens.
+func (m Model) outerL4() int {
+	if m.Addr.Is6() {
+		return 14 + 40
+	}
+	return 14 + 20
+}
+
 // openOuter tells a tunnel frame for this node. Lengths beyond its headers are the inner frame's.
 func (m Model) openOuter(frame []byte) (headers, bool) {
 	var h headers
+	if m.Addr.Is6() {
+		return m.openOuter6(frame)
+	}
 	if len(frame) < 34 || binary.BigEndian.Uint16(frame[12:]) != TypeIPv4 || MAC(frame[:6]) != (MAC{}) {
 		return h, false
 	}
@@ -117,6 +128,18 @@ func (m Model) openOuter(frame []byte) (headers, bool) {
 	}
 	return h, h.dst == m.Addr && ip[9] == UDP && head >= 20 && frag&0x1fff == 0 &&
 		len(frame) >= h.l4+8 && binary.BigEndian.Uint16(frame[h.l4+2:]) == m.TunnelPort
+}
+
+func (m Model) openOuter6(frame []byte) (headers, bool) {
+	if len(frame) < 54+8 || binary.BigEndian.Uint16(frame[12:]) != TypeIPv6 || MAC(frame[:6]) != (MAC{}) {
+		return headers{}, false
+	}
+	ip := frame[14:]
+	h := headers{
+		l4: 54, tos: ip[0]<<4 | ip[1]>>4,
+		src: netip.AddrFrom16([16]byte(ip[8:24])), dst: netip.AddrFrom16([16]byte(ip[24:40])),
+	}
+	return h, h.dst == m.Addr && !h.src.Is4In6() && ip[6] == UDP && binary.BigEndian.Uint16(frame[56:]) == m.TunnelPort
 }
 
 // FromTunnel decides about a frame that the kernel's device opened.

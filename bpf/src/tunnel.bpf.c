@@ -23,7 +23,7 @@ static __always_inline int walk_underlay(struct __sk_buff *skb, struct packet *p
 
 	if (verdict == CONTINUE)
 		verdict = open_tunnel(skb, p);
-	return verdict == CONTINUE ? receive(skb, p, INNER, tos) : verdict;
+	return verdict == CONTINUE ? receive(skb, p, inner(), tos) : verdict;
 }
 
 SEC("tc")
@@ -36,14 +36,21 @@ int from_underlay(struct __sk_buff *skb)
 	return verdict;
 }
 
-/* What the kernel's device took off. IPv6 underneath has no such key, and is no node's. */
+/* What the kernel's device took off. The other family underneath has no such key, and is no node's.
+ */
 static __always_inline int read_tunnel(struct __sk_buff *skb, struct packet *p)
 {
 	struct bpf_tunnel_key key = {};
 	__u32 policy = 0;
+	struct addr vtep;
 
-	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0) ||
-	    !is_node(bpf_htonl(key.remote_ipv4)))
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), underlay6 ? BPF_F_TUNINFO_IPV6 : 0))
+		return drop(p, REASON_UNKNOWN_VTEP);
+	if (underlay6)
+		memcpy(&vtep, key.remote_ipv6, sizeof(vtep));
+	else
+		set_addr4(&vtep, bpf_htonl(key.remote_ipv4));
+	if (!is_node(&vtep))
 		return drop(p, REASON_UNKNOWN_VTEP);
 	bpf_skb_get_tunnel_opt(skb, &policy, sizeof(policy));
 	p->vni = key.tunnel_id;

@@ -195,6 +195,7 @@ enum {
 	BPF_F_MARK_ENFORCE = 1 << 6,
 
 	/* bpf_skb_set_tunnel_key */
+	BPF_F_TUNINFO_IPV6 = 1 << 0,
 	BPF_F_ZERO_CSUM_TX = 1 << 1,
 	BPF_F_DONT_FRAGMENT = 1 << 2,
 
@@ -215,9 +216,11 @@ enum {
 
 #define BPF_F_ADJ_ROOM_FIXED_GSO       (1ULL << 0)
 #define BPF_F_ADJ_ROOM_ENCAP_L3_IPV4   (1ULL << 1)
+#define BPF_F_ADJ_ROOM_ENCAP_L3_IPV6   (1ULL << 2)
 #define BPF_F_ADJ_ROOM_ENCAP_L4_UDP    (1ULL << 4)
 #define BPF_F_ADJ_ROOM_NO_CSUM_RESET   (1ULL << 5)
 #define BPF_F_ADJ_ROOM_ENCAP_L2_ETH    (1ULL << 6)
+#define BPF_F_ADJ_ROOM_DECAP_L3_IPV4   (1ULL << 7) /* Linux 6.3 */
 #define BPF_F_ADJ_ROOM_DECAP_L3_IPV6   (1ULL << 8) /* Linux 6.3 */
 #define BPF_F_ADJ_ROOM_ENCAP_L2(bytes) ((__u64)(bytes) << 56)
 

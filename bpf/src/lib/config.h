@@ -10,8 +10,13 @@
 #include "headers/kernel.h"
 #include "shared/rows.h"
 
-/* The node's underlay address: source of what is sent, destination of what is accepted. */
+/*
+ * The node's underlay address: source of what is sent, destination of what is accepted. Tunnels run
+ * over one family, that of node_addr6 where underlay6 says so.
+ */
 const volatile __be32 node_addr4;
+const volatile struct addr node_addr6;
+const volatile bool underlay6;
 /* Interfaces of the node: the underlay, and the VXLAN device of the slow path (0: there is none).
  */
 const volatile __u32 underlay_ifindex;
@@ -21,6 +26,7 @@ const volatile __u32 tunnel_ifindex;
  * each frame asks the routes, which costs as much as half of this program.
  */
 const volatile __be32 underlay_mask;
+const volatile struct addr underlay_mask6;
 /* UDP port of tunnel frames, host order. */
 const volatile __u16 tunnel_port = 4789;
 /* MAC of every host end: the gateway of all tasks. */
@@ -35,3 +41,9 @@ const volatile bool slow_encap;
 const volatile bool slow_decap;
 /* Events a second that each CPU reports per reason; 0: none. */
 const volatile __u32 events_per_second = 100;
+
+/* A word of a constant address. Without volatile the compiler would take it for zero. */
+static __always_inline __be32 constant(const volatile struct addr *a, int i)
+{
+	return ((const volatile __be32 *)a->bytes)[i];
+}

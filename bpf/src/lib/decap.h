@@ -12,16 +12,14 @@
 #include "lib/parse.h"
 
 /* Offset of the inner frame; the decapsulated frame begins where the outer one did. */
-enum {
-	INNER = sizeof(struct tunnel_frame) - sizeof(struct ethernet),
-};
-
-static __always_inline bool is_node(__be32 addr)
+static __always_inline __u32 inner(void)
 {
-	struct addr key;
+	return underlay6 ? TUNNEL_ROOM6 : TUNNEL_ROOM;
+}
 
-	set_addr4(&key, addr);
-	return bpf_map_lookup_elem(&vteps, &key) != NULL;
+static __always_inline bool is_node(const struct addr *addr)
+{
+	return bpf_map_lookup_elem(&vteps, addr) != NULL;
 }
 
 static __always_inline int not_ours(struct packet *p)
@@ -35,37 +33,79 @@ static __always_inline int slow_path(struct packet *p)
 }
 
 /*
- * Reads the outer headers. Fragments and IP options are left to the kernel's device, but the sender
- * is checked all the same; a later fragment is nothing without its first.
+ * The outer IP header, where it is one of a tunnel frame for this node: UDP is behind it. Fragments
+ * and IP options are left to the kernel's device, but the sender is checked all the same; a later
+ * fragment is nothing without its first.
  */
-static __always_inline int open_outer(struct __sk_buff *skb, struct packet *p)
+static __always_inline int open_ipv4(struct packet *p, struct cursor *c)
 {
-	struct cursor c = cursor_at(skb, 0, sizeof(struct tunnel_frame));
-	struct ethernet *eth = take(&c, sizeof(*eth));
-	struct ipv4 *ip = take(&c, sizeof(*ip));
-	struct udp udp;
+	struct ipv4 *ip = take(c, sizeof(*ip));
 	__u32 header;
 
-	if (!eth || !ip || eth->type != bpf_htons(ETHERTYPE_IPV4) || skb->vlan_present)
+	if (!ip || p->ethertype != bpf_htons(ETHERTYPE_IPV4))
 		return not_ours(p);
 	header = (ip->version_ihl & 0xf) * 4;
-	if (ip->dst != node_addr4 || ip->proto != PROTO_UDP || skb->pkt_type != PACKET_HOST ||
-	    header < sizeof(*ip) || ip->fragment & bpf_htons(IPV4_OFFSET))
+	if (ip->dst != node_addr4 || ip->proto != PROTO_UDP || header < sizeof(*ip) ||
+	    ip->fragment & bpf_htons(IPV4_OFFSET))
 		return not_ours(p);
 	set_addr4(&p->src, ip->src);
 	set_addr4(&p->dst, ip->dst);
 	p->tos = ip->tos;
 	p->fragment = ip->fragment & bpf_htons(IPV4_MF) ? FRAGMENT_FIRST : FRAGMENT_NONE;
-	p->l4 = sizeof(*eth) + header;
+	p->l4 = sizeof(struct ethernet) + header;
+	return CONTINUE;
+}
+
+static __always_inline bool is_own6(const struct addr *a)
+{
+	__be32 differs = 0;
+
+	for (int i = 0; i < 4; i++)
+		differs |= word(a, i) ^ constant(&node_addr6, i);
+	return !differs;
+}
+
+/* What has extension headers, fragments too, is for the kernel's stack to open, and comes back. */
+static __always_inline int open_ipv6(struct packet *p, struct cursor *c)
+{
+	struct ipv6 *ip = take(c, sizeof(*ip));
+
+	if (!ip || p->ethertype != bpf_htons(ETHERTYPE_IPV6) || ip->next != PROTO_UDP)
+		return not_ours(p);
+	memcpy(&p->src, ip->src, sizeof(p->src));
+	memcpy(&p->dst, ip->dst, sizeof(p->dst));
+	if (!is_own6(&p->dst) || is_mapped(&p->src))
+		return not_ours(p);
+	p->tos = bpf_ntohl(ip->version_class_flow) >> 20;
+	p->fragment = FRAGMENT_NONE;
+	p->l4 = sizeof(struct ethernet) + sizeof(*ip);
+	return CONTINUE;
+}
+
+/* Reads the outer headers up to UDP's, and checks who sent them. */
+static __always_inline int open_outer(struct __sk_buff *skb, struct packet *p)
+{
+	struct cursor c = cursor_at(skb, 0, sizeof(struct ethernet) + inner());
+	struct ethernet *eth = take(&c, sizeof(*eth));
+	struct udp udp;
+	int verdict;
+
+	if (!eth || skb->vlan_present || skb->pkt_type != PACKET_HOST)
+		return not_ours(p);
+	p->ethertype = eth->type;
+	verdict = underlay6 ? open_ipv6(p, &c) : open_ipv4(p, &c);
+	if (verdict != CONTINUE)
+		return verdict;
 	if (read(skb, p->l4, &udp, sizeof(udp)) || udp.dport != bpf_htons(tunnel_port))
 		return not_ours(p);
 	p->proto = PROTO_UDP;
 	p->sport = udp.sport;
 	p->dport = udp.dport;
-	if (!is_node(word(&p->src, 3)))
+	if (!is_node(&p->src))
 		return drop(p, REASON_UNKNOWN_VTEP);
 	/* A checksum is verified where the kernel does it. */
-	if (slow_decap || p->fragment || header != sizeof(*ip) || udp.checksum)
+	if (slow_decap || p->fragment || p->l4 + sizeof(udp) + sizeof(struct vxlan) != inner() ||
+	    udp.checksum)
 		return slow_path(p);
 	return CONTINUE;
 }
@@ -95,9 +135,9 @@ static __always_inline int decap(struct __sk_buff *skb, struct packet *p, __u32 
 
 	if (!base)
 		return CONTINUE;
-	if (!is_ipv4(p))
-		flags |= BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
-	/* Below Linux 6.3 that flag is refused, before anything was changed. */
+	if (is_ipv4(p) == underlay6) /* other than the outer family */
+		flags |= underlay6 ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 : BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+	/* Below Linux 6.3 these flags are refused, before anything was changed. */
 	if (bpf_skb_adjust_room(skb, -(__s32)base, BPF_ADJ_ROOM_MAC, flags))
 		return slow_path(p);
 	p->l3 -= base;

@@ -453,11 +453,13 @@ static __always_inline __u32 dns_size(struct __sk_buff *skb, const struct packet
 static __always_inline bool dns_asked(const struct packet *p)
 {
 	const volatile struct addr *server = is_ipv4(p) ? &dns_addr4 : &dns_addr6;
-	const volatile __u32 *want = (const volatile __u32 *)server->bytes;
-	const __u32 *dst = (const __u32 *)p->dst.bytes;
+	__be32 differs = 0;
 
-	return p->proto == PROTO_UDP && p->dport == bpf_htons(DNS_PORT) && dst[3] == want[3] &&
-	       dst[2] == want[2] && dst[1] == want[1] && dst[0] == want[0] && (dst[3] | dst[0]);
+	if (p->proto != PROTO_UDP || p->dport != bpf_htons(DNS_PORT))
+		return false;
+	for (int i = 0; i < 4; i++)
+		differs |= word(&p->dst, i) ^ constant(server, i);
+	return !differs && (word(&p->dst, 3) | word(&p->dst, 0));
 }
 
 /*

@@ -23,7 +23,8 @@ static __always_inline struct cursor cursor_at(struct __sk_buff *skb, __u32 offs
 {
 	struct cursor c;
 
-	if (skb->data + offset + want > skb->data_end && skb->len >= offset + want)
+	if ((void *)(long)skb->data + offset + want > (void *)(long)skb->data_end &&
+	    skb->len >= offset + want)
 		bpf_skb_pull_data(skb, offset + want);
 	c.pos = (void *)(long)skb->data + offset;
 	c.end = (void *)(long)skb->data_end;
