@@ -76,7 +76,9 @@ static __always_inline int go(struct __sk_buff *skb, struct packet *p, const str
 	const struct block *to = find_block(p, w);
 	int verdict;
 
-	if (!to) { /* no VIP's address is in a block, so what has one need not be looked up */
+	if (to) { /* no VIP's address is in a block */
+		vip_direct(skb, p);
+	} else {
 		verdict = vip_out(skb, p);
 		if (verdict != CONTINUE)
 			return verdict;

@@ -305,24 +305,27 @@ static __always_inline void vip_lead(struct __sk_buff *skb, const struct packet 
 
 /*
  * A task speaks to a backend itself, from a port that it used for a VIP before: what answers now
- * must not come from the VIP. The newer flow has the port.
+ * must not come from the VIP. The newer flow has the port. Global, for its keys.
  */
-static __always_inline void vip_direct(const struct packet *p, struct vip_scratch *s)
+__noinline int vip_release(const struct packet *p)
 {
-	struct peer backend = {.addr = p->dst, .port = p->dport};
+	struct vip_scratch *s = vip_paper();
+	struct peer backend = {};
 	struct translation *old;
 
-	if (p->fragment == FRAGMENT_LATER || (p->proto == PROTO_TCP && !vip_opens(p)))
-		return;
+	if (!p || !s || p->fragment == FRAGMENT_LATER || (p->proto == PROTO_TCP && !vip_opens(p)))
+		return 0;
+	backend.addr = p->dst;
+	backend.port = p->dport;
 	vip_answer_key(p, &backend, &s->answer);
 	old = bpf_map_lookup_elem(&translations, &s->answer);
 	if (!old)
-		return;
+		return 0;
 	vip_flow(p, &s->key);
 	s->key.dst = old->to.addr;
 	s->key.dport = old->to.port;
 	bpf_map_delete_elem(&translations, &s->key);
-	bpf_map_delete_elem(&translations, &s->answer);
+	return bpf_map_delete_elem(&translations, &s->answer);
 }
 
 /*
@@ -340,7 +343,6 @@ __noinline int vip_translate(struct __sk_buff *skb, struct packet *p, const stru
 	if (known && (p->fragment == FRAGMENT_LATER || same_addr(&known->to.addr, &p->dst))) {
 		s->choice.to = known->to;
 	} else if (!vip) {
-		vip_direct(p, s);
 		return CONTINUE;
 	} else if (!known || vip_keep(p, vip, known, &s->choice)) {
 		if (vip_choose(p, vip, s))
@@ -381,6 +383,13 @@ static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 	if (!vip && !vip_link(skb->ifindex))
 		return CONTINUE;
 	return vip_translate(skb, p, vip);
+}
+
+/* Step of a task's link for what it sends to a task's own address. */
+static __always_inline void vip_direct(struct __sk_buff *skb, const struct packet *p)
+{
+	if (vip_carried(p) && vip_link(skb->ifindex))
+		vip_release(p);
 }
 
 /* Step before delivery to the link ifindex: what a backend answers comes from the VIP. */
