@@ -41,6 +41,19 @@ type Network struct {
 	Free6 int `json:"free6"`
 	// GroupSets is how many identities are in use, of 65,520.
 	GroupSets int `json:"group_sets"`
+	// Shares are what nodes have of the network, by node.
+	Shares []Share `json:"shares"`
+}
+
+// Share is what one node has of one network: addresses, not blocks, so that an allocator can tell how many
+// tasks still fit. A full node may get another block while the network has one.
+type Share struct {
+	Network string           `json:"network"`
+	Node    discovery.NodeID `json:"node"`
+	Used4   int              `json:"used4"` // by tasks
+	Free4   int              `json:"free4"` // left in the node's blocks, at most 2^31-1
+	Used6   int              `json:"used6"`
+	Free6   int              `json:"free6"`
 }
 
 // Group is an address group with its use.
@@ -57,6 +70,7 @@ type Node struct {
 	Admitted bool       `json:"admitted"` // its frames are accepted
 	VTEP     netip.Addr `json:"vtep,omitzero"`
 	Blocks   int        `json:"blocks"`
+	Shares   []Share    `json:"shares"` // by network
 	// Refusals say what of it can't be granted, and why.
 	Refusals []string `json:"refusals"`
 }
@@ -99,6 +113,9 @@ type Counts struct {
 type Service interface {
 	// AddNetwork makes a network, choosing a VNI if none is given, and returns it.
 	AddNetwork(ctx context.Context, n overlay.Network) (overlay.Network, error)
+	// SetNetwork changes a network to the form given and returns it; a VNI or block length of 0 stays. A
+	// change that nodes' blocks or tasks are in the way of is ErrInUse.
+	SetNetwork(ctx context.Context, n overlay.Network) (overlay.Network, error)
 	// RemoveNetwork removes a network with its groups, rules, blocks and identities. Its tasks run on
 	// without it.
 	RemoveNetwork(ctx context.Context, name string) error

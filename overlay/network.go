@@ -4,6 +4,7 @@ package overlay
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 )
@@ -60,6 +61,15 @@ func (n Network) Normal() Network {
 	return n
 }
 
+// Form describes the network for people: all but its name.
+func (n Network) Form() string {
+	parts := []string{fmt.Sprintf("vni %d", n.VNI)}
+	for _, subnet := range n.Subnets() {
+		parts = append(parts, fmt.Sprintf("subnet %s in blocks of /%d", subnet, n.BlockBits(subnet.Addr())))
+	}
+	return strings.Join(append(parts, "ungrouped "+string(n.Ungrouped)), ", ")
+}
+
 // Subnets returns the network's subnets, IPv4 first.
 func (n Network) Subnets() []netip.Prefix {
 	var subnets []netip.Prefix
@@ -77,6 +87,21 @@ func (n Network) BlockBits(addr netip.Addr) int {
 		return n.Block4
 	}
 	return n.Block6
+}
+
+// Usable returns how many addresses of a block tasks can have, at most math.MaxInt. The first is never
+// given (the subnet, or RFC 4291's router anycast), nor is the last of an IPv4 block (what hosts with
+// another mask take for broadcast).
+func Usable(block netip.Prefix) int {
+	host := block.Addr().BitLen() - block.Bits()
+	if host >= 62 {
+		return math.MaxInt
+	}
+	n := 1<<host - 1
+	if block.Addr().Is4() {
+		n--
+	}
+	return max(n, 0)
 }
 
 // Validate reports everything that is wrong with the network by itself, defaults filled in. VNI 0
@@ -129,33 +154,36 @@ func (p *problems) subnet(family string, subnet netip.Prefix, block int, bounds 
 	}
 }
 
-// CheckOverlap reports every subnet of n that overlaps one of another network or of the underlay, and
-// a VNI that another has. A network of the same name is n itself and is left out.
-func CheckOverlap(n Network, others []Network, underlay ...netip.Prefix) error {
+// CheckOverlap reports every subnet of n that overlaps one of another network or an address of the
+// underlay (the values say whose), and a VNI that another has. A network of the same name is n itself and
+// is left out.
+func CheckOverlap(n Network, others []Network, underlay map[netip.Prefix]string) error {
 	var clashes []string
 	for _, o := range others {
 		if o.Name == n.Name {
 			continue
 		}
-		clashes = append(clashes, overlaps(n, o.Subnets(), fmt.Sprintf("network %q", o.Name))...)
+		for _, p := range o.Subnets() {
+			clashes = append(clashes, overlaps(n, p, fmt.Sprintf("network %q", o.Name))...)
+		}
 		if o.VNI == n.VNI && n.VNI != 0 {
 			clashes = append(clashes, fmt.Sprintf("vni %d is network %q's", n.VNI, o.Name))
 		}
 	}
-	clashes = append(clashes, overlaps(n, underlay, "the underlay")...)
+	for _, p := range sortedPrefixes(underlay) {
+		clashes = append(clashes, overlaps(n, p, underlay[p]+" in the underlay")...)
+	}
 	if clashes == nil {
 		return nil
 	}
 	return fmt.Errorf("%w: network %q: %s", ErrConflict, n.Name, strings.Join(clashes, "; "))
 }
 
-func overlaps(n Network, theirs []netip.Prefix, whose string) []string {
+func overlaps(n Network, theirs netip.Prefix, whose string) []string {
 	var clashes []string
 	for _, mine := range n.Subnets() {
-		for _, t := range theirs {
-			if mine.Overlaps(t) {
-				clashes = append(clashes, fmt.Sprintf("subnet %s overlaps %s of %s", mine, t, whose))
-			}
+		if mine.Overlaps(theirs) {
+			clashes = append(clashes, fmt.Sprintf("subnet %s overlaps %s of %s", mine, theirs, whose))
 		}
 	}
 	return clashes

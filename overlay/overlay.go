@@ -111,6 +111,11 @@ type Want struct {
 	// Blocks is how many blocks of each family the node wants to hold in all, 0: no wish.
 	Blocks4 int `json:"blocks4,omitempty"`
 	Blocks6 int `json:"blocks6,omitempty"`
+	// Return gives these blocks back: no task here has an address of them, and none gets one while this is
+	// said.
+	Return []netip.Prefix `json:"return,omitempty"`
+	// Addrs wants the blocks that hold these addresses, which tasks asked for.
+	Addrs []netip.Addr `json:"addrs,omitempty"`
 	// Groups wants an identity for that set (sorted); nil: no wish.
 	Groups []string `json:"groups,omitempty"`
 }
@@ -131,6 +136,9 @@ type Attachment struct {
 	Cgroup     string `json:"cgroup,omitempty"` // cgroup2 folder of the task
 	// Ports of the node that lead to the task, as long as it is attached.
 	Ports []PortMapping `json:"ports,omitempty"`
+	// Fixed are addresses that the task asks for, one of a family at most; a family without one gets the
+	// lowest that is free. Each takes its whole block to this node, or lies in one that is here already.
+	Fixed []netip.Addr `json:"fixed,omitempty"`
 }
 
 // Endpoint is an attachment that came true.

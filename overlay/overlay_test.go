@@ -4,6 +4,7 @@ package overlay_test
 
 import (
 	"errors"
+	"math"
 	"net/netip"
 	"strings"
 	"testing"
@@ -95,13 +96,14 @@ func TestNetworkNormalFillsDefaults(t *testing.T) {
 func TestCheckOverlap(t *testing.T) {
 	t.Parallel()
 	other := overlay.Network{Name: "dev", VNI: 8, Subnet4: prefix("9.0.128.0/17"), Subnet6: prefix("fd02::/64")}
-	complains(t, overlay.CheckOverlap(prod(), []overlay.Network{other, prod()}), overlay.ErrConflict,
+	complains(t, overlay.CheckOverlap(prod(), []overlay.Network{other, prod()}, nil), overlay.ErrConflict,
 		`network "prod"`, "9.0.0.0/16 overlaps 9.0.128.0/17", `network "dev"`)
 	other.Subnet4 = prefix("9.1.0.0/16")
-	complains(t, overlay.CheckOverlap(prod(), []overlay.Network{other}), nil)
-	complains(t, overlay.CheckOverlap(prod(), nil, prefix("9.0.3.0/24")), overlay.ErrConflict, "9.0.3.0/24 of the underlay")
+	complains(t, overlay.CheckOverlap(prod(), []overlay.Network{other}, nil), nil)
+	complains(t, overlay.CheckOverlap(prod(), nil, map[netip.Prefix]string{prefix("9.0.3.1/32"): "node n1"}),
+		overlay.ErrConflict, `network "prod": subnet 9.0.0.0/16 overlaps 9.0.3.1/32 of node n1 in the underlay`)
 	other.VNI = 7
-	complains(t, overlay.CheckOverlap(prod(), []overlay.Network{other}), overlay.ErrConflict, "vni 7", `"dev"`)
+	complains(t, overlay.CheckOverlap(prod(), []overlay.Network{other}, nil), overlay.ErrConflict, "vni 7", `"dev"`)
 }
 
 func TestGroupValidate(t *testing.T) {
@@ -191,5 +193,17 @@ func TestAttachmentSameKnowsDefaultsAndOrder(t *testing.T) {
 	b.OwnerPID = 3
 	if a.Same(b) {
 		t.Error("got the same, want different")
+	}
+}
+
+func TestUsableSkipsTheFirstAndForIPv4TheLast(t *testing.T) {
+	t.Parallel()
+	for block, want := range map[string]int{
+		"9.0.0.0/24": 254, "9.0.0.0/30": 2, "9.0.0.0/31": 0, "9.0.0.0/32": 0,
+		"fd01:b::/112": 65535, "fd01:b::/126": 3, "fd01:b::/128": 0, "fd01:b::/64": math.MaxInt,
+	} {
+		if got := overlay.Usable(prefix(block)); got != want {
+			t.Errorf("%s: got %d, want %d", block, got, want)
+		}
 	}
 }

@@ -117,6 +117,16 @@ func (c *Client) AddNetwork(ctx context.Context, n overlay.Network) (overlay.Net
 	return made.Network, err
 }
 
+// SetNetwork implements control.Service.
+func (c *Client) SetNetwork(ctx context.Context, n overlay.Network) (overlay.Network, error) {
+	m, err := c.fabric.SetNetwork(ctx, networkOut(control.Network{Network: n}))
+	if err != nil {
+		return overlay.Network{}, fromStatus(err)
+	}
+	made, err := networkIn(m)
+	return made.Network, err
+}
+
 // RemoveNetwork implements control.Service.
 func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
 	_, err := c.fabric.RemoveNetwork(ctx, &NetworkName{Name: name})

@@ -121,6 +121,7 @@ type Network struct {
 	Free4         int32                  `protobuf:"varint,10,opt,name=free4,proto3" json:"free4,omitempty"` // blocks, at most 2147483647
 	Free6         int32                  `protobuf:"varint,11,opt,name=free6,proto3" json:"free6,omitempty"`
 	GroupSets     int32                  `protobuf:"varint,12,opt,name=group_sets,json=groupSets,proto3" json:"group_sets,omitempty"`
+	Shares        []*Share               `protobuf:"bytes,13,rep,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,6 +240,98 @@ func (x *Network) GetGroupSets() int32 {
 	return 0
 }
 
+func (x *Network) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+// Share is how many addresses of a network one node has: those of tasks, and those left in its blocks.
+type Share struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Used4         int32                  `protobuf:"varint,3,opt,name=used4,proto3" json:"used4,omitempty"`
+	Free4         int32                  `protobuf:"varint,4,opt,name=free4,proto3" json:"free4,omitempty"` // at most 2147483647
+	Used6         int32                  `protobuf:"varint,5,opt,name=used6,proto3" json:"used6,omitempty"`
+	Free6         int32                  `protobuf:"varint,6,opt,name=free6,proto3" json:"free6,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_control_controlpb_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Share) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Share) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Share) GetUsed4() int32 {
+	if x != nil {
+		return x.Used4
+	}
+	return 0
+}
+
+func (x *Share) GetFree4() int32 {
+	if x != nil {
+		return x.Free4
+	}
+	return 0
+}
+
+func (x *Share) GetUsed6() int32 {
+	if x != nil {
+		return x.Used6
+	}
+	return 0
+}
+
+func (x *Share) GetFree6() int32 {
+	if x != nil {
+		return x.Free6
+	}
+	return 0
+}
+
 type Networks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Networks      []*Network             `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
@@ -248,7 +341,7 @@ type Networks struct {
 
 func (x *Networks) Reset() {
 	*x = Networks{}
-	mi := &file_control_controlpb_control_proto_msgTypes[3]
+	mi := &file_control_controlpb_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +353,7 @@ func (x *Networks) String() string {
 func (*Networks) ProtoMessage() {}
 
 func (x *Networks) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[3]
+	mi := &file_control_controlpb_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +366,7 @@ func (x *Networks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Networks.ProtoReflect.Descriptor instead.
 func (*Networks) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{3}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Networks) GetNetworks() []*Network {
@@ -295,7 +388,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_control_controlpb_control_proto_msgTypes[4]
+	mi := &file_control_controlpb_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +400,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[4]
+	mi := &file_control_controlpb_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +413,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{4}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Block) GetNetwork() string {
@@ -357,7 +450,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_control_controlpb_control_proto_msgTypes[5]
+	mi := &file_control_controlpb_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +462,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[5]
+	mi := &file_control_controlpb_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +475,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{5}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Group) GetNetwork() string {
@@ -422,7 +515,7 @@ type Groups struct {
 
 func (x *Groups) Reset() {
 	*x = Groups{}
-	mi := &file_control_controlpb_control_proto_msgTypes[6]
+	mi := &file_control_controlpb_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +527,7 @@ func (x *Groups) String() string {
 func (*Groups) ProtoMessage() {}
 
 func (x *Groups) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[6]
+	mi := &file_control_controlpb_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +540,7 @@ func (x *Groups) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Groups.ProtoReflect.Descriptor instead.
 func (*Groups) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{6}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Groups) GetGroups() []*Group {
@@ -474,7 +567,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_control_controlpb_control_proto_msgTypes[7]
+	mi := &file_control_controlpb_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +579,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[7]
+	mi := &file_control_controlpb_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +592,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{7}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Rule) GetId() uint32 {
@@ -569,7 +662,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_control_controlpb_control_proto_msgTypes[8]
+	mi := &file_control_controlpb_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +674,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[8]
+	mi := &file_control_controlpb_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +687,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{8}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -620,7 +713,7 @@ type Rules struct {
 
 func (x *Rules) Reset() {
 	*x = Rules{}
-	mi := &file_control_controlpb_control_proto_msgTypes[9]
+	mi := &file_control_controlpb_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +725,7 @@ func (x *Rules) String() string {
 func (*Rules) ProtoMessage() {}
 
 func (x *Rules) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[9]
+	mi := &file_control_controlpb_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +738,7 @@ func (x *Rules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rules.ProtoReflect.Descriptor instead.
 func (*Rules) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{9}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Rules) GetRules() []*Rule {
@@ -665,7 +758,7 @@ type RuleName struct {
 
 func (x *RuleName) Reset() {
 	*x = RuleName{}
-	mi := &file_control_controlpb_control_proto_msgTypes[10]
+	mi := &file_control_controlpb_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +770,7 @@ func (x *RuleName) String() string {
 func (*RuleName) ProtoMessage() {}
 
 func (x *RuleName) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[10]
+	mi := &file_control_controlpb_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +783,7 @@ func (x *RuleName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleName.ProtoReflect.Descriptor instead.
 func (*RuleName) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{10}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RuleName) GetNetwork() string {
@@ -717,7 +810,7 @@ type NodeName struct {
 
 func (x *NodeName) Reset() {
 	*x = NodeName{}
-	mi := &file_control_controlpb_control_proto_msgTypes[11]
+	mi := &file_control_controlpb_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +822,7 @@ func (x *NodeName) String() string {
 func (*NodeName) ProtoMessage() {}
 
 func (x *NodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[11]
+	mi := &file_control_controlpb_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +835,7 @@ func (x *NodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeName.ProtoReflect.Descriptor instead.
 func (*NodeName) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{11}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeName) GetId() string {
@@ -774,13 +867,14 @@ type Node struct {
 	Vtep          string                 `protobuf:"bytes,10,opt,name=vtep,proto3" json:"vtep,omitempty"`
 	Blocks        int32                  `protobuf:"varint,11,opt,name=blocks,proto3" json:"blocks,omitempty"`
 	Refusals      []string               `protobuf:"bytes,12,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	Shares        []*Share               `protobuf:"bytes,13,rep,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_control_controlpb_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +886,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_control_controlpb_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +899,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{12}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Node) GetId() string {
@@ -892,6 +986,13 @@ func (x *Node) GetRefusals() []string {
 	return nil
 }
 
+func (x *Node) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
 type Nodes struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -901,7 +1002,7 @@ type Nodes struct {
 
 func (x *Nodes) Reset() {
 	*x = Nodes{}
-	mi := &file_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1014,7 @@ func (x *Nodes) String() string {
 func (*Nodes) ProtoMessage() {}
 
 func (x *Nodes) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1027,7 @@ func (x *Nodes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nodes.ProtoReflect.Descriptor instead.
 func (*Nodes) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{13}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Nodes) GetNodes() []*Node {
@@ -948,7 +1049,7 @@ type Pin struct {
 
 func (x *Pin) Reset() {
 	*x = Pin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1061,7 @@ func (x *Pin) String() string {
 func (*Pin) ProtoMessage() {}
 
 func (x *Pin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1074,7 @@ func (x *Pin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pin.ProtoReflect.Descriptor instead.
 func (*Pin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Pin) GetName() string {
@@ -1006,7 +1107,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1119,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1132,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pins) GetPins() []*Pin {
@@ -1053,7 +1154,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1166,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1179,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Master) GetId() string {
@@ -1123,7 +1224,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1236,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1249,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Status) GetAnswered() string {
@@ -1198,7 +1299,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1311,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1324,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Ledger) GetHealthy() bool {
@@ -1263,7 +1364,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1376,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1389,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Counts) GetNetworks() int32 {
@@ -1347,7 +1448,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x1fcontrol/controlpb/control.proto\x12\x0fweft.control.v1\"\a\n" +
 	"\x05Empty\"!\n" +
 	"\vNetworkName\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xc4\x02\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xf4\x02\n" +
 	"\aNetwork\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vni\x18\x02 \x01(\rR\x03vni\x12\x18\n" +
@@ -1362,7 +1463,15 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	" \x01(\x05R\x05free4\x12\x14\n" +
 	"\x05free6\x18\v \x01(\x05R\x05free6\x12\x1d\n" +
 	"\n" +
-	"group_sets\x18\f \x01(\x05R\tgroupSets\"@\n" +
+	"group_sets\x18\f \x01(\x05R\tgroupSets\x12.\n" +
+	"\x06shares\x18\r \x03(\v2\x16.weft.control.v1.ShareR\x06shares\"\x8d\x01\n" +
+	"\x05Share\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05used4\x18\x03 \x01(\x05R\x05used4\x12\x14\n" +
+	"\x05free4\x18\x04 \x01(\x05R\x05free4\x12\x14\n" +
+	"\x05used6\x18\x05 \x01(\x05R\x05used6\x12\x14\n" +
+	"\x05free6\x18\x06 \x01(\x05R\x05free6\"@\n" +
 	"\bNetworks\x124\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x18.weft.control.v1.NetworkR\bnetworks\"M\n" +
 	"\x05Block\x12\x18\n" +
@@ -1395,7 +1504,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\rR\x02id\"0\n" +
 	"\bNodeName\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\x96\x02\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xc6\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x14\n" +
@@ -1409,7 +1518,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x04vtep\x18\n" +
 	" \x01(\tR\x04vtep\x12\x16\n" +
 	"\x06blocks\x18\v \x01(\x05R\x06blocks\x12\x1a\n" +
-	"\brefusals\x18\f \x03(\tR\brefusals\"4\n" +
+	"\brefusals\x18\f \x03(\tR\brefusals\x12.\n" +
+	"\x06shares\x18\r \x03(\v2\x16.weft.control.v1.ShareR\x06shares\"4\n" +
 	"\x05Nodes\x12+\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x15.weft.control.v1.NodeR\x05nodes\"E\n" +
 	"\x03Pin\x12\x12\n" +
@@ -1442,10 +1552,12 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"identities\x18\x05 \x01(\x05R\n" +
 	"identities\x12\x12\n" +
 	"\x04pins\x18\x06 \x01(\x05R\x04pins\x12\x1c\n" +
-	"\tendpoints\x18\a \x01(\x05R\tendpoints2\xce\x06\n" +
+	"\tendpoints\x18\a \x01(\x05R\tendpoints2\x90\a\n" +
 	"\x06Fabric\x12@\n" +
 	"\n" +
-	"AddNetwork\x12\x18.weft.control.v1.Network\x1a\x18.weft.control.v1.Network\x12E\n" +
+	"AddNetwork\x12\x18.weft.control.v1.Network\x1a\x18.weft.control.v1.Network\x12@\n" +
+	"\n" +
+	"SetNetwork\x12\x18.weft.control.v1.Network\x1a\x18.weft.control.v1.Network\x12E\n" +
 	"\rRemoveNetwork\x12\x1c.weft.control.v1.NetworkName\x1a\x16.weft.control.v1.Empty\x12G\n" +
 	"\fListNetworks\x12\x1c.weft.control.v1.NetworkName\x1a\x19.weft.control.v1.Networks\x12:\n" +
 	"\bAddGroup\x12\x16.weft.control.v1.Group\x1a\x16.weft.control.v1.Group\x12=\n" +
@@ -1474,72 +1586,77 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_control_controlpb_control_proto_rawDescData
 }
 
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(*Empty)(nil),       // 0: weft.control.v1.Empty
 	(*NetworkName)(nil), // 1: weft.control.v1.NetworkName
 	(*Network)(nil),     // 2: weft.control.v1.Network
-	(*Networks)(nil),    // 3: weft.control.v1.Networks
-	(*Block)(nil),       // 4: weft.control.v1.Block
-	(*Group)(nil),       // 5: weft.control.v1.Group
-	(*Groups)(nil),      // 6: weft.control.v1.Groups
-	(*Rule)(nil),        // 7: weft.control.v1.Rule
-	(*PortRange)(nil),   // 8: weft.control.v1.PortRange
-	(*Rules)(nil),       // 9: weft.control.v1.Rules
-	(*RuleName)(nil),    // 10: weft.control.v1.RuleName
-	(*NodeName)(nil),    // 11: weft.control.v1.NodeName
-	(*Node)(nil),        // 12: weft.control.v1.Node
-	(*Nodes)(nil),       // 13: weft.control.v1.Nodes
-	(*Pin)(nil),         // 14: weft.control.v1.Pin
-	(*Pins)(nil),        // 15: weft.control.v1.Pins
-	(*Master)(nil),      // 16: weft.control.v1.Master
-	(*Status)(nil),      // 17: weft.control.v1.Status
-	(*Ledger)(nil),      // 18: weft.control.v1.Ledger
-	(*Counts)(nil),      // 19: weft.control.v1.Counts
+	(*Share)(nil),       // 3: weft.control.v1.Share
+	(*Networks)(nil),    // 4: weft.control.v1.Networks
+	(*Block)(nil),       // 5: weft.control.v1.Block
+	(*Group)(nil),       // 6: weft.control.v1.Group
+	(*Groups)(nil),      // 7: weft.control.v1.Groups
+	(*Rule)(nil),        // 8: weft.control.v1.Rule
+	(*PortRange)(nil),   // 9: weft.control.v1.PortRange
+	(*Rules)(nil),       // 10: weft.control.v1.Rules
+	(*RuleName)(nil),    // 11: weft.control.v1.RuleName
+	(*NodeName)(nil),    // 12: weft.control.v1.NodeName
+	(*Node)(nil),        // 13: weft.control.v1.Node
+	(*Nodes)(nil),       // 14: weft.control.v1.Nodes
+	(*Pin)(nil),         // 15: weft.control.v1.Pin
+	(*Pins)(nil),        // 16: weft.control.v1.Pins
+	(*Master)(nil),      // 17: weft.control.v1.Master
+	(*Status)(nil),      // 18: weft.control.v1.Status
+	(*Ledger)(nil),      // 19: weft.control.v1.Ledger
+	(*Counts)(nil),      // 20: weft.control.v1.Counts
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
-	4,  // 0: weft.control.v1.Network.blocks:type_name -> weft.control.v1.Block
-	2,  // 1: weft.control.v1.Networks.networks:type_name -> weft.control.v1.Network
-	5,  // 2: weft.control.v1.Groups.groups:type_name -> weft.control.v1.Group
-	8,  // 3: weft.control.v1.Rule.ports:type_name -> weft.control.v1.PortRange
-	7,  // 4: weft.control.v1.Rules.rules:type_name -> weft.control.v1.Rule
-	12, // 5: weft.control.v1.Nodes.nodes:type_name -> weft.control.v1.Node
-	14, // 6: weft.control.v1.Pins.pins:type_name -> weft.control.v1.Pin
-	16, // 7: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
-	18, // 8: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
-	19, // 9: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
-	12, // 10: weft.control.v1.Status.nodes:type_name -> weft.control.v1.Node
-	2,  // 11: weft.control.v1.Fabric.AddNetwork:input_type -> weft.control.v1.Network
-	1,  // 12: weft.control.v1.Fabric.RemoveNetwork:input_type -> weft.control.v1.NetworkName
-	1,  // 13: weft.control.v1.Fabric.ListNetworks:input_type -> weft.control.v1.NetworkName
-	5,  // 14: weft.control.v1.Fabric.AddGroup:input_type -> weft.control.v1.Group
-	5,  // 15: weft.control.v1.Fabric.RemoveGroup:input_type -> weft.control.v1.Group
-	1,  // 16: weft.control.v1.Fabric.ListGroups:input_type -> weft.control.v1.NetworkName
-	7,  // 17: weft.control.v1.Fabric.AddRule:input_type -> weft.control.v1.Rule
-	10, // 18: weft.control.v1.Fabric.RemoveRule:input_type -> weft.control.v1.RuleName
-	1,  // 19: weft.control.v1.Fabric.ListRules:input_type -> weft.control.v1.NetworkName
-	0,  // 20: weft.control.v1.Fabric.ListNodes:input_type -> weft.control.v1.Empty
-	11, // 21: weft.control.v1.Fabric.RemoveNode:input_type -> weft.control.v1.NodeName
-	0,  // 22: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.Empty
-	0,  // 23: weft.control.v1.Fabric.GetStatus:input_type -> weft.control.v1.Empty
-	2,  // 24: weft.control.v1.Fabric.AddNetwork:output_type -> weft.control.v1.Network
-	0,  // 25: weft.control.v1.Fabric.RemoveNetwork:output_type -> weft.control.v1.Empty
-	3,  // 26: weft.control.v1.Fabric.ListNetworks:output_type -> weft.control.v1.Networks
-	5,  // 27: weft.control.v1.Fabric.AddGroup:output_type -> weft.control.v1.Group
-	0,  // 28: weft.control.v1.Fabric.RemoveGroup:output_type -> weft.control.v1.Empty
-	6,  // 29: weft.control.v1.Fabric.ListGroups:output_type -> weft.control.v1.Groups
-	7,  // 30: weft.control.v1.Fabric.AddRule:output_type -> weft.control.v1.Rule
-	0,  // 31: weft.control.v1.Fabric.RemoveRule:output_type -> weft.control.v1.Empty
-	9,  // 32: weft.control.v1.Fabric.ListRules:output_type -> weft.control.v1.Rules
-	13, // 33: weft.control.v1.Fabric.ListNodes:output_type -> weft.control.v1.Nodes
-	0,  // 34: weft.control.v1.Fabric.RemoveNode:output_type -> weft.control.v1.Empty
-	15, // 35: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
-	17, // 36: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
-	24, // [24:37] is the sub-list for method output_type
-	11, // [11:24] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	5,  // 0: weft.control.v1.Network.blocks:type_name -> weft.control.v1.Block
+	3,  // 1: weft.control.v1.Network.shares:type_name -> weft.control.v1.Share
+	2,  // 2: weft.control.v1.Networks.networks:type_name -> weft.control.v1.Network
+	6,  // 3: weft.control.v1.Groups.groups:type_name -> weft.control.v1.Group
+	9,  // 4: weft.control.v1.Rule.ports:type_name -> weft.control.v1.PortRange
+	8,  // 5: weft.control.v1.Rules.rules:type_name -> weft.control.v1.Rule
+	3,  // 6: weft.control.v1.Node.shares:type_name -> weft.control.v1.Share
+	13, // 7: weft.control.v1.Nodes.nodes:type_name -> weft.control.v1.Node
+	15, // 8: weft.control.v1.Pins.pins:type_name -> weft.control.v1.Pin
+	17, // 9: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
+	19, // 10: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
+	20, // 11: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
+	13, // 12: weft.control.v1.Status.nodes:type_name -> weft.control.v1.Node
+	2,  // 13: weft.control.v1.Fabric.AddNetwork:input_type -> weft.control.v1.Network
+	2,  // 14: weft.control.v1.Fabric.SetNetwork:input_type -> weft.control.v1.Network
+	1,  // 15: weft.control.v1.Fabric.RemoveNetwork:input_type -> weft.control.v1.NetworkName
+	1,  // 16: weft.control.v1.Fabric.ListNetworks:input_type -> weft.control.v1.NetworkName
+	6,  // 17: weft.control.v1.Fabric.AddGroup:input_type -> weft.control.v1.Group
+	6,  // 18: weft.control.v1.Fabric.RemoveGroup:input_type -> weft.control.v1.Group
+	1,  // 19: weft.control.v1.Fabric.ListGroups:input_type -> weft.control.v1.NetworkName
+	8,  // 20: weft.control.v1.Fabric.AddRule:input_type -> weft.control.v1.Rule
+	11, // 21: weft.control.v1.Fabric.RemoveRule:input_type -> weft.control.v1.RuleName
+	1,  // 22: weft.control.v1.Fabric.ListRules:input_type -> weft.control.v1.NetworkName
+	0,  // 23: weft.control.v1.Fabric.ListNodes:input_type -> weft.control.v1.Empty
+	12, // 24: weft.control.v1.Fabric.RemoveNode:input_type -> weft.control.v1.NodeName
+	0,  // 25: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.Empty
+	0,  // 26: weft.control.v1.Fabric.GetStatus:input_type -> weft.control.v1.Empty
+	2,  // 27: weft.control.v1.Fabric.AddNetwork:output_type -> weft.control.v1.Network
+	2,  // 28: weft.control.v1.Fabric.SetNetwork:output_type -> weft.control.v1.Network
+	0,  // 29: weft.control.v1.Fabric.RemoveNetwork:output_type -> weft.control.v1.Empty
+	4,  // 30: weft.control.v1.Fabric.ListNetworks:output_type -> weft.control.v1.Networks
+	6,  // 31: weft.control.v1.Fabric.AddGroup:output_type -> weft.control.v1.Group
+	0,  // 32: weft.control.v1.Fabric.RemoveGroup:output_type -> weft.control.v1.Empty
+	7,  // 33: weft.control.v1.Fabric.ListGroups:output_type -> weft.control.v1.Groups
+	8,  // 34: weft.control.v1.Fabric.AddRule:output_type -> weft.control.v1.Rule
+	0,  // 35: weft.control.v1.Fabric.RemoveRule:output_type -> weft.control.v1.Empty
+	10, // 36: weft.control.v1.Fabric.ListRules:output_type -> weft.control.v1.Rules
+	14, // 37: weft.control.v1.Fabric.ListNodes:output_type -> weft.control.v1.Nodes
+	0,  // 38: weft.control.v1.Fabric.RemoveNode:output_type -> weft.control.v1.Empty
+	16, // 39: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
+	18, // 40: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
+	27, // [27:41] is the sub-list for method output_type
+	13, // [13:27] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -1553,7 +1670,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

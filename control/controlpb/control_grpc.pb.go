@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Fabric_AddNetwork_FullMethodName    = "/weft.control.v1.Fabric/AddNetwork"
+	Fabric_SetNetwork_FullMethodName    = "/weft.control.v1.Fabric/SetNetwork"
 	Fabric_RemoveNetwork_FullMethodName = "/weft.control.v1.Fabric/RemoveNetwork"
 	Fabric_ListNetworks_FullMethodName  = "/weft.control.v1.Fabric/ListNetworks"
 	Fabric_AddGroup_FullMethodName      = "/weft.control.v1.Fabric/AddGroup"
@@ -46,6 +47,8 @@ const (
 type FabricClient interface {
 	// AddNetwork makes a network; the same again is no error.
 	AddNetwork(ctx context.Context, in *Network, opts ...grpc.CallOption) (*Network, error)
+	// SetNetwork changes a network to the form given; a vni or block length of 0 stays.
+	SetNetwork(ctx context.Context, in *Network, opts ...grpc.CallOption) (*Network, error)
 	// RemoveNetwork removes a network with its groups, rules, blocks and identities.
 	RemoveNetwork(ctx context.Context, in *NetworkName, opts ...grpc.CallOption) (*Empty, error)
 	// ListNetworks returns all networks, or the one that is named.
@@ -84,6 +87,16 @@ func (c *fabricClient) AddNetwork(ctx context.Context, in *Network, opts ...grpc
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Network)
 	err := c.cc.Invoke(ctx, Fabric_AddNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricClient) SetNetwork(ctx context.Context, in *Network, opts ...grpc.CallOption) (*Network, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Network)
+	err := c.cc.Invoke(ctx, Fabric_SetNetwork_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -218,6 +231,8 @@ func (c *fabricClient) GetStatus(ctx context.Context, in *Empty, opts ...grpc.Ca
 type FabricServer interface {
 	// AddNetwork makes a network; the same again is no error.
 	AddNetwork(context.Context, *Network) (*Network, error)
+	// SetNetwork changes a network to the form given; a vni or block length of 0 stays.
+	SetNetwork(context.Context, *Network) (*Network, error)
 	// RemoveNetwork removes a network with its groups, rules, blocks and identities.
 	RemoveNetwork(context.Context, *NetworkName) (*Empty, error)
 	// ListNetworks returns all networks, or the one that is named.
@@ -254,6 +269,9 @@ type UnimplementedFabricServer struct{}
 
 func (UnimplementedFabricServer) AddNetwork(context.Context, *Network) (*Network, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddNetwork not implemented")
+}
+func (UnimplementedFabricServer) SetNetwork(context.Context, *Network) (*Network, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetNetwork not implemented")
 }
 func (UnimplementedFabricServer) RemoveNetwork(context.Context, *NetworkName) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNetwork not implemented")
@@ -326,6 +344,24 @@ func _Fabric_AddNetwork_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(FabricServer).AddNetwork(ctx, req.(*Network))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Fabric_SetNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Network)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServer).SetNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fabric_SetNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServer).SetNetwork(ctx, req.(*Network))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -556,6 +592,10 @@ var Fabric_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AddNetwork",
 			Handler:    _Fabric_AddNetwork_Handler,
+		},
+		{
+			MethodName: "SetNetwork",
+			Handler:    _Fabric_SetNetwork_Handler,
 		},
 		{
 			MethodName: "RemoveNetwork",

@@ -47,7 +47,9 @@ var (
 	network = control.Network{
 		Network: prod, Groups: []string{"db", "web"}, Free4: 255, Free6: 1<<31 - 1, GroupSets: 3,
 		Blocks: []overlay.Block{{Network: "prod", Node: "n1", Prefix: netip.MustParsePrefix("9.0.0.0/24")}},
+		Shares: []control.Share{share},
 	}
+	share = control.Share{Network: "prod", Node: "n1", Used4: 3, Free4: 251, Used6: 4, Free6: 65531}
 	group = control.Group{Group: overlay.Group{Network: "prod", Name: "web"}, Rules: []overlay.RuleID{4}, Tasks: 2}
 	rule  = overlay.Rule{
 		ID: 4, Network: "prod", From: "web", To: "db", Protocol: "tcp", Action: overlay.Deny, Audit: true,
@@ -59,6 +61,7 @@ var (
 			Peer: "10.0.0.1:7701", MTU: 1500, Zone: "a", Version: "v1",
 		},
 		Alive: true, Admitted: true, VTEP: netip.MustParseAddr("10.0.0.1"), Blocks: 1, Refusals: []string{"no block left"},
+		Shares: []control.Share{share},
 	}
 	pin    = lb.Pin{Name: "web.weft", Addr4: netip.MustParseAddr("11.0.0.1"), Addr6: netip.MustParseAddr("fd01:c::1")}
 	status = control.Status{
@@ -80,6 +83,10 @@ func (f *fake) ask(args ...any) error { f.asked = args; return f.err }
 
 func (f *fake) AddNetwork(_ context.Context, n overlay.Network) (overlay.Network, error) {
 	return prod, f.ask("AddNetwork", n)
+}
+
+func (f *fake) SetNetwork(_ context.Context, n overlay.Network) (overlay.Network, error) {
+	return prod, f.ask("SetNetwork", n)
 }
 
 func (f *fake) RemoveNetwork(_ context.Context, name string) error {
@@ -153,6 +160,7 @@ func TestTheClientIsTheServiceItself(t *testing.T) {
 		want  any
 		asked []any
 	}{
+		"SetNetwork":    {func() (any, error) { return c.SetNetwork(ctx, prod) }, prod, []any{"SetNetwork", prod}},
 		"AddNetwork":    {func() (any, error) { return c.AddNetwork(ctx, prod) }, prod, []any{"AddNetwork", prod}},
 		"RemoveNetwork": {func() (any, error) { return nil, c.RemoveNetwork(ctx, "prod") }, nil, []any{"RemoveNetwork", "prod"}},
 		"Networks":      {func() (any, error) { return c.Networks(ctx, "prod") }, []control.Network{network}, []any{"Networks", "prod"}},

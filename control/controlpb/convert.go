@@ -99,6 +99,7 @@ func networkIn(m *Network) (control.Network, error) {
 			Ungrouped: overlay.Ungrouped(m.GetUngrouped()),
 		},
 		Groups: list(m.GetGroups()), Free4: int(m.GetFree4()), Free6: int(m.GetFree6()), GroupSets: int(m.GetGroupSets()),
+		Shares: each(m.GetShares(), shareIn),
 	}
 	n.Blocks, _ = eachErr(m.GetBlocks(), func(b *Block) (overlay.Block, error) {
 		return overlay.Block{
@@ -116,6 +117,21 @@ func networkOut(n control.Network) *Network {
 			return &Block{Network: b.Network, Node: string(b.Node), Prefix: prefixText(b.Prefix)}
 		}),
 		Free4: int32(n.Free4), Free6: int32(n.Free6), GroupSets: int32(n.GroupSets),
+		Shares: each(n.Shares, shareOut),
+	}
+}
+
+func shareIn(m *Share) control.Share {
+	return control.Share{
+		Network: m.GetNetwork(), Node: discovery.NodeID(m.GetNode()), Used4: int(m.GetUsed4()), Free4: int(m.GetFree4()),
+		Used6: int(m.GetUsed6()), Free6: int(m.GetFree6()),
+	}
+}
+
+func shareOut(s control.Share) *Share {
+	return &Share{
+		Network: s.Network, Node: string(s.Node), Used4: int32(s.Used4), Free4: int32(s.Free4),
+		Used6: int32(s.Used6), Free6: int32(s.Free6),
 	}
 }
 
@@ -165,7 +181,7 @@ func nodeIn(m *Node) (control.Node, error) {
 			Zone: m.GetZone(), Version: m.GetVersion(),
 		},
 		Alive: m.GetAlive(), Admitted: m.GetAdmitted(), VTEP: r.addr("vtep", m.GetVtep()), Blocks: int(m.GetBlocks()),
-		Refusals: list(m.GetRefusals()),
+		Refusals: list(m.GetRefusals()), Shares: each(m.GetShares(), shareIn),
 	}
 	n.Addrs = each(m.GetAddrs(), func(a string) netip.Addr { return r.addr("addrs", a) })
 	return n, r.err()
@@ -176,6 +192,7 @@ func nodeOut(n control.Node) *Node {
 		Id: string(n.ID), Hostname: n.Hostname, Addrs: each(n.Addrs, addrText), Peer: n.Peer, Mtu: int32(n.MTU),
 		Zone: n.Zone, Version: n.Version, Alive: n.Alive, Admitted: n.Admitted, Vtep: addrText(n.VTEP),
 		Blocks: int32(n.Blocks), Refusals: n.Refusals,
+		Shares: each(n.Shares, shareOut),
 	}
 }
 

@@ -40,6 +40,18 @@ func (s *server) AddNetwork(ctx context.Context, r *Network) (*Network, error) {
 	})
 }
 
+// SetNetwork implements FabricServer.
+func (s *server) SetNetwork(ctx context.Context, r *Network) (*Network, error) {
+	return call(ctx, s, func() (*Network, error) {
+		n, err := networkIn(r)
+		if err != nil {
+			return nil, err
+		}
+		n.Network, err = s.service.SetNetwork(ctx, n.Network)
+		return networkOut(control.Network{Network: n.Network}), err
+	})
+}
+
 // RemoveNetwork implements FabricServer.
 func (s *server) RemoveNetwork(ctx context.Context, r *NetworkName) (*Empty, error) {
 	return call(ctx, s, func() (*Empty, error) { return &Empty{}, s.service.RemoveNetwork(ctx, r.GetName()) })

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"weft/discovery"
@@ -20,37 +21,44 @@ const firstIdentity, lastIdentity = 16, math.MaxUint16
 type blockCursor struct {
 	subnet netip.Prefix
 	bits   int // length of a block
-	taken  map[netip.Prefix]bool
+	taken  map[netip.Prefix]discovery.NodeID
 	held   map[discovery.NodeID]int
 	given  int
-	at     netip.Addr // the first that was not looked at, not valid: past the end
+	at     netip.Addr // everything before it is taken; not valid: past the end
 }
 
 func newBlockCursor(s *snapshot, network string, subnet netip.Prefix, length int) *blockCursor {
 	c := &blockCursor{
-		subnet: subnet, bits: length, taken: map[netip.Prefix]bool{}, held: map[discovery.NodeID]int{}, at: subnet.Addr(),
+		subnet: subnet, bits: length, taken: map[netip.Prefix]discovery.NodeID{}, held: map[discovery.NodeID]int{}, at: subnet.Addr(),
 	}
 	for _, key := range s.blocks.below(network) {
 		b := s.blocks[key]
 		if b.Prefix.Addr().Is4() != subnet.Addr().Is4() {
 			continue
 		}
-		c.taken[b.Prefix] = true
-		c.held[b.Node]++
-		c.given++
+		c.take(b.Prefix, b.Node)
 	}
 	return c
 }
 
-// next returns the lowest free block and takes it; false when there is none.
-func (c *blockCursor) next() (netip.Prefix, bool) {
-	for c.at.IsValid() && c.subnet.Contains(c.at) {
-		p := netip.PrefixFrom(c.at, c.bits)
-		c.at = after(p)
-		if !c.taken[p] {
-			c.given++
+func (c *blockCursor) take(block netip.Prefix, node discovery.NodeID) {
+	c.taken[block] = node
+	c.held[node]++
+	c.given++
+}
+
+// next returns the lowest free block that is not among those left out; false when there is none.
+func (c *blockCursor) next(leaveOut []netip.Prefix) (netip.Prefix, bool) {
+	for at := c.at; at.IsValid() && c.subnet.Contains(at); {
+		p := netip.PrefixFrom(at, c.bits)
+		_, taken := c.taken[p]
+		if !taken && !slices.Contains(leaveOut, p) {
 			return p, true
 		}
+		if taken && at == c.at {
+			c.at = after(p)
+		}
+		at = after(p)
 	}
 	return netip.Prefix{}, false
 }

@@ -6,10 +6,8 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"weft/control"
 	"weft/discovery"
@@ -17,101 +15,6 @@ import (
 )
 
 // What operators ask for, as pure functions of a snapshot. A nil decision changes nothing.
-
-// addNetwork chooses a VNI where none is given: the one after that given last, so that none comes back
-// while a frame of the removed network may still be on its way.
-func addNetwork(s *snapshot, n overlay.Network) (overlay.Network, *decision, error) {
-	n = n.Normal()
-	if err := n.Validate(); err != nil {
-		return n, nil, err
-	}
-	if old, ok := s.networks[n.Name]; ok {
-		if n.VNI == 0 {
-			n.VNI = old.VNI
-		}
-		if n == old {
-			return old, nil, nil
-		}
-		return n, nil, fmt.Errorf("%w: network %q is there in another form (%s); remove it first", control.ErrExists, n.Name, form(old))
-	}
-	if err := overlay.CheckOverlap(n, s.allNetworks(), s.underlay()...); err != nil {
-		return n, nil, err
-	}
-	d := &decision{}
-	if n.VNI == 0 {
-		vni, err := s.nextVNI()
-		if err != nil {
-			return n, nil, err
-		}
-		n.VNI = vni
-		d.set(kindNumber, numberVNI, vni)
-	}
-	d.set(discovery.KindNetwork, n.Name, n)
-	return n, d, nil
-}
-
-func form(n overlay.Network) string {
-	parts := []string{fmt.Sprintf("vni %d", n.VNI)}
-	for _, subnet := range n.Subnets() {
-		parts = append(parts, fmt.Sprintf("subnet %s in blocks of /%d", subnet, n.BlockBits(subnet.Addr())))
-	}
-	return strings.Join(append(parts, "ungrouped "+string(n.Ungrouped)), ", ")
-}
-
-func (s *snapshot) allNetworks() []overlay.Network {
-	var all []overlay.Network
-	for _, name := range s.networks.keys() {
-		all = append(all, s.networks[name])
-	}
-	return all
-}
-
-// underlay returns what is known of it: the addresses of nodes and masters.
-func (s *snapshot) underlay() []netip.Prefix {
-	var hosts []netip.Prefix
-	for _, a := range s.admissions {
-		if a.VTEP.IsValid() {
-			hosts = append(hosts, netip.PrefixFrom(a.VTEP, a.VTEP.BitLen()))
-		}
-	}
-	for _, m := range s.masters {
-		if m.Addr.IsValid() && !m.Addr.IsUnspecified() && !m.Addr.IsLoopback() {
-			hosts = append(hosts, netip.PrefixFrom(m.Addr.Unmap(), m.Addr.Unmap().BitLen()))
-		}
-	}
-	slices.SortFunc(hosts, overlay.ComparePrefixes)
-	return slices.Compact(hosts)
-}
-
-func (s *snapshot) nextVNI() (overlay.VNI, error) {
-	taken := map[overlay.VNI]bool{}
-	for _, n := range s.networks {
-		taken[n.VNI] = true
-	}
-	vni := overlay.VNI(s.numbers[numberVNI])
-	for range len(taken) + 1 {
-		if vni++; vni > overlay.MaxVNI {
-			vni = 1
-		}
-		if !taken[vni] {
-			return vni, nil
-		}
-	}
-	return 0, fmt.Errorf("%w: every vni up to %d is taken", overlay.ErrExhausted, overlay.MaxVNI)
-}
-
-func removeNetwork(s *snapshot, name string) (*decision, error) {
-	if err := s.has(name); err != nil {
-		return nil, err
-	}
-	d := &decision{}
-	d.drop(discovery.KindNetwork, name)
-	d.dropBelow(discovery.KindGroup, name, s.groups.below(name))
-	d.dropBelow(discovery.KindRule, name, s.rules.below(name))
-	d.dropBelow(discovery.KindBlock, name, s.blocks.below(name))
-	d.dropBelow(discovery.KindIdentity, name, s.identities.below(name))
-	return d, nil
-}
 
 func addGroup(s *snapshot, g overlay.Group) (*decision, error) {
 	if err := g.Validate(); err != nil {

@@ -68,8 +68,8 @@ func TestRequestsThatCanNotBeGrantedSayWhy(t *testing.T) {
 		want    string
 	}{
 		"overlap":         {network("bad", "9.0.128.0/17", nil), control.ErrExists, `subnet 9.0.128.0/17 overlaps 9.0.0.0/16 of network "prod"`},
-		"underlay":        {network("bad", "10.0.0.0/16", nil), control.ErrExists, "subnet 10.0.0.0/16 overlaps 10.0.0.1/32 of the underlay"},
-		"other form":      {network("prod", "9.1.0.0/16", nil), control.ErrExists, `network "prod" is there in another form (vni 1, subnet 9.0.0.0/16 in blocks of /24, ungrouped own); remove it first`},
+		"underlay":        {network("bad", "10.0.0.0/16", nil), control.ErrExists, "subnet 10.0.0.0/16 overlaps 10.0.0.1/32 of node n1 in the underlay"},
+		"other form":      {network("prod", "9.1.0.0/16", nil), control.ErrExists, `network "prod" is there in another form (vni 1, subnet 9.0.0.0/16 in blocks of /24, ungrouped own); weft network set changes it`},
 		"taken vni":       {network("bad", "9.1.0.0/16", func(n *overlay.Network) { n.VNI = 1 }), control.ErrExists, `vni 1 is network "prod"'s`},
 		"malformed":       {network("Bad", "9.1.0.1/16", nil), control.ErrInvalid, `name "Bad" is no DNS label`},
 		"no network":      {group("test", "web"), control.ErrNotFound, `no network "test"; there are prod`},

@@ -13,15 +13,11 @@ import (
 	"weft/overlay"
 )
 
-// maxBlocks bounds how many blocks of a family one node may hold in a network, so that a node gone
-// mad does not take the others' addresses.
-const maxBlocks = 256
-
 // plan decides what nodes ask for. It is pure: the same snapshot and claims give the same decision,
 // whoever leads. The stages, one after the other:
 //
 //  1. admit nodes
-//  2. give blocks of addresses to those admitted
+//  2. take blocks of addresses back, and give others to those admitted (blocks.go)
 //  3. number sets of groups
 //  4. pin named VIPs to addresses
 //  5. say what was refused, and withdraw what is refused no more
@@ -131,33 +127,11 @@ func (p *planner) grant(c claims) {
 			p.refuse(w.node, discovery.KindWant, w.key, "%s", missing("network", w.Network, p.s.networks.keys()))
 			continue
 		}
-		p.grantBlocks(w, n, 4, n.Subnet4, w.Blocks4)
-		p.grantBlocks(w, n, 6, n.Subnet6, w.Blocks6)
+		p.takeBack(w)
+		p.grantAddrs(w, n)
+		p.grantBlocks(w, n, n.Subnet4, w.Blocks4)
+		p.grantBlocks(w, n, n.Subnet6, w.Blocks6)
 		p.grantIdentity(w)
-	}
-}
-
-func (p *planner) grantBlocks(w wantClaim, n overlay.Network, family int, subnet netip.Prefix, wanted int) {
-	if !subnet.IsValid() || wanted <= 0 {
-		return
-	}
-	if wanted > maxBlocks {
-		p.refuse(w.node, discovery.KindWant, w.key, "%d blocks of network %s are wanted: a node may hold %d", wanted, n.Name, maxBlocks)
-		wanted = maxBlocks
-	}
-	key := fmt.Sprintf("%s/%d", n.Name, family)
-	if p.cursors[key] == nil {
-		p.cursors[key] = newBlockCursor(p.s, n.Name, subnet, n.BlockBits(subnet.Addr()))
-	}
-	cursor := p.cursors[key]
-	for ; cursor.held[w.node] < wanted && !p.d.full(); cursor.held[w.node]++ {
-		block, ok := cursor.next()
-		if !ok {
-			p.refuse(w.node, discovery.KindWant, w.key, "network %s has no free block left: all %d of %s (each a /%d) are given",
-				n.Name, cursor.given, subnet, cursor.bits)
-			return
-		}
-		p.d.set(discovery.KindBlock, n.Name+"/"+block.String(), overlay.Block{Network: n.Name, Node: w.node, Prefix: block})
 	}
 }
 

@@ -434,7 +434,7 @@ func checkBlocks(t failer, s *snapshot) {
 			subnet = n.Subnet6
 		}
 		if !subnet.Overlaps(b.Prefix) || b.Prefix.Bits() != n.BlockBits(b.Prefix.Addr()) || b.Prefix != b.Prefix.Masked() {
-			t.Fatalf("block %s does not fit network %s", b.Prefix, form(n))
+			t.Fatalf("block %s does not fit network %s", b.Prefix, n.Form())
 		}
 		id := fmt.Sprint(b.Network, b.Prefix.Addr().Is4())
 		if h, ok := highest[id]; !ok || h.Prefix.Addr().Less(b.Prefix.Addr()) {
@@ -450,12 +450,21 @@ func checkBlocks(t failer, s *snapshot) {
 		}
 		walk := newBlockCursor(&snapshot{}, b.Network, subnet, b.Prefix.Bits())
 		for range count[id] - 1 {
-			walk.next()
+			nextOf(walk)
 		}
-		if last, _ := walk.next(); last != b.Prefix {
+		if last, _ := nextOf(walk); last != b.Prefix {
 			t.Fatalf("the highest of %d blocks is %s, want %s: the lowest are given first, each once", count[id], b.Prefix, last)
 		}
 	}
+}
+
+// nextOf takes the lowest free block.
+func nextOf(c *blockCursor) (netip.Prefix, bool) {
+	p, ok := c.next(nil)
+	if ok {
+		c.take(p, "n")
+	}
+	return p, ok
 }
 
 func TestBlocksEndWithTheirSubnet(t *testing.T) {
@@ -474,7 +483,7 @@ func TestBlocksEndWithTheirSubnet(t *testing.T) {
 		c := newBlockCursor(&snapshot{}, "n", netip.MustParsePrefix(tt.subnet).Masked(), tt.bits)
 		all := c.free()
 		var got []string
-		for p, ok := c.next(); ok; p, ok = c.next() {
+		for p, ok := nextOf(c); ok; p, ok = nextOf(c) {
 			got = append(got, p.String())
 		}
 		if strings.Join(got, " ") != tt.want || all != len(got) || c.free() != 0 {

@@ -86,6 +86,15 @@ func (f *Fabric) AddNetwork(ctx context.Context, n overlay.Network) (made overla
 	return made, err
 }
 
+// SetNetwork implements control.Service.
+func (f *Fabric) SetNetwork(ctx context.Context, n overlay.Network) (made overlay.Network, err error) {
+	err = f.transact(ctx, func(s *snapshot) (d *decision, err error) {
+		made, d, err = setNetwork(s, n, f.endpoints())
+		return d, err
+	})
+	return made, err
+}
+
 // RemoveNetwork implements control.Service.
 func (f *Fabric) RemoveNetwork(ctx context.Context, name string) error {
 	return f.transact(ctx, func(s *snapshot) (*decision, error) { return removeNetwork(s, name) })

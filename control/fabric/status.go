@@ -38,10 +38,16 @@ func (f *Fabric) Networks(ctx context.Context, name string) ([]control.Network, 
 		return nil, err
 	}
 	list := []control.Network{}
+	all := s.shares(f.endpoints())
 	for _, name := range names {
 		n := control.Network{
-			Network: s.networks[name], Groups: s.groupsOf(name), Blocks: []overlay.Block{},
+			Network: s.networks[name], Groups: s.groupsOf(name), Blocks: []overlay.Block{}, Shares: []control.Share{},
 			GroupSets: len(s.identities.below(name)),
+		}
+		for _, share := range all {
+			if share.Network == name {
+				n.Shares = append(n.Shares, share)
+			}
 		}
 		for _, key := range s.blocks.below(name) {
 			n.Blocks = append(n.Blocks, s.blocks[key])
@@ -132,12 +138,20 @@ func (f *Fabric) nodes(s *snapshot) []control.Node {
 			n.Refusals = append(n.Refusals, r.Reason)
 		}
 	}
+	for _, share := range s.shares(f.endpoints()) {
+		if n := all[share.Node]; n != nil {
+			n.Shares = append(n.Shares, share)
+		}
+	}
 	list := []control.Node{}
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		n := *all[id]
 		n.Alive = f.alive(id)
 		if n.Refusals == nil {
 			n.Refusals = []string{}
+		}
+		if n.Shares == nil {
+			n.Shares = []control.Share{}
 		}
 		list = append(list, n)
 	}
@@ -146,7 +160,10 @@ func (f *Fabric) nodes(s *snapshot) []control.Node {
 
 func (f *Fabric) endpoints() []overlay.Endpoint {
 	var list []overlay.Endpoint
-	each(&claims{}, f.o.Facts, discovery.KindEndpoint, func(_ discovery.Row, e overlay.Endpoint) { list = append(list, e) })
+	each(&claims{}, f.o.Facts, discovery.KindEndpoint, func(r discovery.Row, e overlay.Endpoint) {
+		e.Node = discovery.NodeID(r.Writer)
+		list = append(list, e)
+	})
 	return list
 }
 

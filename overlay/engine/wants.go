@@ -141,6 +141,6 @@ func (e *Engine) blocksWanted(n overlay.Network, subnet netip.Prefix) int {
 		return len(held)
 	}
 	family := slices.DeleteFunc(used, func(a netip.Addr) bool { return a.Is4() != subnet.Addr().Is4() })
-	usable := ipam.Usable(netip.PrefixFrom(subnet.Addr(), n.BlockBits(subnet.Addr())))
+	usable := overlay.Usable(netip.PrefixFrom(subnet.Addr(), n.BlockBits(subnet.Addr())))
 	return ipam.Wanted(len(held), ipam.Free(held, family), waiting, usable)
 }

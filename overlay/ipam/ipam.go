@@ -9,29 +9,16 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-)
 
-// Usable returns how many addresses of a block tasks can have, at most math.MaxInt. The first is never
-// given (the subnet, or RFC 4291's router anycast), nor is the last of an IPv4 block (what hosts with
-// another mask take for broadcast).
-func Usable(block netip.Prefix) int {
-	host := block.Addr().BitLen() - block.Bits()
-	if host >= 62 {
-		return math.MaxInt
-	}
-	n := 1<<host - 1
-	if block.Addr().Is4() {
-		n--
-	}
-	return max(n, 0)
-}
+	"weft/overlay"
+)
 
 // Free returns how many addresses of blocks are left, at most math.MaxInt. Each used address is
 // counted once; those outside of the blocks do not count.
 func Free(blocks []netip.Prefix, used []netip.Addr) int {
 	left := 0
 	for _, b := range blocks {
-		n := Usable(b)
+		n := overlay.Usable(b)
 		if n == math.MaxInt || left > math.MaxInt-n {
 			return math.MaxInt
 		}
@@ -62,7 +49,7 @@ func Lowest(blocks []netip.Prefix, used func(netip.Addr) bool) (netip.Addr, bool
 // each yields the usable addresses of a block, lowest first.
 func each(block netip.Prefix) func(yield func(netip.Addr) bool) {
 	return func(yield func(netip.Addr) bool) {
-		for a, n := block.Masked().Addr().Next(), Usable(block); n > 0; a, n = a.Next(), n-1 {
+		for a, n := block.Masked().Addr().Next(), overlay.Usable(block); n > 0; a, n = a.Next(), n-1 {
 			if !yield(a) {
 				return
 			}

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,12 +20,34 @@ import (
 
 func (o *operator) network() *cobra.Command {
 	return noun("network", "virtual networks", "  weft network add prod --subnet 9.0.0.0/16 --subnet6 fd01:b::/64\n  weft network list",
-		o.networkAdd(), o.networkList(), o.networkShow(), o.networkRemove())
+		o.networkAdd(), o.networkSet(), o.networkList(), o.networkShow(), o.networkRemove())
+}
+
+// form is what add and set are told of a network.
+type form struct {
+	overlay.Network
+	subnet4, subnet6, ungrouped string
+}
+
+func (f *form) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.subnet4, "subnet", "", "IPv4 subnet, such as 9.0.0.0/16")
+	cmd.Flags().StringVar(&f.subnet6, "subnet6", "", "IPv6 subnet, such as fd01:b::/64")
+	cmd.Flags().IntVar(&f.Block4, "block", 0, "prefix length of a node's IPv4 block (default 24)")
+	cmd.Flags().IntVar(&f.Block6, "block6", 0, "prefix length of a node's IPv6 block (default 112)")
+	cmd.Flags().StringVar(&f.ungrouped, "ungrouped", "own", "whom tasks without groups may talk to: own (each other) or open (every task)")
+}
+
+func (f *form) read() (err error) {
+	f.Ungrouped = overlay.Ungrouped(f.ungrouped)
+	if f.Subnet4, err = prefix("subnet", f.subnet4); err != nil {
+		return err
+	}
+	f.Subnet6, err = prefix("subnet6", f.subnet6)
+	return err
 }
 
 func (o *operator) networkAdd() *cobra.Command {
-	var n overlay.Network
-	var subnet4, subnet6, ungrouped string
+	var f form
 	var vni uint32
 	cmd := &cobra.Command{
 		Use:   "add NAME --subnet PREFIX [--subnet6 PREFIX]",
@@ -35,22 +58,15 @@ func (o *operator) networkAdd() *cobra.Command {
 			"  weft network add legacy --subnet 9.8.0.0/16 --block 26 --ungrouped open",
 		Args: args(1, 1),
 	}
-	cmd.Flags().StringVar(&subnet4, "subnet", "", "IPv4 subnet, such as 9.0.0.0/16")
-	cmd.Flags().StringVar(&subnet6, "subnet6", "", "IPv6 subnet, such as fd01:b::/64")
+	f.flags(cmd)
 	cmd.Flags().Uint32Var(&vni, "vni", 0, "VXLAN network identifier, 1 to 16777215 (default: one that is free)")
-	cmd.Flags().IntVar(&n.Block4, "block", 0, "prefix length of a node's IPv4 block (default 24)")
-	cmd.Flags().IntVar(&n.Block6, "block6", 0, "prefix length of a node's IPv6 block (default 112)")
-	cmd.Flags().StringVar(&ungrouped, "ungrouped", "own", "whom tasks without groups may talk to: own (each other) or open (every task)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		n.Name, n.VNI, n.Ungrouped = args[0], overlay.VNI(vni), overlay.Ungrouped(ungrouped)
-		if n.Subnet4, err = prefix("subnet", subnet4); err != nil {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := f.read(); err != nil {
 			return err
 		}
-		if n.Subnet6, err = prefix("subnet6", subnet6); err != nil {
-			return err
-		}
+		f.Name, f.VNI = args[0], overlay.VNI(vni)
 		return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {
-			made, err := s.AddNetwork(ctx, n)
+			made, err := s.AddNetwork(ctx, f.Network)
 			if err == nil {
 				o.say("network %s has vni %d", made.Name, made.VNI)
 			}
@@ -58,6 +74,60 @@ func (o *operator) networkAdd() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+func (o *operator) networkSet() *cobra.Command {
+	var f form
+	cmd := &cobra.Command{
+		Use:   "set NAME [--subnet PREFIX] [--subnet6 PREFIX] [--ungrouped own|open]",
+		Short: "change a network that is in use; what is not given stays",
+		Long: "Change a network while its tasks run. A subnet may grow, or shrink where no node has a block, and a family\n" +
+			"may be added; tasks that run already get no address of it. An empty --subnet or --subnet6 removes the family.\n" +
+			"The length of blocks can change while no node has one. Nothing is changed when something is in the way.",
+		Example: "  weft network set prod --subnet 9.0.0.0/15\n  weft network set prod --ungrouped open",
+		Args:    args(1, 1),
+	}
+	f.flags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := f.read(); err != nil {
+			return err
+		}
+		return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {
+			list, err := s.Networks(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if len(list) != 1 {
+				return fmt.Errorf("network %q: the master answered with %d networks", args[0], len(list))
+			}
+			made, err := s.SetNetwork(ctx, f.onto(list[0].Network, cmd.Flags().Changed))
+			if err == nil {
+				o.say("network %s is %s", made.Name, made.Form())
+			}
+			return err
+		})
+	}
+	return cmd
+}
+
+// onto returns the network with those fields changed that were given.
+func (f *form) onto(n overlay.Network, given func(flag string) bool) overlay.Network {
+	if given("subnet") {
+		n.Subnet4 = f.Subnet4
+	}
+	if given("subnet6") {
+		n.Subnet6 = f.Subnet6
+	}
+	if given("block") || !n.Subnet4.IsValid() {
+		n.Block4 = f.Block4
+	}
+	if given("block6") || !n.Subnet6.IsValid() {
+		n.Block6 = f.Block6
+	}
+	if given("ungrouped") {
+		n.Ungrouped = f.Ungrouped
+	}
+	return n
 }
 
 // prefix reads a flag; a subnet that is none is the command's fault, not the masters'.
@@ -96,7 +166,7 @@ func (o *operator) networkList() *cobra.Command {
 	return cmd
 }
 
-// free is a count of blocks, empty for a family that the network has not.
+// free is a count of blocks or addresses, empty for a family that the network has not.
 func free(subnet netip.Prefix, blocks int) string {
 	switch {
 	case !subnet.IsValid():
@@ -143,6 +213,21 @@ func networkTable(w io.Writer, n control.Network) {
 	for _, b := range n.Blocks {
 		show.Row(w, "block", fmt.Sprintf("%s of %s", b.Prefix, b.Node))
 	}
+	for _, s := range n.Shares {
+		show.Row(w, "addresses", fmt.Sprintf("of %s: %s", s.Node, share(s, n.Network)))
+	}
+}
+
+// share tells how many addresses of a network a node has, in the families that the network has.
+func share(s control.Share, n overlay.Network) string {
+	var parts []string
+	if n.Subnet4.IsValid() {
+		parts = append(parts, fmt.Sprintf("%d used, %s free", s.Used4, free(n.Subnet4, s.Free4)))
+	}
+	if n.Subnet6.IsValid() {
+		parts = append(parts, fmt.Sprintf("IPv6 %d used, %s free", s.Used6, free(n.Subnet6, s.Free6)))
+	}
+	return strings.Join(parts, "; ")
 }
 
 func (o *operator) networkRemove() *cobra.Command {

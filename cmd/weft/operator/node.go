@@ -90,6 +90,10 @@ func (o *operator) nodeShow() *cobra.Command {
 				show.Row(w, "addresses", show.List(n.Addrs))
 				show.Row(w, "vtep", n.VTEP)
 				show.Row(w, "blocks", n.Blocks)
+				for _, s := range n.Shares {
+					show.Row(w, "addresses", fmt.Sprintf("in %s: %d used, %d free; IPv6 %d used, %d free",
+						s.Network, s.Used4, s.Free4, s.Used6, s.Free6))
+				}
 				show.Row(w, "mtu", n.MTU)
 				show.Row(w, "version", n.Version)
 				for _, r := range n.Refusals {
