@@ -56,6 +56,12 @@ test: ## every test: units with -race, packet tables, contracts, stories in the 
 	.ci/test.sh -count=1 -timeout 20m ./bpf/bpftest || failed=1; \
 	exit $$failed
 
+.PHONY: soak-packets
+soak-packets: ## ten million random and malformed packets through each program, against the Go model (root)
+	@.ci/need.sh
+	WEFT_PACKETS=10000000 .ci/test.sh -count=1 -timeout 3h -run 'TestRandomPackets|TestEdgeRandom' ./bpf/bpftest
+	WEFT_PACKETS=10000000 .ci/test.sh -count=1 -timeout 3h -run TestKernelAnswersWellOrNotAtAll ./bpf
+
 # The newest that Debian has (the slowest here, so first), the floor and one between; what runs there are the packet tables
 # and everything else of bpf, in short form.
 KERNELS := 7.3 6.1 6.12

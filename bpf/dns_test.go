@@ -18,6 +18,7 @@ import (
 
 	"weft/bpf"
 	"weft/bpf/answers"
+	"weft/bpf/bpftest"
 	"weft/bpf/row"
 	"weft/bpf/table"
 )
@@ -665,10 +666,7 @@ func TestKernelAnswersWellOrNotAtAll(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	n.put("web.weft.mesos.", typeA, records(typeA, 3))
 	n.put("web.weft.mesos.", typeAAAA, records(typeAAAA, 2))
-	rounds, changed := 1_000_000, 0
-	if testing.Short() {
-		rounds = 20_000
-	}
+	rounds, changed := bpftest.Packets(t), 0
 	bases := []question{
 		ask("web.weft.mesos.", typeA), ask6("web.weft.mesos.", typeA),
 		ask("web.weft.mesos.", typeAAAA).edns(1232, 0, nil), ask6("WEB.weft.mesos.", typeAAAA).edns(512, 0x8000, nil),

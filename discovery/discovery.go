@@ -35,6 +35,8 @@ const (
 	KindEndpoint Kind = "endpoint" // overlay.Endpoint; key: attachment id
 	KindWant     Kind = "want"     // overlay.Want; key: what is wanted of the leader
 	KindBackend  Kind = "backend"  // lb.Backend; key: vip key + task id
+	KindTrace    Kind = "trace"    // overlay.Trace; key: its id. Gone after seconds
+	KindWalk     Kind = "walk"     // overlay.Walk; key: the trace's id. Goes with the trace
 
 	KindNetwork   Kind = "network"   // overlay.Network; key: name
 	KindGroup     Kind = "group"     // overlay.Group; key: network/name

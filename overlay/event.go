@@ -75,6 +75,23 @@ type Filter struct {
 	Trace *Question
 }
 
+// Trace asks other nodes to report the packets of one side of a flow.
+type Trace struct {
+	ID       string           `json:"id"`
+	Node     discovery.NodeID `json:"node,omitempty"` // that is asked; empty: every one
+	VNI      VNI              `json:"vni"`
+	From     netip.AddrPort   `json:"from"`     // ICMP: the echo's id in place of the port
+	Protocol uint8            `json:"protocol"` // IANA's number; ICMPv6 as ICMP
+}
+
+// Walk is what a node has reported for a Trace; without events: it is ready to.
+type Walk struct {
+	Events []Event `json:"events,omitempty"` // at most MaxWalk
+}
+
+// MaxWalk bounds the steps of one trace on one node: request, answer and reset, each met twice, are six.
+const MaxWalk = 32
+
 // MaxTraced bounds what one Filter.All reports: a look must not become the load.
 const MaxTraced = 10000
 

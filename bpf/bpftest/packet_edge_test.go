@@ -615,10 +615,7 @@ func TestEdgeSpreads(t *testing.T) {
 
 // TestEdgeRandom runs random packets through both programs, with room to learn and without.
 func TestEdgeRandom(t *testing.T) {
-	count := 1_000_000
-	if testing.Short() {
-		count = 20_000
-	}
+	count := bpftest.Packets(t)
 	for name, room := range map[string]bool{"room": true, "no room": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -17,13 +17,10 @@ import (
 
 var seed = flag.Uint64("seed", 1, "of random packets")
 
-// TestRandomPackets runs a million packets through each program (-short: some thousands). Each has
+// TestRandomPackets runs a million packets through each program (see bpftest.Packets). Each has
 // to come out as the model says: same reason, same action, and bytes that fit them.
 func TestRandomPackets(t *testing.T) {
-	count := 1_000_000
-	if testing.Short() {
-		count = 20_000
-	}
+	count := bpftest.Packets(t)
 	for _, program := range []struct{ name, object string }{
 		{"from_workload", "workload"}, {"to_workload", "workload"}, {"from_underlay", "tunnel"}, {"from_tunnel", "tunnel"},
 	} {

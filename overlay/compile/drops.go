@@ -83,10 +83,7 @@ func (t told) met(network string, a row.Addr, identity uint16) side {
 			}
 		}
 		if !s.task {
-			// A VIP is no error here: it is where the packet was sent.
-			if found, err := findAddr(t.f, t.w, s.addr); err == nil {
-				s = found
-			}
+			s = findAddr(t.f, t.w, s.addr)
 		}
 	}
 	if identity < row.IdentityUngrouped || s.task && s.Identity == overlay.Identity(identity) {

@@ -84,31 +84,43 @@ type asked struct {
 // Explain answers a question from the facts and the verdicts of the packet path. Its errors are about
 // the question: ErrInvalid, ErrNotFound, and ErrConflict where a name means several tasks.
 func Explain(f Facts, w World, q overlay.Question) (overlay.Verdict, error) {
-	proto, known := protocols[strings.ToLower(q.Protocol)]
-	if !known || proto == 0 {
-		return overlay.Verdict{}, fmt.Errorf("%w protocol %q: allowed are tcp, udp and icmp", overlay.ErrInvalid, q.Protocol)
-	}
-	if (proto == ICMP) != (q.Port == 0) {
-		return overlay.Verdict{}, fmt.Errorf("%w port %d of %s: tcp and udp need 1 to 65535, icmp has none",
-			overlay.ErrInvalid, q.Port, q.Protocol)
-	}
-	src, err := find(f, w, q.Source, q.Network)
+	a, err := ask(f, w, q)
 	if err != nil {
-		return overlay.Verdict{}, fmt.Errorf("source: %w", err)
+		return overlay.Verdict{}, err
 	}
-	dst, err := find(f, w, q.Destination, cmp.Or(q.Network, src.network))
-	if err != nil {
-		return overlay.Verdict{}, fmt.Errorf("destination: %w", err)
+	if isVIP(a.dst.addr) || isVIP(a.src.addr) {
+		return overlay.Verdict{}, fmt.Errorf("%w: %s is a virtual address: the verdict is about the tasks behind it, "+
+			"ask about one of them (see `weft vip list`)", overlay.ErrInvalid, q.Destination)
 	}
-	// A task with two families talks in the one that the other side has.
-	src.addr, dst.addr = sameFamily(src, dst.addr), sameFamily(dst, src.addr)
-	a := asked{f, w, src, dst, service{proto, q.Port}}
 	v := a.answer()
-	v.Source, v.Destination = src.Endpoint, dst.Endpoint
+	v.Source, v.Destination = a.src.Endpoint, a.dst.Endpoint
 	if r := reasonOf(v); r.Drop() || r == row.ReasonAudited {
 		a.told(r).complete(&v)
 	}
 	return v, nil
+}
+
+// ask finds both sides of a question.
+func ask(f Facts, w World, q overlay.Question) (asked, error) {
+	proto, known := protocols[strings.ToLower(q.Protocol)]
+	if !known || proto == 0 {
+		return asked{}, fmt.Errorf("%w protocol %q: allowed are tcp, udp and icmp", overlay.ErrInvalid, q.Protocol)
+	}
+	if (proto == ICMP) != (q.Port == 0) {
+		return asked{}, fmt.Errorf("%w port %d of %s: tcp and udp need 1 to 65535, icmp has none",
+			overlay.ErrInvalid, q.Port, q.Protocol)
+	}
+	src, err := find(f, w, q.Source, q.Network)
+	if err != nil {
+		return asked{}, fmt.Errorf("source: %w", err)
+	}
+	dst, err := find(f, w, q.Destination, cmp.Or(q.Network, src.network))
+	if err != nil {
+		return asked{}, fmt.Errorf("destination: %w", err)
+	}
+	// A task with two families talks in the one that the other side has.
+	src.addr, dst.addr = sameFamily(src, dst.addr), sameFamily(dst, src.addr)
+	return asked{f, w, src, dst, service{proto, q.Port}}, nil
 }
 
 func sameFamily(s side, other netip.Addr) netip.Addr {
@@ -127,7 +139,7 @@ func find(f Facts, w World, what, network string) (side, error) {
 		return side{}, nil
 	}
 	if addr, err := netip.ParseAddr(what); err == nil {
-		return findAddr(f, w, addr.Unmap())
+		return findAddr(f, w, addr.Unmap()), nil
 	}
 	var ids, names []overlay.Endpoint
 	for _, e := range everyone(f, w) {
@@ -175,16 +187,19 @@ func everyone(f Facts, w World) []overlay.Endpoint {
 	return slices.DeleteFunc(all, func(e overlay.Endpoint) bool { return len(e.Addrs()) == 0 })
 }
 
-func findAddr(f Facts, w World, addr netip.Addr) (side, error) {
+func isVIP(addr netip.Addr) bool {
 	for p, use := range overlay.Reserved() {
-		if p.Contains(addr) && use == overlay.ForVIPs {
-			return side{}, fmt.Errorf("%w: %s is a virtual address: the verdict is about the tasks behind it, "+
-				"ask about one of them (see `weft vip list`)", overlay.ErrInvalid, addr)
+		if use == overlay.ForVIPs && p.Contains(addr) {
+			return true
 		}
 	}
+	return false
+}
+
+func findAddr(f Facts, w World, addr netip.Addr) side {
 	for _, e := range everyone(f, w) {
 		if slices.Contains(e.Addrs(), addr) {
-			return sideOf(e, addr), nil
+			return sideOf(e, addr)
 		}
 	}
 	s := side{addr: addr, node: slices.Contains(w.NodeAddrs, addr) || addr == f.VTEP}
@@ -195,7 +210,7 @@ func findAddr(f Facts, w World, addr netip.Addr) (side, error) {
 			}
 		}
 	}
-	return s, nil
+	return s
 }
 
 // answer goes the way of a packet: source, place of the destination, verdict.

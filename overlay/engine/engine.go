@@ -84,6 +84,7 @@ type Options struct {
 	Links    Links            // required
 	Host     Host             // nil: nobody is told
 	Source   Source           // nil: there are no events
+	Tracer   *Tracer          // nil: packets can't be followed
 	Finder   Finder           // nil: tasks of other nodes have no names here
 	// WaitOwner returns nil when a process has ended; nil: apply.WaitProcess.
 	WaitOwner func(ctx context.Context, pid int, start uint64) error
@@ -130,6 +131,8 @@ type Engine struct {
 	readers map[*reader]struct{}
 	recent  []overlay.Event // at most eventsKept, oldest first
 	stats   Stats
+
+	traces traces
 
 	wants sync.Mutex // one comparison of want rows at a time
 }
@@ -182,6 +185,9 @@ func New(o Options) (*Engine, error) {
 		ready: make(chan struct{}), kick: make(chan struct{}, 1),
 		entries: make(map[string]*entry), pending: make(map[string]wish),
 		changed: make(chan struct{}), readers: make(map[*reader]struct{}),
+		traces: traces{
+			own: make(map[string]map[row.TraceKey]row.Trace), set: make(map[row.TraceKey]bool), walk: make(map[string]*overlay.Walk),
+		},
 	}, nil
 }
 
@@ -192,6 +198,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.loop(ctx, g) })
 	if e.o.Source != nil {
 		g.Go(func() error { return e.readEvents(ctx) })
+	}
+	if e.o.Tracer != nil {
+		g.Go(func() error { return e.followTraces(ctx) })
 	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("overlay engine: %w", err)

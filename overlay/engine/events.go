@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,19 +32,23 @@ func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 	if err := f.Validate(); err != nil {
 		return fmt.Errorf("events: %w", err)
 	}
-	r := &reader{events: make(chan overlay.Event, eventsKept)}
-	e.mu.Lock()
-	for _, ev := range e.recent {
-		r.events <- ev // has room for all
+	switch {
+	case (f.Trace != nil || f.All) && e.o.Tracer == nil:
+		return fmt.Errorf("events: %w: this node can't follow packets", overlay.ErrInvalid)
+	case f.Trace != nil:
+		if err := e.trace(ctx, *f.Trace, emit); err != nil {
+			return fmt.Errorf("trace: %w", err)
+		}
+		return nil
+	case f.All:
+		done, err := e.traceTask(f.Task)
+		if err != nil {
+			return fmt.Errorf("events: %w", err)
+		}
+		defer done()
 	}
-	e.readers[r] = struct{}{}
-	e.mu.Unlock()
-	defer func() {
-		e.mu.Lock()
-		delete(e.readers, r)
-		e.stats.Lost += r.lost.Load()
-		e.mu.Unlock()
-	}()
+	r, leave := e.read(e.replay()...)
+	defer leave()
 	for {
 		select {
 		case ev := <-r.events:
@@ -56,6 +61,30 @@ func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// replay returns the recent events.
+func (e *Engine) replay() []overlay.Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.recent)
+}
+
+// read begins a reader, which is given some events first (at most eventsKept).
+func (e *Engine) read(first ...overlay.Event) (r *reader, leave func()) {
+	r = &reader{events: make(chan overlay.Event, eventsKept)}
+	for _, ev := range first {
+		r.events <- ev // has room for all
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.readers[r] = struct{}{}
+	return r, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.readers, r)
+		e.stats.Lost += r.lost.Load()
 	}
 }
 
@@ -83,6 +112,9 @@ func (e *Engine) readEvents(ctx context.Context) error {
 
 func (e *Engine) publish(ctx context.Context, raw row.Event) {
 	ev := e.named(ctx, raw)
+	if ev.Traced && e.o.Tracer != nil {
+		e.walked(ev, raw)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.recent = append(e.recent[max(0, len(e.recent)+1-eventsKept):], ev)
