@@ -25,6 +25,8 @@ const (
 	maxRemembered = 4096             // answers
 	maxAge        = 10 * time.Minute // of an answer, whatever its TTL
 	askFor        = 10 * time.Second // in all
+	maxStale      = 24 * time.Hour   // of an answer that is given because there is no newer one
+	staleTTL      = 30               // seconds, of its records (RFC 8767, section 4)
 )
 
 // foreign answers for names that are not ours: it remembers what resolvers said for as long as that
@@ -118,10 +120,26 @@ func (s *Server) serveForeign(ctx context.Context, w wire.ResponseWriter, q *que
 			return
 		}
 	}
+	done, ok := s.limits.open(asker(w), time.Now())
+	if !ok {
+		s.stats.limited.Add(1)
+		s.send(w, q, failure(q.msg, wire.RcodeRefused))
+		return
+	}
 	r, err := f.ask(ctx, q)
+	done()
+	if err == nil && r.msg.Rcode == wire.RcodeServerFailure && memorable && f.recallStale(key, q, time.Now()) != nil {
+		err = errors.New("the resolvers fail")
+	}
 	if err != nil {
 		s.stats.failed.Add(1)
 		s.log.Debug("no resolver answered", "name", q.name, "type", wire.Type(q.qtype), "error", err)
+		if old := f.recallStale(key, q, time.Now()); memorable && old != nil {
+			s.stats.stale.Add(1)
+			fit(old, q)
+			_ = w.WriteMsg(old)
+			return
+		}
 		s.send(w, q, failure(q.msg, wire.RcodeServerFailure))
 		return
 	}
@@ -200,13 +218,36 @@ func (f *foreign) recall(k memoryKey, q *question, now time.Time) *wire.Msg {
 	}
 	m, ok := v.(memo)
 	if !ok || !now.Before(m.expiry) {
+		return nil
+	}
+	age := uint32(now.Sub(m.at) / time.Second)
+	return m.reply(q, func(h *wire.RR_Header) { h.Ttl -= min(age, h.Ttl) })
+}
+
+// recallStale returns what was the answer once, marked as such: better than none while no resolver
+// answers (RFC 8767).
+func (f *foreign) recallStale(k memoryKey, q *question, now time.Time) *wire.Msg {
+	v, ok := f.memory.Get(k)
+	if !ok {
+		return nil
+	}
+	m, ok := v.(memo)
+	if !ok || now.Sub(m.expiry) > maxStale {
 		f.memory.Remove(k)
 		return nil
 	}
+	r := m.reply(q, func(h *wire.RR_Header) { h.Ttl = staleTTL })
+	if opt := r.IsEdns0(); opt != nil {
+		opt.Option = append(opt.Option, &wire.EDNS0_EDE{InfoCode: wire.ExtendedErrorCodeStaleAnswer})
+	}
+	return r
+}
+
+// reply makes the remembered answer one to a question.
+func (m memo) reply(q *question, ttl func(*wire.RR_Header)) *wire.Msg {
 	r := m.msg.Copy()
 	r.Id, r.Question, r.Authoritative = q.msg.Id, q.msg.Question, false
-	age := uint32(now.Sub(m.at) / time.Second)
-	eachRecord(r, func(h *wire.RR_Header) { h.Ttl -= min(age, h.Ttl) })
+	eachRecord(r, ttl)
 	if opt := q.msg.IsEdns0(); opt != nil {
 		r.SetEdns0(maxUDP, opt.Do())
 	}

@@ -193,6 +193,45 @@ func TestNoResolverAnswersIsServfail(t *testing.T) {
 	}
 }
 
+// A name that was resolved once does not fail while the resolvers do, in whatever way.
+func TestOldAnswerIsBetterThanNone(t *testing.T) {
+	var fails atomic.Bool
+	r := newResolver(t, func(w wire.ResponseWriter, m *wire.Msg) {
+		if fails.Load() {
+			failing(wire.RcodeServerFailure)(w, m)
+			return
+		}
+		answering("example.com. 1 IN A 192.0.2.1")(w, m)
+	})
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, nil)
+	q := new(wire.Msg).SetQuestion("example.com.", wire.TypeA).SetEdns0(1232, false)
+	f.ask(q, "udp", "")
+	fails.Store(true)
+	key, _ := memoryKeyOf(&question{msg: q, name: "example.com.", qtype: wire.TypeA})
+	for _, past := range []time.Duration{time.Hour, maxStale + time.Hour} {
+		want := wire.RcodeSuccess
+		if past > maxStale {
+			want = wire.RcodeServerFailure
+		}
+		v, _ := f.foreign.memory.Get(key)
+		m, _ := v.(memo)
+		m.expiry = time.Now().Add(-past)
+		f.foreign.memory.Add(key, m)
+		got := f.ask(q, "udp", "")
+		if got.Rcode != want {
+			t.Errorf("%v too old: %v, want %s", past, got, wire.RcodeToString[want])
+		}
+		if want == wire.RcodeSuccess {
+			if h := got.Answer[0].Header(); h.Ttl != staleTTL || len(got.IsEdns0().Option) != 1 {
+				t.Errorf("%v: a TTL of %d and a mark are wanted", got, staleTTL)
+			}
+		}
+	}
+	if f.Stats().Stale != 1 {
+		t.Errorf("%d stale answers counted, want 1", f.Stats().Stale)
+	}
+}
+
 func TestOwnAddressIsNoResolver(t *testing.T) {
 	s, err := Open(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.7:0")}})
 	if err != nil {
@@ -316,6 +355,9 @@ func TestResolversThatFailAreAskedLess(t *testing.T) {
 	all := []*upstream{{}, {}, {}, {}}
 	all[0].streak.Store(3)
 	all[2].streak.Store(1)
+	for _, u := range all {
+		u.late.Store(time.Now().Unix())
+	}
 	count := map[*upstream]int{}
 	const rounds = 4000
 	for range rounds {
@@ -330,6 +372,10 @@ func TestResolversThatFailAreAskedLess(t *testing.T) {
 	if good := count[all[1]] + count[all[3]]; good < 2*rounds*9/10 || count[all[0]] == 0 || count[all[2]] == 0 {
 		t.Errorf("asked %d %d %d %d times, want mostly the second and fourth, and sometimes the others",
 			count[all[0]], count[all[1]], count[all[2]], count[all[3]])
+	}
+	all[0].late.Store(time.Now().Add(-2 * forgiven).Unix())
+	if all[0].failures(time.Now()) != 0 {
+		t.Error("a failure of long ago still counts")
 	}
 	if got := choose(all[:1]); len(got) != 1 {
 		t.Errorf("of one resolver %d are asked", len(got))

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	wire "github.com/miekg/dns"
 
@@ -41,6 +42,11 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		s.serveMesos(w, &q)
 		return
 	}
+	if q.vni, q.network = s.view(asker(w)); q.tcp && q.vni != 0 && !s.limits.ask(asker(w), time.Now()) {
+		s.stats.limited.Add(1)
+		s.send(w, &q, failure(m, wire.RcodeRefused))
+		return
+	}
 	if rcode, ok := accept(m); !ok {
 		s.stats.refused.Add(1)
 		s.send(w, &q, failure(m, rcode))
@@ -51,7 +57,6 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		return
 	}
 	s.stats.own.Add(1)
-	q.vni, q.network = s.view(asker(w))
 	a := compose(q.zone, q.network, apex, q.name, q.qtype)
 	s.send(w, &q, s.reply(&q, a))
 	if !q.tcp {

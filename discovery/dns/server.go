@@ -76,6 +76,8 @@ type Options struct {
 	ZoneResolvers map[string][]netip.AddrPort
 	// ResolverTimeout is how long one resolver may take; default 5 seconds.
 	ResolverTimeout time.Duration
+	// Rate is how many questions a second one task may ask here; default 10,000; negative: no limit.
+	Rate int
 	// Mesos makes the server answer as Mesos-DNS does; nil: as Weft does.
 	Mesos *Mesos
 	// Cache is the kernel's; nil: none.
@@ -113,6 +115,7 @@ type Server struct {
 	log     *slog.Logger
 	zone    atomic.Pointer[zone.Zone] // written by SetZone only
 	memory  *memory
+	limits  *limits
 	learner *learner
 	foreign *foreign
 	zones   []forwarded // the longest first
@@ -129,7 +132,7 @@ type socket struct {
 
 // counters are read without a lock.
 type counters struct {
-	own, foreign, remembered, missing, unready, failed, refused, truncated atomic.Uint64
+	own, foreign, remembered, stale, missing, unready, failed, refused, limited, truncated atomic.Uint64
 }
 
 // Stats counts questions since Open, and the answers in the kernel.
@@ -137,10 +140,12 @@ type Stats struct {
 	Own        uint64 // about names of ours
 	Foreign    uint64 // about other names
 	Remembered uint64 // foreign ones that needed no resolver
+	Stale      uint64 // those of them that were too old, but no resolver answered
 	Missing    uint64 // NXDOMAIN, own zones
 	Unready    uint64 // SERVFAIL because the zone was not complete yet
 	Failed     uint64 // SERVFAIL because no resolver answered
 	Refused    uint64 // malformed, other classes, transfers
+	Limited    uint64 // refused to tasks that ask too much
 	Truncated  uint64 // sent with TC
 	Learned    uint64 // answers put into the kernel
 	Renewed    uint64 // answers replaced or deleted there because the zone changed
@@ -154,7 +159,7 @@ func Open(o Options) (*Server, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
-	s := &Server{view: o.View, log: o.Log, mesos: o.Mesos, memory: newMemory()}
+	s := &Server{view: o.View, log: o.Log, mesos: o.Mesos, memory: newMemory(), limits: newLimits(o.Rate)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -297,7 +302,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Own: s.stats.own.Load(), Foreign: s.stats.foreign.Load(), Remembered: s.stats.remembered.Load(),
 		Missing: s.stats.missing.Load(), Unready: s.stats.unready.Load(), Failed: s.stats.failed.Load(),
-		Refused: s.stats.refused.Load(), Truncated: s.stats.truncated.Load(), Upstream: s.foreign.stats(),
+		Refused: s.stats.refused.Load(), Limited: s.stats.limited.Load(), Stale: s.stats.stale.Load(), Truncated: s.stats.truncated.Load(), Upstream: s.foreign.stats(),
 	}
 	for _, z := range s.zones {
 		st.Upstream = append(st.Upstream, z.stats()...)

@@ -4,6 +4,8 @@ package dns
 
 import (
 	"net"
+	"net/netip"
+	"time"
 
 	wire "github.com/miekg/dns"
 )
@@ -26,7 +28,12 @@ func (q quick) ReadFrom(buf []byte) (int, net.Addr, error) {
 		if err != nil {
 			return n, nil, err
 		}
-		vni, _ := q.s.view(from.Addr().Unmap())
+		asker := from.Addr().Unmap()
+		vni, _ := q.s.view(asker)
+		if vni != 0 && !q.s.limits.ask(asker, time.Now()) {
+			q.refuse(buf[:n], from)
+			continue
+		}
 		out, hit := q.s.memory.answer(space[:0], buf[:n], vni)
 		if hit == nil {
 			return n, net.UDPAddrFromAddrPort(from), nil
@@ -37,6 +44,23 @@ func (q quick) ReadFrom(buf []byte) (int, net.Addr, error) {
 		}
 		_, _ = q.WriteToUDPAddrPort(out, from) // who went away gets no answer
 	}
+}
+
+// refuse sends a question back as refused: cheaper than what would be answered, and no longer.
+func (q quick) refuse(m []byte, to netip.AddrPort) {
+	q.s.stats.limited.Add(1)
+	if len(m) < headSize || m[2]&bitQR != 0 {
+		return
+	}
+	a, ok := parseAsked(m)
+	if !ok {
+		return
+	}
+	m = m[:a.end]
+	m[2] = m[2]&(bitsOpcode|bitRD) | bitQR
+	m[3] = wire.RcodeRefused
+	m[10], m[11] = 0, 0
+	_, _ = q.WriteToUDPAddrPort(m, to) // who went away gets no answer
 }
 
 // Close leaves the socket to the server, as several readers share it.

@@ -28,6 +28,8 @@ const (
 	// retrial is one in how many questions goes to another than the two best, so that a resolver that
 	// recovered is found.
 	retrial = 16
+	// forgiven is how long a failure counts.
+	forgiven = 30 * time.Second
 )
 
 // upstream is a resolver.
@@ -38,6 +40,15 @@ type upstream struct {
 	asked  atomic.Uint64
 	failed atomic.Uint64
 	streak atomic.Int64 // failures since its last answer
+	late   atomic.Int64 // when the last of them was, Unix time
+}
+
+// failures since its last answer; long ones ago don't count.
+func (u *upstream) failures(now time.Time) int64 {
+	if now.Unix()-u.late.Load() > int64(forgiven/time.Second) {
+		return 0
+	}
+	return u.streak.Load()
 }
 
 // UpstreamStats counts what one resolver was asked since Open.
@@ -65,7 +76,8 @@ func choose(all []*upstream) []*upstream {
 	}
 	order := slices.Clone(all)
 	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-	slices.SortStableFunc(order, func(a, b *upstream) int { return cmp.Compare(a.streak.Load(), b.streak.Load()) })
+	now := time.Now()
+	slices.SortStableFunc(order, func(a, b *upstream) int { return cmp.Compare(a.failures(now), b.failures(now)) })
 	if rand.IntN(retrial) == 0 {
 		other := atOnce - 1 + rand.IntN(len(order)-atOnce+1)
 		order[atOnce-1], order[other] = order[other], order[atOnce-1]
@@ -83,6 +95,7 @@ func (u *upstream) exchange(ctx context.Context, q *question) (reply, error) {
 	case errors.Is(ctx.Err(), context.Canceled): // another one was faster
 	default:
 		u.failed.Add(1)
+		u.late.Store(time.Now().Unix())
 		if u.streak.Add(1) == 1 {
 			u.log.Info("resolver does not answer", "address", u.addr, "error", err)
 		}

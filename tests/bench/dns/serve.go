@@ -69,6 +69,7 @@ func serveGo(ctx context.Context, o options) error {
 }
 
 func serveZone(ctx context.Context, o options, d dns.Options) error {
+	d.Rate = -1 // as the others
 	s, err := dns.Open(d)
 	if err != nil {
 		return err
@@ -177,4 +178,5 @@ func processTime(pid int) int64 {
 	return ts.Nano()
 }
 
-const startWithin = 60 * time.Second
+// startWithin is long: a million names take a while to read on a busy machine.
+const startWithin = 5 * time.Minute
