@@ -24,7 +24,7 @@ func (o *Options) zones() []string {
 	if o.MesosOnly {
 		return []string{o.Domain}
 	}
-	return []string{o.Domain, directory, zkZone, spartanZone, localZone}
+	return append([]string{o.Domain, directory, zkZone, spartanZone, localZone}, o.Zones...)
 }
 
 // directoryRecords generates thisdcos.directory, the zone of everything that is no task:
@@ -74,6 +74,9 @@ func dcosRecords(o *Options, f Fact) []Record {
 			records = append(records, apex(zone, dcosServer, o)[:2]...)
 		}
 		records = append(records, addresses("ready.spartan.", serviceTTL, loopback[:1])...)
+		for _, zone := range o.Zones {
+			records = append(records, apex(zone, join("ns1", o.Domain), o)[:2]...)
+		}
 		return append(records, addresses("localhost.", serviceTTL, loopback)...)
 	case Leader:
 		return append(addresses(join("leader.dcos", directory), serviceTTL, []netip.Addr{f.Addr}),

@@ -50,6 +50,8 @@ type (
 	}
 	// apexes are the zones themselves.
 	apexes struct{}
+	// static are records of the configuration.
+	static struct{ records []Record }
 	// ensemble is all masters together, in the order of their ids; those that nobody leads last.
 	ensemble struct{ addrs []netip.Addr }
 )
@@ -61,6 +63,7 @@ func (Leader) fact()   {}
 func (Service) fact()  {}
 func (Network) fact()  {}
 func (apexes) fact()   {}
+func (static) fact()   {}
 func (ensemble) fact() {}
 
 // Sourced is a fact and where it is from.
@@ -78,6 +81,7 @@ func ServiceSource(network, name string) Source {
 	return Source{Kind: discovery.KindPin, Key: name, Writer: discovery.Ledger, view: network}
 }
 
-// apexSource and ensembleSource are of facts that no row says.
+// Sources of facts that no row says.
 func apexSource() Source     { return Source{Kind: "zone", Key: "apex", Writer: "weft"} }
 func ensembleSource() Source { return Source{Kind: "zone", Key: "masters", Writer: "weft"} }
+func staticSource() Source   { return Source{Kind: "zone", Key: "static", Writer: "weft"} }

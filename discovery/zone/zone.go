@@ -56,6 +56,10 @@ type Options struct {
 	// Reverse are prefixes whose reverse zones are ours besides the networks' subnets: the ranges of
 	// VIP addresses.
 	Reverse []netip.Prefix
+	// Zones are names of more zones that are ours, without dots at the ends, and Static are records for
+	// them or for the others, as the operator of this node has them. Their From says where.
+	Zones  []string
+	Static []Record
 	// Self is the node that thisnode.thisdcos.directory is on; empty: there is no such name.
 	Self discovery.NodeID
 
@@ -118,7 +122,7 @@ func New(o Options) *Zone {
 	if !o.MesosOnly {
 		z.reverse = slices.Clone(o.Reverse)
 	}
-	next, _ := z.With([]Change{{Source: apexSource(), Fact: apexes{}}})
+	next, _ := z.With([]Change{{Source: apexSource(), Fact: apexes{}}, {Source: staticSource(), Fact: static{o.Static}}})
 	return next
 }
 
@@ -222,6 +226,9 @@ func (z *Zone) recordsOf(id string) []Record {
 	from := s.From()
 	for i := range records {
 		records[i].From, records[i].Writer = from, s.Writer
+	}
+	if fixed, ok := f.(static); ok {
+		return fixed.records // they say themselves where they are from
 	}
 	return records
 }

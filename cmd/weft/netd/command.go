@@ -33,6 +33,7 @@ type Options struct {
 	Tunnel               uint16 // UDP
 	Metrics              string // address:port of Prometheus metrics; empty: none
 	Resolvers            []string
+	Names                string // file of static records and forwarded zones; empty: none
 	SecretFile           string
 	SlowEncap, SlowDecap bool
 	Events               uint32
@@ -74,6 +75,7 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.Uint16Var(&o.Tunnel, "tunnel-port", o.Tunnel, "UDP port of tunnel frames, the same on every node")
 	f.StringVar(&o.Metrics, "metrics", o.Metrics, "address of the Prometheus metrics; empty: none")
 	f.StringArrayVar(&o.Resolvers, "resolver", nil, "address[:port] that answers foreign names (repeatable; default: the host's)")
+	f.StringVar(&o.Names, "names", "", "file of static records, zones and who answers for foreign ones (docs/dns-operations.md)")
 	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret: membership is encrypted, rows only from who knows it")
 	f.BoolVar(&o.SlowEncap, "slow-encap", false, "leave encapsulation to the kernel's VXLAN device")
 	f.BoolVar(&o.SlowDecap, "slow-decap", false, "leave decapsulation to the kernel's VXLAN device")

@@ -50,6 +50,7 @@ type daemon struct {
 	syncer   *discoverypb.Syncer
 	peers    *peers.Peers
 	names    *dns.Server
+	static   static
 
 	pinsLost atomic.Uint64 // pins that somebody removed
 	halfLost atomic.Uint64 // starts that found no kernel half, though there should have been one
@@ -202,12 +203,15 @@ func (d *daemon) makeNames(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.static, err = readNames(d.o.Names); err != nil {
+		return err
+	}
 	d.names, err = dns.Open(dns.Options{
 		Listen: []netip.AddrPort{
 			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer4), 53),
 			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer6), 53),
 		},
-		Resolvers: resolvers, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
+		Resolvers: resolvers, ZoneResolvers: d.static.forward, Rate: d.static.rate, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})
 	return err
@@ -220,15 +224,11 @@ func (d *daemon) resolvers() ([]netip.AddrPort, error) {
 	}
 	var list []netip.AddrPort
 	for _, text := range d.o.Resolvers {
-		if a, err := netip.ParseAddr(text); err == nil {
-			list = append(list, netip.AddrPortFrom(a, 53))
-			continue
-		}
-		p, err := netip.ParseAddrPort(text)
+		addr, err := resolver(text)
 		if err != nil {
-			return nil, fmt.Errorf("resolver is %q: an address, or address:port, is allowed", text)
+			return nil, err
 		}
-		list = append(list, p)
+		list = append(list, addr)
 	}
 	return list, nil
 }
@@ -238,6 +238,7 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 	d.discovery, err = discoveryengine.New(discoveryengine.Options{
 		Store: d.store, Members: d.gossip, Server: d.names, Log: d.log.WithGroup("names"),
 		Zone: zone.Options{
+			TTL: d.static.ttl, Zones: d.static.zones, Static: d.static.records,
 			Servers: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 			Reverse: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8"), netip.MustParsePrefix("fd01:c::/64")}, // VIPs
 		},

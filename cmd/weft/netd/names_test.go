@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netd
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/discovery/zone"
+)
+
+func readText(t *testing.T, text string) (static, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "names.json")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return readNames(path)
+}
+
+func TestStaticNamesAreInTheZone(t *testing.T) {
+	s, err := readText(t, `{
+		"ttl": "60s", "zones": ["corp.example"], "rate": 500,
+		"records": [
+			{"name": "DB.corp.example.", "type": "A", "value": "10.0.0.9"},
+			{"name": "db.corp.example", "type": "AAAA", "value": "fd00::9", "ttl": 30},
+			{"name": "_pg._tcp.corp.example", "type": "SRV", "value": "db.corp.example:5432"},
+			{"name": "legacy.mesos", "type": "A", "value": "10.0.0.10", "network": "prod"}
+		],
+		"forward": {"example.com": ["192.0.2.53"], "eu.example.com": ["[2001:db8::53]:5353"]}
+	}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := zone.New(zone.Options{TTL: s.ttl, Zones: s.zones, Static: s.records}).Completed()
+	for name, want := range map[string]int{"db.corp.example.": 2, "_pg._tcp.corp.example.": 1, "legacy.mesos.": 1, "corp.example.": 2} {
+		look := z.Lookup("", name)
+		if len(look.Records) != want {
+			t.Errorf("%s has %v, want %d records", name, look.Records, want)
+		}
+	}
+	if len(z.Lookup("dev", "legacy.mesos.").Records) != 0 || len(z.Lookup("prod", "legacy.mesos.").Records) != 1 {
+		t.Error("a record of one network is seen from another, or not from its own")
+	}
+	if r := z.Lookup("", "db.corp.example.").Records[0]; r.TTL != 5 || !strings.HasPrefix(r.From, "static/") {
+		t.Errorf("%+v: a TTL of 5 and the file's name are wanted", r)
+	}
+	if s.ttl != time.Minute || s.rate != 500 || s.forward["eu.example.com."][0] != netip.MustParseAddrPort("[2001:db8::53]:5353") {
+		t.Errorf("read: %+v", s)
+	}
+}
+
+func TestWrongNamesAreNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"ttl": "1.5s"}`:               `ttl is "1.5s": whole seconds are allowed`,
+		`{"zones": ["a..b"]}`:           `zones: "a..b" is no name`,
+		`{"forward": {"a.b": []}}`:      `forward: a.b has no resolver`,
+		`{"forward": {"a.b": ["ns1"]}}`: `forward: a.b: resolver is "ns1"`,
+		`{"records": [{"name": "a.example.com", "type": "A", "value": "10.0.0.1"}]}`: `records[0]: name is "a.example.com": one in [] or in Weft's own zones`,
+		`{"records": [{"name": "a.mesos", "type": "A", "value": "fd00::1"}]}`:        `records[0]: value is "fd00::1": for type A`,
+		`{"records": [{"name": "a.mesos", "type": "TXT", "value": "x"}]}`:            `records[0]: type is "TXT": A, AAAA, SRV and PTR are allowed`,
+		`{"records": [{"name": "a.mesos", "type": "SRV", "value": "b.mesos"}]}`:      `records[0]: value is "b.mesos": a name and a port`,
+		`{"recrods": []}`: `unknown field "recrods"`,
+	} {
+		if _, err := readText(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
