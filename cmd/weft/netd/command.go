@@ -32,6 +32,8 @@ type Options struct {
 	Gossip               uint16
 	Tunnel               uint16 // UDP
 	Metrics              string // address:port of Prometheus metrics; empty: none
+	HTTP                 string // address:port of the pages of names, VIPs and nodes; empty: none
+	MesosHTTP            string // address:port of the pages of Mesos-DNS; empty: none
 	Resolvers            []string
 	Names                string // file of static records and forwarded zones; empty: none
 	SecretFile           string
@@ -45,7 +47,7 @@ type Options struct {
 func Defaults() Options {
 	return Options{
 		State: "/var/lib/weft/netd", Socket: node.DefaultSocket, Pin: "/sys/fs/bpf/weft",
-		Port: 7701, Gossip: 7946, Tunnel: 4789, Metrics: "127.0.0.1:7780", Events: 100,
+		Port: 7701, Gossip: 7946, Tunnel: 4789, Metrics: "127.0.0.1:7780", HTTP: "127.0.0.1:62080", MesosHTTP: "127.0.0.1:8123", Events: 100,
 	}
 }
 
@@ -74,6 +76,8 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.Uint16Var(&o.Gossip, "gossip-port", o.Gossip, "TCP and UDP port of membership")
 	f.Uint16Var(&o.Tunnel, "tunnel-port", o.Tunnel, "UDP port of tunnel frames, the same on every node")
 	f.StringVar(&o.Metrics, "metrics", o.Metrics, "address of the Prometheus metrics; empty: none")
+	f.StringVar(&o.HTTP, "http", o.HTTP, "address of the pages of names, VIPs and nodes, as dcos-net has them; empty: none")
+	f.StringVar(&o.MesosHTTP, "mesos-dns-http", o.MesosHTTP, "address of the pages of Mesos-DNS; empty: none")
 	f.StringArrayVar(&o.Resolvers, "resolver", nil, "address[:port] that answers foreign names (repeatable; default: the host's)")
 	f.StringVar(&o.Names, "names", "", "file of static records, zones and who answers for foreign ones (docs/dns-operations.md)")
 	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret: membership is encrypted, rows only from who knows it")

@@ -59,20 +59,16 @@ func ServeMetrics(ctx context.Context, addr string, report func(Send)) error {
 	if addr == "" {
 		return nil
 	}
-	registry := prometheus.NewRegistry()
-	for _, c := range []prometheus.Collector{
-		collector(report), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	} {
-		if err := registry.Register(c); err != nil {
-			return fmt.Errorf("register metrics: %w", err)
-		}
+	page, err := Metrics(report)
+	if err != nil {
+		return err
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", page)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // nothing is lost: readers come again
 	defer stop()
@@ -80,6 +76,19 @@ func ServeMetrics(ctx context.Context, addr string, report func(Send)) error {
 		return err
 	}
 	return nil
+}
+
+// Metrics returns the page that Prometheus reads; report is called for each request.
+func Metrics(report func(Send)) (http.Handler, error) {
+	registry := prometheus.NewRegistry()
+	for _, c := range []prometheus.Collector{
+		collector(report), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err := registry.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), nil
 }
 
 // collector asks for metrics when Prometheus does.

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"weft/cmd/weft/process"
+	"weft/discovery/httpapi"
+	"weft/discovery/zone"
+)
+
+// refreshEvery is what /v1/axfr tells those who copy the zone: it changes with the facts.
+const refreshEvery = time.Second
+
+// serveHTTP answers for names, VIPs and nodes on the ports of Mesos-DNS and dcos-net. Who holds such a
+// port already is left alone: names themselves need none of this.
+func (d *daemon) serveHTTP(ctx context.Context) error {
+	pages, err := process.Metrics(d.report)
+	if err != nil {
+		return err
+	}
+	mesos := httpapi.New(httpapi.Options{
+		Snapshot: func() httpapi.Snapshot {
+			z := d.discovery.Zone()
+			return httpapi.Snapshot{Zone: z, Listing: z.Listing()}
+		},
+		Service: "Mesos-DNS", URL: "https://github.com/mesosphere/mesos-dns", Version: d.o.Version,
+		Config: func() any { return d.o }, Enumeration: true, Refresh: refreshEvery, Log: d.log.WithGroup("http"),
+	})
+	node := httpapi.NewNode(httpapi.NodeOptions{
+		Zone: func() *zone.Zone { return d.discovery.Zone() }, VIPs: d.listVIPs, Nodes: d.listNodes, 
+		Changed: func() (names, vips, nodes <-chan struct{}) {
+			return d.discovery.Changed(), d.lb.Changed(), d.gossip.Changed()
+		},
+		Metrics: pages, Version: d.o.Version, Log: d.log.WithGroup("http"),
+	})
+	failed := make(chan error, 2) // one per server
+	for addr, handler := range map[string]http.Handler{d.o.MesosHTTP: mesos, d.o.HTTP: node} {
+		go func() { failed <- d.serveAt(ctx, addr, handler) }()
+	}
+	return errors.Join(<-failed, <-failed)
+}
+
+func (d *daemon) serveAt(ctx context.Context, addr string, handler http.Handler) error {
+	if addr == "" {
+		return nil
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		d.log.ErrorContext(ctx, "http pages not served", "address", addr, "error", err)
+		return nil
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // nothing is lost: readers come again
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve http at %s: %w", addr, err)
+	}
+	return nil
+}
+
+// listVIPs is every VIP as dcos-net lists them, all backends in whatever state.
+func (d *daemon) listVIPs() []httpapi.VIP {
+	all, err := d.lb.VIPs(context.Background(), "")
+	if err != nil {
+		d.log.Error("VIPs not listed", "error", err)
+	}
+	list := make([]httpapi.VIP, 0, len(all))
+	for _, v := range all {
+		one := httpapi.VIP{Protocol: v.Protocol, Network: v.Network, Addrs: v.Addrs, Backends: []httpapi.Backend{}}
+		if one.VIP = fmt.Sprintf("%s:%d", v.DNS, v.Port); v.DNS == "" {
+			one.VIP = netip.AddrPortFrom(v.Addr, v.Port).String()
+		}
+		for _, b := range v.Backends {
+			for _, a := range b.Addrs {
+				one.Backends = append(one.Backends, httpapi.Backend{
+					IP: a, Port: b.Port, Task: b.Task, Node: string(b.Node), Weight: b.Weight, In: b.In, Reason: b.Reason,
+				})
+			}
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
+func (d *daemon) listNodes() []httpapi.Node {
+	all, err := d.discovery.Nodes(context.Background())
+	if err != nil {
+		d.log.Error("nodes not listed", "error", err)
+	}
+	list := []httpapi.Node{}
+	for _, n := range all {
+		one := httpapi.Node{Hostname: n.Hostname, Updated: n.Since, ID: string(n.ID), Alive: n.Alive, Public: []netip.Addr{}}
+		if len(n.Addrs) > 0 {
+			one.Private = n.Addrs[0]
+		}
+		list = append(list, one)
+	}
+	return list
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpapi
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"weft/discovery/zone"
+)
+
+// NodeOptions say what a node answers.
+type NodeOptions struct {
+	Zone  func() *zone.Zone // as it is now; required
+	VIPs  func() []VIP
+	Nodes func() []Node
+	// Changed returns what is closed at the next change of each of the three. Take it before asking them.
+	Changed func() (names, vips, nodes <-chan struct{})
+	// Metrics answers in Prometheus's text format; nil: nothing.
+	Metrics http.Handler
+	Version string
+	Log     *slog.Logger // nil: nobody
+}
+
+type (
+	// VIP is a declared VIP with all its backends, whatever their state.
+	VIP struct {
+		VIP      string    `json:"vip"` // name.fw.l4lb.thisdcos.directory:80, or address:port
+		Protocol string    `json:"protocol"`
+		Backends []Backend `json:"backend"`
+		// Ours besides.
+		Network string       `json:"network,omitempty"`
+		Addrs   []netip.Addr `json:"addresses,omitempty"`
+	}
+	// Backend is a task behind a VIP.
+	Backend struct {
+		IP     netip.Addr `json:"ip"`
+		Port   uint16     `json:"port"`
+		Task   string     `json:"task,omitempty"`
+		Node   string     `json:"node,omitempty"`
+		Weight uint16     `json:"weight"`
+		In     bool       `json:"in"`
+		Reason string     `json:"reason,omitempty"`
+	}
+	// Node is a node of the cluster.
+	Node struct {
+		Private  netip.Addr   `json:"private_ip"`
+		Public   []netip.Addr `json:"public_ips"`
+		Hostname string       `json:"hostname"`
+		Updated  time.Time    `json:"updated"`
+		ID       string       `json:"id"`
+		Alive    bool         `json:"alive"`
+	}
+)
+
+// node answers requests of one node.
+type node struct {
+	api
+	NodeOptions
+}
+
+// NewNode returns what a node serves: the HTTP API of dcos-net, and two pages of ours.
+//
+//	GET /v1/version, /v1/hosts/NAME, /v1/services/NAME, /v1/records   names
+//	GET /v1/vips                                                       VIPs and their backends, with ETag
+//	GET /v1/nodes                                                      nodes
+//	GET /v1/metrics, /v1/metrics/REGISTRY                              Prometheus's text format
+//	GET /v1/config, /v1/enumerate                                      501, as dcos-net answers
+//	GET /v1/watch?name=N&vips&nodes                                    events, see watch.go
+//	GET /v1/targets?port=P&network=N&framework=F                       tasks for Prometheus (HTTP SD)
+func NewNode(o NodeOptions) http.Handler {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &node{api{Options{
+		Snapshot: func() Snapshot { return Snapshot{Zone: o.Zone()} }, Service: "dcos-dns", Version: o.Version, Log: o.Log,
+	}}, o}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "Page Not Found") })
+	for path, page := range map[string]http.HandlerFunc{
+		"/v1/version": n.nodeVersion, "/v1/hosts/{name}": n.nodeHosts, "/v1/services/{name}": n.nodeServices,
+		"/v1/records": n.records, "/v1/vips": n.vips, "/v1/nodes": n.nodes, "/v1/targets": n.targets,
+		"/v1/config": n.missing, "/v1/enumerate": n.missing,
+	} {
+		mux.HandleFunc("GET "+path, page)
+	}
+	mux.HandleFunc("GET /v1/watch", n.watch)
+	mux.HandleFunc("GET /v1/metrics", n.metrics)
+	mux.HandleFunc("GET /v1/metrics/{registry}", n.metrics)
+	return mux
+}
+
+func (n *node) missing(w http.ResponseWriter, _ *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+func (n *node) nodeVersion(w http.ResponseWriter, r *http.Request) {
+	n.send(w, r, map[string]string{"service": n.Service, "version": n.NodeOptions.Version})
+}
+
+// send writes a document with its ETag, or says that the client has it.
+func (n *node) send(w http.ResponseWriter, r *http.Request, document any) {
+	text, err := json.Marshal(document)
+	if err != nil {
+		n.NodeOptions.Log.Error("answer not written", "error", err)
+		refuse(w, http.StatusInternalServerError, "Internal Server Error")
+		return
+	}
+	sum := sha256.Sum256(text)
+	tag := strconv.Quote(hex.EncodeToString(sum[:8]))
+	w.Header().Set("ETag", tag)
+	w.Header().Set("Content-Type", "application/json")
+	if r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	_, _ = w.Write(text) // who went away reads nothing
+}
+
+// nodeHosts answers with all addresses of a name; dcos-net says [] when there are none.
+func (n *node) nodeHosts(w http.ResponseWriter, r *http.Request) {
+	name := fqdn(r.PathValue("name"))
+	look := n.Zone().Lookup("", name)
+	records := []hostRecord{}
+	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+		for _, r := range look.Of(t) {
+			records = append(records, hostRecord{name, r.Value()})
+		}
+	}
+	n.send(w, r, records)
+}
+
+// nodeService is dcos-net's: the port is a number.
+type nodeService struct {
+	Service string `json:"service"`
+	Host    string `json:"host"`
+	Port    uint16 `json:"port"`
+	IP      string `json:"ip"`
+}
+
+func (n *node) nodeServices(w http.ResponseWriter, r *http.Request) {
+	z, name := n.Zone(), fqdn(r.PathValue("name"))
+	records := []nodeService{}
+	for _, srv := range z.Lookup("", name).Of(zone.SRV) {
+		look := z.Lookup("", srv.Target)
+		for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+			for _, addr := range look.Of(t) {
+				records = append(records, nodeService{name, srv.Target, srv.Port, addr.Value()})
+			}
+		}
+	}
+	n.send(w, r, records)
+}
+
+type nodeRecord struct {
+	Name string `json:"name"`
+	Host string `json:"host"`
+	Type string `json:"rtype"`
+}
+
+// records lists every record that an answer can hold, each value once.
+func (n *node) records(w http.ResponseWriter, r *http.Request) {
+	list := []nodeRecord{}
+	for rec := range n.Zone().All {
+		if one := (nodeRecord{rec.Name, rec.Value(), rec.Type.String()}); rec.Answerable() && (len(list) == 0 || list[len(list)-1] != one) {
+			list = append(list, one)
+		}
+	}
+	n.send(w, r, list)
+}
+
+func (n *node) vips(w http.ResponseWriter, r *http.Request)  { n.send(w, r, n.VIPs()) }
+func (n *node) nodes(w http.ResponseWriter, r *http.Request) { n.send(w, r, n.Nodes()) }
+
+// metrics has the registries of dcos-net. All that Weft counts is in each; what only dcos-net had is
+// there and empty, since collectors ask for it.
+func (n *node) metrics(w http.ResponseWriter, r *http.Request) {
+	switch r.PathValue("registry") {
+	case "", "default", "dns", "l4lb", "overlay":
+		if n.Metrics != nil {
+			n.Metrics.ServeHTTP(w, r)
+			return
+		}
+	case "lashup", "mesos_listener":
+	default:
+		refuse(w, http.StatusNotFound, "Page Not Found")
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+}
+
+// target is a group of targets in Prometheus's HTTP SD.
+type target struct {
+	Targets []string          `json:"targets"`
+	Labels  map[string]string `json:"labels"`
+}
+
+// targets lists the ports of tasks, those that the query asks for.
+func (n *node) targets(w http.ResponseWriter, r *http.Request) {
+	wanted := func(key, value string) bool { return !r.URL.Query().Has(key) || r.URL.Query().Get(key) == value }
+	list := []target{}
+	for s := range n.Zone().Facts {
+		t, ok := s.Fact.(zone.Task)
+		if !ok || !wanted("network", t.Network) || !wanted("framework", t.Framework) {
+			continue
+		}
+		for _, p := range t.Ports {
+			if !wanted("port", p.Name) || p.Protocol == "udp" {
+				continue
+			}
+			one := target{Labels: map[string]string{
+				"__meta_weft_task": t.Task, "__meta_weft_name": t.Label, "__meta_weft_framework": t.Framework,
+				"__meta_weft_network": t.Network, "__meta_weft_node": string(t.Node), "__meta_weft_port": p.Name,
+			}}
+			for _, a := range t.Addrs {
+				one.Targets = append(one.Targets, netip.AddrPortFrom(a, p.Port).String())
+			}
+			if len(one.Targets) > 0 {
+				list = append(list, one)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b target) int { return cmp.Compare(a.Targets[0], b.Targets[0]) })
+	n.send(w, r, list)
+}
