@@ -35,7 +35,7 @@ func (d *daemon) serveHTTP(ctx context.Context) error {
 		Config: func() any { return d.o }, Enumeration: true, Refresh: refreshEvery, Log: d.log.WithGroup("http"),
 	})
 	node := httpapi.NewNode(httpapi.NodeOptions{
-		Zone: func() *zone.Zone { return d.discovery.Zone() }, VIPs: d.listVIPs, Nodes: d.listNodes, 
+		Zone: func() *zone.Zone { return d.discovery.Zone() }, VIPs: d.listVIPs, Nodes: d.listNodes,
 		Changed: func() (names, vips, nodes <-chan struct{}) {
 			return d.discovery.Changed(), d.lb.Changed(), d.gossip.Changed()
 		},

@@ -92,7 +92,7 @@ func (d *Daemon) Close() error { return d.conn.Close() }
 // Commands returns the commands of this package.
 func Commands(env Env) []*cobra.Command {
 	c := &client{env: env}
-	return []*cobra.Command{c.run(), c.task(), c.vip(), c.name(), c.why(), c.trace(), c.flows(), c.doctor()}
+	return []*cobra.Command{c.run(), c.task(), c.vip(), c.name(), c.dns(), c.why(), c.trace(), c.flows(), c.doctor()}
 }
 
 // client holds what all commands share.

@@ -54,7 +54,7 @@ func measureZone(ctx context.Context, out io.Writer, o options, dir string, name
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	f, err := writeFiles(dir, makeZone(tasks))
+	f, err := writeFiles(dir, makeZone(tasks), large)
 	if err != nil {
 		return nil, err
 	}
