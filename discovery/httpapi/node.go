@@ -63,8 +63,8 @@ type (
 
 // node answers requests of one node.
 type node struct {
-	api
 	NodeOptions
+	service string
 }
 
 // NewNode returns what a node serves: the HTTP API of dcos-net, and two pages of ours.
@@ -80,9 +80,7 @@ func NewNode(o NodeOptions) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &node{api{Options{
-		Snapshot: func() Snapshot { return Snapshot{Zone: o.Zone()} }, Service: "dcos-dns", Version: o.Version, Log: o.Log,
-	}}, o}
+	n := &node{o, "dcos-dns"}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "Page Not Found") })
 	for path, page := range map[string]http.HandlerFunc{
@@ -103,14 +101,14 @@ func (n *node) missing(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (n *node) nodeVersion(w http.ResponseWriter, r *http.Request) {
-	n.send(w, r, map[string]string{"service": n.Service, "version": n.NodeOptions.Version})
+	n.send(w, r, map[string]string{"service": n.service, "version": n.Version})
 }
 
 // send writes a document with its ETag, or says that the client has it.
 func (n *node) send(w http.ResponseWriter, r *http.Request, document any) {
 	text, err := json.Marshal(document)
 	if err != nil {
-		n.NodeOptions.Log.Error("answer not written", "error", err)
+		n.Log.Error("answer not written", "error", err)
 		refuse(w, http.StatusInternalServerError, "Internal Server Error")
 		return
 	}

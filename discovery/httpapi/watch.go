@@ -65,14 +65,7 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 	defer tick.Stop()
 	for {
 		namesChanged, vipsChanged, nodesChanged := n.Changed()
-		err := n.tellNames(names, tell)
-		if err == nil && query.Has("vips") {
-			err = tell("vips", "vips", n.VIPs())
-		}
-		if err == nil && query.Has("nodes") {
-			err = tell("nodes", "nodes", n.Nodes())
-		}
-		if err != nil || out.Flush() != nil {
+		if n.tellAll(names, query.Has("vips"), query.Has("nodes"), tell) != nil || out.Flush() != nil {
 			return // the reader went away
 		}
 		select {
@@ -89,7 +82,21 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (n *node) tellNames(names []string, tell func(event, id string, document any) error) error {
+// tell sends a document, unless it is what was sent last.
+type tell func(event, id string, document any) error
+
+func (n *node) tellAll(names []string, vips, nodes bool, tell tell) error {
+	err := n.tellNames(names, tell)
+	if err == nil && vips {
+		err = tell("vips", "vips", n.VIPs())
+	}
+	if err == nil && nodes {
+		err = tell("nodes", "nodes", n.Nodes())
+	}
+	return err
+}
+
+func (n *node) tellNames(names []string, tell tell) error {
 	z := n.Zone()
 	for _, text := range names {
 		name := fqdn(text)

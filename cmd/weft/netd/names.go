@@ -72,7 +72,7 @@ func readNames(path string) (static, error) {
 
 // read checks everything and joins every problem.
 func (n Names) read(path string) (static, error) {
-	s := static{forward: map[string][]netip.AddrPort{}, rate: n.Rate}
+	s := static{rate: n.Rate}
 	var errs []error
 	if n.TTL != "" {
 		ttl, err := time.ParseDuration(n.TTL)
@@ -100,7 +100,16 @@ func (n Names) read(path string) (static, error) {
 		}
 		s.records = append(s.records, record)
 	}
-	for name, list := range n.Forward {
+	var err error
+	s.forward, err = readForward(n.Forward)
+	return s, errors.Join(append(errs, err)...)
+}
+
+// readForward reads the resolvers of zones.
+func readForward(forward map[string][]string) (map[string][]netip.AddrPort, error) {
+	all := map[string][]netip.AddrPort{}
+	var errs []error
+	for name, list := range forward {
 		fqdn, err := domain(name)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("forward: %w", err))
@@ -113,10 +122,10 @@ func (n Names) read(path string) (static, error) {
 			if err != nil {
 				errs = append(errs, fmt.Errorf("forward: %s: %w", name, err))
 			}
-			s.forward[fqdn] = append(s.forward[fqdn], addr)
+			all[fqdn] = append(all[fqdn], addr)
 		}
 	}
-	return s, errors.Join(errs...)
+	return all, errors.Join(errs...)
 }
 
 func (r StaticRecord) read(path string) (record zone.Record, err error) {

@@ -272,7 +272,7 @@ func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		d.gossip.Run, d.peers.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
-		d.followTasks, d.followVIPs, d.keepPins, d.serve, d.serveMetrics,
+		d.followTasks, d.followVIPs, d.keepPins, d.serve, d.serveMetrics, d.serveHTTP,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
