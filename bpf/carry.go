@@ -157,6 +157,9 @@ func (c carry) rows(made, old *ebpf.Map, flags ebpf.MapUpdateFlags) (int, error)
 	var refused error
 	key, value := make([]byte, c.key.size), make([]byte, c.value.size)
 	err := eachRow(old, func(k, v []byte) {
+		if c.key.loses(k) {
+			return
+		}
 		c.key.row(key, k)
 		c.value.row(value, v)
 		switch err := made.Update(key, value, flags); {

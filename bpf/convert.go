@@ -49,8 +49,11 @@ func appendFields(list []field, path string, offset uint32, t btf.Type) ([]field
 type conversion struct {
 	size  uint32 // of the new row, bytes
 	moves []move
-	same  bool // nothing is to be done
+	lost  []span // of the old row
+	same  bool   // nothing is to be done
 }
+
+type span struct{ from, to uint32 }
 
 type move struct{ from, to, size uint32 }
 
@@ -63,9 +66,22 @@ func convert(from, to []field, oldSize, newSize uint32) conversion {
 	for _, f := range to {
 		if o, ok := old[f.name]; ok {
 			c.moves = append(c.moves, move{o.offset, f.offset, min(o.size, f.size)})
+			c.lost = append(c.lost, span{o.offset + min(o.size, f.size), o.offset + o.size})
+			delete(old, f.name)
 		}
 	}
+	for _, o := range old {
+		c.lost = append(c.lost, span{o.offset, o.offset + o.size})
+	}
 	return c
+}
+
+// loses reports whether old says something that the new form has no place for. A key without it would be
+// about more than the row was: a verdict about one port would be one about all.
+func (c conversion) loses(old []byte) bool {
+	return slices.ContainsFunc(c.lost, func(s span) bool {
+		return slices.ContainsFunc(old[s.from:s.to], func(b byte) bool { return b != 0 })
+	})
 }
 
 // row writes the new form of old into made, which has the new size.

@@ -95,3 +95,20 @@ func TestThereAndBackLosesNothing(t *testing.T) {
 		}
 	})
 }
+
+// A verdict about one port of another layout must not become one about all.
+func TestAKeyThatSaidMoreStaysBehind(t *testing.T) {
+	t.Parallel()
+	old := structOf("key", btf.Member{Name: "src", Type: word}, btf.Member{Name: "port", Type: word})
+	now := structOf("key", btf.Member{Name: "src", Type: &btf.Int{Size: 2}})
+	c := conversionFor(t, old, now)
+	for _, r := range []struct {
+		src, port uint32
+		want      bool
+	}{{16, 0, false}, {16, 80, true}, {1 << 31, 0, true}, {0, 0, false}} {
+		key := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, r.src), r.port)
+		if got := c.loses(key); got != r.want {
+			t.Errorf("source %d, port %d: got %v, want %v", r.src, r.port, got, r.want)
+		}
+	}
+}

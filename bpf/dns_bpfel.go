@@ -16,19 +16,24 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	dnsMapAttempts        = "attempts"
 	dnsMapBackends        = "backends"
 	dnsMapBlocks          = "blocks"
+	dnsMapClauses         = "clauses"
 	dnsMapCounters        = "counters"
+	dnsMapDatagrams       = "datagrams"
 	dnsMapDnsAnswers      = "dns_answers"
 	dnsMapDnsScratch      = "dns_scratch"
 	dnsMapEndpoints       = "endpoints"
 	dnsMapEvents          = "events"
 	dnsMapFlows           = "flows"
+	dnsMapOpeners         = "openers"
 	dnsMapOpenings        = "openings"
 	dnsMapPrefixes        = "prefixes"
 	dnsMapSamples         = "samples"
 	dnsMapSocketPeers     = "socket_peers"
 	dnsMapSocketVips      = "socket_vips"
+	dnsMapSources         = "sources"
 	dnsMapSpaces          = "spaces"
 	dnsMapTraces          = "traces"
 	dnsMapTranslations    = "translations"
@@ -105,19 +110,24 @@ type dnsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dnsMapSpecs struct {
+	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses      *ebpf.MapSpec `ebpf:"clauses"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams    *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
 	DnsScratch   *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
@@ -170,19 +180,24 @@ func (o *dnsObjects) Close() error {
 //
 // It can be passed to loadDnsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dnsMaps struct {
+	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
+	Clauses      *ebpf.Map `ebpf:"clauses"`
 	Counters     *ebpf.Map `ebpf:"counters"`
+	Datagrams    *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
 	DnsScratch   *ebpf.Map `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
+	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
@@ -195,19 +210,24 @@ type dnsMaps struct {
 
 func (m *dnsMaps) Close() error {
 	return _DnsClose(
+		m.Attempts,
 		m.Backends,
 		m.Blocks,
+		m.Clauses,
 		m.Counters,
+		m.Datagrams,
 		m.DnsAnswers,
 		m.DnsScratch,
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openers,
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,
 		m.SocketVips,
+		m.Sources,
 		m.Spaces,
 		m.Traces,
 		m.Translations,

@@ -16,9 +16,12 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	edgeMapAttempts            = "attempts"
 	edgeMapBackends            = "backends"
 	edgeMapBlocks              = "blocks"
+	edgeMapClauses             = "clauses"
 	edgeMapCounters            = "counters"
+	edgeMapDatagrams           = "datagrams"
 	edgeMapDnsAnswers          = "dns_answers"
 	edgeMapEdgeBackends        = "edge_backends"
 	edgeMapEdgeCache           = "edge_cache"
@@ -30,11 +33,13 @@ const (
 	edgeMapEndpoints           = "endpoints"
 	edgeMapEvents              = "events"
 	edgeMapFlows               = "flows"
+	edgeMapOpeners             = "openers"
 	edgeMapOpenings            = "openings"
 	edgeMapPrefixes            = "prefixes"
 	edgeMapSamples             = "samples"
 	edgeMapSocketPeers         = "socket_peers"
 	edgeMapSocketVips          = "socket_vips"
+	edgeMapSources             = "sources"
 	edgeMapSpaces              = "spaces"
 	edgeMapTraces              = "traces"
 	edgeMapTranslations        = "translations"
@@ -115,9 +120,12 @@ type edgeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeMapSpecs struct {
+	Attempts       *ebpf.MapSpec `ebpf:"attempts"`
 	Backends       *ebpf.MapSpec `ebpf:"backends"`
 	Blocks         *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses        *ebpf.MapSpec `ebpf:"clauses"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
 	EdgeBackends   *ebpf.MapSpec `ebpf:"edge_backends"`
 	EdgeCache      *ebpf.MapSpec `ebpf:"edge_cache"`
@@ -129,11 +137,13 @@ type edgeMapSpecs struct {
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples        *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips     *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources        *ebpf.MapSpec `ebpf:"sources"`
 	Spaces         *ebpf.MapSpec `ebpf:"spaces"`
 	Traces         *ebpf.MapSpec `ebpf:"traces"`
 	Translations   *ebpf.MapSpec `ebpf:"translations"`
@@ -188,9 +198,12 @@ func (o *edgeObjects) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeMaps struct {
+	Attempts       *ebpf.Map `ebpf:"attempts"`
 	Backends       *ebpf.Map `ebpf:"backends"`
 	Blocks         *ebpf.Map `ebpf:"blocks"`
+	Clauses        *ebpf.Map `ebpf:"clauses"`
 	Counters       *ebpf.Map `ebpf:"counters"`
+	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
 	EdgeBackends   *ebpf.Map `ebpf:"edge_backends"`
 	EdgeCache      *ebpf.Map `ebpf:"edge_cache"`
@@ -202,11 +215,13 @@ type edgeMaps struct {
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
 	Flows          *ebpf.Map `ebpf:"flows"`
+	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
 	Samples        *ebpf.Map `ebpf:"samples"`
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips     *ebpf.Map `ebpf:"socket_vips"`
+	Sources        *ebpf.Map `ebpf:"sources"`
 	Spaces         *ebpf.Map `ebpf:"spaces"`
 	Traces         *ebpf.Map `ebpf:"traces"`
 	Translations   *ebpf.Map `ebpf:"translations"`
@@ -219,9 +234,12 @@ type edgeMaps struct {
 
 func (m *edgeMaps) Close() error {
 	return _EdgeClose(
+		m.Attempts,
 		m.Backends,
 		m.Blocks,
+		m.Clauses,
 		m.Counters,
+		m.Datagrams,
 		m.DnsAnswers,
 		m.EdgeBackends,
 		m.EdgeCache,
@@ -233,11 +251,13 @@ func (m *edgeMaps) Close() error {
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openers,
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,
 		m.SocketVips,
+		m.Sources,
 		m.Spaces,
 		m.Traces,
 		m.Translations,

@@ -216,6 +216,8 @@ type Tables struct {
 	Prefixes  table.Table[row.PrefixKey, row.Prefix]
 	VTEPs     table.Table[row.Addr, row.VTEP]
 	Verdicts  table.Table[row.VerdictKey, row.Verdict]
+	Clauses   table.Table[row.ClausesKey, row.Clauses]
+	Sources   table.Table[row.SourceKey, row.Source]
 	VIPs      table.Table[row.VIPKey, row.VIP]
 	Backends  table.Table[row.BackendKey, row.Backend]
 	Spaces    table.Table[uint64, row.Space]
@@ -235,6 +237,8 @@ func (p *Plane) openTables() error {
 		openTable(p, "prefixes", &t.Prefixes),
 		openTable(p, "vteps", &t.VTEPs),
 		openTable(p, "verdicts", &t.Verdicts),
+		openTable(p, "clauses", &t.Clauses),
+		openTable(p, "sources", &t.Sources),
 		openTable(p, "vips", &t.VIPs),
 		openTable(p, "backends", &t.Backends),
 		openTable(p, "spaces", &t.Spaces),

@@ -16,18 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	socketMapAttempts      = "attempts"
 	socketMapBackends      = "backends"
 	socketMapBlocks        = "blocks"
+	socketMapClauses       = "clauses"
 	socketMapCounters      = "counters"
+	socketMapDatagrams     = "datagrams"
 	socketMapDnsAnswers    = "dns_answers"
 	socketMapEndpoints     = "endpoints"
 	socketMapEvents        = "events"
 	socketMapFlows         = "flows"
+	socketMapOpeners       = "openers"
 	socketMapOpenings      = "openings"
 	socketMapPrefixes      = "prefixes"
 	socketMapSamples       = "samples"
 	socketMapSocketPeers   = "socket_peers"
 	socketMapSocketVips    = "socket_vips"
+	socketMapSources       = "sources"
 	socketMapSpaces        = "spaces"
 	socketMapTraces        = "traces"
 	socketMapTranslations  = "translations"
@@ -102,18 +107,23 @@ type socketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketMapSpecs struct {
+	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses      *ebpf.MapSpec `ebpf:"clauses"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams    *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
@@ -150,18 +160,23 @@ func (o *socketObjects) Close() error {
 //
 // It can be passed to loadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketMaps struct {
+	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
+	Clauses      *ebpf.Map `ebpf:"clauses"`
 	Counters     *ebpf.Map `ebpf:"counters"`
+	Datagrams    *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
+	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
@@ -174,18 +189,23 @@ type socketMaps struct {
 
 func (m *socketMaps) Close() error {
 	return _SocketClose(
+		m.Attempts,
 		m.Backends,
 		m.Blocks,
+		m.Clauses,
 		m.Counters,
+		m.Datagrams,
 		m.DnsAnswers,
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openers,
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,
 		m.SocketVips,
+		m.Sources,
 		m.Spaces,
 		m.Traces,
 		m.Translations,

@@ -16,18 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tunnelMapAttempts        = "attempts"
 	tunnelMapBackends        = "backends"
 	tunnelMapBlocks          = "blocks"
+	tunnelMapClauses         = "clauses"
 	tunnelMapCounters        = "counters"
+	tunnelMapDatagrams       = "datagrams"
 	tunnelMapDnsAnswers      = "dns_answers"
 	tunnelMapEndpoints       = "endpoints"
 	tunnelMapEvents          = "events"
 	tunnelMapFlows           = "flows"
+	tunnelMapOpeners         = "openers"
 	tunnelMapOpenings        = "openings"
 	tunnelMapPrefixes        = "prefixes"
 	tunnelMapSamples         = "samples"
 	tunnelMapSocketPeers     = "socket_peers"
 	tunnelMapSocketVips      = "socket_vips"
+	tunnelMapSources         = "sources"
 	tunnelMapSpaces          = "spaces"
 	tunnelMapTraces          = "traces"
 	tunnelMapTranslations    = "translations"
@@ -107,18 +112,23 @@ type tunnelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tunnelMapSpecs struct {
+	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses      *ebpf.MapSpec `ebpf:"clauses"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams    *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
@@ -172,18 +182,23 @@ func (o *tunnelObjects) Close() error {
 //
 // It can be passed to loadTunnelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tunnelMaps struct {
+	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
+	Clauses      *ebpf.Map `ebpf:"clauses"`
 	Counters     *ebpf.Map `ebpf:"counters"`
+	Datagrams    *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
+	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
@@ -197,18 +212,23 @@ type tunnelMaps struct {
 
 func (m *tunnelMaps) Close() error {
 	return _TunnelClose(
+		m.Attempts,
 		m.Backends,
 		m.Blocks,
+		m.Clauses,
 		m.Counters,
+		m.Datagrams,
 		m.DnsAnswers,
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openers,
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,
 		m.SocketVips,
+		m.Sources,
 		m.Spaces,
 		m.Traces,
 		m.Translations,

@@ -16,19 +16,24 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	workloadMapAttempts        = "attempts"
 	workloadMapBackends        = "backends"
 	workloadMapBlocks          = "blocks"
+	workloadMapClauses         = "clauses"
 	workloadMapCounters        = "counters"
+	workloadMapDatagrams       = "datagrams"
 	workloadMapDnsAnswers      = "dns_answers"
 	workloadMapDnsScratch      = "dns_scratch"
 	workloadMapEndpoints       = "endpoints"
 	workloadMapEvents          = "events"
 	workloadMapFlows           = "flows"
+	workloadMapOpeners         = "openers"
 	workloadMapOpenings        = "openings"
 	workloadMapPrefixes        = "prefixes"
 	workloadMapSamples         = "samples"
 	workloadMapSocketPeers     = "socket_peers"
 	workloadMapSocketVips      = "socket_vips"
+	workloadMapSources         = "sources"
 	workloadMapSpaces          = "spaces"
 	workloadMapTraces          = "traces"
 	workloadMapTranslations    = "translations"
@@ -108,19 +113,24 @@ type workloadProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type workloadMapSpecs struct {
+	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses      *ebpf.MapSpec `ebpf:"clauses"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams    *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
 	DnsScratch   *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	Samples      *ebpf.MapSpec `ebpf:"samples"`
 	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
@@ -174,19 +184,24 @@ func (o *workloadObjects) Close() error {
 //
 // It can be passed to loadWorkloadObjects or ebpf.CollectionSpec.LoadAndAssign.
 type workloadMaps struct {
+	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
+	Clauses      *ebpf.Map `ebpf:"clauses"`
 	Counters     *ebpf.Map `ebpf:"counters"`
+	Datagrams    *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
 	DnsScratch   *ebpf.Map `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	Samples      *ebpf.Map `ebpf:"samples"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
+	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
@@ -200,19 +215,24 @@ type workloadMaps struct {
 
 func (m *workloadMaps) Close() error {
 	return _WorkloadClose(
+		m.Attempts,
 		m.Backends,
 		m.Blocks,
+		m.Clauses,
 		m.Counters,
+		m.Datagrams,
 		m.DnsAnswers,
 		m.DnsScratch,
 		m.Endpoints,
 		m.Events,
 		m.Flows,
+		m.Openers,
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
 		m.SocketPeers,
 		m.SocketVips,
+		m.Sources,
 		m.Spaces,
 		m.Traces,
 		m.Translations,

@@ -127,13 +127,19 @@ func TestRuleValidate(t *testing.T) {
 		"audit of deny":  {func(r *overlay.Rule) { r.Action, r.Audit = overlay.Deny, true }, nil},
 		"audit of allow": {func(r *overlay.Rule) { r.Audit = true }, []string{"audit", `"deny"`}},
 		"to the world":   {func(r *overlay.Rule) { r.To = "world" }, []string{`to "world"`}},
-		"CIDR":           {func(r *overlay.Rule) { r.From = "10.0.0.0/8" }, []string{"10.0.0.0/8", "not enforced"}},
+		"addresses":      {func(r *overlay.Rule) { r.From = "10.0.0.0/8" }, nil},
+		"IPv6 addresses": {func(r *overlay.Rule) { r.From = "2001:db8::/32" }, nil},
+		"host bits":      {func(r *overlay.Rule) { r.From = "10.1.0.0/8" }, []string{"10.1.0.0/8", "10.0.0.0/8"}},
+		"no length":      {func(r *overlay.Rule) { r.From = "10.1.0.1" }, []string{`"10.1.0.1"`, "192.0.2.0/24"}},
+		"mapped":         {func(r *overlay.Rule) { r.From = "::ffff:10.0.0.0/104" }, []string{"10.0.0.0"}},
+		"to addresses":   {func(r *overlay.Rule) { r.To = "10.0.0.0/8" }, []string{"to", "10.0.0.0/8"}},
 		"action":         {func(r *overlay.Rule) { r.Action = "" }, []string{`action ""`, `"allow"`}},
 		"protocol":       {func(r *overlay.Rule) { r.Protocol = "sctp" }, []string{`"sctp"`, "tcp, udp, icmp"}},
 		"ports of all":   {func(r *overlay.Rule) { r.Protocol = "" }, []string{"ports need protocol"}},
 		"port zero":      {func(r *overlay.Rule) { r.Ports[0].First = 0 }, []string{"0-5432", "1 to 65535"}},
 		"port order":     {func(r *overlay.Rule) { r.Ports[0].First = 9000 }, []string{"9000-5432"}},
-		"many ports":     {func(r *overlay.Rule) { r.Ports[0].First = 1000 }, []string{"4433", "1024"}},
+		"many ports":     {func(r *overlay.Rule) { r.Ports = make([]overlay.PortRange, 501) }, []string{"501 ranges", "500"}},
+		"a wide range":   {func(r *overlay.Rule) { r.Ports[0] = overlay.PortRange{First: 2, Last: 65535} }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

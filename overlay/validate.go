@@ -15,8 +15,12 @@ import (
 // be called so.
 const World = "world"
 
-// MaxRulePorts bounds the ports of one rule: each is a row for each pair of group sets it meets.
-const MaxRulePorts = 1024
+// MaxPortRanges bounds the port ranges of all rules towards one set of groups: a range takes two
+// clauses of a verdict at most, and a verdict has room for 1,024 (bpf/row.MaxClauses).
+const MaxPortRanges = 500
+
+// MaxRuleID is the highest number of a rule: what a rule names in the world goes by it.
+const MaxRuleID RuleID = 1<<31 - 1
 
 // maxLabel is the length of a DNS label (RFC 1035 section 2.3.4); maxText is ours for ids and names.
 const maxLabel, maxText = 63, 255
@@ -89,11 +93,7 @@ func (g Group) Validate() error {
 func (r Rule) Validate() error {
 	p := problems{what: fmt.Sprintf("rule from %q to %q", r.From, r.To)}
 	p.label("network", r.Network)
-	if _, err := netip.ParsePrefix(r.From); err == nil {
-		p.addf("from %s: addresses as a source are not enforced by this build; allowed are a group or %q", r.From, World)
-	} else {
-		p.label("from", r.From)
-	}
+	p.from(r)
 	p.label("to", r.To)
 	if r.To == World {
 		p.addf("to %q: allowed is a group; what tasks send to the world is not ruled", World)
@@ -108,6 +108,30 @@ func (r Rule) Validate() error {
 	return p.err()
 }
 
+// Prefix returns the addresses of the world that the rule is from, if it names any.
+func (r Rule) Prefix() (netip.Prefix, bool) {
+	prefix, err := netip.ParsePrefix(r.From)
+	return prefix, err == nil && prefix == prefix.Masked() && !prefix.Addr().Is4In6()
+}
+
+func (p *problems) from(r Rule) {
+	if !strings.ContainsAny(r.From, "/:.") {
+		p.label("from", r.From)
+		return
+	}
+	prefix, err := netip.ParsePrefix(r.From)
+	switch {
+	case err != nil:
+		p.addf("from %q is no group, %q or addresses such as 192.0.2.0/24 or 2001:db8::/32", r.From, World)
+	case prefix.Addr().Is4In6():
+		p.addf("from %s: IPv4 addresses are written as such, %s", r.From, prefix.Addr().Unmap())
+	case prefix != prefix.Masked():
+		p.addf("from %s has bits behind its length: allowed is %s", r.From, prefix.Masked())
+	case r.ID > MaxRuleID:
+		p.addf("id %d is above %d", r.ID, MaxRuleID)
+	}
+}
+
 func (p *problems) ports(r Rule) {
 	switch r.Protocol {
 	case "tcp", "udp":
@@ -118,18 +142,13 @@ func (p *problems) ports(r Rule) {
 	default:
 		p.addf("protocol %q is unknown: allowed are tcp, udp, icmp or none for all", r.Protocol)
 	}
-	total := 0
 	for _, pr := range r.Ports {
 		if pr.First == 0 || pr.First > pr.Last {
 			p.addf("ports %d-%d: allowed are 1 to 65535, the first not above the last", pr.First, pr.Last)
-			continue
-		}
-		if pr.First != 1 || pr.Last != 65535 {
-			total += int(pr.Last-pr.First) + 1
 		}
 	}
-	if total > MaxRulePorts {
-		p.addf("ports are %d in all: a rule may name %d, or none for all", total, MaxRulePorts)
+	if len(r.Ports) > MaxPortRanges {
+		p.addf("ports are %d ranges: a rule may name %d, or none for all", len(r.Ports), MaxPortRanges)
 	}
 }
 

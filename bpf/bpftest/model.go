@@ -20,8 +20,23 @@ type Tables struct {
 	VTEPs     map[row.Addr]row.VTEP
 	Verdicts  map[row.VerdictKey]row.Verdict
 	Openings  map[row.OpeningKey]row.Opening
-	// Flows is what the programs remember; the model writes it too.
-	Flows map[row.FlowKey]row.Flow
+	Clauses   map[row.ClausesKey]row.Clauses
+	Sources   map[row.SourceKey]row.Source
+	// What the programs remember; the model writes it too.
+	Attempts, Flows, Datagrams map[row.FlowKey]row.Flow
+}
+
+// Set writes a verdict and, where there are several, its clauses.
+func (t *Tables) Set(key row.VerdictKey, clauses ...row.Clause) {
+	if len(clauses) == 1 {
+		t.Verdicts[key] = row.Verdict{Action: clauses[0].Action(), Rule: clauses[0].Rule}
+		return
+	}
+	id := row.ClausesID(clauses)
+	t.Verdicts[key] = row.Verdict{Clauses: id}
+	for i, page := range row.PagesOf(clauses) {
+		t.Clauses[row.ClausesKey{ID: id, Page: uint32(i)}] = page
+	}
 }
 
 // Fill makes the maps of a set hold the tables and nothing else.
@@ -33,8 +48,12 @@ func (t *Tables) Fill(s *Set) error {
 		fill(s, "prefixes", t.Prefixes),
 		fill(s, "vteps", t.VTEPs),
 		fill(s, "verdicts", t.Verdicts),
+		fill(s, "clauses", t.Clauses),
+		fill(s, "sources", t.Sources),
 		fill(s, "openings", t.Openings),
+		fill(s, "attempts", t.Attempts),
 		fill(s, "flows", t.Flows),
+		fill(s, "datagrams", t.Datagrams),
 	} {
 		if err != nil {
 			return err
@@ -284,178 +303,4 @@ func (m Model) send(p packet, to row.Block, meta Meta) Outcome {
 		return end(row.ReasonEncapFailed)
 	}
 	return Outcome{Reason: row.ReasonEncapsulated, Block: to}
-}
-
-func (p packet) isError() bool {
-	if p.fragment == 2 {
-		return false
-	}
-	if p.v4 {
-		return p.icmp == 3 || p.icmp == 11 || p.icmp == 12
-	}
-	return p.icmp >= 1 && p.icmp <= 4
-}
-
-func (p packet) rowProto() uint8 {
-	if p.proto == ICMPv6 {
-		return ICMP
-	}
-	return p.proto
-}
-
-func (p packet) flow() row.FlowKey {
-	return row.FlowKey{
-		VNI: p.vni, Src: row.AddrOf(p.src), Dst: row.AddrOf(p.dst),
-		Sport: row.Port(p.sport), Dport: row.Port(p.dport), Proto: p.rowProto(),
-	}
-}
-
-func reverse(k row.FlowKey) row.FlowKey {
-	k.Src, k.Dst = k.Dst, k.Src
-	k.Sport, k.Dport = k.Dport, k.Sport
-	return k
-}
-
-func (p packet) tellsOpener() bool { return p.proto == TCP || p.isICMP() }
-
-func (p packet) opens() bool {
-	switch {
-	case p.proto == TCP:
-		return p.flags&(SYN|ACK|RST|FIN) == SYN
-	case p.isICMP():
-		return p.icmp == 8 && p.v4 || p.icmp == 128 && !p.v4
-	}
-	return true
-}
-
-// remember notes what a task opens.
-func (m Model) remember(p packet) {
-	key := p.flow()
-	_, known := m.Flows[key]
-	if p.fragment == 2 || known || !p.opens() {
-		return
-	}
-	if _, answers := m.Flows[reverse(key)]; answers && !p.tellsOpener() {
-		return
-	}
-	m.Flows[key] = row.Flow{}
-}
-
-// judge asks the verdicts, then the flows.
-func (m Model) judge(p packet, e row.Endpoint) Outcome {
-	v, found := m.verdict(p, e)
-	allowed := found && v.Action != row.VerdictDeny
-	o := Outcome{Reason: row.ReasonDelivered, To: e}
-	switch {
-	case allowed:
-		o.Rule = v.Rule
-		if v.Action == row.VerdictAudit {
-			o.Reason = row.ReasonAudited
-		}
-		if m.Workloads[e.Ifindex].Flags&row.WorkloadDirected != 0 && !p.tellsOpener() && p.fragment != 2 {
-			m.Flows[p.flow()] = row.Flow{}
-		}
-	case m.answers(p):
-	case found:
-		return Outcome{Reason: row.ReasonDenied, Rule: v.Rule}
-	case p.identity == row.IdentityWorld:
-		return end(row.ReasonNotPublic)
-	case p.fragment == 2 && e.Flags&row.EndpointRuled != 0:
-		return end(row.ReasonFragment)
-	default:
-		return end(row.ReasonNoCommonGroup)
-	}
-	if p.fragment == 1 && (!allowed || e.Flags&row.EndpointRuled != 0) {
-		m.Flows[p.datagram()] = row.Flow{}
-	}
-	return o
-}
-
-// datagram is the key by which fragments find their first.
-func (p packet) datagram() row.FlowKey {
-	key := row.FlowKey{VNI: p.vni, Src: row.AddrOf(p.src), Dst: row.AddrOf(p.dst), Proto: Fragment}
-	if p.v4 {
-		key.Sport, key.Dport = binary.NativeEndian.Uint16(p.frame[p.l3+4:]), uint16(p.proto)
-	} else {
-		key.Sport = binary.NativeEndian.Uint16(p.frame[p.l4-4:])
-		key.Dport = binary.NativeEndian.Uint16(p.frame[p.l4-2:])
-	}
-	return key
-}
-
-func (m Model) verdict(p packet, e row.Endpoint) (row.Verdict, bool) {
-	key := row.VerdictKey{VNI: p.vni, Src: p.identity, Dst: e.Identity}
-	var keys []row.VerdictKey
-	if e.Flags&row.EndpointRuled != 0 {
-		exact, proto := key, key
-		exact.Proto, proto.Proto = p.rowProto(), p.rowProto()
-		exact.Port = row.Port(p.dport)
-		if p.fragment != 2 && !p.isICMP() {
-			keys = append(keys, exact)
-		}
-		keys = append(keys, proto)
-	}
-	for _, k := range append(keys, key) {
-		if v, ok := m.Verdicts[k]; ok {
-			return v, true
-		}
-	}
-	return row.Verdict{}, false
-}
-
-// answers tells whether the packet belongs to what its receiver opened.
-func (m Model) answers(p packet) bool {
-	if p.fragment == 2 {
-		_, ok := m.Flows[p.datagram()]
-		return ok
-	}
-	key := reverse(p.flow())
-	if p.isICMP() && p.isError() {
-		quoted, ok := p.quoted()
-		if !ok || quoted.Src != row.AddrOf(p.dst) {
-			return false
-		}
-		key = quoted
-	} else if p.isICMP() && p.opens() {
-		return false
-	}
-	_, ok := m.Flows[key]
-	return ok
-}
-
-// quoted reads the flow of the packet that an ICMP error is about.
-func (p packet) quoted() (row.FlowKey, bool) {
-	b := p.frame[p.l4+8:]
-	key := row.FlowKey{VNI: p.vni}
-	var l4 []byte
-	if p.v4 {
-		if len(b) < 20 || binary.BigEndian.Uint16(b[6:])&0x1fff != 0 {
-			return key, false
-		}
-		key.Src = row.AddrOf(netip.AddrFrom4([4]byte(b[12:16])))
-		key.Dst = row.AddrOf(netip.AddrFrom4([4]byte(b[16:20])))
-		key.Proto = b[9]
-		if len(b) < int(b[0]&15)*4 {
-			return key, false
-		}
-		l4 = b[int(b[0]&15)*4:]
-	} else {
-		if len(b) < 40 {
-			return key, false
-		}
-		key.Src, key.Dst = row.Addr{Bytes: [16]byte(b[8:24])}, row.Addr{Bytes: [16]byte(b[24:40])}
-		key.Proto = b[6]
-		l4 = b[40:]
-	}
-	if len(l4) < 8 {
-		return key, false
-	}
-	word := func(i int) uint16 { return binary.NativeEndian.Uint16(l4[i:]) }
-	switch key.Proto {
-	case TCP, UDP:
-		key.Sport, key.Dport = word(0), word(2)
-	case ICMP, ICMPv6:
-		key.Proto, key.Sport, key.Dport = ICMP, word(4), word(4)
-	}
-	return key, true
 }

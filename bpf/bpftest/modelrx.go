@@ -33,7 +33,7 @@ func (m Model) ToWorkload(frame []byte, meta Meta) Outcome {
 	if o.Reason == row.ReasonNotPublic && m.open(p) {
 		o = Outcome{Reason: row.ReasonDelivered, To: e}
 		if p.fragment == 1 {
-			m.Flows[p.datagram()] = row.Flow{}
+			m.Datagrams[p.datagram()] = row.Flow{}
 		}
 	}
 	o.Left = true

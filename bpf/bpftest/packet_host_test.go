@@ -57,12 +57,14 @@ func onLink(identity uint16) func(*bpftest.Tables) {
 	return func(t *bpftest.Tables) {
 		for key, e := range t.Endpoints {
 			if e.Ifindex == webLink {
-				e.Identity, e.Flags = identity, row.EndpointRuled
+				e.Identity = identity
 				t.Endpoints[key] = e
 			}
 		}
-		t.Verdicts[row.VerdictKey{VNI: netA, Src: row.IdentityWorld, Dst: stranger, Proto: bpftest.UDP}] = row.Verdict{Action: row.VerdictDeny, Rule: ruleDeny}
-		t.Verdicts[row.VerdictKey{VNI: netA, Src: row.IdentityWorld, Dst: stranger}] = row.Verdict{Action: row.VerdictAudit, Rule: ruleAudit}
+		t.Set(row.VerdictKey{VNI: netA, Src: row.IdentityWorld, Dst: stranger},
+			row.ClauseOf(0, 0, row.VerdictAudit, ruleAudit),
+			row.ClauseOf(bpftest.UDP, 0, row.VerdictDeny, ruleDeny),
+			row.ClauseOf(bpftest.UDP+1, 0, row.VerdictAudit, ruleAudit))
 	}
 }
 

@@ -68,15 +68,23 @@ func (b *bench) runRandom(t *testing.T, g *generator, program string, count int)
 	}
 }
 
-// forget empties the flows before they are so many that the kernel forgets some by itself.
+// forget empties what the programs remember, before it is so much that the kernel forgets some by
+// itself, and fills up what they may add.
 func (b *bench) forget(t *testing.T) {
 	t.Helper()
-	for key := range b.Flows {
-		if err := b.Maps["flows"].Delete(key); err != nil {
+	for name, model := range b.remembered() {
+		for key := range model {
+			if err := b.Maps[name].Delete(key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clear(model)
+	}
+	for i := range uint32(20) { // two of each link
+		if err := b.Maps["openers"].Put(i, row.Opener{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	clear(b.Flows)
 }
 
 // checkOut compares the bytes that left a program with those that went in.

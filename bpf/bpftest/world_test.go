@@ -4,10 +4,8 @@ package bpftest_test
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -109,8 +107,13 @@ func newTables(mtu uint16) *bpftest.Tables {
 		},
 		VTEPs:    map[row.Addr]row.VTEP{row.AddrOf(otherNode): {}},
 		Verdicts: make(map[row.VerdictKey]row.Verdict),
-		Flows:    make(map[row.FlowKey]row.Flow),
 		Openings: make(map[row.OpeningKey]row.Opening),
+		Clauses:  make(map[row.ClausesKey]row.Clauses),
+		Sources: map[row.SourceKey]row.Source{
+			row.SourceKeyOf(netA, netip.MustParsePrefix("203.0.113.0/24")): {Src: row.VerdictPrefix | ruleAllow},
+			row.SourceKeyOf(netA, netip.MustParsePrefix("2001:db8::/32")):  {Src: row.VerdictPrefix | ruleAllow},
+		},
+		Attempts: make(map[row.FlowKey]row.Flow), Flows: make(map[row.FlowKey]row.Flow), Datagrams: make(map[row.FlowKey]row.Flow),
 	}
 	for _, task := range []struct {
 		link            uint32
@@ -118,9 +121,9 @@ func newTables(mtu uint16) *bpftest.Tables {
 		addr4, addr6    netip.Addr
 	}{
 		{webLink, web, 0, v4.web, v6.web},
-		{dbLink, db, row.EndpointRuled, v4.db, v6.db},
+		{dbLink, db, row.EndpointPrefixed, v4.db, v6.db},
 		{peerLink, web, 0, v4.peer, v6.peer},
-		{openLink, public, row.EndpointRuled, v4.open, v6.open},
+		{openLink, public, 0, v4.open, v6.open},
 	} {
 		t.Workloads[task.link] = row.Workload{
 			VNI: netA, Identity: task.identity, MTU: 1450, MAC: mac(task.link), Block4: 24, Block6: 112,
@@ -148,19 +151,38 @@ func newTables(mtu uint16) *bpftest.Tables {
 	for _, prefix := range []string{"10.1.2.0/24", "fd01:1::2:0/112"} {
 		block(prefix, row.Block{VTEP: row.AddrOf(otherNode), MTU: mtu})
 	}
-	verdict := func(src, dst uint16, proto uint8, port uint16, action uint8, rule uint32) {
-		t.Verdicts[row.VerdictKey{VNI: netA, Src: src, Dst: dst, Proto: proto, Port: row.Port(port)}] = row.Verdict{Action: action, Rule: rule}
+	set := func(src, dst uint32, clauses ...row.Clause) {
+		t.Set(row.VerdictKey{VNI: netA, Src: src, Dst: dst}, clauses...)
 	}
-	verdict(web, web, 0, 0, row.VerdictAllow, 0)
-	verdict(web, db, bpftest.TCP, 5432, row.VerdictAllow, ruleAllow)
-	verdict(web, db, bpftest.TCP, 22, row.VerdictDeny, ruleDeny)
-	verdict(web, db, bpftest.UDP, 0, row.VerdictAudit, ruleAudit)
-	verdict(web, db, bpftest.ICMP, 0, row.VerdictAllow, ruleAllow)
-	verdict(db, web, bpftest.UDP, 0, row.VerdictDeny, ruleDeny)
-	verdict(web, public, 0, 0, row.VerdictAllow, 0)
-	verdict(web, public, bpftest.TCP, 22, row.VerdictDeny, ruleDeny)
-	verdict(row.IdentityWorld, public, 0, 0, row.VerdictAllow, rulePublic)
+	none := func(proto uint8, port uint16) row.Clause { return row.ClauseOf(proto, port, row.VerdictNone, 0) }
+	set(web, web, row.ClauseOf(0, 0, row.VerdictAllow, 0))
+	set(web, db,
+		none(0, 0),
+		row.ClauseOf(bpftest.ICMP, 0, row.VerdictAllow, ruleAllow),
+		none(bpftest.ICMP+1, 0),
+		row.ClauseOf(bpftest.TCP, 22, row.VerdictDeny, ruleDeny),
+		none(bpftest.TCP, 23),
+		row.ClauseOf(bpftest.TCP, 5432, row.VerdictAllow, ruleAllow),
+		none(bpftest.TCP, 5433),
+		row.ClauseOf(bpftest.UDP, 0, row.VerdictAudit, ruleAudit),
+		none(bpftest.UDP+1, 0))
+	set(db, web, none(0, 0), row.ClauseOf(bpftest.UDP, 0, row.VerdictDeny, ruleDeny), none(bpftest.UDP+1, 0))
+	set(web, public,
+		row.ClauseOf(0, 0, row.VerdictAllow, 0),
+		row.ClauseOf(bpftest.TCP, 22, row.VerdictDeny, ruleDeny),
+		row.ClauseOf(bpftest.TCP, 23, row.VerdictAllow, 0))
+	set(row.IdentityWorld, public, row.ClauseOf(0, 0, row.VerdictAllow, rulePublic))
+	set(row.VerdictPrefix|ruleAllow, db, manyPorts()...)
 	return t
+}
+
+// manyPorts allows every other port of TCP from 5000 to 5999: more clauses than a row has.
+func manyPorts() []row.Clause {
+	list := []row.Clause{row.ClauseOf(0, 0, row.VerdictNone, 0)}
+	for port := uint16(5000); port < 6000; port += 2 {
+		list = append(list, row.ClauseOf(bpftest.TCP, port, row.VerdictAllow, ruleAllow), row.ClauseOf(bpftest.TCP, port+1, row.VerdictNone, 0))
+	}
+	return append(list, row.ClauseOf(bpftest.TCP+1, 0, row.VerdictNone, 0))
 }
 
 // bench is a loaded object, the model of it, and the reasons that its programs were seen to give.
@@ -291,27 +313,32 @@ func (b *bench) model(program string, frame []byte, meta bpftest.Meta) bpftest.O
 // sameFlows compares what the programs remember with what the model does.
 func (b *bench) sameFlows(t *testing.T) {
 	t.Helper()
-	flows, err := bpftest.Rows[row.FlowKey, row.Flow](b.Set, "flows")
-	if err != nil {
-		t.Fatal(err)
-	}
-	compare := func(a, b row.FlowKey) int { return slices.Compare(flat(a), flat(b)) }
-	got := slices.SortedFunc(maps.Keys(flows), compare)
-	want := slices.SortedFunc(maps.Keys(b.Flows), compare)
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("flows (-want +got):\n%s", diff)
+	for name, model := range b.remembered() {
+		flows, err := bpftest.Rows[row.FlowKey, row.Flow](b.Set, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key, f := range flows {
+			f.Seen = 0
+			flows[key] = f
+		}
+		if diff := cmp.Diff(model, flows); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
 	}
 }
 
-func flat(k row.FlowKey) []byte {
-	b := append(k.Src.Bytes[:], k.Dst.Bytes[:]...)
-	return append(b, byte(k.Sport>>8), byte(k.Sport), byte(k.Dport>>8), byte(k.Dport), k.Proto)
+// remembered returns the maps that the programs write.
+func (b *bench) remembered() map[string]map[row.FlowKey]row.Flow {
+	return map[string]map[row.FlowKey]row.Flow{"attempts": b.Attempts, "flows": b.Flows, "datagrams": b.Datagrams}
 }
 
 // reset forgets all flows.
 func (b *bench) reset(t *testing.T) {
 	t.Helper()
-	clear(b.Flows)
+	for _, model := range b.remembered() {
+		clear(model)
+	}
 	if err := b.Fill(b.Set); err != nil {
 		t.Fatal(err)
 	}

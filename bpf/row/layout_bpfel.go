@@ -44,6 +44,29 @@ type BlockKey struct {
 	Addr Addr
 }
 
+// Clause is struct clause of rows.h.
+type Clause struct {
+	_     structs.HostLayout
+	Start uint32
+	Rule  uint32
+}
+
+// Clauses is struct clauses of rows.h.
+type Clauses struct {
+	_     structs.HostLayout
+	Count uint32
+	Pad   uint32
+	List  [32]Clause
+}
+
+// ClausesKey is struct clauses_key of rows.h.
+type ClausesKey struct {
+	_    structs.HostLayout
+	ID   uint64
+	Page uint32
+	Pad  uint32
+}
+
 // Counter is struct counter of rows.h.
 type Counter struct {
 	_       structs.HostLayout
@@ -165,8 +188,10 @@ type Event struct {
 
 // Flow is struct flow of rows.h.
 type Flow struct {
-	_    structs.HostLayout
-	Seen uint64
+	_     structs.HostLayout
+	Seen  uint64
+	Flags uint32
+	Pad   uint32
 }
 
 // FlowKey is struct flow_key of rows.h.
@@ -179,6 +204,14 @@ type FlowKey struct {
 	Dport uint16
 	Proto uint8
 	Pad   [3]uint8
+}
+
+// Opener is struct opener of rows.h.
+type Opener struct {
+	_     structs.HostLayout
+	Since uint64
+	Left  int32
+	Pad   uint32
 }
 
 // Opening is struct opening of rows.h.
@@ -241,6 +274,20 @@ type SocketVIP struct {
 	Backend Peer
 }
 
+// Source is struct source of rows.h.
+type Source struct {
+	_   structs.HostLayout
+	Src uint32
+}
+
+// SourceKey is struct source_key of rows.h.
+type SourceKey struct {
+	_    structs.HostLayout
+	Len  uint32
+	VNI  uint32
+	Addr Addr
+}
+
 // Space is struct space of rows.h.
 type Space struct {
 	_        structs.HostLayout
@@ -277,21 +324,19 @@ type Translation struct {
 
 // Verdict is struct verdict of rows.h.
 type Verdict struct {
-	_      structs.HostLayout
-	Rule   uint32
-	Action uint8
-	Pad    [3]uint8
+	_       structs.HostLayout
+	Clauses uint64
+	Rule    uint32
+	Action  uint8
+	Pad     [3]uint8
 }
 
 // VerdictKey is struct verdict_key of rows.h.
 type VerdictKey struct {
-	_     structs.HostLayout
-	VNI   uint32
-	Src   uint16
-	Dst   uint16
-	Port  uint16
-	Proto uint8
-	Pad   uint8
+	_   structs.HostLayout
+	VNI uint32
+	Src uint32
+	Dst uint32
 }
 
 // VIP is struct vip of rows.h.
@@ -338,6 +383,11 @@ const (
 	BlockLocal = 1
 )
 
+// Values of enum clauses_size.
+const (
+	ClausesMax = 32
+)
+
 // Values of enum dns_size.
 const (
 	DNSData = 448
@@ -355,7 +405,12 @@ const (
 
 // Values of enum endpoint_flags.
 const (
-	EndpointRuled = 1
+	EndpointPrefixed = 1
+)
+
+// Values of enum flow_flags.
+const (
+	FlowClosed = 1
 )
 
 // Values of enum identity.
@@ -430,6 +485,13 @@ const (
 	VerdictDeny  = 0
 	VerdictAllow = 1
 	VerdictAudit = 2
+	VerdictNone  = 3
+	VerdictPage  = 4
+)
+
+// Values of enum verdict_source.
+const (
+	VerdictPrefix = 2147483648
 )
 
 // Values of enum vip_policy.

@@ -39,6 +39,11 @@ func PrefixKeyOf(p netip.Prefix) PrefixKey {
 	return PrefixKey{Len: PrefixLen(p), Addr: AddrOf(p.Masked().Addr())}
 }
 
+// SourceKeyOf returns the LPM key of p as rules of a network name it.
+func SourceKeyOf(vni uint32, p netip.Prefix) SourceKey {
+	return SourceKey{Len: 32 + PrefixLen(p), VNI: vni, Addr: AddrOf(p.Masked().Addr())}
+}
+
 // Port converts a port between host order and the rows' network order, either way.
 func Port(p uint16) uint16 {
 	var b [2]byte

@@ -85,9 +85,9 @@ static __always_inline int go(struct __sk_buff *skb, struct packet *p, const str
 		to = find_block(p, w);
 	}
 	if (!to)
-		return leave(p, w);
+		return leave(skb, p, w);
 	if (w->flags & WORKLOAD_DIRECTED)
-		remember(p);
+		remember(p, skb->ifindex);
 	if (to->flags & BLOCK_LOCAL)
 		return go_here(skb, p);
 	verdict = check_size(skb, p, w, to);

@@ -39,6 +39,43 @@ type bulk[K comparable, V comparable] interface {
 	DeleteMany(keys []K) map[int]error
 }
 
+// Compare returns what t lacks of want or holds otherwise, and what it holds that nobody wants.
+func Compare[K comparable, V comparable](t Table[K, V], want map[K]V) (put map[K]V, gone map[K]struct{}, err error) {
+	have, err := t.All()
+	if err != nil {
+		return nil, nil, err
+	}
+	put, gone = make(map[K]V), make(map[K]struct{})
+	for key, value := range want {
+		if old, ok := have[key]; !ok || old != value {
+			put[key] = value
+		}
+	}
+	for key := range have {
+		if _, ok := want[key]; !ok {
+			gone[key] = struct{}{}
+		}
+	}
+	return put, gone, nil
+}
+
+// PutAll writes rows, goes on behind one that is refused, and counts those written.
+func PutAll[K comparable, V comparable](t Table[K, V], rows map[K]V) (int, error) {
+	keys, values := make([]K, 0, len(rows)), make([]V, 0, len(rows))
+	for key, value := range rows {
+		keys, values = append(keys, key), append(values, value)
+	}
+	failed := putMany(t, keys, values)
+	return len(keys) - len(failed), errors.Join(inOrder(failed)...)
+}
+
+// DeleteAll removes rows, as PutAll writes them.
+func DeleteAll[K comparable, V comparable](t Table[K, V], rows map[K]struct{}) (int, error) {
+	keys := slices.Collect(maps.Keys(rows))
+	failed := deleteMany(t, keys)
+	return len(keys) - len(failed), errors.Join(inOrder(failed)...)
+}
+
 // Sync makes t hold exactly want, writing only what differs: what is wanted first, then what nobody
 // wants is removed, so that no wanted key is ever absent. It goes on after an error and joins them.
 func Sync[K comparable, V comparable](t Table[K, V], want map[K]V) (Diff, error) {

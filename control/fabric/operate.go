@@ -5,9 +5,10 @@ package fabric
 import (
 	"cmp"
 	"fmt"
-	"math"
+	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"weft/control"
 	"weft/discovery"
@@ -84,8 +85,16 @@ func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
 	if err := s.has(r.Network); err != nil {
 		return r, nil, err
 	}
-	for _, name := range []string{r.From, r.To} {
-		if name != overlay.World && !s.isGroup(r.Network, name) {
+	names := []string{r.To}
+	if prefix, isPrefix := r.Prefix(); isPrefix {
+		if err := s.outside(prefix); err != nil {
+			return r, nil, err
+		}
+	} else if r.From != overlay.World {
+		names = append(names, r.From)
+	}
+	for _, name := range names {
+		if !s.isGroup(r.Network, name) {
 			return r, nil, notFound("group of network "+r.Network, name, s.groupsOf(r.Network))
 		}
 	}
@@ -95,8 +104,11 @@ func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
 			return old, nil, nil
 		}
 	}
+	if err := s.fits(r); err != nil {
+		return r, nil, err
+	}
 	id := s.numbers[numberRule] + 1
-	if id > math.MaxUint32 {
+	if id > uint64(overlay.MaxRuleID) {
 		return r, nil, fmt.Errorf("%w: every rule id is used up", overlay.ErrExhausted)
 	}
 	r.ID = overlay.RuleID(id)
@@ -104,6 +116,49 @@ func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
 	d.set(kindNumber, numberRule, id)
 	d.set(discovery.KindRule, r.Network+"/"+strconv.FormatUint(id, 10), r)
 	return r, d, nil
+}
+
+// outside refuses a prefix that lies within a network: tasks are told apart by their groups, and what
+// comes from another network is never let in.
+func (s *snapshot) outside(prefix netip.Prefix) error {
+	for _, n := range s.allNetworks() {
+		for _, subnet := range n.Subnets() {
+			if subnet.Bits() <= prefix.Bits() && subnet.Contains(prefix.Addr()) {
+				return fmt.Errorf("%w: from %s lies in %s of network %s: addresses as a source are of the world; "+
+					"name a group of the tasks instead", overlay.ErrInvalid, prefix, subnet, n.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// fits refuses a rule whose ports would not fit into a verdict beside those of the other rules towards
+// any set of groups that there is.
+func (s *snapshot) fits(r overlay.Rule) error {
+	sets := []overlay.GroupSet{{Network: r.Network, Groups: []string{r.To}}}
+	for _, key := range s.identities.below(r.Network) {
+		if set := s.identities[key]; slices.Contains(set.Groups, r.To) {
+			sets = append(sets, set)
+		}
+	}
+	for _, set := range sets {
+		if n := s.ranges(r.Network, set.Groups) + len(r.Ports); n > overlay.MaxPortRanges {
+			return fmt.Errorf("%w: with this rule, %d ranges of ports are named towards tasks in %s: %d are the limit; "+
+				"join ranges, or remove a rule to %s", overlay.ErrExhausted, n, strings.Join(set.Groups, ","), overlay.MaxPortRanges, r.To)
+		}
+	}
+	return nil
+}
+
+// ranges counts the ranges of ports of all rules towards a set of groups.
+func (s *snapshot) ranges(network string, groups []string) int {
+	n := 0
+	for _, r := range s.rules {
+		if r.Network == network && slices.Contains(groups, r.To) {
+			n += len(r.Ports)
+		}
+	}
+	return n
 }
 
 // normalPorts sorts the ranges, each once.

@@ -153,6 +153,11 @@ func (p *planner) grantIdentity(w wantClaim) {
 			return
 		}
 	}
+	if n := p.s.ranges(w.Network, groups); n > overlay.MaxPortRanges {
+		p.refuse(w.node, discovery.KindWant, w.key, "rules of network %s name %d ranges of ports towards tasks in %s together: %d are the limit",
+			w.Network, n, strings.Join(groups, ","), overlay.MaxPortRanges)
+		return
+	}
 	identity, ok := cursor.next(groups)
 	if !ok {
 		p.refuse(w.node, discovery.KindWant, w.key, "network %s has no identity left for groups %s: all %d are taken by other sets of groups",

@@ -4,13 +4,16 @@ package apply
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"net/netip"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"weft/bpf/row"
 	"weft/bpf/table"
+	"weft/overlay"
 	"weft/overlay/compile"
 )
 
@@ -30,110 +33,132 @@ func (w *watched[K, V]) Delete(k K) error {
 	return w.Memory.Delete(k)
 }
 
-type verdicts = map[row.VerdictKey]row.Verdict
+// policy is the tables that verdicts are found by.
+type policy struct {
+	clauses  watched[row.ClausesKey, row.Clauses]
+	verdicts watched[row.VerdictKey, row.Verdict]
+	sources  watched[row.SourceKey, row.Source]
+}
 
-// isOpen does what the packet path does for one pair of identities: narrow verdicts count where the
-// endpoint is ruled.
-func isOpen(rows verdicts, ruled bool, proto uint8, port uint16) bool {
-	keys := []row.VerdictKey{{Proto: proto, Port: port}, {Proto: proto}, {}}
-	if !ruled {
-		keys = keys[2:]
+func (p *policy) tables() Tables {
+	return Tables{
+		Verdicts: &p.verdicts, Clauses: &p.clauses, Sources: &p.sources, Endpoints: new(table.Memory[row.EndpointKey, row.Endpoint]),
+		Workloads: new(table.Memory[uint32, row.Workload]), Spaces: new(table.Memory[uint64, row.Space]),
+		Blocks: new(table.Memory[row.BlockKey, row.Block]), Prefixes: new(table.Memory[row.PrefixKey, row.Prefix]),
+		VTEPs: new(table.Memory[row.Addr, row.VTEP]), Openings: new(table.Memory[row.OpeningKey, row.Opening]),
 	}
-	for _, k := range keys {
-		if v, ok := rows[k]; ok {
-			return v.Action != row.VerdictDeny
+}
+
+func (p *policy) watch(look func()) {
+	p.clauses.look, p.verdicts.look, p.sources.look = look, look, look
+}
+
+func (p *policy) fail(bad func(string) bool) {
+	refuse := func(key any) error {
+		if bad != nil && bad(fmt.Sprint(key)) {
+			return errors.New("no room")
+		}
+		return nil
+	}
+	p.clauses.Fail = func(k row.ClausesKey) error { return refuse(k) }
+	p.verdicts.Fail = func(k row.VerdictKey) error { return refuse(k) }
+	p.sources.Fail = func(k row.SourceKey) error { return refuse(k) }
+}
+
+// outcome is what the packet path makes of one pair and service: the action, by the rows there are.
+func (p *policy) outcome(src, dst uint32, port uint16) uint8 {
+	v, ok, _ := p.verdicts.Get(row.VerdictKey{VNI: 7, Src: src, Dst: dst})
+	switch {
+	case !ok:
+		return row.VerdictNone
+	case v.Clauses == 0:
+		return v.Action
+	}
+	get := func(k row.ClausesKey) (row.Clauses, bool) { c, ok, _ := p.clauses.Get(k); return c, ok }
+	if c, ok := row.FindClause(get, v.Clauses, 6, port); ok {
+		return c.Action()
+	}
+	return row.VerdictNone
+}
+
+var groups = []string{"a", "b", "c"}
+
+// drawFacts draws a network of three sets of groups with tasks here and rules between them.
+func drawFacts(t *rapid.T, name string) compile.Facts {
+	n := overlay.Network{Name: "prod", VNI: 7, Subnet4: netip.MustParsePrefix("9.0.0.0/16")}
+	f := compile.Facts{Node: "n1", Networks: []overlay.Network{n}}
+	for i, g := range groups {
+		s := overlay.GroupSet{Network: "prod", Groups: []string{g}, Identity: overlay.Identity(row.IdentityFirst + i)}
+		f.Sets = append(f.Sets, s)
+		f.Tasks = append(f.Tasks, compile.Task{Ifindex: uint32(i + 1), Endpoint: overlay.Endpoint{
+			Attachment: overlay.Attachment{ID: g, Network: "prod", Groups: s.Groups}, VNI: 7, Identity: s.Identity,
+		}})
+	}
+	for i := range rapid.IntRange(0, 5).Draw(t, name+" rules") {
+		r := overlay.Rule{
+			ID: overlay.RuleID(i + 1), Network: "prod", From: rapid.SampledFrom(groups).Draw(t, "from"), To: rapid.SampledFrom(groups).Draw(t, "to"),
+			Action: rapid.SampledFrom([]overlay.Action{overlay.Allow, overlay.Deny}).Draw(t, "action"),
+		}
+		if rapid.Bool().Draw(t, "ports") {
+			r.Protocol, r.Ports = "tcp", []overlay.PortRange{{First: 1, Last: rapid.Uint16Range(1, 3).Draw(t, "last")}}
+		}
+		f.Rules = append(f.Rules, r)
+	}
+	return f
+}
+
+// each calls f for every pair and port that the rules could tell apart.
+func each(f func(src, dst uint32, port uint16)) {
+	for src := range uint32(len(groups)) {
+		for dst := range uint32(len(groups)) {
+			for port := range uint16(5) {
+				f(row.IdentityFirst+src, row.IdentityFirst+dst, port)
+			}
 		}
 	}
-	return false
 }
 
-// isRuled is when compile marks an endpoint.
-func isRuled(rows verdicts) bool {
-	for k := range rows {
-		if k.Proto != 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// drawVerdicts draws the verdicts of one pair of identities.
-func drawVerdicts(t *rapid.T, name string) verdicts {
-	value := rapid.Custom(func(t *rapid.T) row.Verdict {
-		return row.Verdict{Action: rapid.Uint8Range(0, 2).Draw(t, "action"), Rule: rapid.Uint32Range(0, 2).Draw(t, "rule")}
-	})
-	return rapid.MapOf(drawKey(), value).Draw(t, name)
-}
-
-func drawKey() *rapid.Generator[row.VerdictKey] {
-	return rapid.Custom(func(t *rapid.T) row.VerdictKey {
-		k := row.VerdictKey{Proto: rapid.SampledFrom([]uint8{0, 6, 17}).Draw(t, "proto")}
-		if k.Proto != 0 {
-			k.Port = rapid.Uint16Range(0, 2).Draw(t, "port")
-		}
-		return k
-	})
-}
-
-// rowsOf is what compile makes of those verdicts: they and the endpoint.
-func rowsOf(v verdicts) compile.Rows {
-	e := row.Endpoint{Ifindex: 7}
-	if isRuled(v) {
-		e.Flags = row.EndpointRuled
-	}
-	return compile.Rows{Verdicts: v, Endpoints: map[row.EndpointKey]row.Endpoint{{}: e}}
-}
-
-func TestNoStepOfAChangeIsOpenThatIsClosedBeforeAndAfter(t *testing.T) {
+func TestEveryStepOfAChangeIsTheOutcomeBeforeOrAfter(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		before, want := drawVerdicts(t, "before"), drawVerdicts(t, "want")
-		v := &watched[row.VerdictKey, row.Verdict]{look: func() {}}
-		e := &watched[row.EndpointKey, row.Endpoint]{look: func() {}}
-		tables := Tables{
-			Verdicts: v, Endpoints: e, Workloads: new(table.Memory[uint32, row.Workload]), Spaces: new(table.Memory[uint64, row.Space]),
-			Openings: new(table.Memory[row.OpeningKey, row.Opening]),
-			Blocks:   new(table.Memory[row.BlockKey, row.Block]), Prefixes: new(table.Memory[row.PrefixKey, row.Prefix]),
-			VTEPs: new(table.Memory[row.Addr, row.VTEP]),
+		before, want := compile.Compile(drawFacts(t, "before")), compile.Compile(drawFacts(t, "want"))
+		var p, old, next policy
+		for _, q := range []*policy{&p, &old, &next} {
+			q.watch(func() {})
 		}
-		sync := func(rows verdicts) error { _, err := tables.Sync(rowsOf(rows)); return err }
-		if err := sync(before); err != nil {
+		tables := p.tables()
+		sync := func(t Tables, r compile.Rows) error { _, err := t.Sync(r); return err }
+		if err := errors.Join(sync(tables, before), sync(old.tables(), before), sync(next.tables(), want)); err != nil {
 			t.Fatal(err)
 		}
-		bad := rapid.MapOf(drawKey(), rapid.Just(true)).Draw(t, "bad")
-		badEndpoint := rapid.Bool().Draw(t, "bad endpoint")
-		refuse := func(bad bool) error {
-			if bad {
-				return errors.New("no room")
+		bad := make(map[string]bool)
+		chance := rapid.IntRange(0, 3).Draw(t, "failures")
+		p.fail(func(key string) bool {
+			if _, known := bad[key]; !known {
+				bad[key] = rapid.IntRange(0, 9).Draw(t, "fails") < chance
 			}
-			return nil
-		}
-		v.Fail = func(k row.VerdictKey) error { return refuse(bad[k]) }
-		e.Fail = func(row.EndpointKey) error { return refuse(badEndpoint) }
-		look := func() {
-			now, _ := v.All()
-			endpoint, _, _ := e.Get(row.EndpointKey{})
-			for _, proto := range []uint8{1, 6, 17} {
-				for port := range uint16(3) {
-					if isOpen(now, endpoint.Flags != 0, proto, port) && !isOpen(before, true, proto, port) && !isOpen(want, true, proto, port) {
-						t.Fatalf("%d/%d is open between\n%v and\n%v: %v, flags %d", proto, port, before, want, now, endpoint.Flags)
-					}
+			return bad[key]
+		})
+		p.watch(func() {
+			each(func(src, dst uint32, port uint16) {
+				got := p.outcome(src, dst, port)
+				if a, b := old.outcome(src, dst, port), next.outcome(src, dst, port); got != a && got != b {
+					t.Fatalf("%d to %d port %d: got %d, want %d as before or %d as after", src, dst, port, got, a, b)
 				}
-			}
+			})
+		})
+		err := sync(tables, want)
+		if now, _ := p.verdicts.All(); err == nil && !maps.Equal(now, want.Verdicts) {
+			t.Fatalf("got %v, want %v", now, want.Verdicts)
 		}
-		v.look, e.look = look, look
-		err := sync(want)
-		if now, _ := v.All(); err == nil && !maps.Equal(now, want) {
-			t.Fatalf("got %v, want %v", now, want)
-		}
-		v.Fail, e.Fail = nil, nil
-		if err := sync(want); err != nil {
+		p.fail(nil)
+		if err := sync(tables, want); err != nil {
 			t.Fatal(err)
 		}
-		now, _ := v.All()
-		endpoints, _ := e.All()
-		if !maps.Equal(now, want) || !maps.Equal(endpoints, rowsOf(want).Endpoints) {
-			t.Fatalf("trying again: got %v, want %v", now, want)
+		verdicts, _ := p.verdicts.All()
+		clauses, _ := p.clauses.All()
+		if !maps.Equal(verdicts, want.Verdicts) || !maps.Equal(clauses, want.Clauses) {
+			t.Fatalf("trying again: got %v, want %v", verdicts, want.Verdicts)
 		}
 	})
 }

@@ -4,12 +4,12 @@
 // that the packet path reads, and explains a verdict from the same rows. Getting them into the kernel,
 // and when, it leaves to the engine.
 //
-// Stages, all pure, each over the whole of the facts:
+// Stages, all pure, each over the whole of the facts but the first, which goes on from the last ones:
 //
-//  1. places    (places.go)   where addresses live: blocks, prefixes, vteps
-//  2. tasks     (tasks.go)    who is at this node: workloads, endpoints, spaces
-//  3. verdicts  (verdicts.go) who may talk to the identities of this node's tasks
-//  4. ports     (ports.go)    which ports of this node lead to them
+//  1. verdicts  (policy.go, domain.go, verdicts.go) who may talk to the identities of this node's tasks
+//  2. places    (places.go)                         where addresses live: blocks, prefixes, vteps
+//  3. tasks     (tasks.go)                          who is at this node: workloads, endpoints, spaces
+//  4. ports     (ports.go)                          which ports of this node lead to them
 package compile
 
 import (
@@ -58,6 +58,8 @@ type Rows struct {
 	Prefixes  map[row.PrefixKey]row.Prefix
 	VTEPs     map[row.Addr]row.VTEP
 	Verdicts  map[row.VerdictKey]row.Verdict
+	Clauses   map[row.ClausesKey]row.Clauses
+	Sources   map[row.SourceKey]row.Source
 	Spaces    map[uint64]row.Space
 	Openings  map[row.OpeningKey]row.Opening
 }
@@ -65,15 +67,21 @@ type Rows struct {
 // Compile returns the rows that f comes to. What is not complete (a task of a network that is gone, a
 // block of a node that is not admitted) has no rows: the packet path then drops.
 func Compile(f Facts) Rows {
+	p := NewPolicy()
+	p.Update(f)
+	return p.All(p.Places(f))
+}
+
+// Places returns the rows that f comes to but for those that a Policy makes, which has seen f.
+func (p *Policy) Places(f Facts) Rows {
 	networks := byName(f.Networks)
 	r := Rows{
 		Blocks:   blocks(f, networks),
 		Prefixes: prefixes(networks),
 		VTEPs:    vteps(f),
-		Verdicts: verdicts(f, networks),
 		Openings: openings(f),
 	}
-	r.Workloads, r.Endpoints, r.Spaces = tasks(f, networks, r.Verdicts)
+	r.Workloads, r.Endpoints, r.Spaces = tasks(f, networks, p.prefixed())
 	return r
 }
 

@@ -103,9 +103,9 @@ func (t told) met(network string, a row.Addr, identity uint16) side {
 func (t told) words(n overlay.Network) overlay.Verdict {
 	switch t.reason {
 	case row.ReasonDenied:
-		return t.decided(n, row.Verdict{Rule: t.event.Rule, Action: row.VerdictDeny})
+		return t.decided(n, row.ClauseOf(0, 0, row.VerdictDeny, t.event.Rule))
 	case row.ReasonAudited:
-		return t.decided(n, row.Verdict{Rule: t.event.Rule, Action: row.VerdictAudit})
+		return t.decided(n, row.ClauseOf(0, 0, row.VerdictAudit, t.event.Rule))
 	case row.ReasonNoCommonGroup, row.ReasonNotPublic:
 		return t.missing(n)
 	case row.ReasonNoEndpoint, row.ReasonNoBlock:

@@ -21,6 +21,7 @@ type World struct {
 	// Verdict looks a key up in the table that the packet path reads. It is asked about tasks of this
 	// node; what other nodes would say is compiled.
 	Verdict func(row.VerdictKey) (row.Verdict, bool)
+	Clauses func(row.ClausesKey) (row.Clauses, bool) // beside Verdict
 }
 
 // side is one side of a question, found.
@@ -65,12 +66,12 @@ func (s side) name() string {
 
 func (s side) party() party {
 	if s.stranger {
-		return party{identity: row.IdentityNone}
+		return party{src: row.IdentityNone}
 	}
 	if !s.task && !s.grouped {
-		return party{identity: row.IdentityWorld}
+		return party{src: row.IdentityWorld}
 	}
-	return party{s.Identity, s.Groups}
+	return party{src: uint32(s.Identity), groups: s.Groups}
 }
 
 // asked is a question with both sides found.
@@ -263,15 +264,7 @@ func (a asked) verdict() overlay.Verdict {
 	if !known {
 		return no(row.ReasonOtherNetwork, "network %s is not known here", a.dst.network)
 	}
-	look := a.w.Verdict
-	if a.dst.Node != a.f.Node || look == nil {
-		look = a.compiled(n)
-	}
-	for _, s := range a.service.wider() {
-		v, ok := look(verdictKey(n.VNI, a.src.party().identity, a.dst.Identity, s))
-		if !ok {
-			continue
-		}
+	if v := a.ruling(n); v.Action() != row.VerdictNone {
 		return a.decided(n, v)
 	}
 	if m, ok := a.mapping(); ok {
@@ -289,18 +282,6 @@ func (a asked) mapping() (overlay.PortMapping, bool) {
 		}
 	}
 	return overlay.PortMapping{}, false
-}
-
-// compiled answers as the node of the destination would.
-func (a asked) compiled(n overlay.Network) func(row.VerdictKey) (row.Verdict, bool) {
-	f := a.f
-	f.Tasks = append(slices.Clone(f.Tasks), Task{Endpoint: a.src.Endpoint}, Task{Endpoint: a.dst.Endpoint})
-	rows := make(map[row.VerdictKey]row.Verdict)
-	towards(rows, n, f.Rules, partiesOf(f, n.Name), a.dst.party())
-	return func(key row.VerdictKey) (row.Verdict, bool) {
-		v, ok := rows[key]
-		return v, ok
-	}
 }
 
 // Endpoints returns the endpoints of other nodes among all: what World.Remote wants.

@@ -23,13 +23,13 @@ func MAC(addr4, addr6 netip.Addr) [6]byte {
 	return [6]byte{0x0a, 0x58, b[12], b[13], b[14], b[15]}
 }
 
-func tasks(f Facts, networks map[string]overlay.Network, verdicts map[row.VerdictKey]row.Verdict) (
+func tasks(f Facts, networks map[string]overlay.Network, prefixed map[identityOf]bool) (
 	workloads map[uint32]row.Workload, endpoints map[row.EndpointKey]row.Endpoint, spaces map[uint64]row.Space,
 ) {
 	workloads = make(map[uint32]row.Workload, len(f.Tasks))
 	endpoints = make(map[row.EndpointKey]row.Endpoint, 2*len(f.Tasks))
 	spaces = make(map[uint64]row.Space, len(f.Tasks))
-	ruled, directed := ruledIdentities(verdicts), directedNetworks(f)
+	directed := directedNetworks(f)
 	// Of several attachments of one namespace the first that came gives it its VIPs, as it does the
 	// default route.
 	sorted := slices.SortedFunc(slices.Values(f.Tasks), func(a, b Task) int {
@@ -51,8 +51,8 @@ func tasks(f Facts, networks map[string]overlay.Network, verdicts map[row.Verdic
 		}
 		workloads[t.Ifindex] = w
 		e := row.Endpoint{Ifindex: t.Ifindex, Identity: uint16(t.Identity), MAC: w.MAC}
-		if ruled[identityOf{n.VNI, t.Identity}] {
-			e.Flags |= row.EndpointRuled
+		if prefixed[identityOf{n.VNI, t.Identity}] {
+			e.Flags |= row.EndpointPrefixed
 		}
 		for _, a := range t.Addrs() {
 			endpoints[row.EndpointKey{VNI: uint32(n.VNI), Addr: row.AddrOf(a)}] = e
@@ -72,17 +72,6 @@ func blockBits(n int) uint8 {
 type identityOf struct {
 	vni      overlay.VNI
 	identity overlay.Identity
-}
-
-// ruledIdentities returns the destinations that have a verdict for a protocol or port.
-func ruledIdentities(verdicts map[row.VerdictKey]row.Verdict) map[identityOf]bool {
-	ruled := make(map[identityOf]bool)
-	for key := range verdicts {
-		if key.Proto != 0 {
-			ruled[identityOf{overlay.VNI(key.VNI), overlay.Identity(key.Dst)}] = true
-		}
-	}
-	return ruled
 }
 
 // directedNetworks returns the networks where one side may open what the other may not: by a rule, or

@@ -3,6 +3,9 @@
 package compile
 
 import (
+	"cmp"
+	"math"
+	"net/netip"
 	"slices"
 
 	"weft/bpf/row"
@@ -18,132 +21,90 @@ const (
 
 var protocols = map[string]uint8{"": 0, "icmp": ICMP, "tcp": TCP, "udp": UDP}
 
-// service is what a packet asks for, in host order; zero stands for any. It is the part of a verdict
-// key that rules decide about.
+// service is what a packet asks for, in host order; port 0 is the protocol without ports.
 type service struct {
 	proto uint8
 	port  uint16
 }
 
-// wider returns s and the services that contain it, in the order the packet path looks them up.
-func (s service) wider() []service {
-	return slices.Compact([]service{s, {proto: s.proto}, {}})
-}
-
-// party is one side of a pair: an identity and what it stands for.
+// party is one side of a pair.
 type party struct {
-	identity overlay.Identity
-	groups   []string // sorted
+	src    uint32       // how a verdict's key names it
+	groups []string     // sorted
+	prefix netip.Prefix // of the world; not valid: the rest of it, or no world at all
 }
 
-func (p party) in(group string) bool {
-	if group == overlay.World {
-		return p.identity == row.IdentityWorld
-	}
-	return slices.Contains(p.groups, group)
+func (p party) inWorld() bool { return p.src == row.IdentityWorld || p.prefix.IsValid() }
+
+func (p party) in(group string) bool { return slices.Contains(p.groups, group) }
+
+// rule is a rule with its words read.
+type rule struct {
+	overlay.Rule
+	prefix netip.Prefix // that From is; not valid: a group or the world
+	proto  uint8
 }
 
-// verdicts returns the verdicts towards the identities of this node's tasks, from every identity of
-// their networks and from the world.
-func verdicts(f Facts, networks map[string]overlay.Network) map[row.VerdictKey]row.Verdict {
-	rows := make(map[row.VerdictKey]row.Verdict)
-	here := make(map[string]map[overlay.Identity]bool) // by network
-	for _, t := range f.Tasks {
-		if here[t.Network] == nil {
-			here[t.Network] = make(map[overlay.Identity]bool)
-		}
-		here[t.Network][t.Identity] = true
+// newRule reads a rule; nil when it is none that this build understands.
+func newRule(r overlay.Rule) *rule {
+	proto, known := protocols[r.Protocol]
+	if !known || len(r.Ports) > 0 && proto != TCP && proto != UDP {
+		return nil
 	}
-	for name, local := range here {
-		n, known := networks[name]
-		if !known {
-			continue
-		}
-		parties := partiesOf(f, name)
-		for identity := range local {
-			towards(rows, n, f.Rules, parties, parties[identity])
-		}
+	prefix, isPrefix := r.Prefix()
+	if isPrefix && r.ID > overlay.MaxRuleID {
+		return nil // sources could not name it
 	}
-	return rows
+	if slices.ContainsFunc(r.Ports, func(p overlay.PortRange) bool { return p.First <= 1 && p.Last == math.MaxUint16 }) {
+		r.Ports = nil
+	}
+	return &rule{Rule: r, prefix: prefix, proto: proto}
 }
 
-// partiesOf returns every identity of a network. What the tasks here were given counts also when the
-// masters' row about it is not here (again) yet.
-func partiesOf(f Facts, network string) map[overlay.Identity]party {
-	parties := map[overlay.Identity]party{
-		row.IdentityWorld:     {identity: row.IdentityWorld},
-		row.IdentityUngrouped: {identity: row.IdentityUngrouped},
-	}
-	for _, t := range f.Tasks {
-		if t.Network == network && t.Identity >= row.IdentityFirst {
-			parties[t.Identity] = party{t.Identity, t.Groups}
-		}
-	}
-	for _, s := range f.Sets {
-		if s.Network == network && s.Identity >= row.IdentityFirst {
-			parties[s.Identity] = party{s.Identity, s.Groups}
-		}
-	}
-	return parties
-}
-
-// towards adds the verdicts of every source about one destination.
-func towards(
-	rows map[row.VerdictKey]row.Verdict, n overlay.Network, rules []overlay.Rule,
-	sources map[overlay.Identity]party, dst party,
-) {
-	var about []overlay.Rule
-	for _, r := range rules {
-		if r.Network == n.Name && dst.in(r.To) {
-			about = append(about, r)
-		}
-	}
-	for _, src := range sources {
-		_, common := commonGround(n, src, dst)
-		for s, v := range pair(common, about, src) {
-			rows[verdictKey(n.VNI, src.identity, dst.identity, s)] = v
-		}
-	}
-}
-
-func verdictKey(vni overlay.VNI, src, dst overlay.Identity, s service) row.VerdictKey {
-	return row.VerdictKey{
-		VNI: uint32(vni), Src: uint16(src), Dst: uint16(dst), Port: row.Port(s.port), Proto: s.proto,
-	}
-}
-
-// commonGround reports whether src may talk to dst without any rule, and why.
-func commonGround(n overlay.Network, src, dst party) (why string, ok bool) {
-	if dst.in(overlay.GroupPublic) {
-		return "public", true
-	}
-	if src.identity == row.IdentityWorld {
-		return "", false
-	}
-	for _, g := range src.groups {
-		if dst.in(g) {
-			return g, true
-		}
-	}
-	bare := 0
-	for _, p := range []party{src, dst} {
-		if p.identity == row.IdentityUngrouped {
-			bare++
-		}
-	}
+// from reports whether the rule is about what a party sends.
+func (r *rule) from(p party) bool {
 	switch {
-	case bare == 2:
-		return "no groups", true
-	case bare == 1 && n.Ungrouped == overlay.UngroupedOpen:
-		return "open", true
+	case r.prefix.IsValid():
+		return p.prefix.IsValid() && r.prefix.Bits() <= p.prefix.Bits() && r.prefix.Contains(p.prefix.Addr())
+	case r.From == overlay.World:
+		return p.inWorld()
 	}
-	return "", false
+	return p.in(r.From)
 }
 
-// said is what the rules say of exactly one service: the lowest rule of each sort, nil for none.
-type said struct{ deny, audit, allow *overlay.Rule }
+// widths, narrowest first: the narrowest of which anything is said decides.
+const (
+	widthPorts = iota
+	widthProtocol
+	widthAny
+	widths
+)
 
-func (s *said) add(r *overlay.Rule) {
+// width tells how narrow the rule is about a service; false: it says nothing about it.
+func (r *rule) width(s service) (int, bool) {
+	switch {
+	case r.proto == 0:
+		return widthAny, true
+	case r.proto != s.proto:
+		return 0, false
+	case len(r.Ports) == 0:
+		return widthProtocol, true
+	}
+	return widthPorts, slices.ContainsFunc(r.Ports, func(p overlay.PortRange) bool {
+		return max(p.First, 1) <= s.port && s.port <= p.Last
+	})
+}
+
+// isAbout reports whether the rule says anything of a service.
+func (r *rule) isAbout(s service) bool {
+	_, ok := r.width(s)
+	return ok
+}
+
+// said is what the rules say of exactly one width: the lowest rule of each sort, nil for none.
+type said struct{ deny, audit, allow *rule }
+
+func (s *said) add(r *rule) {
 	slot := &s.allow
 	switch {
 	case r.Action == overlay.Deny && r.Audit:
@@ -156,84 +117,117 @@ func (s *said) add(r *overlay.Rule) {
 	}
 }
 
-// pair returns the verdicts of one source about one destination. The narrowest service that anything
-// is said of decides; of what is said there, deny is before allow, and rules are before common groups.
-// A rule in audit mode changes no outcome: it turns those that it would deny into reports.
-func pair(common bool, rules []overlay.Rule, src party) map[service]row.Verdict {
-	words := make(map[service]*said)
-	if common {
-		words[service{}] = new(said)
-	}
-	for i := range rules {
-		if !src.in(rules[i].From) {
-			continue
-		}
-		for _, s := range services(rules[i]) {
-			if words[s] == nil {
-				words[s] = new(said)
-			}
-			words[s].add(&rules[i])
+// decide says what comes of a service by rules that are about the pair. The narrowest width of which
+// anything is said decides; of what is said there, deny is before allow, and rules are before common
+// groups. A rule in audit mode changes no outcome: it turns those that it would deny into reports.
+func decide(common bool, rules []*rule, s service) (action uint8, by uint32) {
+	var words [widths]said
+	for _, r := range rules {
+		if w, ok := r.width(s); ok {
+			words[w].add(r)
 		}
 	}
-	rows := make(map[service]row.Verdict, len(words))
-	for s := range words {
-		if v, ok := decide(common, words, s); ok {
-			rows[s] = v
-		}
-	}
-	return rows
-}
-
-// decide walks from s to wider services, as a packet's look-up does.
-func decide(common bool, words map[service]*said, s service) (row.Verdict, bool) {
-	var audit *overlay.Rule
-	for _, w := range s.wider() {
-		is := words[w]
-		if is == nil {
-			continue
-		}
-		if audit == nil {
-			audit = is.audit
-		}
-		var rule uint32
+	var audit *rule
+	for w, is := range words {
+		audit = cmp.Or(audit, is.audit)
 		switch {
 		case is.deny != nil:
-			return row.Verdict{Rule: uint32(is.deny.ID), Action: row.VerdictDeny}, true
-		case common && w == service{}: // common groups allow, whatever rules say so too
+			return row.VerdictDeny, uint32(is.deny.ID)
+		case common && w == widthAny: // common groups allow, whatever rules say so too
 		case is.allow != nil:
-			rule = uint32(is.allow.ID)
+			by = uint32(is.allow.ID)
 		default:
 			continue
 		}
 		if audit != nil {
-			return row.Verdict{Rule: uint32(audit.ID), Action: row.VerdictAudit}, true
+			return row.VerdictAudit, uint32(audit.ID)
 		}
-		return row.Verdict{Rule: rule, Action: row.VerdictAllow}, true
+		return row.VerdictAllow, by
 	}
-	return row.Verdict{}, false
+	return row.VerdictNone, 0
 }
 
-// services returns what a rule is about, one entry for each key the packet path looks up.
-func services(r overlay.Rule) []service {
-	proto, known := protocols[r.Protocol]
-	if !known {
-		return nil
-	}
-	if len(r.Ports) == 0 {
-		return []service{{proto: proto}}
-	}
-	if proto != TCP && proto != UDP {
-		return nil // ports of what has none: Rule.Validate refuses it
-	}
-	var list []service
-	for _, p := range r.Ports {
-		if p.First <= 1 && p.Last == 65535 {
-			list = append(list, service{proto: proto})
+// clausesOf returns what a pair comes to, from the first service to the last: a clause wherever it
+// changes.
+func clausesOf(common bool, rules []*rule) []row.Clause {
+	starts := []uint32{0} // protocol << 16 | port
+	at := func(proto uint8, port int) { starts = append(starts, uint32(proto)<<16+uint32(port)) }
+	for _, r := range rules {
+		if r.proto == 0 {
 			continue
 		}
-		for port := uint32(max(p.First, 1)); port <= uint32(p.Last); port++ {
-			list = append(list, service{proto, uint16(port)})
+		at(r.proto, 0)
+		at(r.proto, math.MaxUint16+1)
+		for _, p := range r.Ports {
+			at(r.proto, int(max(p.First, 1)))
+			at(r.proto, int(p.Last)+1)
+		}
+	}
+	slices.Sort(starts)
+	var list []row.Clause
+	for _, start := range slices.Compact(starts) {
+		proto, port := uint8(start>>16), uint16(start)
+		action, by := decide(common, rules, service{proto, port})
+		if n := len(list); n == 0 || list[n-1].Action() != action || list[n-1].Rule != by {
+			list = append(list, row.ClauseOf(proto, port, action, by))
 		}
 	}
 	return list
+}
+
+// find returns what clauses say of a service.
+func (s service) find(list []row.Clause) (found row.Clause) {
+	for _, c := range list {
+		if c.Holds(s.proto, s.port) {
+			found = c
+		}
+	}
+	return found
+}
+
+func verdictKey(vni overlay.VNI, src uint32, dst overlay.Identity) row.VerdictKey {
+	return row.VerdictKey{VNI: uint32(vni), Src: src, Dst: uint32(dst)}
+}
+
+// commonGround reports whether src may talk to dst without any rule, and why.
+func commonGround(n overlay.Network, src, dst party) (why string, ok bool) {
+	if dst.in(overlay.GroupPublic) {
+		return "public", true
+	}
+	if src.inWorld() || src.src == row.IdentityNone {
+		return "", false
+	}
+	for _, g := range src.groups {
+		if dst.in(g) {
+			return g, true
+		}
+	}
+	bare := 0
+	for _, p := range []party{src, dst} {
+		if p.src == row.IdentityUngrouped {
+			bare++
+		}
+	}
+	switch {
+	case bare == 2:
+		return "no groups", true
+	case bare == 1 && n.Ungrouped == overlay.UngroupedOpen:
+		return "open", true
+	}
+	return "", false
+}
+
+// prefixesOf numbers the prefixes that rules of one network name: the lowest rule stands for each.
+func prefixesOf(rules map[overlay.RuleID]*rule) map[netip.Prefix]uint32 {
+	prefixes := make(map[netip.Prefix]uint32)
+	for _, r := range rules {
+		if !r.prefix.IsValid() {
+			continue
+		}
+		number := row.VerdictPrefix | uint32(r.ID)
+		if old, named := prefixes[r.prefix]; !named || number < old {
+			prefixes[r.prefix] = number
+		}
+	}
+	return prefixes
 }

@@ -14,10 +14,10 @@ import (
 
 // What a verdict says, in words.
 
-// decided tells what a row of the verdicts comes to.
-func (a asked) decided(n overlay.Network, v row.Verdict) overlay.Verdict {
+// decided tells what a verdict comes to.
+func (a asked) decided(n overlay.Network, v row.Clause) overlay.Verdict {
 	var out overlay.Verdict
-	switch v.Action {
+	switch v.Action() {
 	case row.VerdictAllow:
 		return a.allowed(n, v.Rule)
 	case row.VerdictAudit:
@@ -57,7 +57,7 @@ func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
 func (a asked) missing(n overlay.Network) overlay.Verdict {
 	reason := row.ReasonNoCommonGroup
 	from, who := overlay.World, fmt.Sprint(a.src)
-	outside := a.src.party().identity == row.IdentityWorld
+	outside := a.src.party().src == row.IdentityWorld
 	switch {
 	case outside:
 		reason = row.ReasonNotPublic
@@ -92,32 +92,32 @@ func (a asked) missing(n overlay.Network) overlay.Verdict {
 // another service, the same service from another group, or the other direction.
 func (a asked) nearest(n overlay.Network) string {
 	var far string
+	src, dst := a.sender(rulesOf(a.f.Rules, n.Name)), a.dst.party()
 	for _, r := range slices.SortedFunc(slices.Values(a.f.Rules), func(x, y overlay.Rule) int { return cmp.Compare(x.ID, y.ID) }) {
-		if r.Network != n.Name || r.Action != overlay.Allow {
+		read := newRule(r)
+		if r.Network != n.Name || r.Action != overlay.Allow || read == nil {
 			continue
 		}
-		from, to := a.src.party().in(r.From), a.dst.party().in(r.To)
+		from, to := read.from(src), dst.in(r.To)
 		switch {
 		case from && to:
 			return fmt.Sprintf("rule %d lets it on%s only", r.ID, ports(r))
 		case far != "":
-		case to && about(r, a.service):
+		case to && read.isAbout(a.service):
 			far = fmt.Sprintf("rule %d lets %s reach it on%s", r.ID, source(r), cmp.Or(ports(r), " all"))
-		case a.dst.party().in(r.From) && a.src.party().in(r.To):
+		case read.from(dst) && src.in(r.To):
 			far = fmt.Sprintf("rule %d is about the other direction", r.ID)
 		}
 	}
 	return far
 }
 
-// about reports whether a rule says anything of a service.
-func about(r overlay.Rule, s service) bool {
-	return slices.ContainsFunc(services(r), func(of service) bool { return slices.Contains(s.wider(), of) })
-}
-
 func source(r overlay.Rule) string {
 	if r.From == overlay.World {
 		return "the world"
+	}
+	if _, isPrefix := r.Prefix(); isPrefix {
+		return r.From
 	}
 	return "group " + r.From
 }

@@ -182,7 +182,7 @@ func New(o Options) (*Engine, error) {
 	known := &facts{rows: o.Rows, log: log}
 	return &Engine{
 		o: o, log: log, facts: known, elsewhere: &elsewhere{finder: o.Finder, self: o.Node, facts: known},
-		ready: make(chan struct{}), kick: make(chan struct{}, 1),
+		ready: make(chan struct{}), kick: make(chan struct{}, 1), sync: syncer{policy: compile.NewPolicy()},
 		entries: make(map[string]*entry), pending: make(map[string]wish),
 		changed: make(chan struct{}), readers: make(map[*reader]struct{}),
 		traces: traces{

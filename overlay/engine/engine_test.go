@@ -84,9 +84,11 @@ func TestAttachFillsEveryTable(t *testing.T) {
 		}
 		verdicts, _ := n.kernel.tables.verdicts.All()
 		want := map[row.VerdictKey]row.Verdict{
-			{VNI: 2, Src: 16, Dst: 16}:                                 {Action: row.VerdictAllow},
-			{VNI: 2, Src: 17, Dst: 17}:                                 {Action: row.VerdictAllow},
-			{VNI: 2, Src: 16, Dst: 17, Port: row.Port(5432), Proto: 6}: {Action: row.VerdictAllow, Rule: 7},
+			{VNI: 2, Src: 16, Dst: 16}: {Action: row.VerdictAllow},
+			{VNI: 2, Src: 17, Dst: 17}: {Action: row.VerdictAllow},
+			{VNI: 2, Src: 16, Dst: 17}: {Clauses: row.ClausesID([]row.Clause{
+				row.ClauseOf(0, 0, row.VerdictNone, 0), row.ClauseOf(6, 5432, row.VerdictAllow, 7), row.ClauseOf(6, 5433, row.VerdictNone, 0),
+			})},
 		}
 		if diff := cmp.Diff(want, verdicts, cmp.Comparer(func(a, b row.Verdict) bool { return a == b })); diff != "" {
 			t.Errorf("-want +got\n%s", diff)

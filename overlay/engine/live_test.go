@@ -145,7 +145,7 @@ func (l *host) start(t *testing.T) {
 		Links: apply.Links{Node4: l.under.Addr, Node6: netip.MustParseAddr(apply.NameServer6)},
 		Tables: apply.Tables{
 			Workloads: tables.Workloads, Endpoints: tables.Endpoints, Blocks: tables.Blocks, Prefixes: tables.Prefixes,
-			VTEPs: tables.VTEPs, Verdicts: tables.Verdicts, Spaces: tables.Spaces, Openings: tables.Openings,
+			VTEPs: tables.VTEPs, Verdicts: tables.Verdicts, Clauses: tables.Clauses, Sources: tables.Sources, Spaces: tables.Spaces, Openings: tables.Openings,
 		},
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})

@@ -70,6 +70,7 @@ func (e *Engine) pause(ctx context.Context, changed, gone <-chan struct{}, audit
 			return errors.Join(ctx.Err(), errors.New("links are not watched any more"))
 		}
 	case <-audit:
+		e.sync.audit.Store(true)
 	case <-retry:
 	}
 	return nil

@@ -50,6 +50,8 @@ type kernel struct {
 		prefixes  table.Memory[row.PrefixKey, row.Prefix]
 		vteps     table.Memory[row.Addr, row.VTEP]
 		verdicts  table.Memory[row.VerdictKey, row.Verdict]
+		clauses   table.Memory[row.ClausesKey, row.Clauses]
+		sources   table.Memory[row.SourceKey, row.Source]
 		spaces    table.Memory[uint64, row.Space]
 		openings  table.Memory[row.OpeningKey, row.Opening]
 	}
@@ -103,7 +105,7 @@ func (k *kernel) Tables() apply.Tables {
 	t := &k.tables
 	return apply.Tables{
 		Workloads: &t.workloads, Endpoints: &t.endpoints, Blocks: &t.blocks, Prefixes: &t.prefixes, VTEPs: &t.vteps,
-		Verdicts: &t.verdicts, Spaces: &t.spaces, Openings: &t.openings,
+		Verdicts: &t.verdicts, Clauses: &t.clauses, Sources: &t.sources, Spaces: &t.spaces, Openings: &t.openings,
 	}
 }
 

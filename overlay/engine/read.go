@@ -132,6 +132,11 @@ func (e *Engine) explain(q overlay.Question, remote []overlay.Endpoint) (overlay
 			failed = cmp.Or(failed, err)
 			return v, ok
 		},
+		Clauses: func(key row.ClausesKey) (row.Clauses, bool) {
+			c, ok, err := e.o.Tables.Clauses.Get(key)
+			failed = cmp.Or(failed, err)
+			return c, ok
+		},
 	}
 	v, err := compile.Explain(e.compileFacts(), w, q)
 	return v, cmp.Or(err, failed)

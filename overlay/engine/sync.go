@@ -9,19 +9,24 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"weft/bpf/row"
+	"weft/bpf/table"
 	"weft/overlay/compile"
 )
 
 // syncer lets many callers share one comparison of the tables: who comes while one is going on waits
 // for the next, which serves all that waited.
 type syncer struct {
-	mu     sync.Mutex // held while tables are compared
-	asked  sync.Mutex // guards what follows
-	ticket uint64     // of the last caller
-	served uint64     // tickets up to here were served
-	err    error      // of the comparison that served them
+	mu     sync.Mutex // held while tables are written; guards the next two
+	policy *compile.Policy
+	exact  bool        // the tables hold what policy says
+	audit  atomic.Bool // they are to be read again, in case someone else changed them
+	asked  sync.Mutex  // guards what follows
+	ticket uint64      // of the last caller
+	served uint64      // tickets up to here were served
+	err    error       // of the comparison that served them
 }
 
 // syncTables makes tables and firewall equal to what rows and live entries come to. It returns when a
@@ -52,10 +57,7 @@ func (e *Engine) syncOnce(ctx context.Context) error {
 		return nil // what the rows should be is not known: they stay
 	}
 	f := e.compileFacts()
-	diff, err := e.o.Tables.Sync(compile.Compile(f))
-	if err != nil {
-		err = fmt.Errorf("write tables: %w", err)
-	}
+	diff, err := e.writeTables(f)
 	err = errors.Join(err, e.setFirewall(ctx, f))
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -92,6 +94,24 @@ func (e *Engine) closePorts(ctx context.Context, en entry) error {
 		}
 	}
 	return e.o.Host.Release(ctx, compile.PortsOf(en.Endpoint))
+}
+
+// writeTables compiles what changed since the last time and writes that. After a failure, at the start
+// and for an audit it reads the tables and writes what differs. The caller holds e.sync.mu.
+func (e *Engine) writeTables(f compile.Facts) (diff table.Diff, err error) {
+	s := &e.sync
+	change := s.policy.Update(f)
+	want := s.policy.Places(f)
+	if audit := s.audit.Swap(false); audit || !s.exact {
+		diff, err = e.o.Tables.Sync(s.policy.All(want))
+	} else {
+		diff, err = e.o.Tables.Update(want, change)
+	}
+	s.exact = err == nil
+	if err != nil {
+		err = fmt.Errorf("write tables: %w", err)
+	}
+	return diff, err
 }
 
 // removeRows removes the rows of one task, which leaves, and nothing else: that must not depend on

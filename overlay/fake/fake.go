@@ -262,6 +262,7 @@ func (s *Service) Explain(_ context.Context, q overlay.Question) (overlay.Verdic
 	rows := compile.Compile(f)
 	v, err := compile.Explain(f, compile.World{
 		Verdict: func(key row.VerdictKey) (row.Verdict, bool) { v, ok := rows.Verdicts[key]; return v, ok },
+		Clauses: func(key row.ClausesKey) (row.Clauses, bool) { c, ok := rows.Clauses[key]; return c, ok },
 	}, q)
 	if err != nil {
 		return overlay.Verdict{}, fmt.Errorf("explain: %w", err)

@@ -21,8 +21,13 @@ enum {
 	MAX_PREFIXES = 8192,
 	MAX_VTEPS = 16384,
 	MAX_VERDICTS = 1048576,
+	MAX_CLAUSES = 262144,
+	MAX_SOURCES = 16384,
 	MAX_FLOWS = 262144,
+	MAX_ATTEMPTS = 65536,
 	MAX_OPENINGS = 65536,
+	MAX_DATAGRAMS = 16384,
+	MAX_OPENER_LINKS = 4096, /* links whose indexes are equal modulo this share a budget */
 	MAX_VIPS = 65536,
 	MAX_BACKENDS = 524288,
 	MAX_SPACES = MAX_WORKLOADS,
@@ -91,10 +96,29 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } verdicts SEC(".maps");
 
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct clauses_key);
+	__type(value, struct clauses);
+	__uint(max_entries, MAX_CLAUSES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} clauses SEC(".maps");
+
+/* Go writes. Asked for packets of the world alone, and only where rules name addresses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct source_key);
+	__type(value, struct source);
+	__uint(max_entries, MAX_SOURCES);
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* the kernel asks for it */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sources SEC(".maps");
+
 /*
- * Programs write; Go expires and forgets what a task left behind (the one exception to one writer).
- * LRU: a task that opens more than fits loses its own oldest and nobody's traffic stops for want of
- * memory.
+ * Programs write. LRU: a task that opens more than fits loses its own oldest and nobody's traffic
+ * stops for want of memory. What is answered is kept apart, so that what is not can't push it out.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -103,6 +127,33 @@ struct {
 	__uint(max_entries, MAX_FLOWS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows SEC(".maps");
+
+/* Programs write. LRU as flows. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, MAX_ATTEMPTS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} attempts SEC(".maps");
+
+/* Programs write. LRU as flows. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, MAX_DATAGRAMS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} datagrams SEC(".maps");
+
+/* Programs write, index 2 * (ifindex % MAX_OPENER_LINKS) + whether others do. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct opener);
+	__uint(max_entries, 2 * MAX_OPENER_LINKS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} openers SEC(".maps");
 
 /* Go writes. */
 struct {

@@ -53,7 +53,7 @@ static __always_inline int check_destination(struct packet *p)
  * the node's stack may be sent on with the node's own address, so it must not pass for a frame of
  * the node's own tunnel.
  */
-static __always_inline int leave(struct packet *p, const struct workload *w)
+static __always_inline int leave(struct __sk_buff *skb, struct packet *p, const struct workload *w)
 {
 	struct prefix_key key = {.len = 128, .addr = p->dst};
 	struct prefix *net = bpf_map_lookup_elem(&prefixes, &key);
@@ -62,6 +62,6 @@ static __always_inline int leave(struct packet *p, const struct workload *w)
 		return drop(p, net->vni == w->vni ? REASON_NO_BLOCK : REASON_OTHER_NETWORK);
 	if (p->proto == PROTO_UDP && p->dport == bpf_htons(tunnel_port))
 		return drop(p, REASON_SPOOFED_TUNNEL);
-	remember(p);
+	remember(p, skb->ifindex);
 	return end(p, REASON_TO_HOST, TCX_NEXT);
 }

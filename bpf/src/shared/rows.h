@@ -63,7 +63,7 @@ struct endpoint_key {
 _Static_assert(sizeof(struct endpoint_key) == 20, "endpoint_key");
 
 enum endpoint_flags {
-	ENDPOINT_RULED = 1 << 0, /* rules name its identity: look up exact ports before groups */
+	ENDPOINT_PREFIXED = 1 << 0, /* rules towards it name addresses of the world: ask sources */
 };
 
 /* endpoints: address of a task of this node -> its link. Go writes. */
@@ -115,18 +115,18 @@ struct vtep {
 
 /* ---- who may talk -------------------------------------------------------------------------- */
 
+enum verdict_source {
+	VERDICT_PREFIX = 1U << 31, /* with it, verdict_key.src is a value of sources */
+};
+
 /*
- * verdicts: (src, dst) pairs of a network that may talk, compiled for the identities of this
- * node's tasks. Looked up as (proto, port), (proto, 0), (0, 0); the first hit decides; no hit is a
- * drop. Go writes.
+ * verdicts: (src, dst) pairs of a network, compiled for the identities of this node's tasks. One
+ * look-up, whatever the number of groups and rules; no row is a drop. Go writes.
  */
 struct verdict_key {
 	__u32 vni;
-	__u16 src;
-	__u16 dst;
-	__be16 port; /* destination port, 0: any */
-	__u8 proto; /* IP protocol, 0: any; ICMPv6 is looked up as ICMP (1) */
-	__u8 pad;
+	__u32 src; /* enum identity, or enum verdict_source */
+	__u32 dst; /* enum identity */
 };
 
 _Static_assert(sizeof(struct verdict_key) == 12, "verdict_key");
@@ -135,18 +135,74 @@ enum verdict_action {
 	VERDICT_DENY = 0,
 	VERDICT_ALLOW = 1,
 	VERDICT_AUDIT = 2, /* would be denied: pass, count and report */
+	VERDICT_NONE = 3, /* neither groups nor rules say anything: a drop */
+	VERDICT_PAGE = 4, /* of a clause: rule is the page that goes on */
 };
 
 struct verdict {
+	__u64 clauses; /* id of clauses, if protocol and port decide; 0: what follows holds for all
+			*/
 	__u32 rule; /* id of the rule that decided, 0: common groups */
 	__u8 action;
 	__u8 pad[3];
 };
 
+_Static_assert(sizeof(struct verdict) == 16, "verdict");
+
 /*
- * flows: what tasks of this node opened, so that replies come back where no verdict covers them.
- * Key as the opener sent it. A first fragment that was let in leaves a row for the later ones, with
- * protocol 44, and the datagram's id in place of the ports. LRU: the kernel half writes, Go reads.
+ * What a verdict says of (protocol, port) from start on, up to the next clause's start. A range of
+ * ports takes two clauses, however wide it is.
+ */
+struct clause {
+	__u32 start; /* protocol << 24 | port << 8 | enum verdict_action, host order */
+	__u32 rule;
+};
+
+enum clauses_size {
+	CLAUSES_MAX = 32, /* of a row */
+};
+
+/* ICMPv6 is asked for as ICMP (1); what has no ports, and later fragments, as port 0. */
+struct clauses_key {
+	__u64 id; /* hash of all pages: rows never change, equal verdicts share them */
+	__u32 page; /* 0: the first, whose clauses may lead to others */
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct clauses_key) == 16, "clauses_key");
+
+/* clauses: ascending by start; the first row's first starts at 0. Go writes. */
+struct clauses {
+	__u32 count;
+	__u32 pad;
+	struct clause list[CLAUSES_MAX];
+};
+
+_Static_assert(sizeof(struct clauses) == 264, "clauses");
+
+/* sources: LPM trie of the addresses of the world that rules of a network name. Go writes. */
+struct source_key {
+	__u32 len; /* 32 of the VNI and those of the 128-bit form: IPv4 /8 is 136 */
+	__u32 vni;
+	struct addr addr;
+};
+
+_Static_assert(sizeof(struct source_key) == 24, "source_key");
+
+struct source {
+	__u32 src; /* VERDICT_PREFIX | lowest id of the rules that name exactly this prefix */
+};
+
+/* ---- who opened ---------------------------------------------------------------------------- */
+
+/*
+ * What tasks of this node opened, so that replies come back where no verdict covers them; key as
+ * the opener sent it. LRU, the kernel half writes, Go reads:
+ *
+ *   attempts   not answered yet, or closed by the opener: a flood of these hurts these alone
+ *   flows      answered
+ *   datagrams  first fragments that were let in, for the later ones: protocol 44, and the
+ *              datagram's id in place of the ports
  */
 struct flow_key {
 	__u32 vni;
@@ -160,9 +216,29 @@ struct flow_key {
 
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key");
 
-struct flow {
-	__u64 seen; /* bpf_ktime_get_ns of the opener's last packet */
+enum flow_flags {
+	FLOW_CLOSED = 1 << 0, /* the opener sent FIN or RST */
 };
+
+struct flow {
+	__u64 seen; /* bpf_ktime_get_coarse_ns of a packet of the last second */
+	__u32 flags;
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct flow) == 16, "flow");
+
+/*
+ * openers: what a link may still add to attempts, so that one task's flood is its own harm. Array:
+ * two entries a link, for what its task opens and for what others open towards it.
+ */
+struct opener {
+	__u64 since; /* bpf_ktime_get_coarse_ns up to which `left` was filled */
+	__s32 left; /* may be a little off: CPUs don't wait for each other */
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct opener) == 16, "opener");
 
 /* openings: ports of tasks that a port of the node leads to, so open to the world. Go writes. */
 struct opening_key {

@@ -178,7 +178,7 @@ func (d *daemon) makeOverlay(context.Context) (err error) {
 		Node: discovery.NodeID(d.o.Node), Underlay: d.underlay, Rows: d.store,
 		Tables: apply.Tables{
 			Workloads: t.Workloads, Endpoints: t.Endpoints, Blocks: t.Blocks, Prefixes: t.Prefixes,
-			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Spaces: t.Spaces, Openings: t.Openings,
+			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Clauses: t.Clauses, Sources: t.Sources, Spaces: t.Spaces, Openings: t.Openings,
 		},
 		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
 		Tracer: &overlayengine.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},

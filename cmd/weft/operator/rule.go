@@ -27,13 +27,13 @@ func (o *operator) ruleAdd() *cobra.Command {
 	var action string
 	var ports []string
 	cmd := &cobra.Command{
-		Use:   "add NETWORK --from GROUP|world --to GROUP [--port PROTOCOL[/PORT[-PORT]]]...",
+		Use:   "add NETWORK --from GROUP|world|ADDRESSES --to GROUP [--port PROTOCOL[/PORT[-PORT]]]...",
 		Short: "add a rule, in one direction; replies pass by themselves; the same again is no error",
 		Example: "  weft rule add prod --from web --to db --port tcp/5432\n  weft rule add prod --from world --to web --port tcp/80,tcp/443\n" +
-			"  weft rule add prod --from web --to db --port icmp\n  weft rule add prod --from web --to db --action deny --audit",
+			"  weft rule add prod --from 192.0.2.0/24 --to web --port tcp/8000-8999\n  weft rule add prod --from web --to db --port icmp\n  weft rule add prod --from web --to db --action deny --audit",
 		Args: args(1, 1),
 	}
-	cmd.Flags().StringVar(&r.From, "from", "", "group that sends, or world: what is outside of every network")
+	cmd.Flags().StringVar(&r.From, "from", "", "group that sends, world (all that is outside of every network), or addresses of it such as 192.0.2.0/24")
 	cmd.Flags().StringVar(&r.To, "to", "", "group that accepts")
 	cmd.Flags().StringSliceVar(&ports, "port", nil, "tcp, udp or icmp; tcp/80; udp/5000-5010; repeatable; without: everything")
 	cmd.Flags().StringVar(&action, "action", "allow", "allow or deny")

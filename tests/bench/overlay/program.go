@@ -110,7 +110,7 @@ func loadProgram(highest uint16, n int) (*bpftest.Set, error) {
 			{VNI: vni, Addr: row.AddrOf(netip.MustParseAddr("10.1.1.0"))}: {VTEP: row.AddrOf(node), MTU: 1450, Flags: row.BlockLocal},
 		},
 		Verdicts: map[row.VerdictKey]row.Verdict{
-			{VNI: vni, Src: highest, Dst: row.IdentityFirst}: {Action: row.VerdictAllow},
+			{VNI: vni, Src: uint32(highest), Dst: row.IdentityFirst}: {Action: row.VerdictAllow},
 		},
 	}
 	if err := tables.Fill(set); err != nil {
@@ -126,14 +126,14 @@ func fillVerdicts(set *bpftest.Set, highest uint16, n int) error {
 	if err != nil {
 		return err
 	}
-	src, dst := uint16(row.IdentityFirst), uint16(row.IdentityFirst)
+	src, dst := uint32(row.IdentityFirst), uint32(row.IdentityFirst)
 	for range n {
 		key := row.VerdictKey{VNI: vni, Src: src, Dst: dst + 1}
 		if err := verdicts.Put(key, row.Verdict{Action: row.VerdictAllow}); err != nil {
 			return err
 		}
-		if src++; src >= highest {
-			src, dst = uint16(row.IdentityFirst), dst+1
+		if src++; src >= uint32(highest) {
+			src, dst = row.IdentityFirst, dst+1
 		}
 	}
 	return nil

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+
+	"weft/bpf"
+	"weft/bpf/bpftest"
+)
+
+// Constants cut branches out of the programs, and the kernel translates what is left: every cut has to
+// load. (Linux's translator for x86 gives up on some lengths of code: "bpf_jit: fatal error".)
+func TestEveryConfigLoads(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("loading programs needs root")
+	}
+	node := netip.MustParseAddr("192.0.2.1")
+	for _, events := range []uint32{0, 100} {
+		for _, slow := range []bool{false, true} {
+			for _, c := range []bpf.Config{
+				{}, {NodeAddr: node}, {NodeAddr: node, Underlay: 1, TunnelPort: 4789}, {NodeAddr: node, Tunnel: 1, Neighbours: 24},
+			} {
+				c.EventsPerSecond, c.SlowEncap, c.SlowDecap = events, slow, slow
+				t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
+					t.Parallel()
+					specs, err := bpf.Specs()
+					if err != nil {
+						t.Fatal(err)
+					}
+					for name, spec := range specs {
+						if err := bpf.Configure(spec, c); err != nil {
+							t.Fatal(err)
+						}
+						set, err := bpftest.Load(spec)
+						if err != nil {
+							t.Errorf("%s: %v", name, err)
+							continue
+						}
+						set.Close()
+					}
+				})
+			}
+		}
+	}
+}
