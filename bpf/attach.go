@@ -256,7 +256,7 @@ func (p *Plane) AttachCgroup(path string) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.programs)) {
 		prog := p.programs[name]
-		if prog.Type() != ebpf.CGroupSockAddr {
+		if !onCgroup(prog.Type()) {
 			continue
 		}
 		err := p.attachLink(fmt.Sprintf("cg%d-%s", id, name), prog,
@@ -281,7 +281,7 @@ func (p *Plane) DetachCgroup(path string) error {
 	}
 	var errs []error
 	for name, prog := range p.programs {
-		if prog.Type() != ebpf.CGroupSockAddr {
+		if !onCgroup(prog.Type()) {
 			continue
 		}
 		name = fmt.Sprintf("cg%d-%s", id, name)
@@ -292,6 +292,11 @@ func (p *Plane) DetachCgroup(path string) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// onCgroup tells the programs that AttachCgroup attaches.
+func onCgroup(kind ebpf.ProgramType) bool {
+	return kind == ebpf.CGroupSockAddr || kind == ebpf.SockOps
 }
 
 // cgroupID is the inode number of a cgroup2 folder, which is the kernel's name of the cgroup.

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	dnsMapAffinities      = "affinities"
 	dnsMapAttempts        = "attempts"
 	dnsMapBackends        = "backends"
 	dnsMapBlocks          = "blocks"
@@ -26,7 +27,9 @@ const (
 	dnsMapDnsScratch      = "dns_scratch"
 	dnsMapEndpoints       = "endpoints"
 	dnsMapEvents          = "events"
+	dnsMapFeedbacks       = "feedbacks"
 	dnsMapFlows           = "flows"
+	dnsMapLoads           = "loads"
 	dnsMapOpeners         = "openers"
 	dnsMapOpenings        = "openings"
 	dnsMapPrefixes        = "prefixes"
@@ -35,6 +38,7 @@ const (
 	dnsMapSocketVips      = "socket_vips"
 	dnsMapSources         = "sources"
 	dnsMapSpaces          = "spaces"
+	dnsMapTallies         = "tallies"
 	dnsMapTraces          = "traces"
 	dnsMapTranslations    = "translations"
 	dnsMapVerdicts        = "verdicts"
@@ -110,6 +114,7 @@ type dnsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dnsMapSpecs struct {
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
 	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
@@ -120,7 +125,9 @@ type dnsMapSpecs struct {
 	DnsScratch   *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks    *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -129,6 +136,7 @@ type dnsMapSpecs struct {
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
@@ -180,6 +188,7 @@ func (o *dnsObjects) Close() error {
 //
 // It can be passed to loadDnsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dnsMaps struct {
+	Affinities   *ebpf.Map `ebpf:"affinities"`
 	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
@@ -190,7 +199,9 @@ type dnsMaps struct {
 	DnsScratch   *ebpf.Map `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
+	Feedbacks    *ebpf.Map `ebpf:"feedbacks"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Loads        *ebpf.Map `ebpf:"loads"`
 	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -199,6 +210,7 @@ type dnsMaps struct {
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Tallies      *ebpf.Map `ebpf:"tallies"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
@@ -210,6 +222,7 @@ type dnsMaps struct {
 
 func (m *dnsMaps) Close() error {
 	return _DnsClose(
+		m.Affinities,
 		m.Attempts,
 		m.Backends,
 		m.Blocks,
@@ -220,7 +233,9 @@ func (m *dnsMaps) Close() error {
 		m.DnsScratch,
 		m.Endpoints,
 		m.Events,
+		m.Feedbacks,
 		m.Flows,
+		m.Loads,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
@@ -229,6 +244,7 @@ func (m *dnsMaps) Close() error {
 		m.SocketVips,
 		m.Sources,
 		m.Spaces,
+		m.Tallies,
 		m.Traces,
 		m.Translations,
 		m.Verdicts,

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	edgeMapAffinities          = "affinities"
 	edgeMapAttempts            = "attempts"
 	edgeMapBackends            = "backends"
 	edgeMapBlocks              = "blocks"
@@ -32,7 +33,9 @@ const (
 	edgeMapEdgeVips            = "edge_vips"
 	edgeMapEndpoints           = "endpoints"
 	edgeMapEvents              = "events"
+	edgeMapFeedbacks           = "feedbacks"
 	edgeMapFlows               = "flows"
+	edgeMapLoads               = "loads"
 	edgeMapOpeners             = "openers"
 	edgeMapOpenings            = "openings"
 	edgeMapPrefixes            = "prefixes"
@@ -41,6 +44,7 @@ const (
 	edgeMapSocketVips          = "socket_vips"
 	edgeMapSources             = "sources"
 	edgeMapSpaces              = "spaces"
+	edgeMapTallies             = "tallies"
 	edgeMapTraces              = "traces"
 	edgeMapTranslations        = "translations"
 	edgeMapVerdicts            = "verdicts"
@@ -120,6 +124,7 @@ type edgeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeMapSpecs struct {
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
 	Attempts       *ebpf.MapSpec `ebpf:"attempts"`
 	Backends       *ebpf.MapSpec `ebpf:"backends"`
 	Blocks         *ebpf.MapSpec `ebpf:"blocks"`
@@ -136,7 +141,9 @@ type edgeMapSpecs struct {
 	EdgeVips       *ebpf.MapSpec `ebpf:"edge_vips"`
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Loads          *ebpf.MapSpec `ebpf:"loads"`
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
@@ -145,6 +152,7 @@ type edgeMapSpecs struct {
 	SocketVips     *ebpf.MapSpec `ebpf:"socket_vips"`
 	Sources        *ebpf.MapSpec `ebpf:"sources"`
 	Spaces         *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies        *ebpf.MapSpec `ebpf:"tallies"`
 	Traces         *ebpf.MapSpec `ebpf:"traces"`
 	Translations   *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
@@ -198,6 +206,7 @@ func (o *edgeObjects) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeMaps struct {
+	Affinities     *ebpf.Map `ebpf:"affinities"`
 	Attempts       *ebpf.Map `ebpf:"attempts"`
 	Backends       *ebpf.Map `ebpf:"backends"`
 	Blocks         *ebpf.Map `ebpf:"blocks"`
@@ -214,7 +223,9 @@ type edgeMaps struct {
 	EdgeVips       *ebpf.Map `ebpf:"edge_vips"`
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
+	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
 	Flows          *ebpf.Map `ebpf:"flows"`
+	Loads          *ebpf.Map `ebpf:"loads"`
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
@@ -223,6 +234,7 @@ type edgeMaps struct {
 	SocketVips     *ebpf.Map `ebpf:"socket_vips"`
 	Sources        *ebpf.Map `ebpf:"sources"`
 	Spaces         *ebpf.Map `ebpf:"spaces"`
+	Tallies        *ebpf.Map `ebpf:"tallies"`
 	Traces         *ebpf.Map `ebpf:"traces"`
 	Translations   *ebpf.Map `ebpf:"translations"`
 	Verdicts       *ebpf.Map `ebpf:"verdicts"`
@@ -234,6 +246,7 @@ type edgeMaps struct {
 
 func (m *edgeMaps) Close() error {
 	return _EdgeClose(
+		m.Affinities,
 		m.Attempts,
 		m.Backends,
 		m.Blocks,
@@ -250,7 +263,9 @@ func (m *edgeMaps) Close() error {
 		m.EdgeVips,
 		m.Endpoints,
 		m.Events,
+		m.Feedbacks,
 		m.Flows,
+		m.Loads,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
@@ -259,6 +274,7 @@ func (m *edgeMaps) Close() error {
 		m.SocketVips,
 		m.Sources,
 		m.Spaces,
+		m.Tallies,
 		m.Traces,
 		m.Translations,
 		m.Verdicts,

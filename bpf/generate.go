@@ -10,6 +10,7 @@ package bpf
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types tunnel src/tunnel.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types dns src/dns.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types socket src/socket.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types feedback src/feedback.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types edge src/edge.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate clang-19 -target bpf -mcpu=v3 -O2 -g -nostdinc -Isrc -c src/layout.bpf.c -o row/layout.o
 //go:generate go run ./gen row/layout.o src/shared/reason.h row/layout_bpfel.go

@@ -26,6 +26,7 @@ func objects() []object {
 		{"tunnel", loadTunnel},
 		{"dns", loadDns},
 		{"socket", loadSocket},
+		{"feedback", loadFeedback},
 		{edgeObject, loadEdge},
 	}
 }

@@ -20,9 +20,9 @@ const mountSource = "weft"
 
 // pins is the folder of what is pinned:
 //
-//	ROOT/v1/endpoints               a map
-//	ROOT/v1/link/7-from_workload    a tcx link: ifindex, program
-//	ROOT/v1/link/cg42-connect4      a cgroup link: inode of the cgroup, program
+//	ROOT/v2/endpoints               a map
+//	ROOT/v2/link/7-from_workload    a tcx link: ifindex, program
+//	ROOT/v2/link/cg42-connect4      a cgroup link: inode of the cgroup, program
 //
 // The zero value pins nothing.
 type pins struct {

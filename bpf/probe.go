@@ -62,6 +62,7 @@ var checks = []check{
 		"cgroup_getpeername", false, "getpeername shows the VIP", "it shows the backend (Linux 5.8)",
 		sockAddr(ebpf.AttachCgroupInet4GetPeername),
 	},
+	{"sock_ops", true, "VIPs that see latency and failure", "Linux 4.19", programHelper(ebpf.SockOps, asm.FnSockOpsCbFlagsSet)},
 	{
 		"retval", false, "connect to a VIP without backend says: refused", "it says: not permitted (Linux 5.18)",
 		probeRetval,

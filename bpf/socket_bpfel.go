@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	socketMapAffinities    = "affinities"
 	socketMapAttempts      = "attempts"
 	socketMapBackends      = "backends"
 	socketMapBlocks        = "blocks"
@@ -25,7 +26,9 @@ const (
 	socketMapDnsAnswers    = "dns_answers"
 	socketMapEndpoints     = "endpoints"
 	socketMapEvents        = "events"
+	socketMapFeedbacks     = "feedbacks"
 	socketMapFlows         = "flows"
+	socketMapLoads         = "loads"
 	socketMapOpeners       = "openers"
 	socketMapOpenings      = "openings"
 	socketMapPrefixes      = "prefixes"
@@ -34,6 +37,7 @@ const (
 	socketMapSocketVips    = "socket_vips"
 	socketMapSources       = "sources"
 	socketMapSpaces        = "spaces"
+	socketMapTallies       = "tallies"
 	socketMapTraces        = "traces"
 	socketMapTranslations  = "translations"
 	socketMapVerdicts      = "verdicts"
@@ -107,6 +111,7 @@ type socketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketMapSpecs struct {
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
 	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
@@ -116,7 +121,9 @@ type socketMapSpecs struct {
 	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks    *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -125,6 +132,7 @@ type socketMapSpecs struct {
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
@@ -160,6 +168,7 @@ func (o *socketObjects) Close() error {
 //
 // It can be passed to loadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketMaps struct {
+	Affinities   *ebpf.Map `ebpf:"affinities"`
 	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
@@ -169,7 +178,9 @@ type socketMaps struct {
 	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
+	Feedbacks    *ebpf.Map `ebpf:"feedbacks"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Loads        *ebpf.Map `ebpf:"loads"`
 	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -178,6 +189,7 @@ type socketMaps struct {
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Tallies      *ebpf.Map `ebpf:"tallies"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
@@ -189,6 +201,7 @@ type socketMaps struct {
 
 func (m *socketMaps) Close() error {
 	return _SocketClose(
+		m.Affinities,
 		m.Attempts,
 		m.Backends,
 		m.Blocks,
@@ -198,7 +211,9 @@ func (m *socketMaps) Close() error {
 		m.DnsAnswers,
 		m.Endpoints,
 		m.Events,
+		m.Feedbacks,
 		m.Flows,
+		m.Loads,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
@@ -207,6 +222,7 @@ func (m *socketMaps) Close() error {
 		m.SocketVips,
 		m.Sources,
 		m.Spaces,
+		m.Tallies,
 		m.Traces,
 		m.Translations,
 		m.Verdicts,

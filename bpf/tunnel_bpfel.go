@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tunnelMapAffinities      = "affinities"
 	tunnelMapAttempts        = "attempts"
 	tunnelMapBackends        = "backends"
 	tunnelMapBlocks          = "blocks"
@@ -25,7 +26,9 @@ const (
 	tunnelMapDnsAnswers      = "dns_answers"
 	tunnelMapEndpoints       = "endpoints"
 	tunnelMapEvents          = "events"
+	tunnelMapFeedbacks       = "feedbacks"
 	tunnelMapFlows           = "flows"
+	tunnelMapLoads           = "loads"
 	tunnelMapOpeners         = "openers"
 	tunnelMapOpenings        = "openings"
 	tunnelMapPrefixes        = "prefixes"
@@ -34,6 +37,7 @@ const (
 	tunnelMapSocketVips      = "socket_vips"
 	tunnelMapSources         = "sources"
 	tunnelMapSpaces          = "spaces"
+	tunnelMapTallies         = "tallies"
 	tunnelMapTraces          = "traces"
 	tunnelMapTranslations    = "translations"
 	tunnelMapVerdicts        = "verdicts"
@@ -112,6 +116,7 @@ type tunnelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tunnelMapSpecs struct {
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
 	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
@@ -121,7 +126,9 @@ type tunnelMapSpecs struct {
 	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks    *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -130,6 +137,7 @@ type tunnelMapSpecs struct {
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
@@ -182,6 +190,7 @@ func (o *tunnelObjects) Close() error {
 //
 // It can be passed to loadTunnelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tunnelMaps struct {
+	Affinities   *ebpf.Map `ebpf:"affinities"`
 	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
@@ -191,7 +200,9 @@ type tunnelMaps struct {
 	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
+	Feedbacks    *ebpf.Map `ebpf:"feedbacks"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Loads        *ebpf.Map `ebpf:"loads"`
 	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -200,6 +211,7 @@ type tunnelMaps struct {
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Tallies      *ebpf.Map `ebpf:"tallies"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
@@ -212,6 +224,7 @@ type tunnelMaps struct {
 
 func (m *tunnelMaps) Close() error {
 	return _TunnelClose(
+		m.Affinities,
 		m.Attempts,
 		m.Backends,
 		m.Blocks,
@@ -221,7 +234,9 @@ func (m *tunnelMaps) Close() error {
 		m.DnsAnswers,
 		m.Endpoints,
 		m.Events,
+		m.Feedbacks,
 		m.Flows,
+		m.Loads,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
@@ -230,6 +245,7 @@ func (m *tunnelMaps) Close() error {
 		m.SocketVips,
 		m.Sources,
 		m.Spaces,
+		m.Tallies,
 		m.Traces,
 		m.Translations,
 		m.Verdicts,

@@ -90,13 +90,12 @@ func vipKey(at netip.AddrPort, proto uint8) row.VIPKey {
 func (w *wires) vip(at netip.AddrPort, backends ...backend) {
 	w.t.Helper()
 	id := uint32(at.Port())<<8 | uint32(at.Addr().BitLen())
-	for slot, e := range backends {
-		a := netip.MustParseAddrPort(e.at)
-		w.put("backends", row.BackendKey{VIP: id, Slot: uint16(slot)},
-			row.Backend{Addr: row.AddrOf(a.Addr()), Port: row.Port(a.Port()), Weight: e.weight})
+	vip, slots := vipRows(id, backends)
+	for slot, b := range slots {
+		w.put("backends", row.BackendKey{VIP: id, Slot: uint16(slot)}, b)
 	}
 	for _, proto := range []uint8{bpftest.TCP, bpftest.UDP} {
-		w.put("vips", vipKey(at, proto), row.VIP{ID: id, Backends: uint16(len(backends))})
+		w.put("vips", vipKey(at, proto), vip)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	workloadMapAffinities      = "affinities"
 	workloadMapAttempts        = "attempts"
 	workloadMapBackends        = "backends"
 	workloadMapBlocks          = "blocks"
@@ -26,7 +27,9 @@ const (
 	workloadMapDnsScratch      = "dns_scratch"
 	workloadMapEndpoints       = "endpoints"
 	workloadMapEvents          = "events"
+	workloadMapFeedbacks       = "feedbacks"
 	workloadMapFlows           = "flows"
+	workloadMapLoads           = "loads"
 	workloadMapOpeners         = "openers"
 	workloadMapOpenings        = "openings"
 	workloadMapPrefixes        = "prefixes"
@@ -35,6 +38,7 @@ const (
 	workloadMapSocketVips      = "socket_vips"
 	workloadMapSources         = "sources"
 	workloadMapSpaces          = "spaces"
+	workloadMapTallies         = "tallies"
 	workloadMapTraces          = "traces"
 	workloadMapTranslations    = "translations"
 	workloadMapVerdicts        = "verdicts"
@@ -113,6 +117,7 @@ type workloadProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type workloadMapSpecs struct {
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
 	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
@@ -123,7 +128,9 @@ type workloadMapSpecs struct {
 	DnsScratch   *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks    *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Openers      *ebpf.MapSpec `ebpf:"openers"`
 	Openings     *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -132,6 +139,7 @@ type workloadMapSpecs struct {
 	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
 	Traces       *ebpf.MapSpec `ebpf:"traces"`
 	Translations *ebpf.MapSpec `ebpf:"translations"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
@@ -184,6 +192,7 @@ func (o *workloadObjects) Close() error {
 //
 // It can be passed to loadWorkloadObjects or ebpf.CollectionSpec.LoadAndAssign.
 type workloadMaps struct {
+	Affinities   *ebpf.Map `ebpf:"affinities"`
 	Attempts     *ebpf.Map `ebpf:"attempts"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
@@ -194,7 +203,9 @@ type workloadMaps struct {
 	DnsScratch   *ebpf.Map `ebpf:"dns_scratch"`
 	Endpoints    *ebpf.Map `ebpf:"endpoints"`
 	Events       *ebpf.Map `ebpf:"events"`
+	Feedbacks    *ebpf.Map `ebpf:"feedbacks"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Loads        *ebpf.Map `ebpf:"loads"`
 	Openers      *ebpf.Map `ebpf:"openers"`
 	Openings     *ebpf.Map `ebpf:"openings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -203,6 +214,7 @@ type workloadMaps struct {
 	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
 	Sources      *ebpf.Map `ebpf:"sources"`
 	Spaces       *ebpf.Map `ebpf:"spaces"`
+	Tallies      *ebpf.Map `ebpf:"tallies"`
 	Traces       *ebpf.Map `ebpf:"traces"`
 	Translations *ebpf.Map `ebpf:"translations"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
@@ -215,6 +227,7 @@ type workloadMaps struct {
 
 func (m *workloadMaps) Close() error {
 	return _WorkloadClose(
+		m.Affinities,
 		m.Attempts,
 		m.Backends,
 		m.Blocks,
@@ -225,7 +238,9 @@ func (m *workloadMaps) Close() error {
 		m.DnsScratch,
 		m.Endpoints,
 		m.Events,
+		m.Feedbacks,
 		m.Flows,
+		m.Loads,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
@@ -234,6 +249,7 @@ func (m *workloadMaps) Close() error {
 		m.SocketVips,
 		m.Sources,
 		m.Spaces,
+		m.Tallies,
 		m.Traces,
 		m.Translations,
 		m.Verdicts,

@@ -23,10 +23,12 @@ type Label struct {
 	Port      uint16     // of the VIP
 	Target    uint16     // of the task
 	Protocols []string   // TCP, UDP or both
+	Weight    uint16     // 1 unless given
+	Balance   Balance
 }
 
-// ParseLabel parses VIP=PORT[/PROTOCOL], where VIP is /NAME:PORT, NAME:PORT, IPv4:PORT, [IPv6]:PORT
-// or IPv6:PORT (split at the last colon). Errors are ErrInvalid and say what to write instead.
+// ParseLabel parses VIP=PORT[/PROTOCOL][,OPTION=VALUE...], where VIP is /NAME:PORT, NAME:PORT,
+// IPv4:PORT, [IPv6]:PORT or IPv6:PORT (split at the last colon). Errors are ErrInvalid and say what to write instead.
 func ParseLabel(s string) (Label, error) {
 	l, err := parseLabel(s)
 	if err != nil {
@@ -54,20 +56,23 @@ func parseVIP(s string) (name string, vip netip.AddrPort, err error) {
 }
 
 func parseLabel(s string) (Label, error) {
-	cut := strings.LastIndexByte(s, '=')
-	if cut < 0 {
+	// A name may hold '=' and ',', so what the port is followed by counts; nothing after it holds ':'.
+	colon := max(0, strings.LastIndexByte(s, ':'))
+	before, after, ok := strings.Cut(s[colon:], "=")
+	if !ok {
 		return Label{}, errors.New("no '='; write VIP=PORT, such as /web:80=8080")
 	}
-	name, vip, err := parseVIP(s[:cut])
+	name, vip, err := parseVIP(s[:colon] + before)
 	if err != nil {
 		return Label{}, err
 	}
-	number, protocol, given := strings.Cut(s[cut+1:], "/")
+	parts := strings.Split(after, ",")
+	number, protocol, given := strings.Cut(parts[0], "/")
 	target, err := parsePort(number)
 	if err != nil {
 		return Label{}, fmt.Errorf("port of the task: %w", err)
 	}
-	l := Label{Name: name, Addr: vip.Addr(), Port: vip.Port(), Target: target, Protocols: []string{TCP, UDP}}
+	l := Label{Name: name, Addr: vip.Addr(), Port: vip.Port(), Target: target, Protocols: []string{TCP, UDP}, Weight: 1}
 	if given {
 		p := strings.ToLower(protocol)
 		if p != TCP && p != UDP {
@@ -75,7 +80,8 @@ func parseLabel(s string) (Label, error) {
 		}
 		l.Protocols = []string{p}
 	}
-	return l, nil
+	err = readOptions(&l, parts[1:])
+	return l, err
 }
 
 // parseHost tells literal addresses from names. What only looks like an address is refused: it

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -29,12 +30,18 @@ func TestParseLabel(t *testing.T) {
 		"[fd01:c::5]:80=8080/tcp": {Addr: netip.MustParseAddr("fd01:c::5"), Port: 80, Target: 8080, Protocols: []string{TCP}},
 		"[::ffff:1.2.3.4]:80=80":  {Addr: netip.MustParseAddr("1.2.3.4"), Port: 80, Target: 80, Protocols: both},
 		"/web:65535=65535":        {Name: "web", Port: 65535, Target: 65535, Protocols: both},
+		"/web:80=8080,weight=3":   {Name: "web", Port: 80, Target: 8080, Protocols: both, Weight: 3},
+		"/a,b=c:80=81/tcp,policy=round-robin,affinity=10m,prefer=zone": {
+			Name: "a,b=c", Port: 80, Target: 81, Protocols: []string{TCP},
+			Balance: Balance{Policy: RoundRobin, Affinity: 10 * time.Minute, Prefer: SameZone},
+		},
 	} {
 		got, err := ParseLabel(text)
 		if err != nil {
 			t.Errorf("%q: %v", text, err)
 			continue
 		}
+		want.Weight = max(want.Weight, 1)
 		if d := cmp.Diff(want, got, compareAddrs); d != "" {
 			t.Errorf("%q (-want +got):\n%s", text, d)
 		}
@@ -75,6 +82,17 @@ func TestBadLabelsAreRefusedWithWhatToWrite(t *testing.T) {
 		"[fe80::1%eth0]:80=80":         "zone",
 		"224.0.0.1:80=80":              "can't be VIPs",
 		"255.255.255.255:80=80":        "can't be VIPs",
+		"/web:80=80,":                  `option "": allowed are weight, policy, affinity and prefer`,
+		"/web:80=80,heavy":             `option "heavy": allowed are weight`,
+		"/web:80=80,weight=":           `option "weight=": a weight of 0 (draining) to 1000 is allowed`,
+		"/web:80=80,weight=1001":       "a weight of 0 (draining) to 1000 is allowed",
+		"/web:80=80,weight=-1":         "a weight of 0 (draining) to 1000 is allowed",
+		"/web:80=80,weight=1,weight=1": "option weight is given twice",
+		"/web:80=80,policy=fastest":    "allowed are least-latency, least-connections, round-robin and random",
+		"/web:80=80,affinity=10":       "whole seconds from 1s to 18h0m0s are allowed",
+		"/web:80=80,affinity=1500ms":   "whole seconds from 1s",
+		"/web:80=80,affinity=19h":      "whole seconds from 1s",
+		"/web:80=80,prefer=rack":       "allowed are node and zone",
 	} {
 		got, err := ParseLabel(text)
 		if !errors.Is(err, ErrInvalid) {

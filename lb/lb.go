@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"weft/discovery"
 )
@@ -45,6 +46,7 @@ type Backend struct {
 	Addrs  []netip.Addr     `json:"addrs"`
 	Port   uint16           `json:"port"`
 	Weight uint16           `json:"weight"` // 0: no new connections
+	Balance
 }
 
 // Registration is a task's wish to be behind VIPs.
@@ -54,13 +56,14 @@ type Registration struct {
 	Framework string       `json:"framework"` // weft, unless a scheduler runs the task
 	Addrs     []netip.Addr `json:"addrs"`
 	// Labels are LABEL=PORT: "/web:80=8080" (VIP label as in compat B2, then the task's own port),
-	// optionally with /udp or /tcp at the end; without, both.
+	// optionally with /udp or /tcp, without which it is both, and with options: ParseLabel.
 	Labels []string `json:"labels"`
 }
 
 // VIPStatus is a VIP as a node sees it.
 type VIPStatus struct {
 	Key
+	Balance
 	Addrs    []netip.Addr    `json:"addrs"`
 	DNS      string          `json:"dns,omitempty"` // web.weft.l4lb.thisdcos.directory
 	Backends []BackendStatus `json:"backends"`
@@ -71,6 +74,24 @@ type BackendStatus struct {
 	Backend
 	In     bool   `json:"in"`
 	Reason string `json:"reason"` // "serving", "node is down", "draining", ...
+	// Traffic is what the asked node's own connections came to.
+	Traffic Traffic `json:"traffic,omitzero"`
+}
+
+// Traffic is what connections of one node to one backend came to, both families together.
+type Traffic struct {
+	Chosen    uint64 `json:"chosen"` // connections, and flows of datagrams, that it was given
+	InFlight  int    `json:"in_flight"`
+	Refused   uint64 `json:"refused"`
+	Timeouts  uint64 `json:"timeouts"`
+	Resets    uint64 `json:"resets"` // cut before it said anything
+	Ejections uint64 `json:"ejections"`
+	// Barred is for how long it gets nothing new, after failures; 0: it is not barred.
+	Barred  time.Duration `json:"barred,omitempty"`
+	Latency time.Duration `json:"latency"` // as choices know it; 0: not yet
+	// Buckets counts samples of latency: bucket i those below 1 us << i, the last one the rest.
+	Buckets    []uint64      `json:"buckets,omitempty"`
+	LatencySum time.Duration `json:"latency_sum,omitempty"` // of all samples
 }
 
 // Service is what clients of a node ask of load balancing. Every method is idempotent.

@@ -69,7 +69,7 @@ func (r Registration) Backends(node discovery.NodeID) ([]Backend, error) {
 					ErrInvalid, text, from[key], old.Port))
 				break
 			}
-			backends[key] = Backend{VIP: key, Task: r.Task, Node: node, Addrs: r.Addrs, Port: label.Target, Weight: 1}
+			backends[key] = Backend{VIP: key, Task: r.Task, Node: node, Addrs: r.Addrs, Port: label.Target, Weight: label.Weight, Balance: label.Balance}
 			from[key] = text
 		}
 	}

@@ -12,6 +12,20 @@ type Addr struct {
 	Bytes [16]uint8
 }
 
+// Affinity is struct affinity of rows.h.
+type Affinity struct {
+	_       structs.HostLayout
+	Backend SocketPeer
+	Seen    uint64
+}
+
+// AffinityKey is struct affinity_key of rows.h.
+type AffinityKey struct {
+	_      structs.HostLayout
+	VIP    uint32
+	Client Addr
+}
+
 // Backend is struct backend of rows.h.
 type Backend struct {
 	_      structs.HostLayout
@@ -19,6 +33,9 @@ type Backend struct {
 	Port   uint16
 	Weight uint16
 	ID     uint32
+	Since  uint32
+	Share  uint16
+	Other  uint16
 }
 
 // BackendKey is struct backend_key of rows.h.
@@ -186,6 +203,19 @@ type Event struct {
 	Pad         [4]uint8
 }
 
+// Feedback is struct feedback of rows.h.
+type Feedback struct {
+	_          structs.HostLayout
+	Measured   uint64
+	Waiting    uint64
+	Barred     uint64
+	Tried      uint64
+	Latency    uint32
+	InFlight   int32
+	Connecting int32
+	Failures   uint32
+}
+
 // Flow is struct flow of rows.h.
 type Flow struct {
 	_     structs.HostLayout
@@ -204,6 +234,14 @@ type FlowKey struct {
 	Dport uint16
 	Proto uint8
 	Pad   [3]uint8
+}
+
+// Load is struct load of rows.h.
+type Load struct {
+	_        structs.HostLayout
+	Measured uint64
+	Best     uint32
+	Turn     uint32
 }
 
 // Opener is struct opener of rows.h.
@@ -269,9 +307,15 @@ type SocketPeerKey struct {
 
 // SocketVIP is struct socket_vip of rows.h.
 type SocketVIP struct {
-	_       structs.HostLayout
-	VIP     Peer
-	Backend Peer
+	_         structs.HostLayout
+	VIP       Peer
+	Backend   Peer
+	VIPID     uint32
+	BackendID uint32
+	Started   uint64
+	State     uint8
+	TimedOut  uint8
+	Pad       [6]uint8
 }
 
 // Source is struct source of rows.h.
@@ -294,6 +338,18 @@ type Space struct {
 	VNI      uint32
 	Identity uint16
 	Pad      uint16
+}
+
+// Tally is struct tally of rows.h.
+type Tally struct {
+	_          structs.HostLayout
+	Chosen     uint64
+	Refused    uint64
+	Timeouts   uint64
+	Resets     uint64
+	Ejections  uint64
+	LatencySum uint64
+	Latency    [24]uint32
 }
 
 // Trace is struct trace of rows.h.
@@ -344,6 +400,10 @@ type VIP struct {
 	_        structs.HostLayout
 	ID       uint32
 	Backends uint16
+	Draining uint16
+	Near     uint16
+	Weight   uint16
+	Affinity uint16
 	Policy   uint8
 	Flags    uint8
 }
@@ -480,6 +540,18 @@ const (
 	ReasonMax            Reason = 96
 )
 
+// Values of enum socket_state.
+const (
+	SocketIdle       = 0
+	SocketConnecting = 1
+	SocketOpen       = 2
+)
+
+// Values of enum tally_size.
+const (
+	TallyBuckets = 24
+)
+
 // Values of enum verdict_action.
 const (
 	VerdictDeny  = 0
@@ -494,9 +566,17 @@ const (
 	VerdictPrefix = 2147483648
 )
 
+// Values of enum vip_flags.
+const (
+	VIPWeighted = 1
+)
+
 // Values of enum vip_policy.
 const (
-	VIPRandom = 0
+	VIPRandom           = 0
+	VIPLeastLatency     = 1
+	VIPLeastConnections = 2
+	VIPRoundRobin       = 3
 )
 
 // Values of enum workload_flags.

@@ -107,11 +107,30 @@ static __always_inline enum outcome refuse(void)
 	return REFUSE;
 }
 
-static __always_inline bool choose(const struct vip *vip, const struct peer *asked,
-				   struct socket_peer *choice)
+/* A client is a namespace: its address is not known yet when a socket connects. */
+static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct vip *vip,
+				   const struct peer *asked, struct socket_peer *choice)
 {
-	return !choose_backend(vip, choice) &&
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	struct addr client = {};
+
+	memcpy(client.bytes, &cookie, sizeof(cookie));
+	return !choose_backend(vip, &client, choice) &&
 	       is_mapped(&choice->to.addr) == is_mapped(&asked->addr);
+}
+
+/* Counts the choice; returns what feedback is kept by. */
+static __always_inline __u32 chosen(const struct vip *vip, const struct socket_peer *choice)
+{
+	struct backend *b = backend_at(vip, choice->slot);
+	struct tally *t;
+
+	if (!b)
+		return 0;
+	t = find_tally(b->id);
+	if (t)
+		t->chosen++;
+	return b->id;
 }
 
 /* to: what the caller asked for, then where it goes. */
@@ -121,6 +140,7 @@ static __always_inline enum outcome connect(struct bpf_sock_addr *ctx, struct pe
 	struct bpf_sock *sk = ctx->sk;
 	struct socket_peer choice = {};
 	struct socket_vip *kept;
+	__u32 id;
 
 	if (!vip) {
 		/* A UDP socket may have been connected to a VIP before. */
@@ -128,12 +148,16 @@ static __always_inline enum outcome connect(struct bpf_sock_addr *ctx, struct pe
 			bpf_sk_storage_delete(&socket_vips, sk);
 		return UNTOUCHED;
 	}
-	if (!choose(vip, to, &choice))
+	if (!choose(ctx, vip, to, &choice))
 		return refuse();
+	id = chosen(vip, &choice);
 	kept = sk ? bpf_sk_storage_get(&socket_vips, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
 	if (kept) { /* else memory is short, and getpeername will show the backend */
 		kept->vip = *to;
 		kept->backend = choice.to;
+		kept->vip_id = vip->id;
+		kept->backend_id = id;
+		kept->state = SOCKET_IDLE;
 	}
 	*to = choice.to;
 	return REWRITE;
@@ -166,8 +190,9 @@ static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer 
 	if (known)
 		choice = *known;
 	if (!known || keep_backend(vip, &choice, false)) {
-		if (!choose(vip, to, &choice))
+		if (!choose(ctx, vip, to, &choice))
 			return refuse();
+		chosen(vip, &choice);
 		bpf_map_update_elem(&socket_peers, &key, &choice, BPF_ANY);
 	} else if (choice.slot != known->slot) {
 		known->slot = choice.slot;

@@ -35,6 +35,11 @@ type Facts struct {
 	// Down holds the nodes whose backends are out, with the reason: "is down". Nodes that are not
 	// in it are up.
 	Down map[discovery.NodeID]string
+	// Self is the node whose tables these are, Zones says where nodes are: for VIPs that prefer.
+	Self  discovery.NodeID
+	Zones map[discovery.NodeID]string
+	// Now, in seconds of CLOCK_MONOTONIC, is since when newcomers are there.
+	Now uint32
 }
 
 // Rows is what the two tables hold.
@@ -48,6 +53,19 @@ func (r Rows) Clone() Rows {
 	return Rows{VIPs: maps.Clone(r.VIPs), Backends: maps.Clone(r.Backends)}
 }
 
+// IDs returns the ids by which the kernel half knows the backends of a VIP, by their addresses.
+func (r Rows) IDs(v lb.VIPStatus, vni uint32) map[netip.AddrPort]uint32 {
+	ids := make(map[netip.AddrPort]uint32)
+	for _, a := range v.Addrs {
+		vip := r.VIPs[vipKey(vni, a, v.Key)]
+		for slot := range vip.Backends {
+			b := r.Backends[row.BackendKey{VIP: vip.ID, Slot: slot}]
+			ids[netip.AddrPortFrom(b.Addr.Netip(), row.Port(b.Port))] = b.ID
+		}
+	}
+	return ids
+}
+
 // Compile returns the rows that f comes to and the status of every VIP that has a backend, by name,
 // address and port. Ids and slots of have are kept wherever they still serve, so that a small change
 // gives a small diff and a restart gives none.
@@ -55,14 +73,15 @@ func Compile(f Facts, have Rows) (Rows, []lb.VIPStatus) {
 	status, members := collect(f)
 	wanted := judge(f, members)
 	keep(f, have, wanted)
-	return place(wanted, have), status
+	return place(wanted, have, f.Now), status
 }
 
 // member is a backend that may serve one address of a VIP; it points into the status that it is
 // reported in.
 type member struct {
-	status *lb.BackendStatus
-	peer   netip.AddrPort
+	status  *lb.BackendStatus
+	balance lb.Balance // of the VIP
+	peer    netip.AddrPort
 }
 
 // collect returns a status for each key, with every backend out, and who may serve which row.
@@ -92,7 +111,7 @@ func collect(f Facts) ([]lb.VIPStatus, map[row.VIPKey][]member) {
 // collectVIP does the same for the backends of one key.
 func collectVIP(f Facts, pins map[string]lb.Pin, backends []lb.Backend, members map[row.VIPKey][]member) lb.VIPStatus {
 	key := backends[0].VIP
-	vip := lb.VIPStatus{Key: key, Backends: make([]lb.BackendStatus, len(backends))}
+	vip := lb.VIPStatus{Key: key, Balance: backends[0].Balance, Backends: make([]lb.BackendStatus, len(backends))}
 	addrs := []netip.Addr{key.Addr}
 	var why string
 	if key.Name != "" {
@@ -121,7 +140,7 @@ func collectVIP(f Facts, pins map[string]lb.Pin, backends []lb.Backend, members 
 			b := &vip.Backends[i]
 			for _, a := range b.Addrs {
 				if a.Is4() == addr.Is4() {
-					found = append(found, member{b, netip.AddrPortFrom(a, b.Port)})
+					found = append(found, member{b, vip.Balance, netip.AddrPortFrom(a, b.Port)})
 					served = true
 				}
 			}
@@ -148,29 +167,36 @@ const (
 	protoUDP = 17
 )
 
-// judge decides who is in, tells the reasons to the status and returns the weights by row.
-func judge(f Facts, members map[row.VIPKey][]member) map[row.VIPKey]weights {
-	wanted := make(map[row.VIPKey]weights, len(members))
+// judge decides who is in, tells the reasons to the status and returns who stands where, by row.
+func judge(f Facts, members map[row.VIPKey][]member) map[row.VIPKey]service {
+	wanted := make(map[row.VIPKey]service, len(members))
 	for id, ms := range members {
 		allDown := !slices.ContainsFunc(ms, func(m member) bool {
 			_, down := f.Down[m.status.Node]
 			return m.status.Weight > 0 && !down
 		})
-		in := make(weights, len(ms))
+		in := service{backends: make(map[netip.AddrPort]standing, len(ms))}
+		if len(ms) > 0 {
+			in.balance = ms[0].balance
+		}
 		for _, m := range ms {
 			why, down := f.Down[m.status.Node]
+			_, counted := in.backends[m.peer]
 			switch {
+			case !counted && len(in.backends) == maxBackends:
+				m.say(fmt.Sprintf("the VIP has %d backends, more are not served", maxBackends))
+			case m.status.Weight == 0 && !down:
+				in.add(f, m)
+				m.say("draining")
 			case m.status.Weight == 0:
 				m.say("draining")
 			case down && !allDown:
 				m.say(fmt.Sprintf("node %s %s", m.status.Node, why))
-			case in[m.peer] == 0 && len(in) == maxBackends:
-				m.say(fmt.Sprintf("the VIP has %d backends, more are not served", maxBackends))
 			case down:
-				in.add(m)
+				in.add(f, m)
 				m.status.In, m.status.Reason = true, fmt.Sprintf("node %s %s, kept because no other backend is up", m.status.Node, why)
 			default:
-				in.add(m)
+				in.add(f, m)
 				m.status.In, m.status.Reason = true, "serving"
 			}
 		}
@@ -186,14 +212,38 @@ func (m member) say(why string) {
 	}
 }
 
-// weights is who serves a row. Two tasks at one address and port are one backend.
-type weights map[netip.AddrPort]uint16
+// service is what serves a row: two tasks at one address and port are one backend.
+type service struct {
+	balance  lb.Balance
+	backends map[netip.AddrPort]standing
+}
 
-func (w weights) add(m member) { w[m.peer] = max(w[m.peer], m.status.Weight) }
+// standing is how a backend is asked: weight 0 is draining.
+type standing struct {
+	weight uint16
+	near   bool
+}
+
+func (s service) add(f Facts, m member) {
+	old := s.backends[m.peer]
+	s.backends[m.peer] = standing{max(old.weight, m.status.Weight), old.near || f.near(s.balance.Prefer, m.status.Node)}
+}
+
+// near tells whether a VIP that prefers asks the backends of a node first.
+func (f Facts) near(p lb.Preference, node discovery.NodeID) bool {
+	switch p {
+	case lb.SameNode:
+		return node == f.Self
+	case lb.SameZone:
+		return f.Zones[node] != "" && f.Zones[node] == f.Zones[f.Self]
+	default:
+		return false
+	}
+}
 
 // keep adds, without backends, those VIPs that the tables hold and that nobody names any more, as
 // long as the address is pinned: it is no address of the world.
-func keep(f Facts, have Rows, wanted map[row.VIPKey]weights) {
+func keep(f Facts, have Rows, wanted map[row.VIPKey]service) {
 	pinned := make(map[row.Addr]bool, 2*len(f.Pins))
 	for _, p := range f.Pins {
 		for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
@@ -208,7 +258,7 @@ func keep(f Facts, have Rows, wanted map[row.VIPKey]weights) {
 	}
 	for id := range have.VIPs {
 		if _, ok := wanted[id]; !ok && pinned[id.Addr] && vnis[id.VNI] {
-			wanted[id] = nil
+			wanted[id] = service{}
 		}
 	}
 }

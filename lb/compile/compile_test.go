@@ -135,7 +135,10 @@ func TestBackendsThatAreOutSayWhy(t *testing.T) {
 		"lost":     "out: network gone is not known",
 		"family":   "out: has no address of the VIP's family",
 	})
-	equal(t, "rows", peers(t, r, key(7, "11.1.2.3", 80, 6)), []string{"9.0.0.1:8080"})
+	equal(t, "rows", peers(t, r, key(7, "11.1.2.3", 80, 6)), []string{"9.0.0.1:8080", "9.0.0.2:8080"})
+	if n := r.VIPs[key(7, "11.1.2.3", 80, 6)].Draining; n != 1 {
+		t.Errorf("%d drain, want 1", n)
+	}
 	equal(t, "literal", peers(t, r, key(7, "fd01:c::5", 80, 6)), []string{})
 }
 
@@ -146,7 +149,7 @@ func TestDeadNodesServeWhenAllAreDead(t *testing.T) {
 	f := facts(backend(web(), "n1", "a", "9.0.0.1"), backend(web(), "n2", "b", "9.0.1.1"), draining)
 	f.Down = map[discovery.NodeID]string{"n1": "is down", "n2": "is down"}
 	r, status := Compile(f, Rows{})
-	equal(t, "rows", peers(t, r, key(7, "11.1.2.3", 80, 6)), []string{"9.0.0.1:8080", "9.0.1.1:8080"})
+	equal(t, "rows", peers(t, r, key(7, "11.1.2.3", 80, 6)), []string{"9.0.0.1:8080", "9.0.1.1:8080", "9.0.2.1:8080"})
 	equal(t, "reasons", reasons(status), map[string]string{
 		"a": "in: node n1 is down, kept because no other backend is up",
 		"b": "in: node n2 is down, kept because no other backend is up",
@@ -162,8 +165,8 @@ func TestAVIPStaysAfterItsLastBackend(t *testing.T) {
 	f := facts()
 	second, status := Compile(f, first)
 	equal(t, "rows", second.VIPs, map[row.VIPKey]row.VIP{
-		key(7, "11.1.2.3", 80, 6):    {ID: id},
-		key(7, "fd01:c::123", 80, 6): {ID: first.VIPs[key(7, "fd01:c::123", 80, 6)].ID},
+		key(7, "11.1.2.3", 80, 6):    {ID: id, Weight: 1, Policy: row.VIPLeastLatency},
+		key(7, "fd01:c::123", 80, 6): {ID: first.VIPs[key(7, "fd01:c::123", 80, 6)].ID, Weight: 1, Policy: row.VIPLeastLatency},
 	})
 	if len(second.Backends) != 0 || len(status) != 0 {
 		t.Errorf("%v %v, want neither backends nor status", second.Backends, status)

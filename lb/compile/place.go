@@ -9,15 +9,18 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"time"
 
 	"weft/bpf/row"
+	"weft/lb"
 )
 
 // place gives every VIP an id and every backend an id and a slot. What is in have stays where it is.
 //
 //	slots there are   A B C D E     B is gone, F is new:   A F C D E
 //	                                B is gone:             A E C D
-func place(wanted map[row.VIPKey]weights, have Rows) Rows {
+//	                                B drains:              A E C D B
+func place(wanted map[row.VIPKey]service, have Rows, now uint32) Rows {
 	want := Rows{
 		VIPs:     make(map[row.VIPKey]row.VIP, len(wanted)),
 		Backends: make(map[row.BackendKey]row.Backend, len(have.Backends)),
@@ -35,13 +38,58 @@ func place(wanted map[row.VIPKey]weights, have Rows) Rows {
 			old = row.VIP{ID: vips.next()}
 		}
 		given[old.ID] = true
-		slots := placeSlots(wanted[key], oldSlots(have, old), backends)
-		want.VIPs[key] = row.VIP{ID: old.ID, Backends: uint16(len(slots)), Policy: row.VIPRandom}
+		since := uint32(0)
+		if old.Backends > old.Draining {
+			since = max(1, now)
+		}
+		vip, slots := placeVIP(wanted[key], oldSlots(have, old), since, backends)
+		vip.ID = old.ID
+		want.VIPs[key] = vip
 		for i, b := range slots {
 			want.Backends[row.BackendKey{VIP: old.ID, Slot: uint16(i)}] = b
 		}
 	}
 	return want
+}
+
+// policies are the kernel's numbers.
+var policies = map[lb.Policy]uint8{
+	"":                  row.VIPLeastLatency,
+	lb.LeastLatency:     row.VIPLeastLatency,
+	lb.LeastConnections: row.VIPLeastConnections,
+	lb.RoundRobin:       row.VIPRoundRobin,
+	lb.Random:           row.VIPRandom,
+}
+
+// placeVIP returns the rows of one VIP, without its id. since is when newcomers came, 0: with it.
+func placeVIP(in service, old []row.Backend, since uint32, next *ids) (row.VIP, []row.Backend) {
+	slots := placeSlots(in.backends, old, since, next)
+	vip := row.VIP{
+		Backends: uint16(len(slots)), Affinity: uint16(in.balance.Affinity / time.Second),
+		Policy: policies[in.balance.Policy], // of a later version: random
+	}
+	for _, s := range in.backends {
+		switch s.class() {
+		case classNear:
+			vip.Near++
+		case classDraining:
+			vip.Draining++
+		}
+	}
+	open := slots[:vip.Backends-vip.Draining]
+	if int(vip.Near) == len(open) {
+		vip.Near = 0
+	}
+	vip.Weight = 1
+	if sum, differ := weigh(open); len(open) > 0 {
+		vip.Weight = uint16(max(1, (sum+uint64(len(open))/2)/uint64(len(open))))
+		if differ {
+			vip.Flags = row.VIPWeighted
+			share(open[:vip.Near], 0)
+			share(open[vip.Near:], int(vip.Near))
+		}
+	}
+	return vip, slots
 }
 
 // oldSlots returns what the slots of a VIP hold; one that should be there and is not is zero.
@@ -53,24 +101,51 @@ func oldSlots(have Rows, vip row.VIP) []row.Backend {
 	return slots
 }
 
-// placeSlots puts the backends of one VIP into slots 0 to len(in)-1: first those that can stay in
-// their slot, then those whose slot is beyond the end, then the new ones, into what is left.
-func placeSlots(in weights, old []row.Backend, next *ids) []row.Backend {
+// The slots of a VIP by class, in this order (rows.h).
+const (
+	classNear = iota
+	classElsewhere
+	classDraining
+	classes
+)
+
+func (s standing) class() int {
+	switch {
+	case s.weight == 0:
+		return classDraining
+	case s.near:
+		return classNear
+	default:
+		return classElsewhere
+	}
+}
+
+// placeSlots puts the backends of one VIP into slots, class by class: first those that can stay in
+// their slot, then those whose slot is another class's, then the new ones, into what is left.
+func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32, next *ids) []row.Backend {
 	slots := make([]row.Backend, len(in))
+	var ends [classes]int
+	for _, s := range in {
+		ends[s.class()]++
+	}
+	for i := 1; i < classes; i++ {
+		ends[i] += ends[i-1]
+	}
+	classAt := func(i int) int { return slices.IndexFunc(ends[:], func(end int) bool { return i < end }) }
 	rest := maps.Clone(in)
-	var moved []row.Backend
+	var queues [classes][]row.Backend
 	for i, b := range old {
 		peer := netip.AddrPortFrom(b.Addr.Netip(), row.Port(b.Port))
-		weight, wanted := rest[peer]
+		s, wanted := rest[peer]
 		if !wanted || b.ID == 0 {
 			continue
 		}
 		delete(rest, peer)
-		b.Weight = weight
-		if i < len(slots) {
+		b.Weight, b.Share, b.Other = s.weight, 0, 0
+		if classAt(i) == s.class() {
 			slots[i] = b
 		} else {
-			moved = append(moved, b)
+			queues[s.class()] = append(queues[s.class()], b)
 		}
 	}
 	fresh := make([]netip.AddrPort, 0, len(rest))
@@ -78,15 +153,16 @@ func placeSlots(in weights, old []row.Backend, next *ids) []row.Backend {
 		fresh = append(fresh, peer)
 	}
 	slices.SortFunc(fresh, netip.AddrPort.Compare)
+	for _, p := range fresh {
+		s := rest[p]
+		queues[s.class()] = append(queues[s.class()], row.Backend{
+			Addr: row.AddrOf(p.Addr()), Port: row.Port(p.Port()), Weight: s.weight, ID: next.next(), Since: since,
+		})
+	}
 	for i := range slots {
-		switch {
-		case slots[i].ID != 0:
-		case len(moved) > 0:
-			slots[i], moved = moved[0], moved[1:]
-		default:
-			p := fresh[0]
-			fresh = fresh[1:]
-			slots[i] = row.Backend{Addr: row.AddrOf(p.Addr()), Port: row.Port(p.Port()), Weight: rest[p], ID: next.next()}
+		if slots[i].ID == 0 {
+			queue := &queues[classAt(i)]
+			slots[i], *queue = (*queue)[0], (*queue)[1:]
 		}
 	}
 	return slots

@@ -5,6 +5,7 @@ package compile
 import (
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -18,7 +19,11 @@ import (
 )
 
 func drawFacts(t *rapid.T) Facts {
-	f := Facts{Networks: map[string]uint32{"prod": 7}, Down: map[discovery.NodeID]string{}}
+	f := Facts{
+		Networks: map[string]uint32{"prod": 7}, Down: map[discovery.NodeID]string{}, Self: "n1", Now: 100,
+		Zones: map[discovery.NodeID]string{"n1": "east", "n2": "east"},
+	}
+	prefer := rapid.SampledFrom([]lb.Preference{lb.Anywhere, lb.SameNode, lb.SameZone}).Draw(t, "prefer")
 	if rapid.Bool().Draw(t, "dev") {
 		f.Networks["dev"] = 8
 	}
@@ -33,6 +38,9 @@ func drawFacts(t *rapid.T) Facts {
 		}
 	}
 	f.Backends = rapid.SliceOfNDistinct(rapid.Custom(drawBackend), 0, 12, lb.Backend.RowKey).Draw(t, "backends")
+	for i := range f.Backends {
+		f.Backends[i].Prefer = prefer
+	}
 	return f
 }
 
@@ -50,7 +58,7 @@ func drawBackend(t *rapid.T) lb.Backend {
 	n := byte(rapid.IntRange(1, 6).Draw(t, "task"))
 	b := lb.Backend{
 		VIP: key, Task: fmt.Sprint(n), Node: discovery.NodeID(fmt.Sprintf("n%d", n%3+1)),
-		Addrs: []netip.Addr{netip.AddrFrom4([4]byte{9, 0, 0, n})}, Port: 8080, Weight: uint16(rapid.IntRange(0, 2).Draw(t, "weight")),
+		Addrs: []netip.Addr{netip.AddrFrom4([4]byte{9, 0, 0, n})}, Port: 8080, Weight: uint16(rapid.SampledFrom([]int{0, 1, 1, 2, 1000}).Draw(t, "weight")),
 	}
 	if rapid.Bool().Draw(t, "v6") {
 		b.Addrs = append(b.Addrs, netip.MustParseAddr(fmt.Sprintf("fd01:b::%d", n)))
@@ -58,13 +66,14 @@ func drawBackend(t *rapid.T) lb.Backend {
 	return b
 }
 
-// served is the model: who serves a row, by the words of the rules alone.
-func served(f Facts, k row.VIPKey) map[netip.AddrPort]bool {
+// served is the model: who serves a row, by the words of the rules alone, and who drains.
+func served(f Facts, k row.VIPKey) (in, draining map[netip.AddrPort]bool) {
 	all, up := make(map[netip.AddrPort]bool), make(map[netip.AddrPort]bool)
+	draining = make(map[netip.AddrPort]bool)
 	for _, b := range f.Backends {
 		vni, known := f.Networks[b.VIP.Network]
 		proto := map[string]uint8{lb.TCP: 6, lb.UDP: 17}[b.VIP.Protocol]
-		if !known || vni != k.VNI || proto != k.Proto || b.VIP.Port != row.Port(k.Port) || b.Weight == 0 {
+		if !known || vni != k.VNI || proto != k.Proto || b.VIP.Port != row.Port(k.Port) {
 			continue
 		}
 		at := k.Addr.Netip()
@@ -77,16 +86,23 @@ func served(f Facts, k row.VIPKey) map[netip.AddrPort]bool {
 				continue
 			}
 			p := netip.AddrPortFrom(a, b.Port)
-			all[p] = true
-			if _, down := f.Down[b.Node]; !down {
-				up[p] = true
+			_, down := f.Down[b.Node]
+			switch {
+			case b.Weight == 0 && !down:
+				draining[p] = true
+			case b.Weight > 0:
+				all[p] = true
+				if !down {
+					up[p] = true
+				}
 			}
 		}
 	}
 	if len(up) == 0 {
-		return all
+		up = all
 	}
-	return up
+	maps.DeleteFunc(draining, func(p netip.AddrPort, _ bool) bool { return up[p] })
+	return up, draining
 }
 
 func check(t *rapid.T, f Facts, r Rows) {
@@ -97,22 +113,60 @@ func check(t *rapid.T, f Facts, r Rows) {
 			t.Fatalf("VIP id %d is given twice", v.ID)
 		}
 		vips[v.ID] = true
-		got := make(map[netip.AddrPort]bool)
+		got, idle := make(map[netip.AddrPort]bool), make(map[netip.AddrPort]bool)
 		for s := range v.Backends {
 			b, ok := r.Backends[row.BackendKey{VIP: v.ID, Slot: s}]
-			if !ok || b.ID == 0 || ids[b.ID] || b.Weight == 0 {
+			if !ok || b.ID == 0 || ids[b.ID] || (b.Weight > 0) != (s < v.Backends-v.Draining) {
 				t.Fatalf("slot %d of %v: %+v %t", s, k, b, ok)
 			}
 			ids[b.ID] = true
-			got[netip.AddrPortFrom(b.Addr.Netip(), row.Port(b.Port))] = true
+			peer := netip.AddrPortFrom(b.Addr.Netip(), row.Port(b.Port))
+			if b.Weight > 0 {
+				got[peer] = true
+			} else {
+				idle[peer] = true
+			}
 			slots++
 		}
-		if want := served(f, k); !maps.Equal(got, want) || len(got) != int(v.Backends) {
-			t.Fatalf("VIP %v:%d of %d: %v in %d slots, want %v", k.Addr.Netip(), row.Port(k.Port), k.VNI, got, v.Backends, want)
+		want, draining := served(f, k)
+		if !maps.Equal(got, want) || !maps.Equal(idle, draining) || len(got)+len(idle) != int(v.Backends) {
+			t.Fatalf("VIP %v:%d of %d: %v and %v in %d slots, want %v and %v",
+				k.Addr.Netip(), row.Port(k.Port), k.VNI, got, idle, v.Backends, want, draining)
 		}
+		checkShares(t, v, r)
 	}
 	if slots != len(r.Backends) {
 		t.Fatalf("%d backends, %d of them counted", len(r.Backends), slots)
+	}
+}
+
+// checkShares draws every slot of a VIP, all shares of it, and wants each backend by its weight: among
+// the near ones and among the others.
+func checkShares(t *rapid.T, v row.VIP, r Rows) {
+	open := v.Backends - v.Draining
+	if v.Near > open {
+		t.Fatalf("%d of %d are near", v.Near, open)
+	}
+	if v.Flags&row.VIPWeighted == 0 {
+		return
+	}
+	for _, bounds := range [][2]uint16{{0, v.Near}, {v.Near, open}} {
+		drawn, weight := make(map[uint16]float64), 0.0
+		for s := bounds[0]; s < bounds[1]; s++ {
+			b := r.Backends[row.BackendKey{VIP: v.ID, Slot: s}]
+			if b.Other < bounds[0] || b.Other >= bounds[1] {
+				t.Fatalf("slot %d of %v shares with %d", s, bounds, b.Other)
+			}
+			drawn[s] += float64(b.Share) / wholeShare
+			drawn[b.Other] += 1 - float64(b.Share)/wholeShare
+			weight += float64(b.Weight)
+		}
+		for s, got := range drawn {
+			b := r.Backends[row.BackendKey{VIP: v.ID, Slot: s}]
+			if want := float64(b.Weight) / weight * float64(bounds[1]-bounds[0]); math.Abs(got-want) > 0.001 {
+				t.Fatalf("slot %d of weight %d is drawn %f times as often as one of %d, want %f", s, b.Weight, got, len(drawn), want)
+			}
+		}
 	}
 }
 
@@ -158,6 +212,9 @@ func TestSmallChangeIsASmallDiff(t *testing.T) {
 		f.Backends = slices.DeleteFunc(f.Backends, func(b lb.Backend) bool { return b.Weight == 0 })
 		if len(f.Backends) == 0 {
 			return
+		}
+		for i := range f.Backends {
+			f.Backends[i].Weight, f.Backends[i].Prefer = 1, lb.Anywhere // else every share may change
 		}
 		have := must(Compile(f, Rows{}))
 		i := rapid.IntRange(0, len(f.Backends)-1).Draw(t, "goes")

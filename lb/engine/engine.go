@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft/bpf/row"
 	"weft/bpf/table"
 	"weft/discovery"
 	"weft/discovery/state"
@@ -38,11 +39,20 @@ type Members interface {
 	Changed() <-chan struct{}
 }
 
+// Traffic is what the kernel half knows of backends, by their ids.
+type Traffic interface {
+	Feedbacks() (map[uint32]row.Feedback, error)
+	Tallies() (map[uint32]row.Tally, error)
+	// Forget drops the backends and VIPs for which these are false.
+	Forget(used func(backend uint32) bool, known func(vip uint32) bool) error
+}
+
 // Options is how New makes an Engine.
 type Options struct {
 	Store   *state.Store // required
 	Members Members      // required
 	Tables  apply.Tables // required
+	Traffic Traffic      // nil: what connections come to is not known
 	// Reserved are addresses that can't be literal VIPs, such as the node's name server.
 	Reserved []netip.Addr
 	Log      *slog.Logger // nil: none
@@ -67,6 +77,7 @@ type Engine struct {
 	store    *state.Store
 	members  Members
 	tables   apply.Tables
+	traffic  Traffic
 	reserved []netip.Addr
 	log      *slog.Logger
 	self     discovery.NodeID
@@ -88,6 +99,9 @@ type Snapshot struct {
 	VIPs  []lb.VIPStatus
 	Names map[string][]discovery.ServiceName // by network, ordered by name
 	Stats Stats
+
+	rows     compile.Rows
+	networks map[string]uint32
 	// Err is why the tables are not equal to VIPs; it is tried again.
 	Err error
 }
@@ -110,6 +124,7 @@ func New(o Options) (*Engine, error) {
 		store:    o.Store,
 		members:  o.Members,
 		tables:   o.Tables,
+		traffic:  o.Traffic,
 		reserved: o.Reserved,
 		log:      cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
 		self:     discovery.NodeID(o.Store.Self()),
@@ -123,7 +138,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer close(e.ended)
 	retry := firstRetry
 	for {
-		rows := e.store.Changed(discovery.KindBackend, discovery.KindPin, discovery.KindNetwork, discovery.KindAdmission)
+		rows := e.store.Changed(discovery.KindBackend, discovery.KindPin, discovery.KindNetwork, discovery.KindAdmission, discovery.KindNode)
 		members := e.members.Changed()
 		wait := auditEvery
 		if err := e.pass(); err != nil {
@@ -141,6 +156,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-rows:
 		case <-members:
 		case <-timer.C:
+			e.forget()
 			e.have = nil
 		}
 		timer.Stop()
@@ -192,25 +208,24 @@ func (e *Engine) pass() error {
 	if diff.Changed() {
 		e.log.Debug("vip tables written", "vips", diff.VIPs.String(), "backends", diff.Backends.String())
 	}
-	e.publish(status, diff, err, time.Since(start))
+	e.publish(&Snapshot{VIPs: status, Names: names(status), Err: err, rows: want, networks: e.facts.Networks}, diff, time.Since(start))
 	return err
 }
 
-func (e *Engine) publish(status []lb.VIPStatus, diff apply.Diff, err error, took time.Duration) {
-	next := &Snapshot{VIPs: status, Names: names(status), Err: err}
+func (e *Engine) publish(next *Snapshot, diff apply.Diff, took time.Duration) {
 	if last := e.snapshot.Load(); last != nil {
 		next.Stats = last.Stats
 	}
 	s := &next.Stats
 	s.Passes++
-	if err != nil {
+	if next.Err != nil {
 		s.Failures++
 	}
 	s.Wrote.VIPs = sum(s.Wrote.VIPs, diff.VIPs)
 	s.Wrote.Backends = sum(s.Wrote.Backends, diff.Backends)
 	s.Took = took
-	s.VIPs, s.Backends, s.In = len(status), 0, 0
-	for _, v := range status {
+	s.VIPs, s.Backends, s.In = len(next.VIPs), 0, 0
+	for _, v := range next.VIPs {
 		s.Backends += len(v.Backends)
 		for _, b := range v.Backends {
 			if b.In {

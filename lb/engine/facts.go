@@ -50,6 +50,11 @@ func (f *facts) read(store *state.Store, members Members, self discovery.NodeID,
 		admitted[a.Node] = true
 	}
 	f.readBackends(store, log)
+	f.Self, f.Now = self, monotonicSeconds()
+	f.Zones = make(map[discovery.NodeID]string)
+	for _, n := range all[discovery.Node](store, discovery.KindNode, log) {
+		f.Zones[n.ID] = n.Zone
+	}
 	f.Down = make(map[discovery.NodeID]string)
 	for _, b := range f.Backends {
 		switch {

@@ -80,6 +80,9 @@ func (e *Engine) VIPs(ctx context.Context, network string) ([]lb.VIPStatus, erro
 			vips = append(vips, clone(v))
 		}
 	}
+	if err := e.tellTraffic(snapshot, vips); err != nil {
+		return nil, fmt.Errorf("list VIPs: %w", err)
+	}
 	return vips, nil
 }
 
@@ -179,7 +182,7 @@ func published(s *Snapshot, task string, self discovery.NodeID, backends []lb.Ba
 			if !wanted || have.Port != b.Port || !slices.Equal(have.Addrs, b.Addrs) {
 				return fmt.Errorf("the tables still have an earlier registration behind %s", v.Key)
 			}
-			if !have.In {
+			if !have.In && b.Weight > 0 {
 				return fmt.Errorf("%s is not served yet: %s", v.Key, have.Reason)
 			}
 			delete(rest, have.RowKey())

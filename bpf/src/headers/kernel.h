@@ -112,6 +112,47 @@ struct bpf_sock_addr {
 
 _Static_assert(sizeof(struct bpf_sock_addr) == 72, "bpf_sock_addr");
 
+/* A TCP socket, at one of the events of enum sock_ops. */
+struct bpf_sock_ops {
+	__u32 op;
+	__u32 args[4];
+	__u32 family;
+	__be32 remote_ip4;
+	__be32 local_ip4;
+	__be32 remote_ip6[4];
+	__be32 local_ip6[4];
+	__u32 remote_port;
+	__u32 local_port;
+	__u32 is_fullsock;
+	__u32 snd_cwnd;
+	__u32 srtt_us;
+	__u32 bpf_sock_ops_cb_flags;
+	__u32 state;
+	__u32 unused[19];
+	__u64 bytes_received;
+	__u64 bytes_acked;
+	struct bpf_sock *sk __attribute__((aligned(8)));
+};
+
+_Static_assert(__builtin_offsetof(struct bpf_sock_ops, bytes_received) == 168, "bytes_received");
+_Static_assert(__builtin_offsetof(struct bpf_sock_ops, sk) == 184, "sk");
+
+enum sock_ops {
+	BPF_SOCK_OPS_TCP_CONNECT_CB = 3, /* the SYN is about to be sent */
+	BPF_SOCK_OPS_RTO_CB = 8, /* nobody answered in time */
+	BPF_SOCK_OPS_STATE_CB = 10, /* args: old state, new state */
+
+	/* which events a socket is asked to tell */
+	BPF_SOCK_OPS_RTO_CB_FLAG = 1 << 0,
+	BPF_SOCK_OPS_STATE_CB_FLAG = 1 << 2,
+};
+
+enum tcp_state {
+	TCP_STATE_ESTABLISHED = 1,
+	TCP_STATE_SYN_SENT = 2,
+	TCP_STATE_CLOSE = 7,
+};
+
 /* Outer header of a packet that the kernel's tunnel device took off or will put on. */
 struct bpf_tunnel_key {
 	__u32 tunnel_id;

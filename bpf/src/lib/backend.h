@@ -3,17 +3,45 @@
 
 /*
  * Which backend of a VIP takes a new flow, and whether one that was taken is still there. Sockets
- * and packets choose by the same functions. Global: each has a loop with look-ups in it.
+ * and packets choose by the same functions:
+ *
+ *   1. the client's earlier backend, where the VIP has affinity and it is willing
+ *   2. the best of a few that are drawn: near ones, where the VIP prefers them
+ *   3. of all, when those were unwilling or slow
+ *   4. the first willing one, in order; the best of the unwilling when there is none
+ *
+ * How many are drawn: one, by a policy that does not compare; two, to compare; up to four while the
+ * best of them is far from the VIP's best, that is where backends differ. Functions are global
+ * where they loop over look-ups, which are then verified once, and where they would make the
+ * caller's stack frame large.
  */
 
 #include "headers/helpers.h"
 #include "headers/kernel.h"
+#include "lib/feedback.h"
 #include "lib/maps.h"
 #include "lib/packet.h"
 
 enum {
-	BACKEND_TRIES = 32, /* slots without weight that a choice passes over */
+	BACKEND_DRAWS = 4,
+	BACKEND_SCAN = 32, /* slots that are looked at for a willing backend */
 	BACKEND_SEARCH = 32, /* slots that are searched for a backend that moved */
+	BACKEND_FAR = 2, /* times the best latency: draw more */
+	NEAR_GRACE = 1000000, /* ns that a near backend may be slower, besides, before others are
+				 asked */
+	SLOW_START_SHIFT = 3, /* a newcomer is drawn seldom for 8 s, then as any other */
+	NEWCOMER_TIMES = 8, /* its score, when it is not its turn */
+};
+
+#define UNWILLING    (1ULL << 60) /* above every score of a willing one */
+#define NO_CANDIDATE (1ULL << 62)
+#define SECOND	     1000000000ULL
+
+/* The best one so far. */
+struct candidate {
+	__u64 score; /* the less the better */
+	__u32 slot;
+	__u32 latency; /* ns, 0: not known */
 };
 
 static __always_inline struct backend *backend_at(const struct vip *vip, __u32 slot)
@@ -23,36 +51,168 @@ static __always_inline struct backend *backend_at(const struct vip *vip, __u32 s
 	return bpf_map_lookup_elem(&backends, &key);
 }
 
-/*
- * VIP_RANDOM: a random slot, or the next one that has weight. Writes the backend to choice; returns
- * 0, or -1 when there is none.
- */
-__noinline int choose_backend(const struct vip *vip, struct socket_peer *choice)
+/* Slots that take new flows. */
+static __always_inline __u32 open_slots(const struct vip *vip)
 {
-	__u32 start, count;
+	return vip->backends > vip->draining ? vip->backends - vip->draining : 0;
+}
 
-	if (!vip || !choice)
-		return -1;
-	count = vip->backends;
-	if (!count)
-		return -1;
-	start = bpf_get_prandom_u32() % count;
-	for (__u32 i = 0; i < BACKEND_TRIES; i++) {
-		__u32 slot = (start + i) % count;
-		struct backend *b = backend_at(vip, slot);
+/* Whether a newcomer shall look busier than it is: always at first, never after the slow start. */
+static __always_inline bool holds_back(const struct backend *b, __u64 now)
+{
+	__u32 age = (__u32)(now / SECOND) - b->since;
 
-		if (b && b->weight) {
-			choice->to.addr = b->addr;
-			choice->to.port = b->port;
-			choice->slot = slot;
+	if (!b->since || age >> SLOW_START_SHIFT)
+		return false;
+	return (bpf_get_prandom_u32() & ((1 << SLOW_START_SHIFT) - 1)) > age;
+}
+
+/* (connections + 1) x latency, or without latency; connections are measured by the weight. */
+static __always_inline __u64 score(const struct vip *vip, const struct backend *b,
+				   const struct feedback *f, __u32 latency)
+{
+	__u64 busy = at_least_0(f->in_flight);
+
+	if (vip->policy == VIP_RANDOM || vip->policy == VIP_ROUND_ROBIN)
+		return 1;
+	if (vip->weight && b->weight && b->weight != vip->weight)
+		busy = busy * vip->weight / b->weight;
+	if (vip->policy == VIP_LEAST_CONNECTIONS || !latency)
+		latency = LATENCY_FLOOR;
+	return (busy + 1) * latency;
+}
+
+/* Makes a slot the best one, when its backend is clearly better. */
+__noinline int weigh(const struct vip *vip, __u32 slot, struct candidate *best)
+{
+	__u64 now = bpf_ktime_get_ns(), s;
+	__u32 latency = 0;
+	struct feedback *f;
+	struct backend *b;
+
+	if (!vip || !best)
+		return -1;
+	b = backend_at(vip, slot);
+	if (!b || !b->weight)
+		return -1;
+	f = bpf_map_lookup_elem(&feedbacks, &b->id);
+	if (f)
+		latency = latency_now(f, now);
+	s = f ? score(vip, b, f, latency) : LATENCY_FLOOR; /* not known: worth a try */
+	if (holds_back(b, now))
+		s *= NEWCOMER_TIMES;
+	if (f && !is_willing(f, now))
+		s |= UNWILLING;
+	if (s + s / 4 >= best->score) /* a hair better is no better */
+		return 0;
+	best->score = s;
+	best->slot = slot;
+	best->latency = latency;
+	return 0;
+}
+
+/* The slot itself or, where weights differ, the one that it shares with. */
+static __always_inline __u32 weighted(const struct vip *vip, __u32 slot)
+{
+	struct backend *b;
+
+	if (!(vip->flags & VIP_WEIGHTED))
+		return slot;
+	b = backend_at(vip, slot);
+	if (!b || (bpf_get_prandom_u32() & 0xffff) <= b->share)
+		return slot;
+	return b->other;
+}
+
+/* Whether the best one is about as good as the VIP's backends can be; grace in ns. */
+static __always_inline bool is_good(const struct vip *vip, const struct candidate *best,
+				    __u32 grace)
+{
+	__u32 id = vip->id;
+	struct load *l;
+
+	if (best->score >= UNWILLING)
+		return false;
+	if (vip->policy != VIP_LEAST_LATENCY || !best->latency)
+		return true;
+	l = bpf_map_lookup_elem(&loads, &id);
+	return !l || best->latency <= (__u64)BACKEND_FAR * l->best + grace;
+}
+
+/* Of how many a policy takes the best, at least. */
+static __always_inline __u32 draws(const struct vip *vip)
+{
+	switch (vip->policy) {
+	case VIP_LEAST_LATENCY:
+		return 2;
+	case VIP_LEAST_CONNECTIONS:
+		return BACKEND_DRAWS;
+	default:
+		return 1;
+	}
+}
+
+static __always_inline __u32 first_slot(const struct vip *vip, __u32 count)
+{
+	struct load *l;
+
+	if (vip->policy != VIP_ROUND_ROBIN)
+		return bpf_get_prandom_u32() % count;
+	l = find_load(vip->id);
+	return l ? __sync_fetch_and_add(&l->turn, 1) % count : 0;
+}
+
+/*
+ * The best of some of the first count slots; 0 when that is good enough to ask no others. No slot
+ * is drawn twice: the steps between them add up to less than count.
+ */
+__noinline int draw(const struct vip *vip, __u32 count, struct candidate *best)
+{
+	__u32 steps = bpf_get_prandom_u32(), wide, slot, least;
+
+	if (!vip || !best || !count)
+		return -1;
+	wide = (count - 1) / (BACKEND_DRAWS - 1);
+	if (!wide)
+		wide = 1;
+	slot = first_slot(vip, count);
+	least = draws(vip);
+	for (__u32 i = 0; i < BACKEND_DRAWS && i < count; i++) {
+		if (i >= least && (least == 1 || is_good(vip, best, 0)))
+			break;
+		weigh(vip, weighted(vip, slot), best);
+		slot = (slot + 1 + (steps & 0xff) % wide) % count;
+		steps >>= 8;
+	}
+	return is_good(vip, best, NEAR_GRACE) ? 0 : -1;
+}
+
+/* The first willing backend from a slot on. */
+__noinline int scan(const struct vip *vip, __u32 from, struct candidate *best)
+{
+	__u32 count;
+
+	if (!vip || !best)
+		return -1;
+	count = open_slots(vip);
+	for (__u32 i = 0; i < BACKEND_SCAN && i < count; i++) {
+		weigh(vip, (from + i) % count, best);
+		if (best->score < UNWILLING)
 			return 0;
-		}
 	}
 	return -1;
 }
 
+/* Of several that choose a backend on trial at once, one gets 0. */
+__noinline int try_out(const struct vip *vip, __u32 slot)
+{
+	struct backend *b = vip ? backend_at(vip, slot) : NULL;
+
+	return b && !claim_trial(b->id) ? -1 : 0;
+}
+
 /*
- * Whether choice is still behind the VIP: for what is under way (fresh false) also without weight.
+ * Whether choice is still behind the VIP: for what is under way (fresh false) also when it drains.
  * Follows it to another slot; returns 0, or -1 when it is gone.
  */
 __noinline int keep_backend(const struct vip *vip, struct socket_peer *choice, bool fresh)
@@ -67,11 +227,87 @@ __noinline int keep_backend(const struct vip *vip, struct socket_peer *choice, b
 
 		if (b && b->port == choice->to.port && same_addr(&b->addr, &choice->to.addr)) {
 			choice->slot = slot;
-			return fresh && !b->weight ? -1 : 0;
+			return fresh && slot >= open_slots(vip) ? -1 : 0;
 		}
 		slot = i;
 		if (slot >= vip->backends)
 			break;
 	}
 	return -1;
+}
+
+/* The backend that the client had, as long as it can and the VIP's time-out allows. */
+__noinline int keep_client(const struct vip *vip, const struct addr *client,
+			   struct socket_peer *choice)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct affinity_key key;
+	struct feedback *f;
+	struct affinity *a;
+	struct backend *b;
+
+	if (!vip || !client || !choice)
+		return -1;
+	key.vip = vip->id;
+	key.client = *client;
+	a = bpf_map_lookup_elem(&affinities, &key);
+	if (!a || now - a->seen > vip->affinity * SECOND)
+		return -1;
+	*choice = a->backend;
+	if (keep_backend(vip, choice, true))
+		return -1;
+	b = backend_at(vip, choice->slot);
+	f = b ? bpf_map_lookup_elem(&feedbacks, &b->id) : NULL;
+	if (!b || (f && f->barred > now))
+		return -1;
+	a->seen = now;
+	return 0;
+}
+
+__noinline int remember_client(const struct vip *vip, const struct addr *client,
+			       const struct socket_peer *choice)
+{
+	struct affinity a = {.seen = bpf_ktime_get_ns()};
+	struct affinity_key key;
+
+	if (!vip || !client || !choice)
+		return -1;
+	key.vip = vip->id;
+	key.client = *client;
+	a.backend = *choice;
+	return bpf_map_update_elem(&affinities, &key, &a, BPF_ANY);
+}
+
+/*
+ * Writes the backend for a new flow of a client to choice; returns 0, or -1 when there is none. The
+ * backend's row is found by choice->slot.
+ */
+__noinline int choose_backend(const struct vip *vip, const struct addr *client,
+			      struct socket_peer *choice)
+{
+	struct candidate best = {.score = NO_CANDIDATE};
+	struct backend *b;
+
+	if (!vip || !client || !choice || !open_slots(vip))
+		return -1;
+	if (vip->affinity && !keep_client(vip, client, choice))
+		return 0;
+	if (!vip->near || draw(vip, vip->near, &best))
+		draw(vip, open_slots(vip), &best);
+	for (int i = 0; i < BACKEND_DRAWS; i++) {
+		if (best.score >= UNWILLING && scan(vip, best.slot, &best))
+			break;
+		if (!try_out(vip, best.slot))
+			break;
+		best.score |= UNWILLING;
+	}
+	b = best.score < NO_CANDIDATE ? backend_at(vip, best.slot) : NULL;
+	if (!b)
+		return -1;
+	choice->to.addr = b->addr;
+	choice->to.port = b->port;
+	choice->slot = best.slot;
+	if (vip->affinity)
+		remember_client(vip, client, choice);
+	return 0;
 }

@@ -30,6 +30,8 @@ enum {
 	MAX_OPENER_LINKS = 4096, /* links whose indexes are equal modulo this share a budget */
 	MAX_VIPS = 65536,
 	MAX_BACKENDS = 524288,
+	MAX_USED_BACKENDS = 65536, /* those that this node's tasks connect to */
+	MAX_AFFINITIES = 65536,
 	MAX_SPACES = MAX_WORKLOADS,
 	MAX_SOCKET_PEERS = 65536,
 	MAX_TRANSLATIONS = 131072,
@@ -184,6 +186,50 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } backends SEC(".maps");
+
+/*
+ * Programs write, at the first connection; Go forgets what is gone. Shared by all CPUs: a choice
+ * wants to know of all connections. Two additions a connection are no burden, beside the rest of
+ * it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct feedback);
+	__uint(max_entries, MAX_USED_BACKENDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} feedbacks SEC(".maps");
+
+/* Programs write, Go forgets what is gone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct load);
+	__uint(max_entries, MAX_VIPS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} loads SEC(".maps");
+
+/* Programs write; Go adds up and forgets what is gone. Nothing is chosen by it, so it is per CPU.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__type(key, __u32);
+	__type(value, struct tally);
+	__uint(max_entries, MAX_USED_BACKENDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tallies SEC(".maps");
+
+/* Programs write. LRU: a client that was not seen for long finds another backend. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+	__uint(max_entries, MAX_AFFINITIES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} affinities SEC(".maps");
 
 /* Go writes. */
 struct {

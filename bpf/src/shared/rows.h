@@ -270,16 +270,34 @@ struct vip_key {
 
 _Static_assert(sizeof(struct vip_key) == 24, "vip_key");
 
-/* vips: Go writes. A VIP with no backend stays: it refuses instead of leaking to the world. */
+/*
+ * vips: Go writes. A VIP with no backend stays: it refuses instead of leaking to the world.
+ *
+ *   slots   0 ... near-1 | near ...     | backends-draining ... backends-1
+ *           near         | elsewhere    | draining: what they have, nothing new
+ */
 struct vip {
 	__u32 id;
 	__u16 backends; /* slots 0 .. backends-1 of backends are filled */
+	__u16 draining; /* the last ones of them; the others are open */
+	__u16 near; /* asked first, where that is wanted; 0: all alike */
+	__u16 weight; /* mean of the open slots', 0: 1 */
+	__u16 affinity; /* seconds for which a client stays at its backend, 0: none */
 	__u8 policy; /* enum vip_policy */
-	__u8 flags;
+	__u8 flags; /* enum vip_flags */
 };
+
+_Static_assert(sizeof(struct vip) == 16, "vip");
 
 enum vip_policy {
 	VIP_RANDOM = 0,
+	VIP_LEAST_LATENCY = 1, /* of 2 to 4, the least (connections + 1) x latency */
+	VIP_LEAST_CONNECTIONS = 2, /* of 4, the least connections + 1 */
+	VIP_ROUND_ROBIN = 3,
+};
+
+enum vip_flags {
+	VIP_WEIGHTED = 1 << 0, /* weights of the open slots differ: shares decide who is drawn */
 };
 
 struct backend_key {
@@ -288,15 +306,74 @@ struct backend_key {
 	__u16 pad;
 };
 
-/* backends: Go writes. */
+/*
+ * backends: Go writes. Where weights differ, a slot drawn at random stands for itself with the
+ * probability share / 65535, else for other, which is open too (Walker's alias method: every
+ * backend is drawn by its weight, with one more look-up whatever their number).
+ */
 struct backend {
 	struct addr addr;
 	__be16 port;
-	__u16 weight;
-	__u32 id; /* stable over changes of slot; what feedback is kept by */
+	__u16 weight; /* 0: draining */
+	__u32 id; /* stable over changes of slot, of one VIP; what feedback is kept by */
+	__u32 since; /* CLOCK_MONOTONIC seconds when it came to a VIP that served, 0: with the VIP
+		      */
+	__u16 share;
+	__u16 other; /* slot */
 };
 
-_Static_assert(sizeof(struct backend) == 24, "backend");
+_Static_assert(sizeof(struct backend) == 32, "backend");
+
+/*
+ * feedbacks: backend id -> what this node's connections to it came to. The kernel half writes; Go
+ * reads, and forgets backends that went.
+ */
+struct feedback {
+	__u64 measured; /* bpf_ktime_get_ns of latency; it halves by the second */
+	__u64 waiting; /* since when connects are out and none was answered */
+	__u64 barred; /* until when it gets nothing new, 0: it may */
+	__u64 tried; /* when it was chosen last while on trial */
+	__u32 latency; /* ns, of connects and short connections; 0: none yet */
+	__s32 in_flight; /* connections of this node; below 0 after a restart in their midst */
+	__s32 connecting; /* those not yet answered */
+	__u32 failures; /* in a row */
+};
+
+_Static_assert(sizeof(struct feedback) == 48, "feedback");
+
+/* loads: VIP id -> what is known of the VIP as a whole. The kernel half writes, Go forgets. */
+struct load {
+	__u64 measured; /* bpf_ktime_get_ns of best */
+	__u32 best; /* least latency of late, ns; 0: none yet */
+	__u32 turn; /* of round robin */
+};
+
+_Static_assert(sizeof(struct load) == 16, "load");
+
+enum tally_size {
+	TALLY_BUCKETS = 24, /* of latency: below 1 us << bucket; the last one takes the rest */
+};
+
+/* tallies: backend id -> what people want to see, per CPU. The kernel half writes, Go adds up. */
+struct tally {
+	__u64 chosen; /* times the backend was given a connection or a datagram's flow */
+	__u64 refused; /* connects that were refused, by RST or ICMP */
+	__u64 timeouts; /* connects that nobody answered */
+	__u64 resets; /* connections that were cut before they said anything */
+	__u64 ejections; /* times the backend was barred */
+	__u64 latency_sum; /* ns, of the samples below */
+	__u32 latency[TALLY_BUCKETS];
+};
+
+_Static_assert(sizeof(struct tally) == 144, "tally");
+
+/* affinities: (VIP, client) -> backend. LRU, kernel writes. */
+struct affinity_key {
+	__u32 vip; /* id */
+	struct addr client; /* of a socket: the cookie of its namespace */
+};
+
+_Static_assert(sizeof(struct affinity_key) == 20, "affinity_key");
 
 /* spaces: network namespace cookie (u64) -> which VIPs its sockets see. Go writes. */
 struct space {
@@ -332,13 +409,32 @@ struct socket_peer {
 
 _Static_assert(sizeof(struct socket_peer) == 24, "socket_peer");
 
+struct affinity {
+	struct socket_peer backend;
+	__u64 seen; /* bpf_ktime_get_ns of the client's last connection */
+};
+
+_Static_assert(sizeof(struct affinity) == 32, "affinity");
+
+enum socket_state {
+	SOCKET_IDLE = 0, /* not counted: UDP, not connected yet, or done */
+	SOCKET_CONNECTING = 1,
+	SOCKET_OPEN = 2,
+};
+
 /* socket_vips: storage of a connected socket, gone with it. Kernel writes. */
 struct socket_vip {
 	struct peer vip;
 	struct peer backend;
+	__u32 vip_id;
+	__u32 backend_id;
+	__u64 started; /* bpf_ktime_get_ns of the SYN */
+	__u8 state; /* enum socket_state */
+	__u8 timed_out;
+	__u8 pad[6];
 };
 
-_Static_assert(sizeof(struct socket_vip) == 40, "socket_vip");
+_Static_assert(sizeof(struct socket_vip) == 64, "socket_vip");
 
 /*
  * translations: per-packet VIPs. LRU, kernel writes. Two entries a flow, both keyed by the packet

@@ -190,7 +190,7 @@ func (d *daemon) makeOverlay(context.Context) (err error) {
 func (d *daemon) makeLB(context.Context) (err error) {
 	t := d.plane.Tables()
 	d.lb, err = lbengine.New(lbengine.Options{
-		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends},
+		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends}, Traffic: d.plane,
 		Reserved: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 		Log:      d.log.WithGroup("lb"),
 	})
