@@ -93,11 +93,14 @@ func (p *Plane) attachHook(ifindex uint32, h hook) error {
 	}
 	name := fmt.Sprintf("%d-%s", ifindex, h.program)
 	return p.attachLink(name, prog, func(l link.Link) (bool, error) { return linkIsOn(l, ifindex, h) },
-		func() (link.Link, error) {
-			return link.AttachTCX(link.TCXOptions{
-				Interface: int(ifindex), Program: prog.Program, Attach: h.attach(), Anchor: link.Head(),
-			})
-		})
+		func() (link.Link, error) { return p.newLink(ifindex, h, prog) })
+}
+
+// newLink attaches in front of what is there.
+func (*Plane) newLink(ifindex uint32, h hook, prog *program) (link.Link, error) {
+	return link.AttachTCX(link.TCXOptions{
+		Interface: int(ifindex), Program: prog.Program, Attach: h.attach(), Anchor: link.Head(),
+	})
 }
 
 // attachLink gives the link called name the program, or makes it. A pinned link whose device or cgroup
@@ -128,6 +131,11 @@ func (p *Plane) attachLink(name string, prog *program, alive func(link.Link) (bo
 		return err
 	}
 	// Killed here, the kernel detaches what is not pinned, and the next start attaches anew.
+	return p.keep(name, made)
+}
+
+// keep pins a link, holds it, and removes that of the same name that another layout's build had.
+func (p *Plane) keep(name string, made link.Link) error {
 	if p.pins.on() {
 		if err := made.Pin(p.pins.link(name)); err != nil {
 			return errors.Join(err, made.Close())

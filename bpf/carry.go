@@ -80,7 +80,7 @@ func (p *Plane) adoptFrom(spec *ebpf.MapSpec, old *ebpf.Map, here string) error 
 		return err
 	}
 	// Pinned when it is complete: a start that is killed on the way is done again.
-	n, err := c.rows(made, old, ebpf.UpdateAny)
+	n, err := c.rows(made, old, p.known(spec))
 	if err != nil {
 		p.log.Warn("not all rows of another layout were carried over", "map", spec.Name, "rows", n, "error", err)
 	} else {
@@ -145,8 +145,20 @@ func conversionOf(types *btf.Spec, now btf.Type, oldSize, newSize uint32) (conve
 	return convert([]field{{size: oldSize}}, []field{{size: newSize}}, oldSize, newSize), nil
 }
 
-// rows carries the rows of old over; it returns how many, and goes on behind what is refused.
-func (c carry) rows(made, old *ebpf.Map, flags ebpf.MapUpdateFlags) (int, error) {
+// known remembers which rows that programs wrote were carried over: each goes once, so that what came last goes fast.
+func (p *Plane) known(spec *ebpf.MapSpec) map[string]bool {
+	if spec.Type != ebpf.LRUHash {
+		return nil
+	}
+	if p.knows[spec.Name] == nil {
+		p.knows[spec.Name] = make(map[string]bool)
+	}
+	return p.knows[spec.Name]
+}
+
+// rows carries over the rows of old that are neither known nor there; it returns how many, and goes on behind what
+// is refused.
+func (c carry) rows(made, old *ebpf.Map, known map[string]bool) (int, error) {
 	if c.skip {
 		return 0, nil
 	}
@@ -156,9 +168,16 @@ func (c carry) rows(made, old *ebpf.Map, flags ebpf.MapUpdateFlags) (int, error)
 	n := 0
 	var refused error
 	key, value := make([]byte, c.key.size), make([]byte, c.value.size)
+	flags := ebpf.UpdateNoExist
+	if old.Type() == ebpf.Array {
+		flags = ebpf.UpdateAny
+	}
 	err := eachRow(old, func(k, v []byte) {
-		if c.key.loses(k) {
+		if known[string(k)] || c.key.loses(k) {
 			return
+		}
+		if known != nil {
+			known[string(k)] = true
 		}
 		c.key.row(key, k)
 		c.value.row(value, v)
@@ -249,7 +268,7 @@ func (p *Plane) mergeMap(dir, name string) error {
 	if err == nil && !same {
 		var c carry
 		if c, err = carryOf(p.specs[name], old); err == nil {
-			_, err = c.rows(p.maps[name], old, ebpf.UpdateNoExist)
+			_, err = c.rows(p.maps[name], old, p.known(p.specs[name]))
 		}
 	}
 	if err != nil {

@@ -111,7 +111,8 @@ type Plane struct {
 	classic Classic // nil: tcx
 
 	maps     map[string]*ebpf.Map
-	specs    map[string]*ebpf.MapSpec // as this build declares them
+	specs    map[string]*ebpf.MapSpec   // as this build declares them
+	knows    map[string]map[string]bool // rows carried over from another layout, by map and old key
 	programs map[string]*program
 	tables   Tables
 	answers  *answers.Cache
@@ -134,7 +135,7 @@ func Open(o Options) (*Plane, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	p := &Plane{log: o.Log, links: make(map[string]link.Link)}
+	p := &Plane{log: o.Log, links: make(map[string]link.Link), knows: make(map[string]map[string]bool)}
 	if err := p.chooseAttachment(o.Classic); err != nil {
 		return nil, err
 	}

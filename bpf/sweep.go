@@ -30,6 +30,7 @@ func (p *Plane) Sweep() (int, error) {
 		if serr == nil && left == 0 {
 			p.log.Info("removing maps of another layout", "folder", dir)
 			serr = errors.Join(p.merge(dir), os.RemoveAll(dir))
+			clear(p.knows)
 		}
 		err = errors.Join(err, serr)
 	}

@@ -12,11 +12,20 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
+
+// place is where a link of another layout's build sits.
+type place struct {
+	ifindex uint32
+	hook    hook
+}
+
+func (l place) name() string { return fmt.Sprintf("%d-%s", l.ifindex, l.hook.program) }
 
 // TakeOver gives this build's programs to the links of tasks, underlay and host that a build with another layout
 // left, one right after the other, and carries over what was written meanwhile. A flow that began between the
-// two readings, in a map whose rows changed, is not known for as long as they take: a few milliseconds, of
+// first link and that, in a map whose rows changed, is not known to answers for so long: some milliseconds, of
 // which TCP notices a second try. Attach would do the same, link by link, with more time between them.
 func (p *Plane) TakeOver() error {
 	p.mu.Lock()
@@ -27,7 +36,15 @@ func (p *Plane) TakeOver() error {
 	}
 	var errs []error
 	for _, dir := range others {
-		errs = append(errs, p.merge(dir), p.takeLinks(filepath.Join(dir, "link")), p.merge(dir))
+		places, err := p.placesOf(filepath.Join(dir, "link"))
+		errs = append(errs, err, p.merge(dir)) // most rows, as long as nobody misses them
+		made, err := p.take(places)
+		errs = append(errs, err, p.merge(dir))
+		for _, l := range places {
+			if made[l] != nil {
+				errs = append(errs, p.keep(l.name(), made[l]))
+			}
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("take over from another layout: %w", err)
@@ -35,31 +52,52 @@ func (p *Plane) TakeOver() error {
 	return nil
 }
 
-func (p *Plane) takeLinks(dir string) error {
+// placesOf lists the links pinned in dir that live. Those of cgroups are left to AttachCgroup, which knows their
+// folders; filters of clsact are no links.
+func (p *Plane) placesOf(dir string) ([]place, error) {
 	names, err := linkNames(dir)
 	if err != nil || p.classic != nil {
-		return err
+		return nil, err
 	}
+	var places []place
 	var errs []error
 	for _, name := range names {
-		var ifindex uint32
+		var l place
 		var program string
-		if n, _ := fmt.Sscanf(name, "%d-%s", &ifindex, &program); n != 2 {
-			continue // of a cgroup: AttachCgroup knows its folder
-		}
-		h, ok := hookOf(program)
-		if !ok {
+		if n, _ := fmt.Sscanf(name, "%d-%s", &l.ifindex, &program); n != 2 {
 			continue
 		}
-		if on, err := pinnedOn(filepath.Join(dir, name), ifindex, h); err != nil || !on {
-			errs = append(errs, err)
+		var ok bool
+		if l.hook, ok = hookOf(program); !ok {
 			continue
 		}
-		if err := p.attachHook(ifindex, h); err != nil && !errors.Is(err, ErrNoLink) {
-			errs = append(errs, fmt.Errorf("attach %s to interface %d: %w", program, ifindex, err))
+		on, err := pinnedOn(filepath.Join(dir, name), l.ifindex, l.hook)
+		if on {
+			places = append(places, l)
+		}
+		errs = append(errs, err)
+	}
+	return places, errors.Join(errs...)
+}
+
+// take puts this build's programs in front of the others'. They decide from here on.
+func (p *Plane) take(places []place) (map[place]link.Link, error) {
+	made := make(map[place]link.Link)
+	var errs []error
+	for _, l := range places {
+		if !missing(p.pins.link(l.name())) { // an earlier start came so far
+			errs = append(errs, p.attachHook(l.ifindex, l.hook))
+			continue
+		}
+		one, err := p.newLink(l.ifindex, l.hook, p.programs[l.hook.program])
+		switch {
+		case err == nil:
+			made[l] = one
+		case !errors.Is(err, unix.ENODEV): // a task that ended just now
+			errs = append(errs, fmt.Errorf("attach %s: %w", l.name(), err))
 		}
 	}
-	return errors.Join(errs...)
+	return made, errors.Join(errs...)
 }
 
 func hookOf(program string) (hook, bool) {
