@@ -101,6 +101,12 @@ type NodeStatus struct {
 type Admission struct {
 	Node NodeID     `json:"node"`
 	VTEP netip.Addr `json:"vtep"` // not valid: the node was removed and has not come back
+	// Former is the VTEP before this one. Frames from there are accepted as long as the node says that it has
+	// both addresses.
+	Former netip.Addr `json:"former,omitzero"`
+	// Incarnation is the life of the node that was admitted: the same one may come with another address, another one
+	// is another node of the same name.
+	Incarnation uint64 `json:"incarnation,omitempty"`
 	// Gone tells that the node was removed: rows of its incarnations up to this one are void.
 	Gone uint64 `json:"gone,omitempty"`
 }

@@ -79,11 +79,15 @@ func (p *planner) admit(c claims) {
 			continue
 		}
 		p.admitted[n.ID] = a.Gone
-		if a.VTEP == vtep {
+		now := discovery.Admission{Node: n.ID, VTEP: vtep, Former: a.Former, Incarnation: n.incarnation, Gone: a.Gone}
+		if a.VTEP != vtep {
+			now.Former = a.VTEP
+		}
+		if a == now {
 			continue
 		}
 		p.vteps[vtep] = n.ID
-		p.d.set(discovery.KindAdmission, string(n.ID), discovery.Admission{Node: n.ID, VTEP: vtep, Gone: a.Gone})
+		p.d.set(discovery.KindAdmission, string(n.ID), now)
 	}
 }
 
@@ -96,11 +100,11 @@ func (p *planner) vtep(n nodeClaim, a discovery.Admission) (netip.Addr, string) 
 	if a.VTEP == vtep {
 		return vtep, ""
 	}
-	if a.VTEP.IsValid() {
+	if a.VTEP.IsValid() && a.Incarnation != n.incarnation {
 		return vtep, fmt.Sprintf("node %s was admitted with address %s and now says %s: give one of two nodes another id, "+
-			"or, if the node has moved, weft node remove %s", n.ID, a.VTEP, vtep, n.ID)
+			"or, if the node lost its disk and moved, weft node remove %s", n.ID, a.VTEP, vtep, n.ID)
 	}
-	if other, taken := p.vteps[vtep]; taken {
+	if other, taken := p.vteps[vtep]; taken && other != n.ID {
 		return vtep, fmt.Sprintf("address %s is node %s's", vtep, other)
 	}
 	for _, name := range p.s.networks.keys() {

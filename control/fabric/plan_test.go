@@ -277,12 +277,41 @@ func TestASecondNodeOfTheSameIDIsRefused(t *testing.T) {
 	w.settle(t, f)
 	f.list = nil
 	f.node("n1", "10.0.0.66")
+	f.list[0].Incarnation++
 	w.settle(t, f)
 	if got := w.s.admissions["n1"].VTEP; got != netip.MustParseAddr("10.0.0.1") {
 		t.Errorf("admitted with %s, want 10.0.0.1 as before", got)
 	}
 	if got := w.reasons(); len(got) != 1 || !strings.Contains(got[0], "weft node remove n1") {
 		t.Errorf("refusals %q, want what to do", got)
+	}
+}
+
+// TestANodeMoves: the same life with another address is admitted there, and the one before is remembered.
+func TestANodeMoves(t *testing.T) {
+	w, f := newWorld(), &facts{}
+	f.node("n1", "10.0.0.1")
+	f.node("n2", "10.0.0.2")
+	w.settle(t, f)
+	f.list = nil
+	f.node("n1", "10.0.0.66")
+	f.node("n2", "10.0.0.2")
+	w.settle(t, f)
+	want := discovery.Admission{
+		Node: "n1", VTEP: netip.MustParseAddr("10.0.0.66"), Former: netip.MustParseAddr("10.0.0.1"), Incarnation: w.s.admissions["n2"].Incarnation,
+	}
+	if diff := cmp.Diff(want, w.s.admissions["n1"], equal...); diff != "" {
+		t.Error(diff)
+	}
+	f.list = nil
+	f.node("n1", "10.0.0.2")
+	f.node("n2", "10.0.0.2")
+	w.settle(t, f)
+	if got := w.s.admissions["n1"].VTEP; got != netip.MustParseAddr("10.0.0.66") {
+		t.Errorf("moved to %s, want 10.0.0.66: the other is node n2's", got)
+	}
+	if got := w.reasons(); len(got) != 1 || !strings.Contains(got[0], "node n2's") {
+		t.Errorf("refusals %q, want one that names n2", got)
 	}
 }
 
@@ -301,7 +330,7 @@ func TestARemovedNodeComesBackWithANewLifeOnly(t *testing.T) {
 	}
 	f.list[0].Incarnation = 8
 	w.settle(t, f)
-	want := discovery.Admission{Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1"), Gone: 7}
+	want := discovery.Admission{Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1"), Incarnation: 8, Gone: 7}
 	if diff := cmp.Diff(want, w.s.admissions["n1"], equal...); diff != "" {
 		t.Error(diff)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -17,17 +18,23 @@ import (
 type Underlay struct {
 	Name    string
 	Ifindex uint32
-	Addr    netip.Addr // IPv4: the node's VTEP
-	Addr6   netip.Addr // a global one, invalid without
+	Addr    netip.Addr   // IPv4: the node's VTEP
+	Addr6   netip.Addr   // a global one, invalid without
+	Others  []netip.Addr // further IPv4 addresses of it: what the node had before it moves, or will have
 	Prefix  netip.Prefix
 	MTU     int // bytes
 }
 
-// ErrUnderlay tells that no usable underlay was found; the text says what there is.
-var ErrUnderlay = errors.New("no underlay")
+// Errors of FindUnderlay; the text says what there is. An ErrNoAddress is an ErrUnderlay that may mend itself: the
+// interface is there.
+var (
+	ErrUnderlay  = errors.New("no underlay")
+	ErrNoAddress = fmt.Errorf("%w", ErrUnderlay)
+)
 
 // FindUnderlay looks at the interface of that name, or, when it is empty, of the IPv4 default route
-// with the lowest metric.
+// with the lowest metric. Of its addresses the first counts that is not deprecated (ip-address(8)): this is how
+// an operator tells which of two is the one to come.
 func FindUnderlay(name string) (Underlay, error) {
 	links, err := allLinks()
 	if err != nil {
@@ -45,6 +52,9 @@ func FindUnderlay(name string) (Underlay, error) {
 	if err != nil {
 		return Underlay{}, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 	}
+	slices.SortStableFunc(addrs, func(a, b netlink.Addr) int {
+		return (a.Flags & unix.IFA_F_DEPRECATED) - (b.Flags & unix.IFA_F_DEPRECATED)
+	})
 	for _, addr := range addrs {
 		ip, ok := netip.AddrFromSlice(addr.IP)
 		if !ok || addr.Scope != unix.RT_SCOPE_UNIVERSE {
@@ -54,13 +64,15 @@ func FindUnderlay(name string) (Underlay, error) {
 		switch ip = ip.Unmap(); {
 		case ip.Is4() && !u.Addr.IsValid():
 			u.Addr, u.Prefix = ip, netip.PrefixFrom(ip, ones).Masked()
+		case ip.Is4():
+			u.Others = append(u.Others, ip)
 		case ip.Is6() && !u.Addr6.IsValid():
 			u.Addr6 = ip
 		}
 	}
 	if !u.Addr.IsValid() {
 		return Underlay{}, fmt.Errorf("%w: interface %s has no IPv4 address: give it one, or name another with --underlay",
-			ErrUnderlay, u.Name)
+			ErrNoAddress, u.Name)
 	}
 	return u, nil
 }

@@ -41,7 +41,9 @@ type Facts struct {
 type Node struct {
 	ID   discovery.NodeID
 	VTEP netip.Addr
-	MTU  int // of its underlay link, bytes; 0: not known
+	// Former is where its frames came from before, and may still do: it is about to move. Not valid: it is not.
+	Former netip.Addr
+	MTU    int // of its underlay link, bytes; 0: not known
 }
 
 // Task is an endpoint of this node with its link.

@@ -185,6 +185,23 @@ func TestNodesAreAdmittedAndNotGone(t *testing.T) {
 	})
 }
 
+// TestANodeThatMovesIsAcceptedFromBothAddresses, as long as it says that it has both.
+func TestANodeThatMovesIsAcceptedFromBothAddresses(t *testing.T) {
+	t.Parallel()
+	old, now := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.66")
+	for _, tt := range []struct {
+		addrs []netip.Addr
+		want  map[row.Addr]row.VTEP
+	}{
+		{[]netip.Addr{now, old}, map[row.Addr]row.VTEP{row.AddrOf(now): {}, row.AddrOf(old): {}}},
+		{[]netip.Addr{now}, map[row.Addr]row.VTEP{row.AddrOf(now): {}}},
+	} {
+		f := compile.Facts{Node: "b", VTEP: netip.MustParseAddr("10.0.0.2"), Nodes: compile.Nodes(
+			[]discovery.Admission{{Node: "a", VTEP: now, Former: old}}, []discovery.Node{{ID: "a", Addrs: tt.addrs, MTU: 1500}})}
+		equal(t, compile.Compile(f).VTEPs, tt.want)
+	}
+}
+
 func TestMAC(t *testing.T) {
 	t.Parallel()
 	if got, want := compile.MAC(netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("fd01::2")), [6]byte{10, 0x58, 9, 0, 0, 1}; got != want {

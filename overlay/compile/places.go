@@ -5,6 +5,7 @@ package compile
 import (
 	"math"
 	"net/netip"
+	"slices"
 
 	"weft/bpf/row"
 	"weft/discovery"
@@ -18,8 +19,9 @@ const defaultMTU = 1500
 // own row is void up to the incarnation that was removed, so a row that is there is of a later life.
 func Nodes(admissions []discovery.Admission, rows []discovery.Node) []Node {
 	mtu := make(map[discovery.NodeID]int, len(rows))
+	addrs := make(map[discovery.NodeID][]netip.Addr, len(rows))
 	for _, n := range rows {
-		mtu[n.ID] = max(n.MTU, 1)
+		mtu[n.ID], addrs[n.ID] = max(n.MTU, 1), n.Addrs
 	}
 	var nodes []Node
 	for _, a := range admissions {
@@ -29,6 +31,9 @@ func Nodes(admissions []discovery.Admission, rows []discovery.Node) []Node {
 		n := Node{ID: a.Node, VTEP: a.VTEP.Unmap(), MTU: mtu[a.Node]}
 		if n.MTU == 1 {
 			n.MTU = 0
+		}
+		if slices.Contains(addrs[a.Node], a.Former) {
+			n.Former = a.Former.Unmap()
 		}
 		nodes = append(nodes, n)
 	}
@@ -96,6 +101,9 @@ func vteps(f Facts) map[row.Addr]row.VTEP {
 	for _, n := range f.Nodes {
 		if n.ID != f.Node && n.VTEP != f.VTEP {
 			rows[row.AddrOf(n.VTEP)] = row.VTEP{}
+			if n.Former.IsValid() {
+				rows[row.AddrOf(n.Former)] = row.VTEP{}
+			}
 		}
 	}
 	return rows

@@ -42,6 +42,7 @@ type daemon struct {
 	log      *slog.Logger
 	secret   []byte
 	alone    net.Listener // held as long as this daemon has the namespace
+	hostname string
 	underlay apply.Underlay
 	host     *apply.Host
 	plane    *bpf.Plane
@@ -61,7 +62,16 @@ type daemon struct {
 }
 
 // Run is a node daemon until ctx ends. What it put into the kernel stays there.
-func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
+func Run(ctx context.Context, o Options, log *slog.Logger) error {
+	for {
+		if err := run(ctx, o, log); !errors.Is(err, errMoved) {
+			return err
+		}
+	}
+}
+
+// run is a node daemon until ctx ends or the node moves.
+func run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	d := &daemon{o: o, log: log}
 	if d.secret, err = process.Secret(o.SecretFile); err != nil {
 		return err
@@ -101,8 +111,8 @@ func claimNamespace(ctx context.Context) (net.Listener, error) {
 }
 
 // openRows reads the facts that the node knew last and prepares to hear of new ones.
-func (d *daemon) openRows(context.Context) (err error) {
-	if d.underlay, err = apply.FindUnderlay(d.o.Underlay); err != nil {
+func (d *daemon) openRows(ctx context.Context) (err error) {
+	if err := d.findUnderlay(ctx); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(d.o.State, 0o700); err != nil {
@@ -254,17 +264,10 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	hostname, err := os.Hostname()
-	if err != nil {
+	if d.hostname, err = os.Hostname(); err != nil {
 		return err
 	}
-	addrs := []netip.Addr{d.underlay.Addr}
-	if d.underlay.Addr6.IsValid() {
-		addrs = append(addrs, d.underlay.Addr6)
-	}
-	return state.Put(d.store, discovery.KindNode, d.o.Node, discovery.Node{
-		ID: discovery.NodeID(d.o.Node), Hostname: hostname, Addrs: addrs, Peer: d.peerAddr(), MTU: d.underlay.MTU, Version: d.o.Version,
-	})
+	return d.tell(d.underlay)
 }
 
 // run starts every part that runs, and ends them all when one fails or ctx ends.
@@ -272,7 +275,7 @@ func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		d.gossip.Run, d.peers.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
-		d.followTasks, d.followVIPs, d.keepPins, d.serve, d.serveMetrics, d.serveHTTP,
+		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.serve, d.serveMetrics, d.serveHTTP,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
