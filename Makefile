@@ -91,6 +91,12 @@ bench-dns: ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root)
 	@.ci/need.sh nsd knotd unbound
 	$(GO) run ./tests/bench/dns $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 
+.PHONY: chaos-overlay
+chaos-overlay: build ## everything that networks must survive, under traffic: counts what is lost (root); SHORT=1 in seconds
+	@.ci/need.sh
+	$(GO) run ./tests/chaos/nextlayout -o bin/weft-next
+	$(GO) run ./tests/chaos/overlay $(if $(SHORT),-short,-results tests/bench/results/chaos.jsonl) $(CHAOS)
+
 .PHONY: check
 check: ## what CI runs
 	.ci/run

@@ -65,7 +65,9 @@ type Host struct {
 	Addr  netip.Addr `json:"addr"` // on the underlay, 10.77.0.0/24
 	Addr6 netip.Addr `json:"addr6"`
 	Dir   string     `json:"dir"`
-	lab   *Lab
+	// Binary is the weft that daemons started from now on run, when it is another than the lab's.
+	Binary string `json:"binary,omitempty"`
+	lab    *Lab
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -185,7 +187,7 @@ func (l *Lab) startDaemons(ctx context.Context) error {
 		}
 	}
 	for _, h := range l.Hosts {
-		if err := h.waitReady(ctx); err != nil {
+		if err := h.WaitReady(ctx); err != nil {
 			return err
 		}
 	}

@@ -96,7 +96,7 @@ func (c *Cmd) Output() (string, error) {
 func (h *Host) StartNetd() error {
 	args := []string{
 		"netd", "--node", h.Name, "--state", filepath.Join(h.Dir, "netd"), "--socket", h.Socket(),
-		"--pin", filepath.Join(h.lab.Dir, "bpf", h.Name), "--cgroup", h.Cgroup(), "--underlay", "eth0",
+		"--pin", h.Pins(), "--cgroup", h.Cgroup(), "--underlay", "eth0",
 		"--metrics", "127.0.0.1:7780",
 	}
 	for _, m := range h.lab.Masters {
@@ -129,7 +129,11 @@ func (h *Host) startDaemon(name string, args []string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := &Cmd{Cmd: exec.Command(h.lab.Binary, args...), netns: h.netns(), cgroup: h.daemons()}
+	binary := h.lab.Binary
+	if h.Binary != "" {
+		binary = h.Binary
+	}
+	cmd := &Cmd{Cmd: exec.Command(binary, args...), netns: h.netns(), cgroup: h.daemons()}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2", "GOTRACEBACK=all")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -185,8 +189,8 @@ func (h *Host) Signal(daemon string, sig syscall.Signal) error {
 	return nil
 }
 
-// waitReady waits until the host's daemon answers on its socket.
-func (h *Host) waitReady(ctx context.Context) error {
+// WaitReady waits until the host's daemon answers on its socket.
+func (h *Host) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	for {

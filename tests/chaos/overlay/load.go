@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// process is a traffic program that runs.
+type process struct {
+	cmd  interface{ Wait() error }
+	in   io.WriteCloser
+	out  *bufio.Scanner
+	diag *strings.Builder
+}
+
+// start runs the traffic program in a task's network. Below the host's cgroup its sockets see VIPs when they connect;
+// outside of it the packet path translates.
+func (s *stage) start(ctx context.Context, task string, below bool, args ...string) (*process, error) {
+	args = append([]string{"-t", strconv.Itoa(s.tasks[task].OwnerPID), "-n", s.traffic}, args...)
+	p := &process{diag: new(strings.Builder)}
+	if below {
+		cmd := s.host(string(s.tasks[task].Node)).Command(ctx, "nsenter", args...)
+		return p, p.begin(cmd.Cmd, cmd.Start)
+	}
+	cmd := exec.CommandContext(ctx, "nsenter", args...)
+	return p, p.begin(cmd, cmd.Start)
+}
+
+func (p *process) begin(cmd *exec.Cmd, start func() error) error {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = p.diag
+	p.cmd, p.in, p.out = cmd, in, bufio.NewScanner(out)
+	p.out.Buffer(nil, 1<<20)
+	if err := start(); err != nil {
+		return fmt.Errorf("start %s: %w", strings.Join(cmd.Args, " "), err)
+	}
+	return nil
+}
+
+// read reads one line of JSON.
+func (p *process) read(to any) error {
+	if !p.out.Scan() {
+		return errors.Join(fmt.Errorf("it ended: %s", strings.TrimSpace(p.diag.String())), p.out.Err())
+	}
+	return json.Unmarshal(p.out.Bytes(), to)
+}
+
+// ask lets it report.
+func (p *process) ask(to any) error {
+	if _, err := p.in.Write([]byte("\n")); err != nil {
+		return err
+	}
+	return p.read(to)
+}
+
+func (p *process) wait() error { return p.cmd.Wait() }
+
+// finish ends it and reads its last line.
+func (p *process) finish(to any) error {
+	return errors.Join(p.in.Close(), p.read(to), p.wait())
+}
+
+// What traffic prints; see tests/chaos/traffic.
+type (
+	sent struct {
+		Flow                   uint32
+		Sent, Refused, Skipped int
+	}
+	arrivals struct {
+		Flow            uint32
+		Received, Twice int
+		Gaps            []int
+		Longest, Delay  time.Duration
+	}
+	received struct {
+		Flows   []arrivals
+		Overrun int
+	}
+	connects struct {
+		Started, Failed, Delayed int
+		Longest                  time.Duration
+		Errors                   map[string]int
+	}
+	held struct {
+		Asked   int
+		Longest time.Duration
+		Cut     string
+	}
+)
+
+// load is the traffic of one event.
+type load struct {
+	senders, connectors, holders []*process
+}
+
+// traffic starts all of it: of the rates a tenth more goes between tasks of one host.
+func (s *stage) begin(ctx context.Context) (*load, error) {
+	l := new(load)
+	add := func(list *[]*process, task string, below bool, args ...string) error {
+		p, err := s.start(ctx, task, below, args...)
+		*list = append(*list, p)
+		return err
+	}
+	var errs []error
+	for _, way := range []struct {
+		from, to      string
+		udp, connects int
+	}{
+		{"client1", "server2", s.o.udp / 4, s.o.connects / 2},
+		{"client2", "server1", s.o.udp / 4, 0},
+		{"client1", "server1", s.o.udp / 40, s.o.connects / 20},
+	} {
+		for _, addr := range s.tasks[way.to].Addrs() {
+			s.flow++
+			at := netip.AddrPortFrom(addr, 9001).String()
+			errs = append(errs, add(&l.senders, way.from, true, "send", "-flow", fmt.Sprint(s.flow), "-rate", fmt.Sprint(way.udp), addr.String()))
+			if way.connects > 0 {
+				errs = append(errs, add(&l.connectors, way.from, true, "connect", "-rate", fmt.Sprint(way.connects), at),
+					add(&l.holders, way.from, true, "hold", at))
+			}
+		}
+	}
+	for task, below := range map[string]bool{"client1": true, "outside1": false} {
+		errs = append(errs, add(&l.connectors, task, below, "connect", "-rate", fmt.Sprint(s.o.connects/10), s.vip.String()),
+			add(&l.holders, task, below, "hold", s.vip.String()))
+	}
+	return l, errors.Join(errs...)
+}
+
+// stop ends the traffic and collects what it counted.
+func (s *stage) stop(l *load, o *outcome) error {
+	for _, p := range l.senders {
+		var r sent
+		if err := p.finish(&r); err != nil {
+			return fmt.Errorf("sender: %w", err)
+		}
+		o.sent = append(o.sent, r)
+	}
+	for _, p := range l.connectors {
+		var r connects
+		if err := p.finish(&r); err != nil {
+			return fmt.Errorf("connects: %w", err)
+		}
+		o.connects = append(o.connects, r)
+	}
+	for _, p := range l.holders {
+		var r held
+		if err := errors.Join(p.ask(&r), p.in.Close(), p.wait()); err != nil {
+			return fmt.Errorf("held connection: %w", err)
+		}
+		o.held = append(o.held, r)
+	}
+	return s.arrived(o)
+}
+
+// arrived asks the servers until nothing more comes.
+func (s *stage) arrived(o *outcome) error {
+	for last := -1; ; time.Sleep(100 * time.Millisecond) {
+		o.arrivals, o.overrun = nil, 0
+		sum := 0
+		for _, p := range s.servers {
+			var r received
+			if err := p.ask(&r); err != nil {
+				return fmt.Errorf("server: %w", err)
+			}
+			o.overrun += r.Overrun
+			for _, a := range r.Flows {
+				if slices.ContainsFunc(o.sent, func(s sent) bool { return s.Flow == a.Flow }) {
+					o.arrivals = append(o.arrivals, a)
+					sum += a.Received
+				}
+			}
+		}
+		if sum == last {
+			return nil
+		}
+		last = sum
+	}
+}
+
+// warm is how long traffic flows before something happens to it, and after.
+const warm = time.Second
+
+// during lets one thing happen under traffic.
+func (s *stage) during(ctx context.Context, e event) (outcome, error) {
+	o := outcome{name: e.name}
+	before, err := s.machine(ctx)
+	if err != nil {
+		return o, err
+	}
+	l, err := s.begin(ctx)
+	if err != nil {
+		return o, err
+	}
+	overrun := s.overrunNow()
+	time.Sleep(warm)
+	began := time.Now()
+	happened := e.do(ctx, s)
+	o.took = time.Since(began)
+	time.Sleep(warm)
+	if err := s.stop(l, &o); err != nil {
+		return o, errors.Join(happened, err)
+	}
+	o.overrun -= overrun
+	if happened != nil {
+		return o, fmt.Errorf("%w\n%s", happened, s.logs())
+	}
+	after, err := s.machine(ctx)
+	o.drops = after.since(before)
+	return o, err
+}
+
+func (s *stage) overrunNow() (sum int) {
+	for _, p := range s.servers {
+		var r received
+		if p.ask(&r) == nil {
+			sum += r.Overrun
+		}
+	}
+	return sum
+}
+
+// drops counts packets that did not go on, by where and why.
+type drops map[string]int
+
+func (d drops) since(before drops) drops {
+	now := make(drops)
+	for why, n := range d {
+		if n > before[why] {
+			now[why] = n - before[why]
+		}
+	}
+	return now
+}
+
+// machine reads what the kernel's queues and Weft's programs dropped.
+func (s *stage) machine(ctx context.Context) (drops, error) {
+	d := make(drops)
+	queues, err := os.ReadFile("/proc/net/softnet_stat")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(queues)) {
+		if f := strings.Fields(line); len(f) > 1 {
+			n, _ := strconv.ParseInt(f[1], 16, 64)
+			d["kernel/queue full"] += int(n)
+		}
+	}
+	for _, host := range []string{"h1", "h2"} {
+		page, err := s.host(host).Command(ctx, s.traffic, "get", "http://127.0.0.1:7780/metrics").Output()
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(page) {
+			reason, rest, ok := strings.Cut(strings.TrimPrefix(line, `weft_packets_total{reason="`), `"} `)
+			if !ok || !strings.HasPrefix(line, "weft_packets_total") {
+				continue
+			}
+			n, _ := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			d[host+"/"+reason] = int(n)
+		}
+	}
+	return d, nil
+}
