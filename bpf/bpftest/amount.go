@@ -10,12 +10,12 @@ import (
 
 // Packets is how many random packets a test runs through a program: what WEFT_PACKETS says, else a
 // million, or 20,000 in short form.
-func Packets(t testing.TB) int {
-	t.Helper()
+func Packets(tb testing.TB) int {
+	tb.Helper()
 	if text := os.Getenv("WEFT_PACKETS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			t.Fatalf("WEFT_PACKETS is %q: a number from 1 on is allowed", text)
+			tb.Fatalf("WEFT_PACKETS is %q: a number from 1 on is allowed", text)
 		}
 		return n
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -105,6 +107,30 @@ func LoadWhole(spec *ebpf.CollectionSpec) (*Set, error) {
 	return &Set{
 		Programs: collection.Programs, Maps: collection.Maps, Variables: collection.Variables, counted: make(map[row.Reason]uint64),
 	}, nil
+}
+
+// Add loads another object onto the maps of the set that both have.
+func (s *Set) Add(spec *ebpf.CollectionSpec) error {
+	shared := make(map[string]*ebpf.Map)
+	for name, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+		if have, ok := s.Maps[name]; ok && !strings.HasPrefix(name, ".") {
+			shared[name], m.MaxEntries = have, have.MaxEntries()
+		}
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	maps.Copy(s.Programs, collection.Programs)
+	for name, m := range collection.Maps {
+		if shared[name] != nil {
+			_ = m.Close() // another handle of what the set has
+		} else if !strings.HasPrefix(name, ".") {
+			s.Maps[name] = m
+		}
+	}
+	return nil
 }
 
 // Close unloads it.

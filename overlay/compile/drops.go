@@ -23,8 +23,8 @@ func (a asked) told(reason row.Reason) told { return told{asked: a, reason: reas
 
 func reasonOf(v overlay.Verdict) row.Reason {
 	for r := range row.ReasonMax {
-		if row.Reason(r).String() == v.Reason {
-			return row.Reason(r)
+		if r.String() == v.Reason {
+			return r
 		}
 	}
 	return row.ReasonNone
@@ -89,11 +89,11 @@ func (t told) met(network string, a row.Addr, identity uint16) side {
 	if identity < row.IdentityUngrouped || s.task && s.Identity == overlay.Identity(identity) {
 		return s
 	}
-	s.Endpoint.Identity, s.Groups, s.network = overlay.Identity(identity), nil, network
-	s.grouped = true
+	s.Identity, s.Groups, s.network = overlay.Identity(identity), nil, network
+	s.grouped, s.lost = true, identity >= row.IdentityFirst
 	for _, set := range t.f.Sets {
 		if set.Network == network && set.Identity == overlay.Identity(identity) {
-			s.Groups = set.Groups
+			s.Groups, s.lost = set.Groups, false
 		}
 	}
 	return s
@@ -109,6 +109,9 @@ func (t told) words(n overlay.Network) overlay.Verdict {
 	case row.ReasonNoCommonGroup, row.ReasonNotPublic:
 		return t.missing(n)
 	case row.ReasonNoEndpoint, row.ReasonNoBlock:
+		if t.dst.task {
+			return overlay.Verdict{Text: fmt.Sprintf("%s is not behind the link that the packet was sent to", t.dst)}
+		}
 		t.dst.network = cmp.Or(t.dst.network, n.Name)
 		return t.nobody()
 	case row.ReasonOtherNetwork:

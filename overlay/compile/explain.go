@@ -30,6 +30,7 @@ type side struct {
 	addr             netip.Addr // zero: the world in general
 	task, node       bool
 	grouped          bool   // no task that is known, but its identity is (Describe)
+	lost             bool   // its identity stands for groups that no row names (Describe)
 	stranger         bool   // a VXLAN sender that names no groups (Describe)
 	network          string // that the address belongs to; empty: none
 }

@@ -17,8 +17,7 @@ import (
 func TestEveryDropHasAFault(t *testing.T) {
 	t.Parallel()
 	faults := compile.Faults()
-	for r := range row.ReasonMax {
-		reason := row.Reason(r)
+	for reason := range row.ReasonMax {
 		f, known := faults[reason]
 		if named := reason.Text() != ""; named && reason.Drop() != known && reason != row.ReasonAudited {
 			t.Errorf("%s: overlay/compile/faults.go has %v, want an entry for each drop of reason.h and for nothing else", reason, f)

@@ -13,8 +13,7 @@ import (
 func Troubleshooting() string {
 	var b strings.Builder
 	b.WriteString(pageHead)
-	for r := range row.ReasonMax {
-		reason := row.Reason(r)
+	for reason := range row.ReasonMax {
 		fault, known := faults[reason]
 		if !known || reason.Text() == "" {
 			continue
@@ -28,8 +27,7 @@ func Troubleshooting() string {
 		fmt.Fprintf(&b, "- **To change it:** %s\n", fault.Check)
 	}
 	b.WriteString("\n## No faults\n\nReasons that are counted, and sampled in `weft flows`, without anything being wrong.\n\n| reason | means |\n|---|---|\n")
-	for r := range row.ReasonMax {
-		reason := row.Reason(r)
+	for reason := range row.ReasonMax {
 		if _, fault := faults[reason]; !fault && !reason.Drop() && reason.Text() != "" {
 			fmt.Fprintf(&b, "| %s | %s |\n", reason, reason.Text())
 		}

@@ -63,6 +63,8 @@ func (a asked) missing(n overlay.Network) overlay.Verdict {
 		reason = row.ReasonNotPublic
 	case a.src.stranger:
 		who, from = fmt.Sprintf("%s sends without groups, as no node of Weft does", a.src), ""
+	case a.src.lost:
+		who, from = fmt.Sprintf("%s sends with identity %d, whose groups no master names any more", a.src, a.src.Identity), ""
 	default:
 		who = fmt.Sprintf("%s is in %s", a.src, groups(a.src.Groups))
 		from = strings.Join(a.src.Groups[:min(1, len(a.src.Groups))], "")
@@ -79,11 +81,16 @@ func (a asked) missing(n overlay.Network) overlay.Verdict {
 	switch {
 	case a.src.stranger:
 		v.Suggestion = "let it send by a node of Weft, or put the receiver into group " + overlay.GroupPublic
+	case a.src.lost:
+		v.Suggestion = "start the sender anew; weft status tells whether its node hears of the masters"
 	case len(a.dst.Groups) == 0 || from == "":
 		v.Text += "; a rule needs a group on both sides"
 		v.Suggestion = "start the task that has none with --group"
 	default:
-		v.Suggestion = fmt.Sprintf("weft rule add %s --from %s --to %s --port %s", n.Name, from, a.dst.Groups[0], a.wanted())
+		v.Suggestion = fmt.Sprintf("weft rule add %s --from %s --to %s", n.Name, from, a.dst.Groups[0])
+		if slices.Contains([]uint8{ICMP, TCP, UDP}, a.service.proto) {
+			v.Suggestion += " --port " + a.wanted()
+		}
 	}
 	return v
 }
@@ -156,6 +163,9 @@ func (a asked) wanted() string {
 		if proto == a.service.proto && proto != ICMP {
 			return fmt.Sprintf("%s/%d", name, a.service.port)
 		}
+	}
+	if a.service.proto != ICMP {
+		return fmt.Sprintf("protocol %d", a.service.proto)
 	}
 	return "icmp"
 }

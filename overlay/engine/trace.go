@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -121,9 +122,7 @@ func (e *Engine) setTraces() error {
 		want[compile.TraceKey(trace.VNI, trace.From, trace.Protocol)] = traceFor(traceLife, overlay.MaxWalk)
 	}
 	for _, keys := range t.own {
-		for key, value := range keys {
-			want[key] = value
-		}
+		maps.Copy(want, keys)
 	}
 	var errs []error
 	for key, value := range want {

@@ -69,6 +69,7 @@ func (r refusing) Networks(context.Context) ([]overlay.NetworkStatus, error) { r
 func (r refusing) Explain(context.Context, overlay.Question) (overlay.Verdict, error) {
 	return overlay.Verdict{}, r.err
 }
+
 func (r refusing) Events(context.Context, overlay.Filter, func(overlay.Event) error) error {
 	return r.err
 }
