@@ -86,6 +86,11 @@ bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program
 	@.ci/need.sh
 	$(GO) run ./tests/bench/edge $(if $(SHORT),-short) $(BENCH)
 
+.PHONY: test-zookeeper
+test-zookeeper: ## weft mesos-dns finds masters by a ZooKeeper of Debian's, which it installs
+	@.ci/need.sh java /usr/share/zookeeper/bin/zkServer.sh
+	$(GO) test -count=1 -run ZooKeeper ./cmd/weft/mesosdns
+
 .PHONY: bench-dns
 bench-dns: ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root); SHORT=1 only that it runs
 	@.ci/need.sh nsd knotd unbound

@@ -9,6 +9,8 @@ package() {
 	case $1 in
 	dig) echo bind9-dnsutils ;;
 	knotd) echo knot ;;
+	java) echo default-jre-headless ;;
+	*/zkServer.sh) echo zookeeper ;;
 	*) echo "$1" ;;
 	esac
 }

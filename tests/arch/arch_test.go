@@ -151,6 +151,7 @@ var owners = map[string][]string{
 	"go.etcd.io/etcd":                 {"control/ledger"},
 	"github.com/spf13/cobra":          {"cmd"},
 	"github.com/prometheus":           {"cmd"},
+	"github.com/go-zookeeper/zk":      {"cmd/weft/mesosdns"},
 	"github.com/containernetworking":  {"cmd/weft-cni"},
 	"github.com/grpc-ecosystem":       {"control/controlpb", "control/master"},
 	"google.golang.org/grpc":          {"overlay/overlaypb", "lb/lbpb", "discovery/discoverypb", "control/controlpb", "control/master", "cmd"},

@@ -121,10 +121,11 @@ func (c *Config) complete() error {
 func (c *Config) validateSources() error {
 	var errs []error
 	switch {
-	case len(c.Masters) == 0 && c.Zk != "":
-		errs = append(errs, fmt.Errorf("zk: %q: finding the masters by ZooKeeper is not there yet: list them in masters, as host:port", c.Zk))
+	case c.Zk != "":
+		_, err := parseEnsemble(c.Zk)
+		errs = append(errs, err)
 	case len(c.Masters) == 0:
-		errs = append(errs, errors.New("masters: at least one is needed, as host:port"))
+		errs = append(errs, errors.New("zk, masters: ZooKeeper's address (zk://host:port/mesos) or at least one master (host:port) is needed"))
 	}
 	errs = append(errs, distinct("masters", c.Masters, normalMaster))
 	if len(c.IPSources) == 0 {
@@ -163,6 +164,7 @@ func (c *Config) validateServing() error {
 	}{
 		{"refreshSeconds", c.RefreshSeconds, 1, 1 << 30},
 		{"stateTimeoutSeconds", c.StateTimeoutSeconds, 1, 1 << 30},
+		{"zkDetectionTimeout", c.ZkDetectionTimeout, 0, 1 << 30},
 		{"timeout", c.Timeout, 0, 1 << 30},
 		{"ttl", int(c.TTL), 0, 1<<31 - 1},
 		{"port", c.Port, 0, 65535},

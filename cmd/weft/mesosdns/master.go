@@ -85,14 +85,21 @@ func tlsConfig(c Config) (*tls.Config, error) {
 	return t, nil
 }
 
-// fetch asks the masters in turn until one knows who leads, then that one.
-func (s *source) fetch(ctx context.Context) (*mesos.Facts, error) {
+// fetch asks the masters in turn until one knows who leads, then that one. Those that ZooKeeper has
+// come before those that are listed.
+func (s *source) fetch(ctx context.Context, found []string) (*mesos.Facts, error) {
+	masters := slices.Clone(found)
+	for _, m := range s.config.Masters {
+		if !slices.Contains(masters, m) {
+			masters = append(masters, m)
+		}
+	}
 	var errs []error
-	for _, master := range s.config.Masters {
+	for _, master := range masters {
 		state, err := s.follow(ctx, master)
 		if err == nil {
 			return state.Facts(mesos.Options{
-				Masters: s.addresses(ctx, s.config.Masters), Resolved: s.resolve(ctx, state.Hosts()),
+				Masters: s.addresses(ctx, masters), Resolved: s.resolve(ctx, state.Hosts()),
 			}), nil
 		}
 		errs = append(errs, err)

@@ -116,6 +116,8 @@ type Daemon struct {
 	every   time.Duration // the state is read
 	ready   chan struct{} // closed by Run when questions are answered
 
+	detector *detector // nil: the masters are those that are listed
+
 	now    atomic.Pointer[httpapi.Snapshot] // written by Run
 	server *dns.Server                      // nil unless DNSOn and ready
 	http   net.Listener                     // nil unless HTTPOn and ready
@@ -127,18 +129,58 @@ func New(c Config, version string, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesos-dns: %w", err)
 	}
-	return &Daemon{
+	d := &Daemon{
 		config: c, version: version, log: log, source: s, every: time.Duration(c.RefreshSeconds) * time.Second, ready: make(chan struct{}),
-	}, nil
+	}
+	if c.Zk != "" {
+		e, err := parseEnsemble(c.Zk)
+		if err != nil {
+			return nil, fmt.Errorf("mesos-dns: %w", err)
+		}
+		d.detector = newDetector(e, log.WithGroup("zookeeper"))
+	}
+	return d, nil
+}
+
+// awaitLeader errs when ZooKeeper has no leader within zkDetectionTimeout, as Mesos-DNS ends then: who
+// watches it starts it elsewhere or tells somebody. 0 waits for ever.
+func (d *Daemon) awaitLeader(ctx context.Context) error {
+	if d.config.ZkDetectionTimeout == 0 {
+		return nil
+	}
+	timer := time.NewTimer(time.Duration(d.config.ZkDetectionTimeout) * time.Second)
+	defer timer.Stop()
+	for {
+		masters, changed := d.detector.now()
+		if len(masters) > 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-timer.C:
+			return fmt.Errorf("zk: %s has no leading master after %d seconds (zkDetectionTimeout)", d.config.Zk, d.config.ZkDetectionTimeout)
+		}
+	}
+}
+
+// found returns the masters by ZooKeeper, and what is closed when they are others.
+func (d *Daemon) found() ([]string, <-chan struct{}) {
+	if d.detector == nil {
+		return nil, nil
+	}
+	return d.detector.now()
 }
 
 // Run reads the state again and again and answers, until ctx ends. As long as no master ever answered,
 // nobody is answered; afterwards what was read last stays true until there is something newer.
 func (d *Daemon) Run(ctx context.Context) error {
-	if d.config.Zk != "" {
-		d.log.Warn("zk is not used: the masters that are listed are", "masters", d.config.Masters)
-	}
 	g, ctx := errgroup.WithContext(ctx)
+	if d.detector != nil {
+		g.Go(func() error { return d.detector.run(ctx) })
+		g.Go(func() error { return d.awaitLeader(ctx) })
+	}
 	g.Go(func() error { return d.poll(ctx, g) })
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("mesos-dns: %w", err)
@@ -156,7 +198,16 @@ func (d *Daemon) poll(ctx context.Context, g *errgroup.Group) error {
 	var facts *mesos.Facts
 	for {
 		wait := d.every
-		fresh, err := d.source.fetch(ctx)
+		masters, moved := d.found()
+		if d.detector != nil && len(masters) == 0 && len(d.config.Masters) == 0 {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-moved:
+			}
+			continue
+		}
+		fresh, err := d.source.fetch(ctx, masters)
 		switch {
 		case err == nil:
 			d.publish(fresh, facts)
@@ -178,6 +229,8 @@ func (d *Daemon) poll(ctx context.Context, g *errgroup.Group) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
+		case <-moved:
+			timer.Stop()
 		case <-timer.C:
 		}
 	}

@@ -104,7 +104,8 @@ func TestBadConfigurationNamesTheKey(t *testing.T) {
 	}
 	check(`{`, "unexpected end")
 	check(`{}`, "masters")
-	check(`{"zk": "zk://a:2181/mesos"}`, "zk", "ZooKeeper", "masters")
+	check(`{"zk": "http://a:2181/mesos"}`, "zk", "zk://[user:password@]host:port")
+	check(`{"zk": "zk://a:2181"}`, "zk", "/path is allowed")
 	check(`{"masters": ["10.0.0.1"]}`, "masters", `"10.0.0.1"`, "host:port")
 	check(`{"masters": ["10.0.0.1:0"]}`, "masters", "host:port")
 	check(`{"masters": ["[::1]:1", "[0::1]:1"]}`, "masters", "twice")

@@ -192,7 +192,7 @@ func (d *daemon) makeOverlay(context.Context) (err error) {
 		},
 		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
 		Tracer: &overlayengine.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
-		Log: d.log.WithGroup("overlay"),
+		Log:    d.log.WithGroup("overlay"),
 	})
 	return err
 }
