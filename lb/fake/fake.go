@@ -84,7 +84,7 @@ func (s *Service) status(wanted func(lb.Key) bool) ([]lb.VIPStatus, error) {
 	vips := make([]lb.VIPStatus, 0, len(byKey))
 	for key, backends := range byKey {
 		slices.SortFunc(backends, func(a, b lb.BackendStatus) int { return strings.Compare(a.Task, b.Task) })
-		vip := lb.VIPStatus{Key: key, Backends: backends}
+		vip := lb.VIPStatus{Key: key, Balance: backends[0].Balance, Backends: backends}
 		addrs := []netip.Addr{key.Addr}
 		if key.Name != "" {
 			pin, err := s.pin(key.Name)

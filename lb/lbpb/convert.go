@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -69,12 +70,13 @@ func vipsOut(vips []lb.VIPStatus) []*VIP {
 		for j, b := range v.Backends {
 			backends[j] = &Backend{
 				Task: b.Task, Node: string(b.Node), Addrs: addrsOut(b.Addrs), Port: uint32(b.Port), Weight: uint32(b.Weight),
-				In: b.In, Reason: b.Reason,
+				In: b.In, Reason: b.Reason, Traffic: trafficOut(b.Traffic),
 			}
 		}
 		out[i] = &VIP{
 			Network: v.Network, Name: v.Name, Addr: addrOut(v.Addr), Port: uint32(v.Port), Protocol: v.Protocol,
 			Addrs: addrsOut(v.Addrs), Dns: v.DNS, Backends: backends,
+			Policy: string(v.Policy), Affinity: int64(v.Affinity), Prefer: string(v.Prefer),
 		}
 	}
 	return out
@@ -95,12 +97,16 @@ func vipsIn(vips []*VIP) ([]lb.VIPStatus, error) {
 		note(err)
 		key.Port, err = portIn(v.GetPort())
 		note(err)
-		out[i] = lb.VIPStatus{Key: key, DNS: v.GetDns()}
+		balance := lb.Balance{
+			Policy: lb.Policy(v.GetPolicy()), Affinity: time.Duration(v.GetAffinity()), Prefer: lb.Preference(v.GetPrefer()),
+		}
+		out[i] = lb.VIPStatus{Key: key, Balance: balance, DNS: v.GetDns()}
 		out[i].Addrs, err = addrsIn(v.GetAddrs())
 		note(err)
 		for _, b := range v.GetBackends() {
 			backend, err := backendIn(key, b)
 			note(err)
+			backend.Balance = balance
 			out[i].Backends = append(out[i].Backends, backend)
 		}
 	}
@@ -118,8 +124,23 @@ func backendIn(key lb.Key, b *Backend) (lb.BackendStatus, error) {
 		Backend: lb.Backend{
 			VIP: key, Task: b.GetTask(), Node: discovery.NodeID(b.GetNode()), Addrs: addrs, Port: port, Weight: weight,
 		},
-		In: b.GetIn(), Reason: b.GetReason(),
+		In: b.GetIn(), Reason: b.GetReason(), Traffic: trafficIn(b.GetTraffic()),
 	}, errors.Join(addrErr, portErr, weightErr)
+}
+
+func trafficOut(t lb.Traffic) *Traffic {
+	return &Traffic{
+		Chosen: t.Chosen, InFlight: int64(t.InFlight), Refused: t.Refused, Timeouts: t.Timeouts, Resets: t.Resets, Ejections: t.Ejections,
+		Barred: int64(t.Barred), Latency: int64(t.Latency), Buckets: t.Buckets, LatencySum: int64(t.LatencySum),
+	}
+}
+
+func trafficIn(t *Traffic) lb.Traffic {
+	return lb.Traffic{
+		Chosen: t.GetChosen(), InFlight: int(t.GetInFlight()), Refused: t.GetRefused(), Timeouts: t.GetTimeouts(), Resets: t.GetResets(),
+		Ejections: t.GetEjections(), Barred: time.Duration(t.GetBarred()), Latency: time.Duration(t.GetLatency()),
+		Buckets: t.GetBuckets(), LatencySum: time.Duration(t.GetLatencySum()),
+	}
 }
 
 func addrOut(a netip.Addr) string {

@@ -31,7 +31,7 @@ type PublishRequest struct {
 	Network       string                 `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
 	Framework     string                 `protobuf:"bytes,3,opt,name=framework,proto3" json:"framework,omitempty"` // weft when empty
 	Addrs         []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
-	Labels        []string               `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty"` // VIP=PORT[/PROTOCOL]
+	Labels        []string               `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty"` // VIP=PORT[/PROTOCOL][,OPTION=VALUE...]
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +324,9 @@ type VIP struct {
 	Addrs         []string               `protobuf:"bytes,6,rep,name=addrs,proto3" json:"addrs,omitempty"`
 	Dns           string                 `protobuf:"bytes,7,opt,name=dns,proto3" json:"dns,omitempty"`
 	Backends      []*Backend             `protobuf:"bytes,8,rep,name=backends,proto3" json:"backends,omitempty"`
+	Policy        string                 `protobuf:"bytes,9,opt,name=policy,proto3" json:"policy,omitempty"`       // least-latency when empty
+	Affinity      int64                  `protobuf:"varint,10,opt,name=affinity,proto3" json:"affinity,omitempty"` // nanoseconds, 0: none
+	Prefer        string                 `protobuf:"bytes,11,opt,name=prefer,proto3" json:"prefer,omitempty"`      // node, zone or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +417,27 @@ func (x *VIP) GetBackends() []*Backend {
 	return nil
 }
 
+func (x *VIP) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *VIP) GetAffinity() int64 {
+	if x != nil {
+		return x.Affinity
+	}
+	return 0
+}
+
+func (x *VIP) GetPrefer() string {
+	if x != nil {
+		return x.Prefer
+	}
+	return ""
+}
+
 // Backend is lb.BackendStatus; its VIP is the one that holds it.
 type Backend struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -424,6 +448,7 @@ type Backend struct {
 	Weight        uint32                 `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"` // 0: no new connections
 	In            bool                   `protobuf:"varint,6,opt,name=in,proto3" json:"in,omitempty"`
 	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Traffic       *Traffic               `protobuf:"bytes,8,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +532,130 @@ func (x *Backend) GetReason() string {
 	return ""
 }
 
+func (x *Backend) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+// Traffic is lb.Traffic. Durations are nanoseconds.
+type Traffic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chosen        uint64                 `protobuf:"varint,1,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	InFlight      int64                  `protobuf:"varint,2,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	Refused       uint64                 `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	Timeouts      uint64                 `protobuf:"varint,4,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	Resets        uint64                 `protobuf:"varint,5,opt,name=resets,proto3" json:"resets,omitempty"` // cut before the backend said anything
+	Ejections     uint64                 `protobuf:"varint,6,opt,name=ejections,proto3" json:"ejections,omitempty"`
+	Barred        int64                  `protobuf:"varint,7,opt,name=barred,proto3" json:"barred,omitempty"`          // for how long it gets nothing new
+	Latency       int64                  `protobuf:"varint,8,opt,name=latency,proto3" json:"latency,omitempty"`        // as choices know it, 0: not yet
+	Buckets       []uint64               `protobuf:"varint,9,rep,packed,name=buckets,proto3" json:"buckets,omitempty"` // bucket i: samples of latency below 1 us << i, the last one the rest
+	LatencySum    int64                  `protobuf:"varint,10,opt,name=latency_sum,json=latencySum,proto3" json:"latency_sum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Traffic) Reset() {
+	*x = Traffic{}
+	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Traffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Traffic) ProtoMessage() {}
+
+func (x *Traffic) ProtoReflect() protoreflect.Message {
+	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
+func (*Traffic) Descriptor() ([]byte, []int) {
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Traffic) GetChosen() uint64 {
+	if x != nil {
+		return x.Chosen
+	}
+	return 0
+}
+
+func (x *Traffic) GetInFlight() int64 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *Traffic) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *Traffic) GetTimeouts() uint64 {
+	if x != nil {
+		return x.Timeouts
+	}
+	return 0
+}
+
+func (x *Traffic) GetResets() uint64 {
+	if x != nil {
+		return x.Resets
+	}
+	return 0
+}
+
+func (x *Traffic) GetEjections() uint64 {
+	if x != nil {
+		return x.Ejections
+	}
+	return 0
+}
+
+func (x *Traffic) GetBarred() int64 {
+	if x != nil {
+		return x.Barred
+	}
+	return 0
+}
+
+func (x *Traffic) GetLatency() int64 {
+	if x != nil {
+		return x.Latency
+	}
+	return 0
+}
+
+func (x *Traffic) GetBuckets() []uint64 {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+func (x *Traffic) GetLatencySum() int64 {
+	if x != nil {
+		return x.LatencySum
+	}
+	return 0
+}
+
 var File_lb_lbpb_lb_proto protoreflect.FileDescriptor
 
 const file_lb_lbpb_lb_proto_rawDesc = "" +
@@ -527,7 +676,7 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\vVIPsRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"3\n" +
 	"\fVIPsResponse\x12#\n" +
-	"\x04vips\x18\x01 \x03(\v2\x0f.weft.lb.v1.VIPR\x04vips\"\xd0\x01\n" +
+	"\x04vips\x18\x01 \x03(\v2\x0f.weft.lb.v1.VIPR\x04vips\"\x9c\x02\n" +
 	"\x03VIP\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -536,7 +685,11 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\bprotocol\x18\x05 \x01(\tR\bprotocol\x12\x14\n" +
 	"\x05addrs\x18\x06 \x03(\tR\x05addrs\x12\x10\n" +
 	"\x03dns\x18\a \x01(\tR\x03dns\x12/\n" +
-	"\bbackends\x18\b \x03(\v2\x13.weft.lb.v1.BackendR\bbackends\"\x9b\x01\n" +
+	"\bbackends\x18\b \x03(\v2\x13.weft.lb.v1.BackendR\bbackends\x12\x16\n" +
+	"\x06policy\x18\t \x01(\tR\x06policy\x12\x1a\n" +
+	"\baffinity\x18\n" +
+	" \x01(\x03R\baffinity\x12\x16\n" +
+	"\x06prefer\x18\v \x01(\tR\x06prefer\"\xca\x01\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
@@ -544,7 +697,21 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x12\x16\n" +
 	"\x06weight\x18\x05 \x01(\rR\x06weight\x12\x0e\n" +
 	"\x02in\x18\x06 \x01(\bR\x02in\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason2\xd5\x01\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12-\n" +
+	"\atraffic\x18\b \x01(\v2\x13.weft.lb.v1.TrafficR\atraffic\"\x97\x02\n" +
+	"\aTraffic\x12\x16\n" +
+	"\x06chosen\x18\x01 \x01(\x04R\x06chosen\x12\x1b\n" +
+	"\tin_flight\x18\x02 \x01(\x03R\binFlight\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\x04R\arefused\x12\x1a\n" +
+	"\btimeouts\x18\x04 \x01(\x04R\btimeouts\x12\x16\n" +
+	"\x06resets\x18\x05 \x01(\x04R\x06resets\x12\x1c\n" +
+	"\tejections\x18\x06 \x01(\x04R\tejections\x12\x16\n" +
+	"\x06barred\x18\a \x01(\x03R\x06barred\x12\x18\n" +
+	"\alatency\x18\b \x01(\x03R\alatency\x12\x18\n" +
+	"\abuckets\x18\t \x03(\x04R\abuckets\x12\x1f\n" +
+	"\vlatency_sum\x18\n" +
+	" \x01(\x03R\n" +
+	"latencySum2\xd5\x01\n" +
 	"\rLoadBalancing\x12B\n" +
 	"\aPublish\x12\x1a.weft.lb.v1.PublishRequest\x1a\x1b.weft.lb.v1.PublishResponse\x12E\n" +
 	"\bWithdraw\x12\x1b.weft.lb.v1.WithdrawRequest\x1a\x1c.weft.lb.v1.WithdrawResponse\x129\n" +
@@ -562,7 +729,7 @@ func file_lb_lbpb_lb_proto_rawDescGZIP() []byte {
 	return file_lb_lbpb_lb_proto_rawDescData
 }
 
-var file_lb_lbpb_lb_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_lb_lbpb_lb_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_lb_lbpb_lb_proto_goTypes = []any{
 	(*PublishRequest)(nil),   // 0: weft.lb.v1.PublishRequest
 	(*PublishResponse)(nil),  // 1: weft.lb.v1.PublishResponse
@@ -572,22 +739,24 @@ var file_lb_lbpb_lb_proto_goTypes = []any{
 	(*VIPsResponse)(nil),     // 5: weft.lb.v1.VIPsResponse
 	(*VIP)(nil),              // 6: weft.lb.v1.VIP
 	(*Backend)(nil),          // 7: weft.lb.v1.Backend
+	(*Traffic)(nil),          // 8: weft.lb.v1.Traffic
 }
 var file_lb_lbpb_lb_proto_depIdxs = []int32{
 	6, // 0: weft.lb.v1.PublishResponse.vips:type_name -> weft.lb.v1.VIP
 	6, // 1: weft.lb.v1.VIPsResponse.vips:type_name -> weft.lb.v1.VIP
 	7, // 2: weft.lb.v1.VIP.backends:type_name -> weft.lb.v1.Backend
-	0, // 3: weft.lb.v1.LoadBalancing.Publish:input_type -> weft.lb.v1.PublishRequest
-	2, // 4: weft.lb.v1.LoadBalancing.Withdraw:input_type -> weft.lb.v1.WithdrawRequest
-	4, // 5: weft.lb.v1.LoadBalancing.VIPs:input_type -> weft.lb.v1.VIPsRequest
-	1, // 6: weft.lb.v1.LoadBalancing.Publish:output_type -> weft.lb.v1.PublishResponse
-	3, // 7: weft.lb.v1.LoadBalancing.Withdraw:output_type -> weft.lb.v1.WithdrawResponse
-	5, // 8: weft.lb.v1.LoadBalancing.VIPs:output_type -> weft.lb.v1.VIPsResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	8, // 3: weft.lb.v1.Backend.traffic:type_name -> weft.lb.v1.Traffic
+	0, // 4: weft.lb.v1.LoadBalancing.Publish:input_type -> weft.lb.v1.PublishRequest
+	2, // 5: weft.lb.v1.LoadBalancing.Withdraw:input_type -> weft.lb.v1.WithdrawRequest
+	4, // 6: weft.lb.v1.LoadBalancing.VIPs:input_type -> weft.lb.v1.VIPsRequest
+	1, // 7: weft.lb.v1.LoadBalancing.Publish:output_type -> weft.lb.v1.PublishResponse
+	3, // 8: weft.lb.v1.LoadBalancing.Withdraw:output_type -> weft.lb.v1.WithdrawResponse
+	5, // 9: weft.lb.v1.LoadBalancing.VIPs:output_type -> weft.lb.v1.VIPsResponse
+	7, // [7:10] is the sub-list for method output_type
+	4, // [4:7] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_lb_lbpb_lb_proto_init() }
@@ -601,7 +770,7 @@ func file_lb_lbpb_lb_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lb_lbpb_lb_proto_rawDesc), len(file_lb_lbpb_lb_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

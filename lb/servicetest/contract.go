@@ -34,6 +34,7 @@ func RunContract(t *testing.T, open func(t *testing.T) lb.Service) {
 		{"PublishTellsAddressesAndBackends", subject.publishTells},
 		{"PublishTwiceIsOneRegistration", subject.publishTwice},
 		{"PublishReplaces", subject.publishReplaces},
+		{"LabelsHaveOptions", subject.options},
 		{"TasksShareAVIP", subject.tasksShare},
 		{"LiteralVIPsHaveNoName", subject.literals},
 		{"NetworksAreApart", subject.networks},
@@ -115,6 +116,17 @@ func (s subject) publishReplaces() {
 		s.t.Errorf("%+v, want no VIP", got)
 	}
 	s.expect("")
+}
+
+func (s subject) options() {
+	r := web("web.1")
+	r.Labels = []string{"/web:80=8080/tcp,weight=3,policy=round-robin,affinity=1m,prefer=zone"}
+	s.publish(r)
+	want := lb.Balance{Policy: lb.RoundRobin, Affinity: time.Minute, Prefer: lb.SameZone}
+	got := s.list("prod")
+	if len(got) != 1 || got[0].Balance != want || got[0].Backends[0].Weight != 3 {
+		s.t.Errorf("%+v, want %+v and weight 3", got, want)
+	}
 }
 
 func (s subject) tasksShare() {

@@ -46,6 +46,7 @@ func (d *daemon) report(send process.Send) {
 		send("backends", "backends by state", gauge, float64(s.Stats.In), "state", "in")
 		send("backends", "backends by state", gauge, float64(s.Stats.Backends-s.Stats.In), "state", "out")
 	}
+	d.reportVIPs(send)
 	o := d.overlay.Stats()
 	send("endpoints", "tasks' endpoints on this node", gauge, float64(o.Endpoints))
 }

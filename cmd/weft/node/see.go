@@ -13,78 +13,8 @@ import (
 
 	"weft/bpf"
 	"weft/cmd/weft/show"
-	"weft/lb"
 	"weft/overlay"
 )
-
-func (c *client) vip() *cobra.Command {
-	group := &cobra.Command{Use: "vip", Short: "VIPs and their backends, as this node sees them"}
-	list := &cobra.Command{Use: "list", Short: "list VIPs", Example: "  weft vip list\n  weft vip list --network prod -o json", Args: cobra.NoArgs}
-	output, network := show.Output(list), list.Flags().String("network", "", "only VIPs of this network")
-	c.command(list, func(ctx context.Context, d *Daemon, _ []string) error {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		vips, err := d.LB.VIPs(ctx, *network)
-		if err != nil {
-			return err
-		}
-		return show.Value(c.env.Stdout, *output, vips, func(w io.Writer) { vipTable(w, vips) })
-	})
-	one := &cobra.Command{
-		Use: "show NAME", Short: "show the backends of a VIP, each with the reason why it is in or out",
-		Example: "  weft vip show web.weft\n  weft vip show web", Args: cobra.ExactArgs(1),
-	}
-	oneOutput := show.Output(one)
-	c.command(one, func(ctx context.Context, d *Daemon, args []string) error {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		vips, err := d.LB.VIPs(ctx, "")
-		if err != nil {
-			return err
-		}
-		var found []lb.VIPStatus
-		for _, v := range vips {
-			if v.Name == args[0] || strings.HasPrefix(v.Name, args[0]+".") || v.DNS == args[0] || v.Addr.IsValid() && v.Addr.String() == args[0] {
-				found = append(found, v)
-			}
-		}
-		if len(found) == 0 {
-			return fmt.Errorf("no VIP %q: `weft vip list` shows them", args[0])
-		}
-		return show.Value(c.env.Stdout, *oneOutput, found, func(w io.Writer) {
-			show.Row(w, "VIP", "NETWORK", "TASK", "NODE", "ADDRESS", "PORT", "WEIGHT", "IN", "REASON")
-			for _, v := range found {
-				for _, b := range v.Backends {
-					show.Row(w, vipName(v), v.Network, b.Task, b.Node, show.List(b.Addrs), b.Port, b.Weight, b.In, b.Reason)
-				}
-			}
-		})
-	})
-	group.AddCommand(list, one)
-	return group
-}
-
-// vipName is a VIP as its label reads: web.weft:80/tcp.
-func vipName(v lb.VIPStatus) string {
-	name := v.Name
-	if name == "" {
-		name = v.Addr.String()
-	}
-	return fmt.Sprintf("%s:%d/%s", name, v.Port, v.Protocol)
-}
-
-func vipTable(w io.Writer, vips []lb.VIPStatus) {
-	show.Row(w, "VIP", "NETWORK", "ADDRESSES", "BACKENDS", "NAME")
-	for _, v := range vips {
-		in := 0
-		for _, b := range v.Backends {
-			if b.In {
-				in++
-			}
-		}
-		show.Row(w, vipName(v), v.Network, show.List(v.Addrs), fmt.Sprintf("%d of %d", in, len(v.Backends)), v.DNS)
-	}
-}
 
 func (c *client) name() *cobra.Command {
 	group := &cobra.Command{Use: "name", Short: "names, as this node answers them"}

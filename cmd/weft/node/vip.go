@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"weft/cmd/weft/show"
+	"weft/lb"
+)
+
+func (c *client) vip() *cobra.Command {
+	group := &cobra.Command{Use: "vip", Short: "VIPs and their backends, as this node sees them"}
+	list := &cobra.Command{Use: "list", Short: "list VIPs", Example: "  weft vip list\n  weft vip list --network prod -o json", Args: cobra.NoArgs}
+	output, network := show.Output(list), list.Flags().String("network", "", "only VIPs of this network")
+	c.command(list, func(ctx context.Context, d *Daemon, _ []string) error {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		vips, err := d.LB.VIPs(ctx, *network)
+		if err != nil {
+			return err
+		}
+		return show.Value(c.env.Stdout, *output, vips, func(w io.Writer) { vipTable(w, vips) })
+	})
+	one := &cobra.Command{
+		Use: "show NAME", Short: "show the backends of a VIP, each with the reason why it is in or out, and what this node's connections came to",
+		Example: "  weft vip show web.weft\n  weft vip show web", Args: cobra.ExactArgs(1),
+	}
+	oneOutput := show.Output(one)
+	c.command(one, func(ctx context.Context, d *Daemon, args []string) error {
+		found, err := findVIPs(ctx, d, args[0])
+		if err != nil {
+			return err
+		}
+		return show.Value(c.env.Stdout, *oneOutput, found, func(w io.Writer) { backendTable(w, found) })
+	})
+	group.AddCommand(list, one, c.vipTop(), c.vipAddress())
+	return group
+}
+
+// findVIPs returns the VIPs that a name means: web, web.weft, the whole DNS name, or an address.
+func findVIPs(ctx context.Context, d *Daemon, name string) ([]lb.VIPStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	vips, err := d.LB.VIPs(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	var found []lb.VIPStatus
+	for _, v := range vips {
+		if name == "" || v.Name == name || strings.HasPrefix(v.Name, name+".") || v.DNS == name || v.Addr.IsValid() && v.Addr.String() == name {
+			found = append(found, v)
+		}
+	}
+	if len(found) == 0 && name != "" {
+		return nil, fmt.Errorf("no VIP %q: `weft vip list` shows them", name)
+	}
+	return found, nil
+}
+
+// vipName is a VIP as its label reads: web.weft:80/tcp.
+func vipName(v lb.VIPStatus) string {
+	name := v.Name
+	if name == "" {
+		name = v.Addr.String()
+	}
+	return fmt.Sprintf("%s:%d/%s", name, v.Port, v.Protocol)
+}
+
+func vipTable(w io.Writer, vips []lb.VIPStatus) {
+	show.Row(w, "VIP", "NETWORK", "ADDRESSES", "BACKENDS", "POLICY", "NAME")
+	for _, v := range vips {
+		in := 0
+		for _, b := range v.Backends {
+			if b.In {
+				in++
+			}
+		}
+		policy := cmp.Or(v.Policy, lb.LeastLatency)
+		show.Row(w, vipName(v), v.Network, show.List(v.Addrs), fmt.Sprintf("%d of %d", in, len(v.Backends)), policy, v.DNS)
+	}
+}
+
+func backendTable(w io.Writer, vips []lb.VIPStatus) {
+	show.Row(w, "VIP", "NETWORK", "TASK", "NODE", "ADDRESS", "PORT", "WEIGHT", "IN", "GIVEN", "OPEN", "FAILED", "LATENCY", "REASON")
+	for _, v := range vips {
+		for _, b := range v.Backends {
+			t := b.Traffic
+			show.Row(w, vipName(v), v.Network, b.Task, b.Node, show.List(b.Addrs), b.Port, b.Weight, b.In,
+				t.Chosen, t.InFlight, failed(t), t.Latency.Round(time.Microsecond), reason(b))
+		}
+	}
+}
+
+func failed(t lb.Traffic) uint64 { return t.Refused + t.Timeouts + t.Resets }
+
+// reason tells of a backend that is in for the cluster whether this node leaves it out.
+func reason(b lb.BackendStatus) string {
+	if b.In && b.Traffic.Barred > 0 {
+		return fmt.Sprintf("%s, but this node's connections failed: left out for %s", b.Reason, b.Traffic.Barred.Round(100*time.Millisecond))
+	}
+	return b.Reason
+}
+
+func (c *client) vipTop() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "top [NAME]", Short: "show what this node's connections to backends come to, again and again",
+		Long: "Top shows each second, for each backend that this node's tasks use: its share of the VIP's connections in\n" +
+			"that second, how many it was given a second, how many are open, failures and ejections so far, and latency.",
+		Example: "  weft vip top\n  weft vip top web --count 1", Args: cobra.MaximumNArgs(1),
+	}
+	every := cmd.Flags().Duration("every", time.Second, "time between two tables")
+	count := cmd.Flags().Int("count", 0, "tables to show (default: until interrupted)")
+	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
+		name := ""
+		if len(args) > 0 {
+			name = args[0]
+		}
+		if *every < 100*time.Millisecond {
+			return fmt.Errorf("%w: every is %s: 100ms and more are allowed", show.ErrUsage, *every)
+		}
+		before, err := findVIPs(ctx, d, name)
+		if err != nil {
+			return err
+		}
+		for shown := 0; *count == 0 || shown < *count; shown++ {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(*every):
+			}
+			now, err := findVIPs(ctx, d, name)
+			if err != nil {
+				return err
+			}
+			if err := show.Value(c.env.Stdout, "table", now, func(w io.Writer) { topTable(w, before, now, *every) }); err != nil {
+				return err
+			}
+			before = now
+		}
+		return nil
+	})
+}
+
+// topTable compares two moments.
+func topTable(w io.Writer, before, now []lb.VIPStatus, span time.Duration) {
+	type place struct {
+		vip  lb.Key
+		task string
+	}
+	had := make(map[place]uint64)
+	for _, v := range before {
+		for _, b := range v.Backends {
+			had[place{v.Key, b.Task}] = b.Traffic.Chosen
+		}
+	}
+	show.Row(w, "VIP", "TASK", "NODE", "SHARE", "GIVEN/S", "OPEN", "FAILED", "EJECTIONS", "LATENCY", "REASON")
+	for _, v := range now {
+		given, all := make([]uint64, len(v.Backends)), uint64(0)
+		for i, b := range v.Backends {
+			given[i] = b.Traffic.Chosen - min(b.Traffic.Chosen, had[place{v.Key, b.Task}])
+			all += given[i]
+		}
+		for i, b := range v.Backends {
+			t := b.Traffic
+			if t.Chosen == 0 {
+				continue
+			}
+			show.Row(w, vipName(v), b.Task, b.Node, fmt.Sprintf("%d%%", 100*given[i]/max(1, all)),
+				fmt.Sprintf("%.0f", float64(given[i])/span.Seconds()), t.InFlight, failed(t), t.Ejections,
+				t.Latency.Round(time.Microsecond), reason(b))
+		}
+	}
+}
+
+// vipAddress needs no daemon: a name's addresses are made from the name.
+func (c *client) vipAddress() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "address LABEL.FRAMEWORK", Short: "print the addresses that a named VIP has, or would get, without asking a cluster",
+		Long: "Address prints the IPv4 and the IPv6 address that the name of a VIP hashes to, as in DC/OS. Where two names of a\n" +
+			"cluster collide the masters give the later one the next address up: `weft vip list` shows what they decided.",
+		Example: "  weft vip address web.weft\n  weft vip address l4lbtest.marathon -o json", Args: cobra.ExactArgs(1),
+	}
+	output := show.Output(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		dot := strings.LastIndexByte(args[0], '.')
+		if dot < 0 {
+			return fmt.Errorf("%w: name is %q: LABEL.FRAMEWORK is allowed, such as web.weft", show.ErrUsage, args[0])
+		}
+		name, err := lb.Mangle(args[0][:dot], args[0][dot+1:])
+		if err != nil {
+			return fmt.Errorf("%w: %w", show.ErrUsage, err)
+		}
+		pin, err := lb.Assign(nil, name)
+		if err != nil {
+			return err
+		}
+		return show.Value(c.env.Stdout, *output, pin, func(w io.Writer) {
+			show.Row(w, "NAME", "IPV4", "IPV6")
+			show.Row(w, lb.DNSName(pin.Name), pin.Addr4, pin.Addr6)
+		})
+	}
+	return cmd
+}
