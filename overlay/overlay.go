@@ -69,6 +69,15 @@ type GroupSet struct {
 	Network  string   `json:"network"`
 	Groups   []string `json:"groups"` // sorted
 	Identity Identity `json:"identity"`
+	// Retired is since when nobody uses the set (Unix milliseconds), 0: it is in use. A node does not
+	// begin to use a retired one before it has asked for it again; see control/fabric/identities.go.
+	Retired int64 `json:"retired,omitempty"`
+}
+
+// Release is a node's word that it does not use an identity retired then.
+type Release struct {
+	Identity Identity `json:"identity"`
+	Retired  int64    `json:"retired"`
 }
 
 // Action is what a rule does.
@@ -118,6 +127,8 @@ type Want struct {
 	Addrs []netip.Addr `json:"addrs,omitempty"`
 	// Groups wants an identity for that set (sorted); nil: no wish.
 	Groups []string `json:"groups,omitempty"`
+	// Released are the retired identities of the network that the node does not use.
+	Released []Release `json:"released,omitempty"`
 }
 
 // Attachment is the wish that a task joins a network.
@@ -189,7 +200,8 @@ type NetworkStatus struct {
 // Service is what clients of a node ask of the overlay. Every method is idempotent.
 type Service interface {
 	// Attach joins a task to a network and returns when its address works on this node. The same
-	// attachment again returns the same endpoint; the same id with other contents is ErrConflict.
+	// attachment again returns the same endpoint; with other groups, and all else the same, the task is in
+	// those from now on, its flows too; the same id with other contents is ErrConflict.
 	// It waits for the masters where it needs a first block or identity, until ctx ends.
 	Attach(ctx context.Context, a Attachment) (Endpoint, error)
 	// Detach undoes Attach; an unknown id is no error.

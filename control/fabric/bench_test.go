@@ -5,6 +5,7 @@ package fabric
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"weft/discovery"
 	"weft/lb"
@@ -38,7 +39,7 @@ func BenchmarkNothingToDecide(b *testing.B) {
 	w, f := thousand(b)
 	w.settle(b, f)
 	for b.Loop() {
-		if d := plan(w.s, readClaims(f)); !d.empty() {
+		if d := plan(w.s, readClaims(f, time.Time{})); !d.empty() {
 			b.Fatal("something is to be decided")
 		}
 	}

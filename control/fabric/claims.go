@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"weft/discovery"
 	"weft/lb"
@@ -22,6 +23,10 @@ type claims struct {
 	backends []nameClaim // of named VIPs, by name
 	literals []netip.Addr
 	broken   []discovery.Refusal // rows that can't be read
+	// endpoints reads every task's endpoint: they are many, and seldom asked for.
+	endpoints func() []overlay.Endpoint
+	now       time.Time
+	scarce    int // how many sets of groups a network has when numbers run short; 0: that is not looked at
 }
 
 type nodeClaim struct {
@@ -43,8 +48,11 @@ type nameClaim struct {
 }
 
 // readClaims decodes the rows of the kinds that the leader answers.
-func readClaims(f Facts) claims {
-	var c claims
+func readClaims(f Facts, now time.Time) claims {
+	c := claims{now: now, endpoints: func() (list []overlay.Endpoint) {
+		each(&claims{}, f, discovery.KindEndpoint, func(_ discovery.Row, e overlay.Endpoint) { list = append(list, e) })
+		return list
+	}}
 	each(&c, f, discovery.KindNode, func(r discovery.Row, n discovery.Node) {
 		n.ID = discovery.NodeID(r.Writer)
 		c.nodes = append(c.nodes, nodeClaim{n, r.Incarnation})

@@ -103,16 +103,16 @@ func after(p netip.Prefix) netip.Addr {
 
 // identityCursor walks the free identities of a network, lowest first.
 type identityCursor struct {
-	known map[string]bool // sets that have one, groups joined with commas
+	known map[string]overlay.GroupSet // sets that have one, by groups joined with commas
 	used  map[overlay.Identity]bool
 	at    int
 }
 
 func newIdentityCursor(s *snapshot, network string) *identityCursor {
-	c := &identityCursor{known: map[string]bool{}, used: map[overlay.Identity]bool{}, at: firstIdentity}
+	c := &identityCursor{known: map[string]overlay.GroupSet{}, used: map[overlay.Identity]bool{}, at: firstIdentity}
 	for _, key := range s.identities.below(network) {
 		set := s.identities[key]
-		c.known[strings.Join(set.Groups, ",")] = true
+		c.known[strings.Join(set.Groups, ",")] = set
 		c.used[set.Identity] = true
 	}
 	return c
@@ -123,7 +123,7 @@ func (c *identityCursor) next(groups []string) (overlay.Identity, bool) {
 	for ; c.at <= lastIdentity; c.at++ {
 		if id := overlay.Identity(c.at); !c.used[id] {
 			c.used[id] = true
-			c.known[strings.Join(groups, ",")] = true
+			c.known[strings.Join(groups, ",")] = overlay.GroupSet{Groups: groups, Identity: id}
 			return id, true
 		}
 	}

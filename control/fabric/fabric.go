@@ -166,11 +166,14 @@ func (f *Fabric) reign(ctx context.Context, fence ledger.Fence) error {
 	if _, err := f.fresh(ctx); err != nil {
 		return err
 	}
+	again := time.NewTicker(quarantine / 5)
+	defer again.Stop()
+	sweep := true
 	for {
 		told := f.o.Facts.Changed(discovery.KindNode, discovery.KindWant, discovery.KindBackend)
 		s, moved := f.mirror.watch()
 		began := f.o.Now()
-		if d := f.lead(s); !d.empty() {
+		if d := f.lead(s, sweep); !d.empty() {
 			change := d.change(s, f.started())
 			change.Fence = fence
 			if _, _, err := f.commit(ctx, change); err != nil {
@@ -182,9 +185,12 @@ func (f *Fabric) reign(ctx context.Context, fence ledger.Fence) error {
 		if err := pause(ctx, f.o.Now().Sub(began)); err != nil {
 			return err
 		}
+		sweep = false
 		select {
 		case <-told:
 		case <-moved:
+		case <-again.C:
+			sweep = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -203,9 +209,13 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// lead is what a leader has to decide now.
-func (f *Fabric) lead(s *snapshot) *decision {
-	d := plan(s, readClaims(f.o.Facts))
+// lead is what a leader has to decide now; sweep lets it look for numbers that nobody uses, too.
+func (f *Fabric) lead(s *snapshot, sweep bool) *decision {
+	c := readClaims(f.o.Facts, f.o.Now())
+	if sweep {
+		c.scarce = retireFrom
+	}
+	d := plan(s, c)
 	if s.leader[leaderKey] != f.o.Self {
 		d.set(discovery.KindLeader, leaderKey, f.o.Self)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -161,7 +162,7 @@ func TestRemovingANodeWithManyBlocksTakesManyChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.make(t, d)
-		if d := plan(w.s, readClaims(f)); !d.empty() {
+		if d := plan(w.s, readClaims(f, time.Time{})); !d.empty() {
 			t.Fatalf("a node that is being removed is given %v", d.put)
 		}
 	}

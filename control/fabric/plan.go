@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"weft/discovery"
 	"weft/lb"
-	"weft/overlay"
 )
 
 // plan decides what nodes ask for. It is pure: the same snapshot and claims give the same decision,
@@ -18,7 +16,7 @@ import (
 //
 //  1. admit nodes
 //  2. take blocks of addresses back, and give others to those admitted (blocks.go)
-//  3. number sets of groups
+//  3. number sets of groups, and free numbers that nobody uses where they run short (identities.go)
 //  4. pin named VIPs to addresses
 //  5. say what was refused, and withdraw what is refused no more
 //
@@ -28,7 +26,7 @@ func plan(s *snapshot, c claims) *decision {
 		s: s, d: &decision{}, admitted: map[discovery.NodeID]uint64{}, vteps: map[netip.Addr]discovery.NodeID{},
 		refused: map[string]discovery.Refusal{}, cursors: map[string]*blockCursor{}, sets: map[string]*identityCursor{},
 	}
-	for _, stage := range []func(claims){p.admit, p.grant, p.pin} {
+	for _, stage := range []func(claims){p.admit, p.grant, p.retire, p.pin} {
 		if stage(c); p.d.full() {
 			return p.d
 		}
@@ -137,39 +135,6 @@ func (p *planner) grant(c claims) {
 		p.grantBlocks(w, n, n.Subnet6, w.Blocks6)
 		p.grantIdentity(w)
 	}
-}
-
-func (p *planner) grantIdentity(w wantClaim) {
-	groups := slices.Compact(slices.Sorted(slices.Values(w.Groups)))
-	if len(groups) == 0 {
-		return
-	}
-	if p.sets[w.Network] == nil {
-		p.sets[w.Network] = newIdentityCursor(p.s, w.Network)
-	}
-	cursor := p.sets[w.Network]
-	if cursor.known[strings.Join(groups, ",")] {
-		return
-	}
-	for _, g := range groups {
-		if !p.s.isGroup(w.Network, g) {
-			p.refuse(w.node, discovery.KindWant, w.key, "%s", missing("group of network "+w.Network, g, p.s.groupsOf(w.Network)))
-			return
-		}
-	}
-	if n := p.s.ranges(w.Network, groups); n > overlay.MaxPortRanges {
-		p.refuse(w.node, discovery.KindWant, w.key, "rules of network %s name %d ranges of ports towards tasks in %s together: %d are the limit",
-			w.Network, n, strings.Join(groups, ","), overlay.MaxPortRanges)
-		return
-	}
-	identity, ok := cursor.next(groups)
-	if !ok {
-		p.refuse(w.node, discovery.KindWant, w.key, "network %s has no identity left for groups %s: all %d are taken by other sets of groups",
-			w.Network, strings.Join(groups, ","), len(cursor.used))
-		return
-	}
-	p.d.set(discovery.KindIdentity, fmt.Sprintf("%s/%d", w.Network, identity),
-		overlay.GroupSet{Network: w.Network, Groups: groups, Identity: identity})
 }
 
 // pin gives every named VIP its addresses, in the order of the names.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -129,7 +130,7 @@ type failer interface {
 // settle lets the leader decide until nothing is left to decide.
 func (w *world) settle(t failer, f Facts) {
 	for range 1000 {
-		d := plan(w.s, readClaims(f))
+		d := plan(w.s, readClaims(f, time.Time{}))
 		if d.empty() {
 			return
 		}
@@ -381,7 +382,7 @@ func TestIdentitiesRunOutWithAWord(t *testing.T) {
 	f.node("n1", "10.0.0.1")
 	f.say("n1", discovery.KindWant, "a", overlay.Want{Network: "prod", Groups: []string{"public"}})
 	w.settle(t, f)
-	want := []string{"n1/want/a: network prod has no identity left for groups public: all 65520 are taken by other sets of groups"}
+	want := []string{"n1/want/a: network prod has no identity left for groups public: all 65520 are taken by other sets of groups; let tasks share sets of groups, or use several networks"}
 	if diff := cmp.Diff(want, w.reasons()); diff != "" {
 		t.Error(diff)
 	}

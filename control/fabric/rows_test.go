@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -67,7 +68,7 @@ func step(t *rapid.T, w *world, f *facts) []discovery.Row {
 			f.list[i].Incarnation = f.list[0].Incarnation
 		}
 	case 7:
-		d = plan(w.s, readClaims(f))
+		d = plan(w.s, readClaims(f, time.Time{}))
 	}
 	if err != nil {
 		return nil // refused: nothing changes

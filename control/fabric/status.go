@@ -115,7 +115,7 @@ func (f *Fabric) Nodes(ctx context.Context) ([]control.Node, error) {
 
 func (f *Fabric) nodes(s *snapshot) []control.Node {
 	all := map[discovery.NodeID]*control.Node{}
-	for _, n := range readClaims(f.o.Facts).nodes {
+	for _, n := range readClaims(f.o.Facts, f.o.Now()).nodes {
 		all[n.ID] = &control.Node{Node: n.Node}
 	}
 	for _, a := range s.admissions {

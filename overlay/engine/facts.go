@@ -126,10 +126,10 @@ func (f *facts) Network(name string) (overlay.Network, bool) {
 	return overlay.Network{}, false
 }
 
-// Identity returns the number of a set of groups, sorted.
+// Identity returns the number of a set of groups, sorted. One that is retired has to be asked for again.
 func (f *facts) Identity(network string, groups []string) (overlay.Identity, bool) {
 	for _, s := range f.Sets() {
-		if s.Network == network && slices.Equal(s.Groups, groups) {
+		if s.Network == network && s.Retired == 0 && slices.Equal(s.Groups, groups) {
 			return s.Identity, true
 		}
 	}

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -33,7 +34,8 @@ func (e *Engine) wish(id string, w wish) error {
 func groupsKey(network string, groups []string) string {
 	return "groups/" + network + "/" + strings.Join(groups, "+")
 }
-func blocksKey(network string) string { return "blocks/" + network }
+func blocksKey(network string) string   { return "blocks/" + network }
+func releasedKey(network string) string { return "released/" + network }
 
 // refused returns the masters' word, if there is one, that what a want row asks for can't be granted.
 func (e *Engine) refused(key string) error {
@@ -119,7 +121,33 @@ func (e *Engine) wanted() map[string][]byte {
 			add(blocksKey(n.Name), w)
 		}
 	}
+	for network, released := range e.released() {
+		add(releasedKey(network), overlay.Want{Network: network, Released: released})
+	}
 	return rows
+}
+
+// released returns the retired identities that no task here has, by network. The caller holds e.mu: none
+// of them can come into use here before the masters have said that it is in use again.
+func (e *Engine) released() map[string][]overlay.Release {
+	type identityOf struct {
+		network  string
+		identity overlay.Identity
+	}
+	used := make(map[identityOf]bool)
+	for _, en := range e.entries {
+		used[identityOf{en.Network, en.Identity}] = true
+	}
+	list := make(map[string][]overlay.Release)
+	for _, s := range e.facts.Sets() {
+		if s.Retired != 0 && !used[identityOf{s.Network, s.Identity}] {
+			list[s.Network] = append(list[s.Network], overlay.Release{Identity: s.Identity, Retired: s.Retired})
+		}
+	}
+	for _, l := range list {
+		slices.SortFunc(l, func(a, b overlay.Release) int { return cmp.Compare(a.Identity, b.Identity) })
+	}
+	return list
 }
 
 // blocksWanted returns how many blocks of a family this node should hold. The caller holds e.mu.
