@@ -167,8 +167,14 @@ func (a Attachment) Normal() Attachment {
 
 // Same reports whether a and b ask for the same, defaults filled in.
 func (a Attachment) Same(b Attachment) bool {
+	return slices.Equal(a.Normal().Groups, b.Normal().Groups) && a.SameTask(b)
+}
+
+// SameTask reports whether a and b ask for the same but for the groups, which may change while a task
+// runs.
+func (a Attachment) SameTask(b Attachment) bool {
 	a, b = a.Normal(), b.Normal()
-	if !slices.Equal(a.Groups, b.Groups) || !slices.Equal(a.Ports, b.Ports) {
+	if !slices.Equal(a.Ports, b.Ports) {
 		return false
 	}
 	return a.ID == b.ID && a.Task == b.Task && a.Name == b.Name && a.Network == b.Network && a.NetNS == b.NetNS &&

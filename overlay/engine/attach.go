@@ -96,6 +96,9 @@ func (e *Engine) existing(ctx context.Context, a overlay.Attachment) (overlay.En
 		return overlay.Endpoint{}, false, e.takeDown(ctx, a.ID)
 	case !en.Same(a) && !e.hasLink(ctx, en):
 		return overlay.Endpoint{}, false, e.takeDown(ctx, a.ID) // an earlier task that has ended just now
+	case !en.Same(a) && en.SameTask(a):
+		ep, err := e.regroup(ctx, en, a.Groups)
+		return ep, true, err
 	case !en.Same(a):
 		return overlay.Endpoint{}, true, fmt.Errorf("%w: it is attached already, with other contents (network %s, groups %s, "+
 			"namespace %s): detach it first", overlay.ErrConflict, en.Network, listOf(en.Groups), en.NetNS)

@@ -75,9 +75,13 @@ func (s *Service) attach(ctx context.Context, a overlay.Attachment) (overlay.End
 		return overlay.Endpoint{}, err
 	}
 	if e, there := s.endpoints[a.ID]; there {
-		if !e.Same(a) {
+		if !e.SameTask(a) {
 			return e, fmt.Errorf("%w: it is attached already, with other contents", overlay.ErrConflict)
 		}
+		if _, err := s.declared(a); err != nil {
+			return e, err
+		}
+		e.Groups, e.Identity = a.Groups, s.identity(a)
 		return e, nil
 	}
 	n, err := s.declared(a)

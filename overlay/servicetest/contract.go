@@ -65,6 +65,7 @@ func RunContract(t *testing.T, open func(t *testing.T) Node) {
 		{"AttachGivesTheLowestAddresses", subject.attachGives},
 		{"AttachTwiceIsOneAttachment", subject.attachTwice},
 		{"AttachWithOtherContentsIsAConflict", subject.attachOther},
+		{"AttachWithOtherGroupsMovesTheTask", subject.attachRegroups},
 		{"AttachTellsWhatIsAllowed", subject.attachInvalid},
 		{"PortsOfTheNodeLeadToOneTask", subject.attachPorts},
 		{"DetachGivesBackAndIsIdempotent", subject.detach},
@@ -171,7 +172,9 @@ func (s subject) attachTwice() {
 
 func (s subject) attachOther() {
 	one := s.attach(task("a", "prod", "web"))
-	_, err := s.Attach(s.context(), task("a", "prod", "db"))
+	other := task("a", "prod", "web")
+	other.NetNS = "/run/netns/b"
+	_, err := s.Attach(s.context(), other)
 	s.refused(err, overlay.ErrConflict, "a", "attached already")
 	_, err = s.Attach(s.context(), task("a", "dev"))
 	s.refused(err, overlay.ErrConflict)
@@ -181,6 +184,31 @@ func (s subject) attachOther() {
 	}
 	if diff := cmp.Diff([]overlay.Endpoint{one}, list, Compare()); diff != "" {
 		s.t.Errorf("a refused attachment changed something: -want +got\n%s", diff)
+	}
+}
+
+func (s subject) attachRegroups() {
+	before, db := s.attach(task("a", "prod", "web")), s.attach(task("db", "prod", "db"))
+	after := s.attach(task("a", "prod", "db"))
+	want := before
+	want.Groups, want.Identity = []string{"db"}, db.Identity
+	if diff := cmp.Diff(want, after, Compare()); diff != "" {
+		s.t.Errorf("more than the groups changed: -want +got\n%s", diff)
+	}
+	_, err := s.Attach(s.context(), task("a", "prod", "nogroup"))
+	s.refused(err, overlay.ErrNotFound, "nogroup")
+	list, err := s.Endpoints(s.context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if diff := cmp.Diff([]overlay.Endpoint{after, db}, list, Compare()); diff != "" {
+		s.t.Errorf("endpoints: -want +got\n%s", diff)
+	}
+	if v, err := s.Explain(s.context(), overlay.Question{Source: "a", Destination: "db", Protocol: "tcp", Port: 80}); err != nil || !v.Allowed {
+		s.t.Errorf("got %+v, %v, want that they may talk", v, err)
+	}
+	if bare := s.attach(task("a", "prod")); bare.Identity != 3 || len(bare.Groups) != 0 {
+		s.t.Errorf("got identity %d, groups %v, want the ungrouped", bare.Identity, bare.Groups)
 	}
 }
 

@@ -3,10 +3,12 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +20,7 @@ import (
 
 func (c *client) task() *cobra.Command {
 	group := &cobra.Command{Use: "task", Short: "tasks of this node"}
-	group.AddCommand(c.taskList(), c.taskShow(), c.taskExec(), c.taskKill())
+	group.AddCommand(c.taskList(), c.taskShow(), c.taskExec(), c.taskGroups(), c.taskKill())
 	return group
 }
 
@@ -119,4 +121,63 @@ func (c *client) taskKill() *cobra.Command {
 		}
 		return sandbox.Kill(e.Cgroup)
 	})
+}
+
+func (c *client) taskGroups() *cobra.Command {
+	var network string
+	var names []string
+	var none bool
+	cmd := &cobra.Command{
+		Use: "groups TASK (--group GROUP... | --none)", Short: "put a running task into other groups; its flows follow at once",
+		Example: "  weft task groups web --group web --group db\n  weft task groups web --network prod --none",
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringVar(&network, "network", "", "network that the groups are of, where the task is in several")
+	cmd.Flags().StringSliceVar(&names, "group", nil, "group that the task is in from now on, in place of those it is in (repeatable)")
+	cmd.Flags().BoolVar(&none, "none", false, "no group")
+	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
+		if none == (len(names) > 0) {
+			return fmt.Errorf("%w: name the groups by --group, or give --none for no group", show.ErrUsage)
+		}
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		e, err := member(ctx, d, args[0], network)
+		if err != nil {
+			return err
+		}
+		e.Groups = names
+		if e, err = d.Overlay.Attach(ctx, e.Attachment); err == nil {
+			fmt.Fprintf(c.env.Stdout, "task %s is in %s of network %s\n", e.Task, cmp.Or(show.List(e.Groups), "no group"), e.Network)
+		}
+		return err
+	})
+}
+
+// member finds a task's endpoint in a network, in the only one when that is empty.
+func member(ctx context.Context, d *Daemon, task, network string) (overlay.Endpoint, error) {
+	found, err := find(ctx, d, task)
+	if err != nil {
+		return found, err
+	}
+	all, err := d.Overlay.Endpoints(ctx)
+	if err != nil {
+		return found, err
+	}
+	var in []string
+	for _, e := range all {
+		if e.Task != found.Task {
+			continue
+		}
+		in = append(in, e.Network)
+		if e.Network == network {
+			return e, nil
+		}
+	}
+	switch {
+	case network != "":
+		return found, fmt.Errorf("task %s is not in network %q; it is in %s", found.Task, network, strings.Join(in, ", "))
+	case len(in) > 1:
+		return found, fmt.Errorf("task %s is in %s: say which by --network", found.Task, strings.Join(in, ", "))
+	}
+	return found, nil
 }
