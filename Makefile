@@ -50,7 +50,7 @@ lint: ## golangci-lint, clang-format
 # A million random packets per program take too long under -race.
 .PHONY: test
 test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
-	.ci/need.sh
+	.ci/need.sh dig podman runc busybox
 	@failed=0; \
 	.ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list ./... | grep -v '/bpf/bpftest$$') || failed=1; \
 	.ci/test.sh -count=1 -timeout 20m ./bpf/bpftest || failed=1; \

@@ -164,6 +164,9 @@ func (d *daemon) state(t *testing.T) []string {
 	var state []string
 	for _, e := range endpoints {
 		state = append(state, fmt.Sprintf("endpoint %s %s %s %v", e.ID, e.Network, e.Name, e.Groups))
+		for _, m := range e.Ports {
+			state = append(state, "port "+m.String())
+		}
 	}
 	for _, v := range vips {
 		for _, b := range v.Backends {
@@ -293,6 +296,52 @@ func TestArgumentsOfTheRuntime(t *testing.T) {
 	d.expect(t, "endpoint cni/prod/c1/eth0 prod web-1 [db web]",
 		"backend prod/api.weft:80/tcp cni/prod/c1/eth0", "backend prod/web.weft:80/tcp cni/prod/c1/eth0", "name cni/prod/c1/eth0")
 	refused(t, "arguments", d.do(t, call{verb: "ADD", container: "c2", args: "WEFT_NAME"}, nil), types.ErrInvalidNetworkConfig, "KEY=VALUE")
+}
+
+func TestPortMappingsOfTheRuntime(t *testing.T) {
+	d := serve(t)
+	mappings := map[string]any{"runtimeConfig": map[string]any{"portMappings": []map[string]any{
+		{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+		{"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "127.0.0.1"},
+		{"containerPort": 9090}, // a port of the container's, no wish
+	}}}
+	prev := d.add(t, call{container: "c1", config: mappings})
+	d.expect(t, "endpoint cni/prod/c1/eth0 prod c1 []", "port 127.0.0.1:53:5353/udp", "port 8080:80/tcp")
+	check := call{verb: "CHECK", container: "c1", config: map[string]any{"prevResult": prev}}
+	refused(t, "other ports", d.do(t, check, nil), types.ErrUnknownContainer, "port mappings")
+	maps.Copy(check.config, mappings)
+	if err := d.do(t, check, nil); err != nil {
+		t.Error(err)
+	}
+	for text, m := range map[string]map[string]any{
+		"containerPort 0":   {"hostPort": 81},
+		"hostPort 70000":    {"hostPort": 70000, "containerPort": 1},
+		`hostIP "here"`:     {"hostPort": 81, "containerPort": 1, "hostIP": "here"},
+		`protocol "sctp"`:   {"hostPort": 81, "containerPort": 1, "protocol": "sctp"},
+		"leads to task cni": {"hostPort": 8080, "containerPort": 1},
+	} {
+		config := map[string]any{"runtimeConfig": map[string]any{"portMappings": []map[string]any{m}}}
+		code := types.ErrInvalidNetworkConfig
+		if strings.HasPrefix(text, "leads") {
+			code = types.ErrInternal
+		}
+		refused(t, text, d.do(t, call{verb: "ADD", container: "c2", config: config}, nil), code, text)
+	}
+	if err := d.do(t, call{verb: "DEL", container: "c1", config: mappings}, nil); err != nil {
+		t.Error(err)
+	}
+	d.expect(t)
+}
+
+func TestNetworkInfoOfAMesosAgent(t *testing.T) {
+	d := serve(t)
+	d.add(t, call{container: "c1", config: map[string]any{"args": map[string]any{"org.apache.mesos": map[string]any{
+		"network_info": map[string]any{
+			"name": "prod", "groups": []string{"db"},
+			"port_mappings": []map[string]any{{"host_port": 31000, "container_port": 80}, {"host_port": 31001, "container_port": 53, "protocol": "udp"}},
+		},
+	}}}})
+	d.expect(t, "endpoint cni/prod/c1/eth0 prod c1 [db]", "port 31000:80/tcp", "port 31001:53/udp")
 }
 
 func TestCheck(t *testing.T) {

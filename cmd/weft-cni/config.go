@@ -12,6 +12,8 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	cniversion "github.com/containernetworking/cni/pkg/version"
+
+	"weft/overlay"
 )
 
 // defaultSocket is where the node daemon listens unless told otherwise.
@@ -19,7 +21,7 @@ const defaultSocket = "/run/weft/netd.sock"
 
 // config is the network configuration that a runtime hands in, and what it says of the container:
 //
-//	{"cniVersion": "1.1.0", "name": "prod", "type": "weft-cni",
+//	{"cniVersion": "1.1.0", "name": "prod", "type": "weft-cni", "capabilities": {"portMappings": true},
 //	 "network": "prod", "groups": ["web"], "vips": ["/web:80=8080"], "socket": "/run/weft/netd.sock"}
 type config struct {
 	types.PluginConf
@@ -28,9 +30,21 @@ type config struct {
 	VIPs    []string `json:"vips"`   // labels as in weft run --vip
 	Socket  string   `json:"socket"` // of the node daemon
 
+	// What the runtime adds for this container: the capability portMappings (CNI's conventions), and
+	// from a Mesos agent the NetworkInfo.
+	RuntimeConfig struct {
+		PortMappings []portMapping `json:"portMappings"`
+	} `json:"runtimeConfig"`
+	Args struct {
+		Mesos struct {
+			NetworkInfo networkInfo `json:"network_info"`
+		} `json:"org.apache.mesos"`
+	} `json:"args"`
+
 	// From CNI_ARGS: WEFT_NAME (or K8S_POD_NAME), a DNS label by which the container is found; and
 	// WEFT_GROUPS and WEFT_VIPS, comma lists which are added to those of the configuration.
 	label string
+	ports []overlay.PortMapping
 
 	container, netns, ifname string
 }
@@ -56,6 +70,10 @@ func parse(args *skel.CmdArgs) (config, error) {
 	c.label = cmp.Or(given["WEFT_NAME"], strings.ReplaceAll(given["K8S_POD_NAME"], ".", "-"))
 	c.Groups = append(c.Groups, list(given["WEFT_GROUPS"])...)
 	c.VIPs = append(c.VIPs, list(given["WEFT_VIPS"])...)
+	c.Groups = append(c.Groups, c.Args.Mesos.NetworkInfo.Groups...)
+	if c.ports, err = c.mappings(); err != nil {
+		return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
+	}
 	return c, nil
 }
 

@@ -25,8 +25,8 @@ const (
 	nameServer6 = "fd01:d::c633:6401"
 )
 
-// result is an endpoint in the words of CNI.
-func result(e overlay.Endpoint) *cni.Result {
+// result is an endpoint in the words of CNI; reached is where its container gets by it.
+func result(e overlay.Endpoint, reached []netip.Prefix) *cni.Result {
 	r := &cni.Result{
 		CNIVersion: cni.ImplementedSpecVersion,
 		Interfaces: []*cni.Interface{
@@ -39,14 +39,18 @@ func result(e overlay.Endpoint) *cni.Result {
 		}},
 	}
 	for _, a := range e.Addrs() {
-		gateway, nameServer, everything := gateway4, nameServer4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		gateway, nameServer := gateway4, nameServer4
 		if a.Is6() {
-			gateway, nameServer, everything = gateway6, nameServer6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			gateway, nameServer = gateway6, nameServer6
 		}
 		r.IPs = append(r.IPs, &cni.IPConfig{
 			Interface: new(1), Address: ipNet(netip.PrefixFrom(a, a.BitLen())), Gateway: net.ParseIP(gateway),
 		})
-		r.Routes = append(r.Routes, &types.Route{Dst: ipNet(everything), GW: net.ParseIP(gateway)})
+		for _, p := range reached {
+			if p.Addr().Is4() == a.Is4() {
+				r.Routes = append(r.Routes, &types.Route{Dst: ipNet(p), GW: net.ParseIP(gateway)})
+			}
+		}
 		r.DNS.Nameservers = append(r.DNS.Nameservers, nameServer)
 	}
 	return r

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -22,13 +23,17 @@ import (
 func (p *plugin) add(ctx context.Context) error {
 	e, err := p.overlay.Attach(ctx, overlay.Attachment{
 		ID: p.id(), Task: p.id(), Name: cmp.Or(p.label, p.container),
-		Network: p.Network, Groups: p.Groups, NetNS: p.netns, Interface: p.ifname,
+		Network: p.Network, Groups: p.Groups, NetNS: p.netns, Interface: p.ifname, Ports: p.ports,
 	})
 	if err != nil {
 		return err
 	}
-	if err = p.publish(ctx, e); err == nil {
-		err = types.PrintResult(result(e), p.CNIVersion)
+	reached, err := p.reached(ctx, e)
+	if err == nil {
+		err = p.publish(ctx, e)
+	}
+	if err == nil {
+		err = types.PrintResult(result(e, reached), p.CNIVersion)
 	}
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -36,6 +41,36 @@ func (p *plugin) add(ctx context.Context) error {
 		return errors.Join(err, p.leave(undo, p.id()))
 	}
 	return nil
+}
+
+// everything is what the first interface of a container, by name, reaches.
+func everything() []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+}
+
+// reached returns where the container gets by this interface: everywhere, or, when it is not its first,
+// to the network.
+func (p *plugin) reached(ctx context.Context, e overlay.Endpoint) ([]netip.Prefix, error) {
+	endpoints, err := p.overlay.Endpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	later := slices.ContainsFunc(endpoints, func(o overlay.Endpoint) bool {
+		first := len(o.Interface) < len(e.Interface) || len(o.Interface) == len(e.Interface) && o.Interface < e.Interface
+		return o.NetNS == e.NetNS && o.Cookie == e.Cookie && first
+	})
+	if !later {
+		return everything(), nil
+	}
+	networks, err := p.overlay.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(networks, func(n overlay.NetworkStatus) bool { return n.Name == e.Network })
+	if i < 0 {
+		return nil, fmt.Errorf("network %s: %w", e.Network, overlay.ErrNotFound)
+	}
+	return networks[i].Subnets(), nil
 }
 
 // publish makes the container be found by VIP and name.
@@ -104,6 +139,9 @@ func (p *plugin) check(ctx context.Context) error {
 	}
 	if have := e.Addrs(); !slices.Equal(told, have) {
 		return broken("it has the addresses %v, and ADD told %v", have, told)
+	}
+	if want := (overlay.Attachment{Ports: p.ports}).Normal().Ports; !slices.Equal(want, e.Ports) {
+		return broken("it has the port mappings %v, not %v", e.Ports, want)
 	}
 	if len(p.VIPs) == 0 {
 		return nil

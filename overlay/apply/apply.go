@@ -103,10 +103,10 @@ func addAddress(link netlink.Link, a netip.Addr, scope netlink.Scope) error {
 	return nil
 }
 
-// allAddrs returns the addresses of all links.
-func allAddrs() ([]netip.Addr, error) {
+// addrsOf returns the addresses of a link, or with nil of all.
+func addrsOf(link netlink.Link) ([]netip.Addr, error) {
 	list, err := retryDump(func() ([]netlink.Addr, error) {
-		return netlink.AddrList(nil, netlink.FAMILY_ALL) //nolint:forbidigo // this is the retrying reader
+		return netlink.AddrList(link, netlink.FAMILY_ALL) //nolint:forbidigo // this is the retrying reader
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)

@@ -131,7 +131,7 @@ func forget(ports []compile.Port) error {
 	for _, p := range ports {
 		f.ports[hold{p.Proto, p.Host}] = true
 	}
-	local, err := allAddrs()
+	local, err := addrsOf(nil)
 	if err != nil {
 		return err
 	}

@@ -248,6 +248,39 @@ func TestEnsureRefusesAndLeavesNothing(t *testing.T) {
 	}
 }
 
+// The default route is the first interface's by name, in whatever order they come.
+func TestFirstInterfaceTakesTheDefaultRoute(t *testing.T) {
+	inHost(t)
+	task := newTask(t)
+	var links Links
+	eth0, eth1 := spec("a/eth1", task), spec("a/eth0", task)
+	eth1.Interface, eth1.Addr4, eth1.Addr6 = "eth1", netip.MustParseAddr("9.1.0.1"), netip.MustParseAddr("fd01:c::1")
+	for range 2 {
+		for _, s := range []Spec{eth1, eth0} {
+			_, err := links.Ensure(t.Context(), s)
+			must(t, err)
+		}
+	}
+	within(t, task, func() error {
+		for source, want := range map[netip.Addr]string{eth0.Addr4: "eth0", eth1.Addr4: "eth1", eth0.Addr6: "eth0", eth1.Addr6: "eth1"} {
+			to := "10.0.0.1"
+			if source.Is6() {
+				to = "2001:db8::1"
+			}
+			for from, want := range map[string]string{source.String(): want, "": "eth0"} {
+				routes, err := netlink.RouteGetWithOptions(net.ParseIP(to), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(from)})
+				must(t, err)
+				link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+				must(t, err)
+				if got := link.Attrs().Name; got != want {
+					t.Errorf("from %q to %s: got %s, want %s", from, to, got, want)
+				}
+			}
+		}
+		return nil
+	})
+}
+
 func TestSecondInterfaceHasRoutesOfItsNetworkOnly(t *testing.T) {
 	inHost(t)
 	task := newTask(t)
@@ -268,7 +301,7 @@ func TestSecondInterfaceHasRoutesOfItsNetworkOnly(t *testing.T) {
 			must(t, err)
 			got = append(got, fmt.Sprint(r.Dst, " ", link.Attrs().Name))
 		}
-		if diff := cmp.Diff([]string{"0.0.0.0/0 eth0", "9.1.0.0/16 eth1"}, got); diff != "" {
+		if diff := cmp.Diff([]string{"0.0.0.0/0 eth0", "9.0.0.0/16 eth0", "9.1.0.0/16 eth1"}, got); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
 		}
 		return nil

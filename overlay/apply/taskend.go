@@ -72,20 +72,13 @@ func shape(link netlink.Link, s Spec) error {
 	return nil
 }
 
-// addRoutes leads a family's traffic to the gateway: all of it, or, when another interface has the
-// default route, that of the network and that of the address itself: what a task answers from there to
-// the world or to its node must not leave by the other link, which has another address.
+// addRoutes leads a family's traffic to the gateway. Every interface has the routes of its network; the
+// first one by name (eth0, then eth1) has the default route, whichever comes first. What a task answers
+// from the address of another one leaves by that: the first link would not take it for its own.
 func addRoutes(link netlink.Link, a netip.Addr, subnets []netip.Prefix) error {
 	family, all := netlink.FAMILY_V4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	if a.Is6() {
 		family, all = netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
-	taken, err := hasDefault(family, link.Attrs().Index)
-	if err != nil {
-		return err
-	}
-	if !taken {
-		return addRoute(link, a, all, unix.RT_TABLE_MAIN)
 	}
 	for _, p := range subnets {
 		if p.Addr().Is4() != a.Is4() {
@@ -94,6 +87,41 @@ func addRoutes(link netlink.Link, a netip.Addr, subnets []netip.Prefix) error {
 		if err := addRoute(link, a, p, unix.RT_TABLE_MAIN); err != nil {
 			return err
 		}
+	}
+	other, err := defaultOf(family, link.Attrs().Index)
+	switch {
+	case err != nil:
+		return err
+	case other == nil:
+		return addRoute(link, a, all, unix.RT_TABLE_MAIN)
+	case !precedes(link.Attrs().Name, other.Attrs().Name):
+		return leaveBy(link, a)
+	}
+	theirs, err := addrsOf(other)
+	if err != nil {
+		return err
+	}
+	for _, t := range theirs {
+		if t.Is4() != a.Is4() || t.IsLinkLocalUnicast() {
+			continue
+		}
+		if err := leaveBy(other, t); err != nil {
+			return err
+		}
+	}
+	return addRoute(link, a, all, unix.RT_TABLE_MAIN)
+}
+
+// precedes orders interfaces as people count them: eth2 before eth10.
+func precedes(a, b string) bool {
+	return len(a) < len(b) || len(a) == len(b) && a < b
+}
+
+// leaveBy lets what comes from an address leave by its own link.
+func leaveBy(link netlink.Link, a netip.Addr) error {
+	family, all := netlink.FAMILY_V4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if a.Is6() {
+		family, all = netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
 	table := ownTables + link.Attrs().Index
 	if err := addRoute(link, a, all, table); err != nil {
@@ -130,7 +158,7 @@ func routeFrom(family int, a netip.Addr, table int) error {
 	if err != nil {
 		return fmt.Errorf("list routing rules: %w", err)
 	}
-	addrs, err := allAddrs()
+	addrs, err := addrsOf(nil)
 	if err != nil {
 		return err
 	}
@@ -160,18 +188,23 @@ func routeFrom(family int, a netip.Addr, table int) error {
 	return nil
 }
 
-// hasDefault reports whether the namespace has a default route by another interface than index.
-func hasDefault(family, index int) (bool, error) {
+// defaultOf returns the link of the namespace's default route when it is another one than index.
+func defaultOf(family, index int) (netlink.Link, error) {
 	routes, err := routesOf(family)
 	if err != nil {
-		return false, err
+		return nil, err
+	}
+	links, err := allLinks()
+	if err != nil {
+		return nil, err
 	}
 	for _, r := range routes {
-		if isDefault(r) && r.LinkIndex != index {
-			return true, nil
+		i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == r.LinkIndex })
+		if i >= 0 && isDefault(r) && r.LinkIndex != index {
+			return links[i], nil
 		}
 	}
-	return false, nil
+	return nil, nil //nolint:nilnil // none is an answer
 }
 
 func isDefault(r netlink.Route) bool {

@@ -30,10 +30,10 @@ func tasks(f Facts, networks map[string]overlay.Network, prefixed map[identityOf
 	endpoints = make(map[row.EndpointKey]row.Endpoint, 2*len(f.Tasks))
 	spaces = make(map[uint64]row.Space, len(f.Tasks))
 	directed := directedNetworks(f)
-	// Of several attachments of one namespace the first that came gives it its VIPs, as it does the
-	// default route.
+	// Of several attachments of one namespace that of the first interface by name (eth0, then eth1) gives
+	// it its VIPs, as it does the default route.
 	sorted := slices.SortedFunc(slices.Values(f.Tasks), func(a, b Task) int {
-		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(len(a.Interface), len(b.Interface)), cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.ID, b.ID))
 	})
 	for _, t := range sorted {
 		n, known := networks[t.Network]

@@ -336,8 +336,19 @@ func (e *Engine) hold(ctx context.Context, ep overlay.Endpoint) error {
 	if len(ep.Ports) == 0 || e.o.Host == nil {
 		return nil
 	}
-	return e.o.Host.Hold(ctx, compile.PortsOf(ep))
+	ports := compile.PortsOf(ep)
+	if err := e.o.Host.Hold(ctx, ports); err != nil {
+		return err
+	}
+	if holdsItself(ep) {
+		return e.o.Host.Release(ctx, ports)
+	}
+	return nil
 }
+
+// holdsItself tells of tasks of a CNI runtime, which may hold the ports that it maps (podman does): it
+// is told whether they are free, and left to it.
+func holdsItself(ep overlay.Endpoint) bool { return ep.OwnerPID == 0 }
 
 func specOf(ep overlay.Endpoint, n overlay.Network) apply.Spec {
 	return apply.Spec{

@@ -15,6 +15,7 @@ import (
 func published(id string, ports ...overlay.PortMapping) overlay.Attachment {
 	a := task(id, "prod")
 	a.Ports = ports
+	a.OwnerPID, a.OwnerStart = 100, 1
 	return a
 }
 
@@ -55,6 +56,19 @@ func TestPortsComeAndGoWithTheTask(t *testing.T) {
 			t.Errorf("detached: got %v, want nothing", got)
 		}
 		n.attach(t, published("web-2", overlay.PortMapping{HostPort: 8080, Port: 81}))
+	})
+}
+
+// A runtime without an owner process holds the ports itself.
+func TestPortsOfACNIRuntimeAreItsToHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, options{})
+		a := published("web-1", overlay.PortMapping{HostPort: 8080, Port: 80})
+		a.OwnerPID, a.OwnerStart = 0, 0
+		n.attach(t, a)
+		if got := n.openings(t); got != [3]int{2, 2, 0} {
+			t.Errorf("got %v, want the ports open and not held", got)
+		}
 	})
 }
 

@@ -60,7 +60,7 @@ func (e *Engine) resume(ctx context.Context, ep overlay.Endpoint, link apply.Lin
 			return fmt.Errorf("attachment %s: %w", ep.ID, err)
 		}
 	}
-	if en.phase == live && len(ep.Ports) > 0 && e.o.Host != nil {
+	if en.phase == live && len(ep.Ports) > 0 && !holdsItself(ep) && e.o.Host != nil {
 		// What a program took while no daemon held it leads to the task all the same.
 		if err := e.o.Host.Hold(ctx, compile.PortsOf(ep)); err != nil {
 			e.log.Warn("port is not held", "attachment", ep.ID, "error", err.Error())
