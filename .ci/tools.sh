@@ -9,10 +9,11 @@ mkdir -p "$tools"
 pin() { sed -n "s/^$1 *:= *//p" Makefile; }
 
 if ! clang-19 --version 2>/dev/null | grep -q "$(pin CLANG_VERSION)" ||
-	! command -v clang-format-19 >/dev/null || ! command -v llvm-strip-19 >/dev/null || ! command -v protoc >/dev/null; then
+	! command -v clang-format-19 >/dev/null || ! command -v llvm-strip-19 >/dev/null || ! command -v protoc >/dev/null ||
+	! command -v nfcapd >/dev/null; then
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends clang-19 clang-format-19 llvm-19 protobuf-compiler >/dev/null
+	apt-get install -y -qq --no-install-recommends clang-19 clang-format-19 llvm-19 protobuf-compiler nfdump >/dev/null
 fi
 clang-19 --version | grep -q "$(pin CLANG_VERSION)" || {
 	echo "tools: clang-19 is not $(pin CLANG_VERSION), which the committed objects were built with" >&2

@@ -152,6 +152,8 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":          {"cmd"},
 	"github.com/prometheus":           {"cmd"},
 	"github.com/go-zookeeper/zk":      {"cmd/weft/mesosdns"},
+	"github.com/vmware/go-ipfix":      {"cmd/weft/ipfix"},
+	"k8s.io/klog":                     {"cmd/weft/ipfix"},
 	"github.com/containernetworking":  {"cmd/weft-cni"},
 	"github.com/grpc-ecosystem":       {"control/controlpb", "control/master"},
 	"google.golang.org/grpc":          {"overlay/overlaypb", "lb/lbpb", "discovery/discoverypb", "control/controlpb", "control/master", "cmd"},

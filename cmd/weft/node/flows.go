@@ -7,11 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"weft/cmd/weft/ipfix"
 	"weft/cmd/weft/show"
 	"weft/overlay"
 )
@@ -22,7 +25,7 @@ func (c *client) flows() *cobra.Command {
 		Short: "show the packets that the programs of this node report, with the names of tasks",
 		Long: "Flows shows what was dropped, with reason, rule, owner and what would change it, and samples of what passed:\n" +
 			"one of 1024 packets, or with --all each packet of one task of this node. -o json prints a line for each.",
-		Example: "  weft flows --drops --follow\n  weft flows --task web --all --follow\n  weft flows --since 1m -o json",
+		Example: "  weft flows --drops --follow\n  weft flows --task web --all --follow\n  weft flows --since 1m -o json\n  weft flows --follow --ipfix 192.0.2.1:4739",
 		Args:    cobra.NoArgs,
 	}
 	output := show.Output(cmd)
@@ -32,6 +35,7 @@ func (c *client) flows() *cobra.Command {
 	cmd.Flags().BoolVar(&f.Drops, "drops", false, "only packets that were dropped")
 	cmd.Flags().BoolVar(&f.All, "all", false, fmt.Sprintf("every packet of --task (at most %d), not samples alone", overlay.MaxTraced))
 	since := cmd.Flags().Duration("since", 0, "no recent packets that are older, such as 30s (default: all that are kept)")
+	collector := cmd.Flags().String("ipfix", "", "send flows to this collector (HOST:PORT, UDP) as IPFIX instead of printing them")
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on until interrupted; without it, show the recent ones")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, _ []string) error {
 		if *since < 0 {
@@ -43,6 +47,9 @@ func (c *client) flows() *cobra.Command {
 		if f.All && f.Task == "" {
 			return fmt.Errorf("%w: --all needs --task: it reports every packet of one task", show.ErrUsage)
 		}
+		if *collector != "" {
+			return d.export(ctx, f, *follow || f.All, *collector)
+		}
 		return d.eachEvent(ctx, f, *follow || f.All, func(e overlay.Event) error {
 			if *output == "json" {
 				return json.NewEncoder(c.env.Stdout).Encode(e)
@@ -51,6 +58,21 @@ func (c *client) flows() *cobra.Command {
 			return err
 		})
 	})
+}
+
+// export sends events to a flow collector.
+func (d *Daemon) export(ctx context.Context, f overlay.Filter, follow bool, collector string) error {
+	addr, err := net.ResolveUDPAddr("udp", collector)
+	if err != nil || addr.Port == 0 || addr.IP == nil {
+		return fmt.Errorf("%w: ipfix is %q: HOST:PORT of a collector is allowed", show.ErrUsage, collector)
+	}
+	at := addr.AddrPort()
+	x, err := ipfix.Open(netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	return d.eachEvent(ctx, f, follow, x.Send)
 }
 
 // replayQuiet is how long `flows` without --follow waits for a further recent event.
