@@ -162,6 +162,7 @@ func (a Attachment) Normal() Attachment {
 	}
 	a.Groups = slices.Compact(slices.Sorted(slices.Values(a.Groups)))
 	a.Ports = normalPorts(a.Ports)
+	a.Fixed = slices.SortedFunc(slices.Values(a.Fixed), netip.Addr.Compare)
 	return a
 }
 
@@ -174,7 +175,7 @@ func (a Attachment) Same(b Attachment) bool {
 // runs.
 func (a Attachment) SameTask(b Attachment) bool {
 	a, b = a.Normal(), b.Normal()
-	if !slices.Equal(a.Ports, b.Ports) {
+	if !slices.Equal(a.Ports, b.Ports) || !slices.Equal(a.Fixed, b.Fixed) {
 		return false
 	}
 	return a.ID == b.ID && a.Task == b.Task && a.Name == b.Name && a.Network == b.Network && a.NetNS == b.NetNS &&
@@ -207,6 +208,7 @@ func (a Attachment) Validate() error {
 		p.addf("cgroup %q is not an absolute path", a.Cgroup)
 	}
 	p.mappings(a.Ports)
+	p.fixed(a.Fixed)
 	return p.err()
 }
 

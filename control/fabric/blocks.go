@@ -5,6 +5,7 @@ package fabric
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"weft/discovery"
 	"weft/overlay"
@@ -40,6 +41,8 @@ func (p *planner) grantAddrs(w wantClaim, n overlay.Network) {
 		cursor := p.cursor(n, subnet)
 		block := netip.PrefixFrom(addr, cursor.bits).Masked()
 		switch holder, taken := cursor.taken[block]; {
+		case p.goingBack(w, block):
+			// Not taken and given in turns: the node asks when the block has gone.
 		case taken && holder != w.node:
 			p.refuse(w.node, discovery.KindWant, w.key, "address %s lies in block %s of node %s: the task can have it there only",
 				addr, block, holder)
@@ -52,6 +55,11 @@ func (p *planner) grantAddrs(w wantClaim, n overlay.Network) {
 			p.give(n, w.node, block)
 		}
 	}
+}
+
+// goingBack tells whether a node gives a block back in any of its wants.
+func (p *planner) goingBack(w wantClaim, block netip.Prefix) bool {
+	return slices.ContainsFunc(p.wants, func(o wantClaim) bool { return o.node == w.node && slices.Contains(o.Return, block) })
 }
 
 func (p *planner) grantBlocks(w wantClaim, n overlay.Network, subnet netip.Prefix, wanted int) {

@@ -127,6 +127,8 @@ func TestABlockGivenBackGoesToWhoWantsOneNext(t *testing.T) {
 	// n1 gives its block back and wants another one: that is not the one it gives back.
 	f.say("n1", discovery.KindWant, "blocks/prod", overlay.Want{Network: "prod", Blocks4: 1, Return: []netip.Prefix{first}})
 	f.say("n2", discovery.KindWant, "blocks/prod", overlay.Want{Network: "prod", Blocks4: 1, Return: []netip.Prefix{first}})
+	// Nor by an address of it.
+	f.say("n1", discovery.KindWant, "address/prod/9.0.0.7", overlay.Want{Network: "prod", Addrs: []netip.Addr{netip.MustParseAddr("9.0.0.7")}})
 	w.settle(t, f)
 	if diff := cmp.Diff(w.blocks(), map[string]string{"9.0.1.0/24": "n2", "9.0.2.0/24": "n1"}); diff != "" {
 		t.Errorf("blocks (-got +want):\n%s", diff)

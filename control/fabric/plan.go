@@ -41,6 +41,7 @@ func plan(s *snapshot, c claims) *decision {
 type planner struct {
 	s        *snapshot
 	d        *decision
+	wants    []wantClaim
 	admitted map[discovery.NodeID]uint64 // -> incarnations up to this are void
 	vteps    map[netip.Addr]discovery.NodeID
 	refused  map[string]discovery.Refusal // by key of the ledger
@@ -117,6 +118,7 @@ func (p *planner) vtep(n nodeClaim, a discovery.Admission) (netip.Addr, string) 
 
 // grant answers wishes for blocks and identities.
 func (p *planner) grant(c claims) {
+	p.wants = c.wants
 	for _, w := range c.wants {
 		if p.d.full() {
 			return

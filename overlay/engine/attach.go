@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,7 +18,6 @@ import (
 	"weft/overlay"
 	"weft/overlay/apply"
 	"weft/overlay/compile"
-	"weft/overlay/ipam"
 )
 
 // undoFor is how long taking back a failed attachment may take, when its caller has gone.
@@ -133,7 +131,7 @@ func (e *Engine) declared(a overlay.Attachment) (overlay.Network, error) {
 				g, a.Network, overlay.ErrNotFound, listOf(declared))
 		}
 	}
-	return n, nil
+	return n, n.CheckFixed(a.Fixed)
 }
 
 func listOf(names []string) string {
@@ -153,7 +151,7 @@ func (e *Engine) identity(ctx context.Context, n overlay.Network, a overlay.Atta
 		if id, ok := e.facts.Identity(n.Name, a.Groups); ok {
 			return id, nil
 		}
-		if err := e.refused(groupsKey(n.Name, a.Groups)); err != nil {
+		if err := e.refused(groupsKey(n.Name, a.Groups), overlay.ErrExhausted); err != nil {
 			return 0, err
 		}
 		if err := e.wish(a.ID, wish{network: n.Name, groups: a.Groups}); err != nil {
@@ -166,74 +164,6 @@ func (e *Engine) identity(ctx context.Context, n overlay.Network, a overlay.Atta
 				"attachments with groups that this node has used before need none: %w", listOf(a.Groups), ctx.Err())
 		}
 	}
-}
-
-// reserve gives an attachment addresses, waiting for a block if none is free.
-func (e *Engine) reserve(
-	ctx context.Context, n overlay.Network, a overlay.Attachment, identity overlay.Identity,
-) (overlay.Endpoint, error) {
-	for {
-		changed := e.o.Rows.Changed(discovery.KindBlock, discovery.KindNetwork, discovery.KindRefusal)
-		if _, ok := e.facts.Network(n.Name); !ok {
-			return overlay.Endpoint{}, fmt.Errorf("network %q: %w: it was removed meanwhile", n.Name, overlay.ErrNotFound)
-		}
-		ep, missing, err := e.pick(n, a, identity)
-		if err != nil || !missing.IsValid() {
-			return ep, err
-		}
-		if err := errors.Join(e.exhausted(n, missing), e.refused(blocksKey(n.Name))); err != nil {
-			return overlay.Endpoint{}, err
-		}
-		if err := e.wish(a.ID, wish{network: n.Name, address: true}); err != nil {
-			return overlay.Endpoint{}, err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return overlay.Endpoint{}, fmt.Errorf("this node has no free address in %s, and no master answered with a block: %w",
-				missing, ctx.Err())
-		}
-	}
-}
-
-// pick makes an entry with the lowest free address of each of the network's families; missing is the
-// subnet that has none.
-func (e *Engine) pick(
-	n overlay.Network, a overlay.Attachment, identity overlay.Identity,
-) (ep overlay.Endpoint, missing netip.Prefix, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.clash(a); err != nil {
-		return ep, missing, err
-	}
-	used := make(map[netip.Addr]bool)
-	for _, en := range e.entries {
-		if en.Network == n.Name {
-			for _, addr := range en.Addrs() {
-				used[addr] = true
-			}
-		}
-	}
-	ep = overlay.Endpoint{
-		Attachment: a, Node: e.o.Node, VNI: n.VNI, Identity: identity, MTU: compile.TaskMTU(e.o.Underlay.MTU),
-		HostInterface: apply.LinkName(a.ID), Since: time.Now().UTC(),
-	}
-	for _, subnet := range n.Subnets() {
-		addr, ok := ipam.Lowest(e.ownBlocks(n, subnet), func(a netip.Addr) bool { return used[a] })
-		if !ok {
-			return overlay.Endpoint{}, subnet, nil
-		}
-		if addr.Is4() {
-			ep.Addr4 = addr
-		} else {
-			ep.Addr6 = addr
-		}
-	}
-	mac := compile.MAC(ep.Addr4, ep.Addr6)
-	ep.MAC = net.HardwareAddr(mac[:]).String()
-	e.entries[a.ID] = &entry{Endpoint: ep}
-	delete(e.pending, a.ID) // in one with the entry: it is not counted twice
-	return ep, netip.Prefix{}, nil
 }
 
 // clash tells when a port of the node leads to another task already. The caller holds e.mu.
@@ -249,33 +179,6 @@ func (e *Engine) clash(a overlay.Attachment) error {
 		}
 	}
 	return nil
-}
-
-// ownBlocks returns this node's blocks of a network in the family of subnet.
-func (e *Engine) ownBlocks(n overlay.Network, subnet netip.Prefix) []netip.Prefix {
-	var blocks []netip.Prefix
-	for _, b := range e.facts.Blocks() {
-		if b.Network == n.Name && b.Node == e.o.Node && subnet.Overlaps(b.Prefix) {
-			blocks = append(blocks, b.Prefix)
-		}
-	}
-	return blocks
-}
-
-// exhausted tells when asking the masters for a block is no use: there is none left.
-func (e *Engine) exhausted(n overlay.Network, subnet netip.Prefix) error {
-	var taken []netip.Prefix
-	for _, b := range e.facts.Blocks() {
-		if b.Network == n.Name {
-			taken = append(taken, b.Prefix)
-		}
-	}
-	bits := n.BlockBits(subnet.Addr())
-	if _, left := ipam.LowestBlock(subnet, bits, taken); left {
-		return nil
-	}
-	return fmt.Errorf("addresses of %s are %w: every /%d block is held by a node, and the %d held here are full",
-		subnet, overlay.ErrExhausted, bits, len(e.ownBlocks(n, subnet)))
 }
 
 // record writes an endpoint's row; it is on disk when record returns.

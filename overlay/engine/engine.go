@@ -10,7 +10,8 @@
 //
 //  1. check     against networks and groups that the masters declared
 //  2. identity  of its groups: known, or asked of the masters
-//  3. address   lowest free of the node's blocks; on disk, with the endpoint, before anything is made
+//  3. address   fixed or lowest free of the node's blocks (addresses.go); on disk, with the endpoint, before
+//     anything is made
 //  4. ports     of the node that lead to the task are held, so that no program takes them
 //  5. link      made, host end down
 //  6. programs  on the host end
@@ -127,10 +128,13 @@ type Engine struct {
 	mu      sync.Mutex // guards what follows
 	entries map[string]*entry
 	pending map[string]wish // attachments that wait for the masters, by id
-	changed chan struct{}   // closed and replaced when the live entries change
-	readers map[*reader]struct{}
-	recent  []overlay.Event // at most eventsKept, oldest first
-	stats   Stats
+	// returning are blocks that go back to the masters; empty tells since when blocks have no task.
+	returning map[netip.Prefix]bool
+	empty     map[netip.Prefix]time.Time
+	changed   chan struct{} // closed and replaced when the live entries change
+	readers   map[*reader]struct{}
+	recent    []overlay.Event // at most eventsKept, oldest first
+	stats     Stats
 
 	traces traces
 
@@ -184,6 +188,7 @@ func New(o Options) (*Engine, error) {
 		o: o, log: log, facts: known, elsewhere: &elsewhere{finder: o.Finder, self: o.Node, facts: known},
 		ready: make(chan struct{}), kick: make(chan struct{}, 1), sync: syncer{policy: compile.NewPolicy()},
 		entries: make(map[string]*entry), pending: make(map[string]wish),
+		returning: make(map[netip.Prefix]bool), empty: make(map[netip.Prefix]time.Time),
 		changed: make(chan struct{}), readers: make(map[*reader]struct{}),
 		traces: traces{
 			own: make(map[string]map[row.TraceKey]row.Trace), set: make(map[row.TraceKey]bool), walk: make(map[string]*overlay.Walk),

@@ -94,7 +94,9 @@ func (e *Engine) step(ctx context.Context, g *errgroup.Group) error {
 		close(e.ready)
 	}
 	e.watchOwners(ctx, g)
-	errs := []error{e.endWhatEnded(ctx), e.syncWants(), e.syncTables(ctx)}
+	ended := e.endWhatEnded(ctx)
+	e.returnBlocks(time.Now())
+	errs := []error{ended, e.syncWants(), e.syncTables(ctx)}
 	return errors.Join(errs...)
 }
 

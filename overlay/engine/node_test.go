@@ -327,6 +327,13 @@ func (m *masters) answer(w overlay.Want) {
 	if i < 0 {
 		return
 	}
+	for _, p := range w.Return {
+		m.apply(discovery.Row{Kind: discovery.KindBlock, Key: p.String(), Deleted: true})
+	}
+	for _, a := range w.Addrs {
+		p := networks[i].Normal().BlockOf(a)
+		m.say(discovery.KindBlock, p.String(), overlay.Block{Network: w.Network, Node: self, Prefix: p})
+	}
 	for _, subnet := range networks[i].Subnets() {
 		wanted := w.Blocks6
 		if subnet.Addr().Is4() {

@@ -17,6 +17,7 @@ import (
 // restore takes up what an earlier process left: endpoints on disk whose link is alive go on as they
 // are; the others, and links that nobody knows, are taken down. It may be called again after an error.
 func (e *Engine) restore(ctx context.Context) error {
+	e.resumeReturns()
 	links, err := e.o.Links.List(ctx)
 	if err != nil {
 		return err
@@ -46,6 +47,19 @@ func (e *Engine) restore(ctx context.Context) error {
 		return err
 	}
 	return e.openLinks(ctx, links)
+}
+
+// resumeReturns takes up which blocks the masters were told to take back: they may have done so.
+func (e *Engine) resumeReturns() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, r := range e.o.Rows.Own(discovery.KindWant) {
+		if w, err := state.Value[overlay.Want](r); err == nil {
+			for _, p := range w.Return {
+				e.returning[p] = true
+			}
+		}
+	}
 }
 
 // resume makes an entry of an endpoint from disk. Without a cookie its link was never finished, and

@@ -18,8 +18,9 @@ import (
 // wish is what an attachment waits for.
 type wish struct {
 	network string
-	groups  []string // wants an identity for them
-	address bool     // wants a block
+	groups  []string   // wants an identity for them
+	address bool       // wants a block
+	fixed   netip.Addr // wants the block that holds it
 }
 
 // wish notes what an attachment waits for and tells the masters.
@@ -34,16 +35,17 @@ func (e *Engine) wish(id string, w wish) error {
 func groupsKey(network string, groups []string) string {
 	return "groups/" + network + "/" + strings.Join(groups, "+")
 }
-func blocksKey(network string) string   { return "blocks/" + network }
-func releasedKey(network string) string { return "released/" + network }
+func blocksKey(network string) string              { return "blocks/" + network }
+func releasedKey(network string) string            { return "released/" + network }
+func fixedKey(network string, a netip.Addr) string { return "address/" + network + "/" + a.String() }
 
 // refused returns the masters' word, if there is one, that what a want row asks for can't be granted.
-func (e *Engine) refused(key string) error {
+func (e *Engine) refused(key string, as error) error {
 	for _, r := range e.o.Rows.Rows(discovery.KindRefusal) {
 		var refusal discovery.Refusal
 		if json.Unmarshal(r.Value, &refusal) == nil && r.Writer == discovery.Ledger &&
 			refusal.Node == e.o.Node && refusal.Kind == discovery.KindWant && refusal.Key == key {
-			return fmt.Errorf("%w: %s", overlay.ErrExhausted, refusal.Reason)
+			return fmt.Errorf("%w: %s", as, refusal.Reason)
 		}
 	}
 	return nil
@@ -99,6 +101,10 @@ func (e *Engine) wanted() map[string][]byte {
 		rows[key] = value
 	}
 	for _, w := range e.pending {
+		// A block that goes back is asked for when it has gone: masters must not take and give in turns.
+		if n, ok := e.facts.Network(w.network); ok && w.fixed.IsValid() && !e.returning[n.BlockOf(w.fixed)] {
+			add(fixedKey(w.network, w.fixed), overlay.Want{Network: w.network, Addrs: []netip.Addr{w.fixed}})
+		}
 		if w.groups == nil {
 			continue
 		}
@@ -108,7 +114,7 @@ func (e *Engine) wanted() map[string][]byte {
 	}
 	for _, n := range e.facts.Networks() {
 		n = n.Normal()
-		w := overlay.Want{Network: n.Name}
+		w := overlay.Want{Network: n.Name, Return: e.returned(n)}
 		for _, subnet := range n.Subnets() {
 			count := e.blocksWanted(n, subnet)
 			if subnet.Addr().Is4() {
@@ -117,7 +123,7 @@ func (e *Engine) wanted() map[string][]byte {
 				w.Blocks6 = count
 			}
 		}
-		if w.Blocks4+w.Blocks6 > 0 {
+		if w.Blocks4+w.Blocks6 > 0 || w.Return != nil {
 			add(blocksKey(n.Name), w)
 		}
 	}
@@ -153,22 +159,32 @@ func (e *Engine) released() map[string][]overlay.Release {
 // blocksWanted returns how many blocks of a family this node should hold. The caller holds e.mu.
 func (e *Engine) blocksWanted(n overlay.Network, subnet netip.Prefix) int {
 	held := e.ownBlocks(n, subnet)
-	var used []netip.Addr
-	for _, en := range e.entries {
-		if en.Network == n.Name {
-			used = append(used, en.Addrs()...)
-		}
-	}
-	waiting := 0
-	for _, w := range e.pending {
-		if w.network == n.Name && w.address {
-			waiting++
-		}
-	}
+	used, waiting := addrsOf(e.used(n.Name)), e.waiting(n.Name)
 	if waiting == 0 && len(used) == 0 {
 		return len(held)
 	}
 	family := slices.DeleteFunc(used, func(a netip.Addr) bool { return a.Is4() != subnet.Addr().Is4() })
 	usable := overlay.Usable(netip.PrefixFrom(subnet.Addr(), n.BlockBits(subnet.Addr())))
 	return ipam.Wanted(len(held), ipam.Free(held, family), waiting, usable)
+}
+
+// waiting counts the attachments that wait for any address of a network. The caller holds e.mu.
+func (e *Engine) waiting(network string) (n int) {
+	for _, w := range e.pending {
+		if w.network == network && w.address {
+			n++
+		}
+	}
+	return n
+}
+
+// returned lists the blocks of a network that go back, in order. The caller holds e.mu.
+func (e *Engine) returned(n overlay.Network) (list []netip.Prefix) {
+	for _, b := range e.facts.Blocks() {
+		if b.Network == n.Name && b.Node == e.o.Node && e.returning[b.Prefix] {
+			list = append(list, b.Prefix)
+		}
+	}
+	slices.SortFunc(list, overlay.ComparePrefixes)
+	return list
 }

@@ -96,9 +96,9 @@ func (s *Service) attach(ctx context.Context, a overlay.Attachment) (overlay.End
 		HostInterface: "weft-fake", Cookie: uint64(len(s.endpoints) + 1), Since: time.Now().UTC(),
 	}
 	for _, subnet := range n.Subnets() {
-		addr, ok := s.address(n, subnet)
-		if !ok {
-			return e, fmt.Errorf("addresses of %s are %w", subnet, overlay.ErrExhausted)
+		addr, err := s.address(n, subnet, a.Fixed)
+		if err != nil {
+			return e, err
 		}
 		if addr.Is4() {
 			e.Addr4 = addr
@@ -138,7 +138,7 @@ func (s *Service) declared(a overlay.Attachment) (overlay.Network, error) {
 			return overlay.Network{}, fmt.Errorf("group %q: %w: declared are %s", g, overlay.ErrNotFound, strings.Join(declared, ", "))
 		}
 	}
-	return s.networks[i], nil
+	return s.networks[i], s.networks[i].CheckFixed(a.Fixed)
 }
 
 func (s *Service) groupsOf(network string) []string {
@@ -170,15 +170,27 @@ func (s *Service) identity(a overlay.Attachment) overlay.Identity {
 }
 
 // address returns the lowest free address of a subnet, taking another block of it if need be.
-func (s *Service) address(n overlay.Network, subnet netip.Prefix) (netip.Addr, bool) {
+func (s *Service) address(n overlay.Network, subnet netip.Prefix, fixed []netip.Addr) (netip.Addr, error) {
+	for _, addr := range fixed {
+		switch {
+		case addr.Is4() != subnet.Addr().Is4():
+		case s.used(addr):
+			return addr, fmt.Errorf("%w: fixed address %s is another task's", overlay.ErrConflict, addr)
+		default:
+			if block := n.BlockOf(addr); !slices.Contains(s.held(n, subnet), block) {
+				s.blocks = append(s.blocks, overlay.Block{Network: n.Name, Node: Node, Prefix: block})
+			}
+			return addr, nil
+		}
+	}
 	for {
 		held := s.held(n, subnet)
 		if addr, ok := ipam.Lowest(held, s.used); ok {
-			return addr, true
+			return addr, nil
 		}
 		block, ok := ipam.LowestBlock(subnet, n.BlockBits(subnet.Addr()), held)
 		if !ok {
-			return netip.Addr{}, false
+			return netip.Addr{}, fmt.Errorf("addresses of %s are %w", subnet, overlay.ErrExhausted)
 		}
 		s.blocks = append(s.blocks, overlay.Block{Network: n.Name, Node: Node, Prefix: block})
 	}

@@ -106,10 +106,15 @@ func Wanted(held, free, waiting, usable int) int {
 	if usable <= 0 {
 		return held
 	}
-	mark := min(max(usable/8, 1), 32)
-	short := mark + waiting - free
+	short := lowWater(usable) + waiting - free
 	if short <= 0 {
 		return held
 	}
 	return held + 1 + (short-1)/usable
 }
+
+// Spare reports whether a node can do without a block, when free addresses are left in the others: twice
+// the low-water mark, so that it is not asked for again with the next task.
+func Spare(free, waiting, usable int) bool { return free-waiting >= 2*lowWater(usable) }
+
+func lowWater(usable int) int { return min(max(usable/8, 1), 32) }

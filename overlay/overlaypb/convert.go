@@ -92,6 +92,7 @@ func attachmentOut(a overlay.Attachment) *Attachment {
 	return &Attachment{
 		Id: a.ID, Task: a.Task, Name: a.Name, Network: a.Network, Groups: a.Groups, Netns: a.NetNS, Interface: a.Interface,
 		OwnerPid: int64(a.OwnerPID), OwnerStart: a.OwnerStart, Cgroup: a.Cgroup, Ports: portsOut(a.Ports),
+		Fixed: fixedOut(a.Fixed),
 	}
 }
 
@@ -108,11 +109,30 @@ func portsOut(list []overlay.PortMapping) []*PortMapping {
 // attachmentIn names what of an attachment can't be read as ErrInvalid.
 func attachmentIn(a *Attachment) (overlay.Attachment, error) {
 	ports, err := portsIn(a.GetPorts())
+	fixed, bad := fixedIn(a.GetFixed())
 	return overlay.Attachment{
 		ID: a.GetId(), Task: a.GetTask(), Name: a.GetName(), Network: a.GetNetwork(), Groups: a.GetGroups(), NetNS: a.GetNetns(),
 		Interface: a.GetInterface(), OwnerPID: int(a.GetOwnerPid()), OwnerStart: a.GetOwnerStart(), Cgroup: a.GetCgroup(),
-		Ports: ports,
-	}, err
+		Ports: ports, Fixed: fixed,
+	}, errors.Join(err, bad)
+}
+
+func fixedOut(addrs []netip.Addr) (out []string) {
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+func fixedIn(list []string) (addrs []netip.Addr, err error) {
+	for _, text := range list {
+		a, bad := netip.ParseAddr(text)
+		if bad != nil {
+			err = errors.Join(err, fmt.Errorf("%w fixed address %q: an IPv4 or IPv6 address is allowed", overlay.ErrInvalid, text))
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, err
 }
 
 func portsIn(list []*PortMapping) ([]overlay.PortMapping, error) {

@@ -39,6 +39,7 @@ type Attachment struct {
 	OwnerStart    uint64                 `protobuf:"varint,9,opt,name=owner_start,json=ownerStart,proto3" json:"owner_start,omitempty"` // clock ticks since boot
 	Cgroup        string                 `protobuf:"bytes,10,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	Ports         []*PortMapping         `protobuf:"bytes,11,rep,name=ports,proto3" json:"ports,omitempty"`
+	Fixed         []string               `protobuf:"bytes,12,rep,name=fixed,proto3" json:"fixed,omitempty"` // addresses that the task asks for, one of a family at most
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -146,6 +147,13 @@ func (x *Attachment) GetCgroup() string {
 func (x *Attachment) GetPorts() []*PortMapping {
 	if x != nil {
 		return x.Ports
+	}
+	return nil
+}
+
+func (x *Attachment) GetFixed() []string {
+	if x != nil {
+		return x.Fixed
 	}
 	return nil
 }
@@ -1311,7 +1319,7 @@ var File_overlay_overlaypb_overlay_proto protoreflect.FileDescriptor
 
 const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
 	"\n" +
-	"\x1foverlay/overlaypb/overlay.proto\x12\x0fweft.overlay.v1\"\xb4\x02\n" +
+	"\x1foverlay/overlaypb/overlay.proto\x12\x0fweft.overlay.v1\"\xca\x02\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1326,7 +1334,8 @@ const file_overlay_overlaypb_overlay_proto_rawDesc = "" +
 	"ownerStart\x12\x16\n" +
 	"\x06cgroup\x18\n" +
 	" \x01(\tR\x06cgroup\x122\n" +
-	"\x05ports\x18\v \x03(\v2\x1c.weft.overlay.v1.PortMappingR\x05ports\"s\n" +
+	"\x05ports\x18\v \x03(\v2\x1c.weft.overlay.v1.PortMappingR\x05ports\x12\x14\n" +
+	"\x05fixed\x18\f \x03(\tR\x05fixed\"s\n" +
 	"\vPortMapping\x12\x17\n" +
 	"\ahost_ip\x18\x01 \x01(\tR\x06hostIp\x12\x1b\n" +
 	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x12\n" +

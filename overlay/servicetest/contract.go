@@ -68,6 +68,7 @@ func RunContract(t *testing.T, open func(t *testing.T) Node) {
 		{"AttachWithOtherGroupsMovesTheTask", subject.attachRegroups},
 		{"AttachTellsWhatIsAllowed", subject.attachInvalid},
 		{"PortsOfTheNodeLeadToOneTask", subject.attachPorts},
+		{"AFixedAddressIsGivenOrRefused", subject.attachFixed},
 		{"DetachGivesBackAndIsIdempotent", subject.detach},
 		{"EndpointsAreSortedAndWhole", subject.endpoints},
 		{"SameGroupsSameIdentity", subject.identities},
