@@ -61,11 +61,17 @@ func (k *livingTask) addr(a addrs) netip.Addr {
 
 func newLAN(t *testing.T, config func(*bpf.Config), mtu int) *lan {
 	t.Helper()
-	return newLANOf(t, config, mtu, node, otherNode)
+	return newLANOf(t, config, wire{mtu: mtu, first: node, second: otherNode})
 }
 
-// newLANOf is newLAN with other underlay addresses.
-func newLANOf(t *testing.T, config func(*bpf.Config), mtu int, first, second netip.Addr) *lan {
+// wire is what joins the nodes.
+type wire struct {
+	mtu           int
+	first, second netip.Addr
+	tag           int // of a VLAN; 0: none
+}
+
+func newLANOf(t *testing.T, config func(*bpf.Config), w wire) *lan {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("namespaces need root")
@@ -77,18 +83,37 @@ func newLANOf(t *testing.T, config func(*bpf.Config), mtu int, first, second net
 			_ = unix.Close(fd) // the namespace goes with its last user
 		}
 	})
-	l.nodes[0] = &machine{lan: l, addr: first, ns: l.namespace(), device: "u0"}
+	l.nodes[0] = &machine{lan: l, addr: w.first, ns: l.namespace(), device: "u0"}
 	l.do(netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: "u0", MTU: mtu}, PeerName: "u1", PeerMTU: uint32(mtu),
+		LinkAttrs: netlink.LinkAttrs{Name: "u0", MTU: w.mtu}, PeerName: "u1", PeerMTU: uint32(w.mtu),
 	}))
-	l.nodes[1] = &machine{lan: l, addr: second, ns: l.namespace(), device: "u1"}
+	l.nodes[1] = &machine{lan: l, addr: w.second, ns: l.namespace(), device: "u1"}
 	l.enter(l.nodes[0].ns)
 	l.do(netlink.LinkSetNsFd(l.link("u1"), l.nodes[1].ns))
 	for i, m := range l.nodes {
 		m.other = l.nodes[1-i].addr
+		if w.tag != 0 {
+			m.tag(w.tag)
+		}
 		m.start(config)
 	}
 	return l
+}
+
+// tag puts the node's underlay into a VLAN.
+func (m *machine) tag(id int) {
+	m.t.Helper()
+	m.enter(m.ns)
+	parent := m.link(m.device)
+	m.do(netlink.LinkSetUp(parent))
+	m.device += ".v"
+	err := netlink.LinkAdd(&netlink.Vlan{
+		LinkAttrs: netlink.LinkAttrs{Name: m.device, ParentIndex: parent.Attrs().Index}, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q,
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		m.t.Skip("this kernel is built without VLANs (8021q)")
+	}
+	m.do(err)
 }
 
 func (l *lan) do(err error) {

@@ -55,20 +55,28 @@ func TestTasksOfTwoNodes(t *testing.T) {
 	}
 }
 
-// TestTasksOverIPv6 crosses an underlay of IPv6, by own and by the kernel's tunnel at either end. Its link
-// is 20 bytes larger, as its headers are.
-func TestTasksOverIPv6(t *testing.T) {
-	for _, slow := range []struct{ encap, decap bool }{{false, false}, {true, false}, {false, true}, {true, true}} {
-		t.Run(fmt.Sprintf("slow encap %v decap %v", slow.encap, slow.decap), func(t *testing.T) {
-			config := func(c *bpf.Config) { c.SlowEncap, c.SlowDecap = slow.encap, slow.decap }
-			l := newLANOf(t, config, underlayMTU+20, node6, otherNode6)
-			here := l.nodes[0].settle("weft00000001", web, v4.web, v6.web)
-			there := l.nodes[1].settle("weft00000002", web, v4.remote, v6.remote)
-			wantTraffic(t, here, there)
-			if l.nodes[0].count(row.ReasonEncapsulated) == 0 || l.nodes[1].count(row.ReasonDelivered) == 0 {
-				t.Error("traffic went another way than the tunnel")
+// TestTasksOverOtherWires crosses an underlay of IPv6, whose link is 20 bytes larger, as its headers are,
+// and one in a VLAN, by own and by the kernel's tunnel at either end.
+func TestTasksOverOtherWires(t *testing.T) {
+	for name, w := range map[string]wire{
+		"ipv6":      {mtu: underlayMTU + 20, first: node6, second: otherNode6},
+		"vlan":      {mtu: underlayMTU, first: node, second: otherNode, tag: 77},
+		"ipv6 vlan": {mtu: underlayMTU + 20, first: node6, second: otherNode6, tag: 77},
+	} {
+		for i, slow := range []struct{ encap, decap bool }{{false, false}, {true, true}, {true, false}, {false, true}} {
+			if testing.Short() && i > 0 {
+				break // guests are slow
 			}
-		})
+			t.Run(fmt.Sprintf("%s slow encap %v decap %v", name, slow.encap, slow.decap), func(t *testing.T) {
+				l := newLANOf(t, func(c *bpf.Config) { c.SlowEncap, c.SlowDecap = slow.encap, slow.decap }, w)
+				here := l.nodes[0].settle("weft00000001", web, v4.web, v6.web)
+				there := l.nodes[1].settle("weft00000002", web, v4.remote, v6.remote)
+				wantTraffic(t, here, there)
+				if l.nodes[0].count(row.ReasonEncapsulated) == 0 || l.nodes[1].count(row.ReasonDelivered) == 0 {
+					t.Error("traffic went another way than the tunnel")
+				}
+			})
+		}
 	}
 }
 

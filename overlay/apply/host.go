@@ -167,7 +167,7 @@ func (h *Host) ensureForwarding() error {
 }
 
 func (h *Host) ensureTunnel() (uint32, error) {
-	mtu := h.o.Underlay.MTU - tunnelOverhead
+	mtu := h.o.Underlay.MTU - h.o.Underlay.Overhead()
 	have, err := linkByName(TunnelDevice)
 	if err != nil {
 		return 0, err
@@ -205,9 +205,6 @@ func (h *Host) ensureTunnel() (uint32, error) {
 	}
 	return uint32(have.Attrs().Index), nil
 }
-
-// tunnelOverhead is what the tunnel adds over IPv4, bytes; compile.Overhead counts the same.
-const tunnelOverhead = 50
 
 func (h *Host) isTunnel(l netlink.Link) bool {
 	v, ok := l.(*netlink.Vxlan)

@@ -612,7 +612,7 @@ func TestMasqueradeOnlyWhatLeavesTheNetworks(t *testing.T) {
 
 func TestFindUnderlay(t *testing.T) {
 	inHost(t)
-	if _, err := FindUnderlay(""); !errors.Is(err, ErrUnderlay) || !strings.Contains(err.Error(), "--underlay") {
+	if _, err := FindUnderlay("", false); !errors.Is(err, ErrUnderlay) || !strings.Contains(err.Error(), "--underlay") {
 		t.Errorf("got %v, want it to say what to do", err)
 	}
 	for i, name := range []string{"under0", "under1"} {
@@ -628,18 +628,51 @@ func TestFindUnderlay(t *testing.T) {
 		must(t, netlink.AddrAdd(l, a))
 		must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP("10.9.0.9")}))
 	}
-	if _, err := FindUnderlay("under0"); !errors.Is(err, ErrUnderlay) || !strings.Contains(err.Error(), "no IPv4 address") {
+	if _, err := FindUnderlay("under0", false); !errors.Is(err, ErrUnderlay) || !strings.Contains(err.Error(), "has no IPv4 and no global IPv6 address") {
 		t.Errorf("got %v, want it to miss an address", err)
 	}
-	if _, err := FindUnderlay("eth7"); !errors.Is(err, ErrUnderlay) || !strings.Contains(err.Error(), "under0, under1") {
+	if _, err := FindUnderlay("eth7", false); !errors.Is(err, ErrUnderlay) || !strings.Contains(err.Error(), "under0, under1") {
 		t.Errorf("got %v, want it to list what there is", err)
 	}
 	for _, name := range []string{"", "under1"} {
-		u, err := FindUnderlay(name)
+		u, err := FindUnderlay(name, false)
 		must(t, err)
 		if u.Name != "under1" || u.Addr.String() != "10.9.0.1" || u.MTU != 9000 || u.Prefix.String() != "10.9.0.0/24" {
 			t.Errorf("got %+v", u)
 		}
+	}
+}
+
+func TestUnderlayOfIPv6(t *testing.T) {
+	inHost(t)
+	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "under0"}}))
+	must(t, setUp("under0"))
+	l, err := linkByName("under0")
+	must(t, err)
+	give := func(prefix string) {
+		t.Helper()
+		a, err := netlink.ParseAddr(prefix)
+		must(t, err)
+		a.Flags = unix.IFA_F_NODAD
+		must(t, netlink.AddrAdd(l, a))
+	}
+	find := func(over6 bool) Underlay {
+		t.Helper()
+		u, err := FindUnderlay("", over6)
+		must(t, err)
+		return u
+	}
+	give("2001:db8::1/64")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP("2001:db8::9")}))
+	if u := find(false); u.Addr.String() != "2001:db8::1" || u.Prefix.Bits() != 64 || u.Addr4.IsValid() || u.Overhead() != 70 {
+		t.Errorf("without IPv4: got %+v", u)
+	}
+	give("10.9.0.1/24")
+	if u := find(false); u.Addr.String() != "10.9.0.1" || u.Prefix.String() != "10.9.0.0/24" || u.Overhead() != 50 {
+		t.Errorf("with both: got %+v", u)
+	}
+	if u := find(true); u.Addr.String() != "2001:db8::1" || u.Addr4.String() != "10.9.0.1" || u.Prefix.Bits() != 64 {
+		t.Errorf("with both, over IPv6: got %+v", u)
 	}
 }
 

@@ -152,7 +152,7 @@ func (h *Host) returning(f family, from []expr.Any) []expr.Any {
 	)
 	exprs = append(append(exprs, toTask(expr.CmpOpEq)...), from...)
 	exprs = append(exprs, &expr.Counter{})
-	node := h.o.Underlay.Addr
+	node := h.o.Underlay.Addr4
 	if !f.is4 {
 		node = h.o.Underlay.Addr6
 	}

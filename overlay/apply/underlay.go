@@ -18,11 +18,21 @@ import (
 type Underlay struct {
 	Name    string
 	Ifindex uint32
-	Addr    netip.Addr   // IPv4: the node's VTEP
-	Addr6   netip.Addr   // a global one, invalid without
-	Others  []netip.Addr // further IPv4 addresses of it: what the node had before it moves, or will have
-	Prefix  netip.Prefix
-	MTU     int // bytes
+	Addr    netip.Addr   // the node's VTEP: one of the two below
+	Addr4   netip.Addr   // not valid: there is none
+	Addr6   netip.Addr   // a global one
+	Others  []netip.Addr // further addresses of Addr's family: what the node had before it moves, or will have
+	Prefix  netip.Prefix // of Addr's network
+	MTU     int          // bytes
+}
+
+// Overhead is what a tunnel adds to an inner packet over this underlay, bytes; compile.Overhead counts
+// the same.
+func (u Underlay) Overhead() int {
+	if u.Addr.Is6() {
+		return 70
+	}
+	return 50
 }
 
 // Errors of FindUnderlay; the text says what there is. An ErrNoAddress is an ErrUnderlay that may mend itself: the
@@ -33,9 +43,10 @@ var (
 )
 
 // FindUnderlay looks at the interface of that name, or, when it is empty, of the IPv4 default route
-// with the lowest metric. Of its addresses the first counts that is not deprecated (ip-address(8)): this is how
-// an operator tells which of two is the one to come.
-func FindUnderlay(name string) (Underlay, error) {
+// with the lowest metric (without one, of the IPv6 default route). Tunnels run over its IPv4 address, and
+// over its IPv6 address where it has no other or over6 asks for it. Of several the first counts that is not
+// deprecated (ip-address(8)): this is how an operator tells which of two is the one to come.
+func FindUnderlay(name string, over6 bool) (Underlay, error) {
 	links, err := allLinks()
 	if err != nil {
 		return Underlay{}, err
@@ -55,32 +66,58 @@ func FindUnderlay(name string) (Underlay, error) {
 	slices.SortStableFunc(addrs, func(a, b netlink.Addr) int {
 		return (a.Flags & unix.IFA_F_DEPRECATED) - (b.Flags & unix.IFA_F_DEPRECATED)
 	})
+	var four, six []netip.Prefix
 	for _, addr := range addrs {
 		ip, ok := netip.AddrFromSlice(addr.IP)
 		if !ok || addr.Scope != unix.RT_SCOPE_UNIVERSE {
 			continue
 		}
 		ones, _ := addr.Mask.Size()
-		switch ip = ip.Unmap(); {
-		case ip.Is4() && !u.Addr.IsValid():
-			u.Addr, u.Prefix = ip, netip.PrefixFrom(ip, ones).Masked()
-		case ip.Is4():
-			u.Others = append(u.Others, ip)
-		case ip.Is6() && !u.Addr6.IsValid():
-			u.Addr6 = ip
+		if ip = ip.Unmap(); ip.Is4() {
+			four = append(four, netip.PrefixFrom(ip, ones))
+		} else {
+			six = append(six, netip.PrefixFrom(ip, ones))
 		}
 	}
-	if !u.Addr.IsValid() {
-		return Underlay{}, fmt.Errorf("%w: interface %s has no IPv4 address: give it one, or name another with --underlay",
-			ErrNoAddress, u.Name)
+	if err := u.choose(four, six, over6); err != nil {
+		return Underlay{}, err
 	}
 	return u, nil
 }
 
+// choose takes the node's addresses, of each family the first, and one of the two for its VTEP.
+func (u *Underlay) choose(four, six []netip.Prefix, over6 bool) error {
+	if len(four) > 0 {
+		u.Addr4 = four[0].Addr()
+	}
+	if len(six) > 0 {
+		u.Addr6 = six[0].Addr()
+	}
+	own := four
+	if over6 || len(four) == 0 {
+		own = six
+	}
+	if len(own) == 0 {
+		want := "no IPv4 and no global IPv6 address"
+		if over6 {
+			want = "no global IPv6 address"
+		}
+		return fmt.Errorf("%w: interface %s has %s: give it one, or name another with --underlay", ErrNoAddress, u.Name, want)
+	}
+	u.Addr, u.Prefix = own[0].Addr(), own[0].Masked()
+	for _, p := range own[1:] {
+		u.Others = append(u.Others, p.Addr())
+	}
+	return nil
+}
+
 func chooseUnderlay(links []netlink.Link, name string) (netlink.Link, error) {
 	index, best := 0, math.MaxInt
-	if name == "" {
-		routes, err := routesOf(netlink.FAMILY_V4)
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		if name != "" || index != 0 {
+			break
+		}
+		routes, err := routesOf(family)
 		if err != nil {
 			return nil, err
 		}
@@ -107,5 +144,5 @@ func chooseUnderlay(links []netlink.Link, name string) (netlink.Link, error) {
 	if name != "" {
 		return nil, fmt.Errorf("%w: there is no interface %q: %s", ErrUnderlay, name, has)
 	}
-	return nil, fmt.Errorf("%w: there is no IPv4 default route: name the interface with --underlay; %s", ErrUnderlay, has)
+	return nil, fmt.Errorf("%w: there is no default route: name the interface with --underlay; %s", ErrUnderlay, has)
 }

@@ -21,8 +21,11 @@ import (
 )
 
 // Overhead is what a tunnel adds to an inner packet over an IPv4 underlay, in bytes: outer IPv4 20, UDP
-// 8, VXLAN 8, inner Ethernet 14.
-const Overhead = 50
+// 8, VXLAN 8, inner Ethernet 14. Over IPv6 it is Overhead6.
+const (
+	Overhead  = 50
+	Overhead6 = 70
+)
 
 // Facts are all that rows are made from.
 type Facts struct {

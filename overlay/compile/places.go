@@ -40,12 +40,16 @@ func Nodes(admissions []discovery.Admission, rows []discovery.Node) []Node {
 	return nodes
 }
 
-// TaskMTU returns the largest inner IP packet that fits an underlay of that MTU, bytes.
-func TaskMTU(underlay int) int {
+// TaskMTU returns the largest inner IP packet that fits an underlay of that MTU in a tunnel from vtep, bytes.
+func TaskMTU(vtep netip.Addr, underlay int) int {
 	if underlay <= 0 {
 		underlay = defaultMTU
 	}
-	return min(max(underlay-Overhead, 0), math.MaxUint16)
+	overhead := Overhead
+	if vtep.Is6() {
+		overhead = Overhead6
+	}
+	return min(max(underlay-overhead, 0), math.MaxUint16)
 }
 
 func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.Block {
@@ -58,12 +62,12 @@ func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.B
 	for _, b := range f.Blocks {
 		n, known := networks[b.Network]
 		holder, admitted := nodes[b.Node]
-		if !known || !admitted || !inside(n, b.Prefix) {
+		if !known || !admitted || !inside(n, b.Prefix) || holder.VTEP.Is6() != f.VTEP.Is6() {
 			continue
 		}
-		mtu := TaskMTU(f.MTU)
+		mtu := TaskMTU(f.VTEP, f.MTU)
 		if holder.MTU != 0 {
-			mtu = min(mtu, TaskMTU(holder.MTU))
+			mtu = min(mtu, TaskMTU(holder.VTEP, holder.MTU))
 		}
 		r := row.Block{VTEP: row.AddrOf(holder.VTEP), MTU: uint16(mtu)}
 		if b.Node == f.Node {

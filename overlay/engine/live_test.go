@@ -98,7 +98,7 @@ func newLive(t *testing.T) *host {
 	}
 	l := &host{dir: t.TempDir(), tasks: make(map[string]*exec.Cmd), ends: make(map[string]overlay.Endpoint)}
 	var err error
-	l.under, err = apply.FindUnderlay("under0")
+	l.under, err = apply.FindUnderlay("under0", false)
 	must(t, err)
 	l.start(t)
 	t.Cleanup(func() {

@@ -144,6 +144,6 @@ func (e *Engine) explain(q overlay.Question, remote []overlay.Endpoint) (overlay
 
 func (e *Engine) nodeAddrs() []netip.Addr {
 	return []netip.Addr{
-		e.o.Underlay.Addr, e.o.Underlay.Addr6, netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6),
+		e.o.Underlay.Addr4, e.o.Underlay.Addr6, netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6),
 	}
 }

@@ -92,7 +92,7 @@ func (s *Service) attach(ctx context.Context, a overlay.Attachment) (overlay.End
 		return overlay.Endpoint{}, err
 	}
 	e := overlay.Endpoint{
-		Attachment: a, Node: Node, VNI: n.VNI, Identity: s.identity(a), MTU: compile.TaskMTU(0),
+		Attachment: a, Node: Node, VNI: n.VNI, Identity: s.identity(a), MTU: compile.TaskMTU(netip.Addr{}, 0),
 		HostInterface: "weft-fake", Cookie: uint64(len(s.endpoints) + 1), Since: time.Now().UTC(),
 	}
 	for _, subnet := range n.Subnets() {

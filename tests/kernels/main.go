@@ -37,7 +37,7 @@ import (
 // wantedModules are the drivers that tests use; those a kernel has built in are not found, and that
 // is well.
 var wantedModules = []string{
-	"veth", "vxlan", "bridge", "dummy", "sch_ingress", "cls_bpf", "act_bpf", "nf_tables", "nft_chain_nat",
+	"veth", "vxlan", "8021q", "bridge", "dummy", "sch_ingress", "cls_bpf", "act_bpf", "nf_tables", "nft_chain_nat",
 	"nft_masq", "nft_ct", "inet_diag", "tcp_diag", "udp_diag",
 }
 

@@ -39,6 +39,7 @@ type Options struct {
 	Masters int    // 1, 3 or 5; default 1
 	Binary  string // the weft executable that hosts and masters run
 	MTU     int    // of the underlay, bytes; default 1500
+	IPv6    bool   // hosts have IPv6 addresses alone
 	// Netd are further arguments for every node daemon.
 	Netd []string
 	// Bare makes hosts without any daemon: Host.StartNetd and Host.StartMaster start them.
@@ -54,6 +55,7 @@ type Lab struct {
 	Binary  string   `json:"binary"`
 	Cgroup  string   `json:"cgroup"` // cgroup2 folder, everything the lab runs is below it
 	MTU     int      `json:"mtu"`
+	IPv6    bool     `json:"ipv6,omitempty"`
 	Hosts   []*Host  `json:"hosts"`
 	Masters []*Host  `json:"masters"`
 	Netd    []string `json:"netd,omitempty"`
@@ -62,7 +64,7 @@ type Lab struct {
 // Host is one namespace of the lab: a host for tasks (h1, h2, ...) or a master (m1, ...).
 type Host struct {
 	Name  string     `json:"name"`
-	Addr  netip.Addr `json:"addr"` // on the underlay, 10.77.0.0/24
+	Addr  netip.Addr `json:"addr"` // on the underlay, 10.77.0.0/24; Addr6 where that is IPv6 alone
 	Addr6 netip.Addr `json:"addr6"`
 	Dir   string     `json:"dir"`
 	// Binary is the weft that daemons started from now on run, when it is another than the lab's.
@@ -140,18 +142,22 @@ func layout(o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir, Binary: o.Binary, Cgroup: group, MTU: o.MTU, Netd: o.Netd}
+	l := &Lab{Dir: dir, Binary: o.Binary, Cgroup: group, MTU: o.MTU, IPv6: o.IPv6, Netd: o.Netd}
 	add := func(prefix string, n, last int) []*Host {
 		var hosts []*Host
 		for i := 1; i <= n; i++ {
 			name := fmt.Sprintf("%s%d", prefix, i)
-			hosts = append(hosts, &Host{
+			h := &Host{
 				Name:  name,
 				Addr:  netip.AddrFrom4([4]byte{10, 77, 0, byte(last + i)}),
 				Addr6: netip.MustParseAddr(fmt.Sprintf("fd77::%x", last+i)),
 				Dir:   filepath.Join(dir, name),
 				lab:   l,
-			})
+			}
+			if o.IPv6 {
+				h.Addr = h.Addr6
+			}
+			hosts = append(hosts, h)
 		}
 		return hosts
 	}

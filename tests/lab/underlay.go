@@ -88,21 +88,24 @@ func (l *Lab) plug(h *Host) error {
 	if err != nil {
 		return err
 	}
-	return withNetlink(h.netns(), func(handle *netlink.Handle) error {
-		err := configure(handle, map[string][]netip.Prefix{
-			"lo":   nil,
-			"eth0": {netip.PrefixFrom(h.Addr, gateway.Bits()), netip.PrefixFrom(h.Addr6, gateway6.Bits())},
-		})
-		if err != nil {
-			return err
+	return withNetlink(h.netns(), h.address)
+}
+
+// address gives a host its addresses and its ways out.
+func (h *Host) address(handle *netlink.Handle) error {
+	own, ways := []netip.Prefix{netip.PrefixFrom(h.Addr6, gateway6.Bits())}, []netip.Prefix{gateway6}
+	if !h.lab.IPv6 {
+		own, ways = append(own, netip.PrefixFrom(h.Addr, gateway.Bits())), append(ways, gateway)
+	}
+	if err := configure(handle, map[string][]netip.Prefix{"lo": nil, "eth0": own}); err != nil {
+		return err
+	}
+	for _, via := range ways {
+		if err := handle.RouteAdd(&netlink.Route{Gw: via.Addr().AsSlice()}); err != nil {
+			return fmt.Errorf("default route via %s: %w", via.Addr(), err)
 		}
-		for _, via := range []netip.Addr{gateway.Addr(), gateway6.Addr()} {
-			if err := handle.RouteAdd(&netlink.Route{Gw: via.AsSlice()}); err != nil {
-				return fmt.Errorf("default route via %s: %w", via, err)
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // configure brings links up with addresses. IPv6 addresses are usable at once (nodad): there is

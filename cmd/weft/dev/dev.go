@@ -50,7 +50,7 @@ func Command(env node.Env, version string) *cobra.Command {
 }
 
 func run(ctx context.Context, env node.Env, o netd.Options) error {
-	underlay, err := apply.FindUnderlay(o.Underlay)
+	underlay, err := apply.FindUnderlay(o.Underlay, false)
 	if err != nil {
 		return err
 	}

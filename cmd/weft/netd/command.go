@@ -26,6 +26,7 @@ type Options struct {
 	Pin                  string // folder of bpffs
 	Cgroup               string // cgroup2 folder; processes below it see VIPs at connect time
 	Underlay             string // interface; default that of the default route
+	Underlay6            bool   // tunnels over IPv6 though it has an IPv4 address
 	Masters              []string
 	Join                 []string
 	Port                 uint16 // TCP, where peers stream rows
@@ -69,6 +70,7 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.StringVar(&o.Socket, "socket", o.Socket, "unix socket for clients on this node")
 	f.StringVar(&o.Pin, "pin", o.Pin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
 	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: weft in the unified hierarchy)")
+	f.BoolVar(&o.Underlay6, "underlay-ipv6", false, "run tunnels over IPv6, also where the interface has an IPv4 address; the same on all nodes")
 	f.StringVar(&o.Underlay, "underlay", "", "interface that reaches the other nodes (default: that of the default route)")
 	f.StringArrayVar(&o.Masters, "master", nil, "host:port of a master (repeatable)")
 	f.StringArrayVar(&o.Join, "join", nil, "address of a member to join; masters are joined anyway (repeatable)")

@@ -190,7 +190,7 @@ func (d *daemon) makeOverlay(context.Context) (err error) {
 			Workloads: t.Workloads, Endpoints: t.Endpoints, Blocks: t.Blocks, Prefixes: t.Prefixes,
 			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Clauses: t.Clauses, Sources: t.Sources, Spaces: t.Spaces, Openings: t.Openings,
 		},
-		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
+		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr4, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
 		Tracer: &overlayengine.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
 		Log:    d.log.WithGroup("overlay"),
 	})

@@ -28,7 +28,7 @@ var errMoved = errors.New("the underlay has another address")
 func (d *daemon) findUnderlay(ctx context.Context) error {
 	for said := false; ; said = true {
 		var err error
-		d.underlay, err = apply.FindUnderlay(d.o.Underlay)
+		d.underlay, err = apply.FindUnderlay(d.o.Underlay, d.o.Underlay6)
 		if !errors.Is(err, apply.ErrNoAddress) {
 			return err
 		}
@@ -47,8 +47,10 @@ func (d *daemon) findUnderlay(ctx context.Context) error {
 // masters admitted them, so that a node can move from one to the other.
 func (d *daemon) node(u apply.Underlay) discovery.Node {
 	addrs := append([]netip.Addr{u.Addr}, u.Others...)
-	if u.Addr6.IsValid() {
-		addrs = append(addrs, u.Addr6)
+	for _, a := range []netip.Addr{u.Addr4, u.Addr6} {
+		if a.IsValid() && a != u.Addr {
+			addrs = append(addrs, a)
+		}
 	}
 	return discovery.Node{
 		ID: discovery.NodeID(d.o.Node), Hostname: d.hostname, Addrs: addrs, Peer: d.peerAddr(), MTU: u.MTU, Version: d.o.Version,
@@ -79,7 +81,7 @@ func (d *daemon) followUnderlay(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		u, err := apply.FindUnderlay(d.o.Underlay)
+		u, err := apply.FindUnderlay(d.o.Underlay, d.o.Underlay6)
 		if err != nil {
 			continue // gone for the moment: what is there stays as it is
 		}

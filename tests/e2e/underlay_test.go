@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"weft/overlay"
+	"weft/tests/lab"
+	"weft/tests/lab/labtest"
+)
+
+// TestUnderlayOfIPv6 has hosts and masters with IPv6 addresses alone: both families inside, through a VIP
+// by name, over TCP and UDP.
+func TestUnderlayOfIPv6(t *testing.T) {
+	l, peer := labtest.Up(t, lab.Options{Hosts: 2, IPv6: true}), labtest.Build(t, "tests/e2e/peer")
+	near, far := l.Hosts[0], l.Hosts[1]
+	if out, err := near.Weft(t.Context(), "network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64").Output(); err != nil {
+		t.Fatal(out, err)
+	}
+	run := func(h *lab.Host, name string, args ...string) {
+		t.Helper()
+		cmd := h.Weft(t.Context(), append([]string{"run", "--network", "prod", "--name", name}, args...)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Wait() }) // it ends with the lab
+	}
+	run(far, "web", "--vip", "/web:80=8080", "--", peer, "serve", "-name", "web", "-tcp", "8080", "-udp", "8080")
+	run(near, "client", "--", "sleep", "1000")
+	var client, web overlay.Endpoint
+	eventually(t, func() (err error) { client, err = taskOf(t, near, "client"); return err })
+	eventually(t, func() (err error) { web, err = taskOf(t, far, "web"); return err })
+	ask := func(want, protocol, to string) {
+		t.Helper()
+		eventually(t, func() error {
+			out, err := near.Weft(t.Context(), "task", "exec", "client", "--", peer, "ask", "-n", "3", protocol, to).Output()
+			if err == nil && !strings.Contains(out, want) {
+				err = errors.New("answered " + out)
+			}
+			return err
+		})
+	}
+	for _, protocol := range []string{"tcp", "udp"} {
+		ask(client.Addr4.String(), protocol, fmt.Sprintf("%s:8080", web.Addr4))
+		ask(client.Addr6.String(), protocol, fmt.Sprintf("[%s]:8080", web.Addr6))
+		ask("web", protocol, "web.weft.l4lb.thisdcos.directory:80")
+	}
+}
+
+// taskOf returns the endpoint of a task by its name.
+func taskOf(t *testing.T, h *lab.Host, name string) (overlay.Endpoint, error) {
+	t.Helper()
+	out, err := h.Weft(t.Context(), "task", "list", "-o", "json").Output()
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	var tasks []overlay.Endpoint
+	if err := json.Unmarshal([]byte(out), &tasks); err != nil {
+		return overlay.Endpoint{}, err
+	}
+	for _, task := range tasks {
+		if task.Name == name {
+			return task, nil
+		}
+	}
+	return overlay.Endpoint{}, fmt.Errorf("task %s is not there", name)
+}
