@@ -5,6 +5,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"weft/bpf/row"
 	"weft/bpf/table"
@@ -50,17 +51,18 @@ func (t Tables) Sync(want compile.Rows) (table.Diff, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return table.Diff{}, err
 	}
-	return t.Update(want, c)
+	return t.Update(compile.Rows{}, want, c)
 }
 
-// Update writes what a Policy changed, and makes the other tables hold exactly want:
+// Update writes what a Policy changed, and makes those of the other tables hold exactly want that are not
+// the same in last, which the tables are known to hold:
 //
 //  1. policy (see change), then endpoints: who may reach a task is known before the task is
 //  2. places: blocks, prefixes, vteps, the namespaces' VIPs, and what is open to the world
 //  3. workloads: a task sends when all is there
 //
 // It goes on after an error, since what it removes may be the room that was missing.
-func (t Tables) Update(want compile.Rows, c compile.Change) (table.Diff, error) {
+func (t Tables) Update(last, want compile.Rows, c compile.Change) (table.Diff, error) {
 	all, err := t.change(c)
 	errs := []error{err}
 	sync := func(name string, f func() (table.Diff, error)) {
@@ -70,14 +72,21 @@ func (t Tables) Update(want compile.Rows, c compile.Change) (table.Diff, error) 
 			errs = append(errs, fmt.Errorf("table %s: %w", name, err))
 		}
 	}
-	sync("endpoints", func() (table.Diff, error) { return table.Sync(t.Endpoints, want.Endpoints) })
-	sync("blocks", func() (table.Diff, error) { return table.Sync(t.Blocks, want.Blocks) })
-	sync("prefixes", func() (table.Diff, error) { return table.Sync(t.Prefixes, want.Prefixes) })
-	sync("vteps", func() (table.Diff, error) { return table.Sync(t.VTEPs, want.VTEPs) })
-	sync("openings", func() (table.Diff, error) { return table.Sync(t.Openings, want.Openings) })
-	sync("spaces", func() (table.Diff, error) { return table.Sync(t.Spaces, want.Spaces) })
-	sync("workloads", func() (table.Diff, error) { return table.Sync(t.Workloads, want.Workloads) })
+	sync("endpoints", func() (table.Diff, error) { return syncIf(t.Endpoints, last.Endpoints, want.Endpoints) })
+	sync("blocks", func() (table.Diff, error) { return syncIf(t.Blocks, last.Blocks, want.Blocks) })
+	sync("prefixes", func() (table.Diff, error) { return syncIf(t.Prefixes, last.Prefixes, want.Prefixes) })
+	sync("vteps", func() (table.Diff, error) { return syncIf(t.VTEPs, last.VTEPs, want.VTEPs) })
+	sync("openings", func() (table.Diff, error) { return syncIf(t.Openings, last.Openings, want.Openings) })
+	sync("spaces", func() (table.Diff, error) { return syncIf(t.Spaces, last.Spaces, want.Spaces) })
+	sync("workloads", func() (table.Diff, error) { return syncIf(t.Workloads, last.Workloads, want.Workloads) })
 	return all, errors.Join(errs...)
+}
+
+func syncIf[K, V comparable](t table.Table[K, V], last, want map[K]V) (table.Diff, error) {
+	if last != nil && maps.Equal(last, want) {
+		return table.Diff{}, nil
+	}
+	return table.Sync(t, want)
 }
 
 // change writes a change of policy. A pair of identities has one verdict, which is replaced at once, so

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"log/slog"
@@ -32,8 +33,15 @@ type facts struct {
 type kind[T any] struct {
 	mu      sync.Mutex
 	changed <-chan struct{} // closed: values are of yesterday
-	values  []T
-	version uint64 // grows with each reading
+	rows    []discovery.Row // by writer and key, as read last
+	parsed  []parsed[T]     // of rows
+	values  []T             // those of parsed that are usable
+	version uint64          // grows with each reading
+}
+
+type parsed[T any] struct {
+	value  T
+	usable bool
 }
 
 func (k *kind[T]) read(f *facts, what discovery.Kind) ([]T, uint64) {
@@ -48,27 +56,53 @@ func (k *kind[T]) read(f *facts, what discovery.Kind) ([]T, uint64) {
 	}
 	k.changed = f.rows.Changed(what)
 	k.version++
-	k.values = nil
-	for _, r := range f.rows.Rows(what) {
-		// The masters' kinds are the masters' to write, a node's are that node's.
-		if (r.Writer == discovery.Ledger) == (what == discovery.KindNode) {
-			continue
+	rows := f.rows.Rows(what)
+	now, values := make([]parsed[T], len(rows)), make([]T, 0, len(rows))
+	at := 0 // in the rows of last time, which have the same order
+	for i, r := range rows {
+		for at < len(k.rows) && before(k.rows[at], r) {
+			at++
 		}
-		var v T
-		if err := json.Unmarshal(r.Value, &v); err != nil {
-			f.log.Warn("row is not readable", "writer", r.Writer, "kind", string(r.Kind), "key", r.Key, "error", err.Error())
-			continue
+		if at < len(k.rows) && sameRow(k.rows[at], r) {
+			now[i] = k.parsed[at]
+		} else {
+			now[i] = parse[T](f, r, what)
 		}
-		if writer, ok := writerOf(v); ok && writer != r.Writer {
-			continue // said about someone else
+		if now[i].usable {
+			values = append(values, now[i].value)
 		}
-		if err := check(v); err != nil {
-			f.log.Warn("row is not usable", "writer", r.Writer, "kind", string(r.Kind), "key", r.Key, "error", err.Error())
-			continue
-		}
-		k.values = append(k.values, v)
 	}
+	k.rows, k.parsed, k.values = rows, now, values
 	return k.values, k.version
+}
+
+func before(a, b discovery.Row) bool {
+	return cmp.Or(cmp.Compare(a.Writer, b.Writer), cmp.Compare(a.Key, b.Key)) < 0
+}
+
+// sameRow reports whether a row was read before: a writer numbers what it says.
+func sameRow(a, b discovery.Row) bool {
+	return a.Seq == b.Seq && a.Incarnation == b.Incarnation && a.Key == b.Key && a.Writer == b.Writer && bytes.Equal(a.Value, b.Value)
+}
+
+// parse reads a row. The masters' kinds are the masters' to write, a node's are that node's.
+func parse[T any](f *facts, r discovery.Row, what discovery.Kind) (p parsed[T]) {
+	if (r.Writer == discovery.Ledger) == (what == discovery.KindNode) {
+		return p
+	}
+	if err := json.Unmarshal(r.Value, &p.value); err != nil {
+		f.log.Warn("row is not readable", "writer", r.Writer, "kind", string(r.Kind), "key", r.Key, "error", err.Error())
+		return p
+	}
+	if writer, ok := writerOf(p.value); ok && writer != r.Writer {
+		return p // said about someone else
+	}
+	if err := check(p.value); err != nil {
+		f.log.Warn("row is not usable", "writer", r.Writer, "kind", string(r.Kind), "key", r.Key, "error", err.Error())
+		return p
+	}
+	p.usable = true
+	return p
 }
 
 // writerOf returns who alone may say v, if it matters.

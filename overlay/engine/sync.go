@@ -21,12 +21,13 @@ import (
 type syncer struct {
 	mu     sync.Mutex // held while tables are written; guards the next two
 	policy *compile.Policy
-	exact  bool        // the tables hold what policy says
-	audit  atomic.Bool // they are to be read again, in case someone else changed them
-	asked  sync.Mutex  // guards what follows
-	ticket uint64      // of the last caller
-	served uint64      // tickets up to here were served
-	err    error       // of the comparison that served them
+	exact  bool         // the tables hold what policy says
+	last   compile.Rows // which the other tables hold; of those that may hold something else, nil
+	audit  atomic.Bool  // they are to be read again, in case someone else changed them
+	asked  sync.Mutex   // guards what follows
+	ticket uint64       // of the last caller
+	served uint64       // tickets up to here were served
+	err    error        // of the comparison that served them
 }
 
 // syncTables makes tables and firewall equal to what rows and live entries come to. It returns when a
@@ -105,10 +106,11 @@ func (e *Engine) writeTables(f compile.Facts) (diff table.Diff, err error) {
 	if audit := s.audit.Swap(false); audit || !s.exact {
 		diff, err = e.o.Tables.Sync(s.policy.All(want))
 	} else {
-		diff, err = e.o.Tables.Update(want, change)
+		diff, err = e.o.Tables.Update(s.last, want, change)
 	}
-	s.exact = err == nil
+	s.exact, s.last = err == nil, want
 	if err != nil {
+		s.last = compile.Rows{}
 		err = fmt.Errorf("write tables: %w", err)
 	}
 	return diff, err
@@ -122,7 +124,8 @@ func (e *Engine) removeRows(en entry) error {
 	}
 	e.sync.mu.Lock() // a comparison that began when the task was there must not write it again
 	defer e.sync.mu.Unlock()
-	t := e.o.Tables
+	t, last := e.o.Tables, &e.sync.last
+	last.Workloads, last.Endpoints, last.Spaces = nil, nil, nil
 	errs := []error{t.Workloads.Delete(en.ifindex)}
 	for _, a := range en.Addrs() {
 		errs = append(errs, t.Endpoints.Delete(row.EndpointKey{VNI: uint32(en.VNI), Addr: row.AddrOf(a)}))

@@ -44,7 +44,7 @@ func TestRulesPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"they share none", "are both in group db", "rule 1 (allow web to db tcp/5432) lets", "(allow 192.0.2.0/24 to web tcp/8000-8999) lets",
-		"(deny 192.0.2.66/32 to web) denies", "udp/5000-5999,7000",
+		"(deny 192.0.2.66/32 to web tcp/80,443) denies", "udp/5000-5999,7000",
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the output lacks %q:\n%s", want, out)

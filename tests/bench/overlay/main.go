@@ -67,6 +67,11 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	policy, err := measurePolicy(o)
+	if err != nil {
+		return err
+	}
+	programs = append(programs, policy...)
 	t, err := build(ctx, o)
 	if t != nil {
 		defer func() { err = errors.Join(err, t.down()) }()
