@@ -62,6 +62,11 @@ soak-packets: ## ten million random and malformed packets through each program, 
 	WEFT_PACKETS=10000000 .ci/test.sh -count=1 -timeout 3h -run 'TestRandomPackets|TestEdgeRandom' ./bpf/bpftest
 	WEFT_PACKETS=10000000 .ci/test.sh -count=1 -timeout 3h -run TestKernelAnswersWellOrNotAtAll ./bpf
 
+.PHONY: walk-overlay
+walk-overlay: ## 10,000 random operations on a lab: kernel, weft why and a plain model agree after each (root)
+	@.ci/need.sh
+	.ci/test.sh -count=1 -timeout 2h -run TestRandomWalk ./tests/walk -args -operations 10000 $(WALK)
+
 # The newest that Debian has (the slowest here, so first), the floor and one between; what runs there are the packet tables
 # and everything else of bpf, in short form.
 KERNELS := 7.3 6.1 6.12
