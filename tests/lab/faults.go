@@ -44,7 +44,8 @@ func hostNet(a netip.Addr) *net.IPNet {
 }
 
 // AddAddress gives the host another underlay address, and tells the kernel to begin nothing new from the one
-// before: how an operator moves a host. From here on Addr is the new one.
+// before: how an operator moves a host. From here on Addr is the new one. With Addr itself it gives back what
+// RemoveAddress took.
 func (h *Host) AddAddress(a netip.Addr) error {
 	// Else the first address would take the second with it when it goes (Linux' ip-sysctl: promote_secondaries).
 	err := h.In(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/eth0/promote_secondaries", []byte("1"), 0) })
@@ -56,12 +57,26 @@ func (h *Host) AddAddress(a netip.Addr) error {
 		if err := handle.AddrAdd(link, &netlink.Addr{IPNet: inUnderlay(a)}); err != nil {
 			return fmt.Errorf("add %s to %s: %w", a, h.Name, err)
 		}
+		if a == h.Addr { // it was removed
+			return nil
+		}
 		if err := handle.AddrReplace(link, old); err != nil {
 			return fmt.Errorf("deprecate %s of %s: %w", h.Addr, h.Name, err)
 		}
 		h.Addr = a
 		return nil
 	})
+}
+
+// Readdress replaces the host's underlay address at once, as a lease that changes does.
+func (h *Host) Readdress(a netip.Addr) error {
+	if err := h.RemoveAddress(h.Addr); err != nil {
+		return err
+	}
+	h.Addr = a
+	return errors.Join(h.AddAddress(a), withNetlink(h.netns(), func(handle *netlink.Handle) error {
+		return handle.RouteAdd(&netlink.Route{Gw: gateway.Addr().AsSlice()}) // it went with the address
+	}))
 }
 
 // RemoveAddress takes an underlay address away.

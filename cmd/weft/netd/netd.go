@@ -170,8 +170,8 @@ func (d *daemon) openPlane(ctx context.Context) error {
 	if err := d.plane.TakeOver(); err != nil {
 		return err
 	}
+	d.checkPins(ctx)
 	return errors.Join(
-		d.checkPins(ctx),
 		d.plane.AttachUnderlay(d.underlay.Ifindex),
 		d.plane.AttachTunnel(tunnel),
 		d.plane.AttachHost(loopback),

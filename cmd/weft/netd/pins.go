@@ -18,25 +18,25 @@ const pinsEvery = time.Second
 
 // checkPins tells of a kernel half that should have outlived the daemon before and did not: its programs were
 // gone, and with them every packet, until now. After a reboot it has to be gone.
-func (d *daemon) checkPins(ctx context.Context) error {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return fmt.Errorf("read the boot's id: %w", err)
-	}
+func (d *daemon) checkPins(ctx context.Context) {
 	marker := filepath.Join(d.o.State, "pinned")
-	last, err := os.ReadFile(marker)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	last, lerr := os.ReadFile(marker)
+	if errors.Is(lerr, fs.ErrNotExist) {
+		lerr = nil
 	}
 	if d.plane.Fresh() && bytes.Equal(last, boot) {
 		d.halfLost.Add(1)
 		d.log.ErrorContext(ctx, "the kernel half was removed while the daemon was away: tasks were cut off until now, and what "+
 			"programs remembered (flows, translations) is gone", "pin", d.o.Pin)
 	}
-	if bytes.Equal(last, boot) {
-		return nil
+	err = errors.Join(err, lerr)
+	if err == nil && !bytes.Equal(last, boot) {
+		err = os.WriteFile(marker, boot, 0o600)
 	}
-	return os.WriteFile(marker, boot, 0o600)
+	if err != nil {
+		d.log.WarnContext(ctx, "a loss of the kernel half would not be noticed", "error", err)
+	}
 }
 
 // keepPins makes pins again that somebody removes.

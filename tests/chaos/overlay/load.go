@@ -203,7 +203,7 @@ const warm = time.Second
 
 // during lets one thing happen under traffic.
 func (s *stage) during(ctx context.Context, e event) (outcome, error) {
-	o := outcome{name: e.name}
+	o := outcome{name: e.name, costs: e.costs}
 	before, err := s.machine(ctx)
 	if err != nil {
 		return o, err

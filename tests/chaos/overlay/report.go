@@ -18,6 +18,7 @@ import (
 // outcome is what became of the traffic during one event.
 type outcome struct {
 	name     string
+	costs    bool // see event
 	took     time.Duration
 	sent     []sent
 	arrivals []arrivals
@@ -136,9 +137,19 @@ func (s *stage) sum(all []outcome) error {
 	var list []line
 	var sum total
 	held := 0
+	events := 0
 	for _, o := range all {
 		t := o.total()
-		list = append(list, lines(o.name, t, len(o.held))...)
+		told := lines(o.name, t, len(o.held))
+		if o.costs {
+			for i := range told {
+				told[i].Bar, told[i].Holds = nil, nil
+			}
+			list = append(list, told...)
+			continue
+		}
+		list = append(list, told...)
+		events++
 		sum.sent, sum.lost, sum.twice = sum.sent+t.sent, sum.lost+t.lost, sum.twice+t.twice
 		sum.connects, sum.failed, sum.delayed = sum.connects+t.connects, sum.failed+t.failed, sum.delayed+t.delayed
 		sum.cut, sum.gap, held = sum.cut+t.cut, max(sum.gap, t.gap), held+len(o.held)
@@ -146,7 +157,7 @@ func (s *stage) sum(all []outcome) error {
 	list = append(list, lines("every event", sum, held)...)
 	list[len(list)-len(lines("", sum, held))].Measure = "packets_lost_over_events"
 	fmt.Fprintf(s.out, "chaos: lost = %d of %d datagrams, %d of %d connections failed (%d after a second try), %d of %d held ones cut, over %d events\n",
-		sum.lost, sum.sent, sum.failed, sum.connects, sum.delayed, sum.cut, held, len(all))
+		sum.lost, sum.sent, sum.failed, sum.connects, sum.delayed, sum.cut, held, events)
 	if s.o.results != "" {
 		if err := write(s.o.results, list); err != nil {
 			return err
