@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,6 +27,7 @@ type HostOptions struct {
 	Port     uint16 // of tunnels; 0: DefaultPort
 	// Dir keeps what settings were before, for Remove by a later process; empty: nowhere.
 	Dir string
+	Log *slog.Logger // nil: none
 }
 
 // Host is what a node needs once, whatever tasks it has.
@@ -45,7 +47,7 @@ func NewHost(o HostOptions) (*Host, error) {
 	if o.Port == 0 {
 		o.Port = DefaultPort
 	}
-	s, err := openSettings(o.Dir)
+	s, err := openSettings(o.Dir, o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}

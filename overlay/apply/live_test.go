@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -495,6 +496,26 @@ func snapshot(t *testing.T) map[string]string {
 		s["table "+table.Name] = "there"
 	}
 	return s
+}
+
+func TestHostIsSetUpThoughTheDiskKeepsNothing(t *testing.T) {
+	inHost(t)
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	var said strings.Builder
+	host, err := NewHost(HostOptions{Underlay: Underlay{MTU: 1500}, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	must(t, err)
+	host.settings.file = filepath.Join(file, "sysctl.json") // below a file nothing can be written
+	_, err = host.Ensure(t.Context())
+	must(t, err)
+	if got, err := readSysctl("net/ipv4/ip_forward"); got != "1" || err != nil {
+		t.Errorf("forwarding is %s, %v, want 1", got, err)
+	}
+	if !strings.Contains(said.String(), "sysctl=net/ipv4/ip_forward") {
+		t.Errorf("the log does not name the setting: %s", said.String())
+	}
+	host.settings.file = ""
+	must(t, host.Remove(t.Context()))
 }
 
 func TestHostSaysWhoHasThePort(t *testing.T) {

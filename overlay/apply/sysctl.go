@@ -3,10 +3,12 @@
 package apply
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,10 +44,11 @@ func ignoreMissing(err error) error {
 type settings struct {
 	file string // empty: only this process can
 	was  map[string]string
+	log  *slog.Logger
 }
 
-func openSettings(dir string) (*settings, error) {
-	s := &settings{was: make(map[string]string)}
+func openSettings(dir string, log *slog.Logger) (*settings, error) {
+	s := &settings{was: make(map[string]string), log: cmp.Or(log, slog.New(slog.DiscardHandler))}
 	if dir == "" {
 		return s, nil
 	}
@@ -63,7 +66,8 @@ func openSettings(dir string) (*settings, error) {
 	return s, nil
 }
 
-// set changes a sysctl; one that this kernel does not have is no error.
+// set changes a sysctl; one that this kernel does not have is no error. A disk that keeps nothing is none either:
+// tasks need the setting more than it needs to be put back.
 func (s *settings) set(name, value string) error {
 	old, err := readSysctl(name)
 	if err != nil {
@@ -75,7 +79,7 @@ func (s *settings) set(name, value string) error {
 	if _, known := s.was[name]; !known {
 		s.was[name] = old
 		if err := s.save(); err != nil {
-			return err
+			s.log.Warn("what a sysctl was is not kept: it would stay as it is", "sysctl", name, "error", err)
 		}
 	}
 	return writeSysctl(name, value)

@@ -141,7 +141,7 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 
 // prepareHost makes what a node needs once: tunnel device, name server's address, forwarding.
 func (d *daemon) prepareHost(context.Context) (err error) {
-	d.host, err = apply.NewHost(apply.HostOptions{Underlay: d.underlay, Port: d.o.Tunnel, Dir: d.o.State})
+	d.host, err = apply.NewHost(apply.HostOptions{Underlay: d.underlay, Port: d.o.Tunnel, Dir: d.o.State, Log: d.log.WithGroup("host")})
 	return err
 }
 
