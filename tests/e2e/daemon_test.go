@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"weft/tests/lab"
 	"weft/tests/lab/labtest"
 )
@@ -34,6 +36,7 @@ func TestDaemonsRefuseClearly(t *testing.T) {
 		{"port in use", m, []string{"netd", "--node", "other", "--state", m.Dir + "/other", "--socket", m.Dir + "/other.sock", "--pin", l.Dir + "/bpf/other", "--cgroup", m.Cgroup(), "--gossip-port", "7798", "--metrics", "127.0.0.1:7781"}, "127.0.0.1:7781"},
 		{"unknown underlay", h, []string{"netd", "--underlay", "nothere0", "--state", h.Dir + "/other"}, "nothere0"},
 		{"master that is no address", h, []string{"netd", "--master", "nowhere"}, "nowhere"},
+		{"state folder that is read-only", m, []string{"netd", "--node", "other", "--state", readOnly(t), "--socket", m.Dir + "/other.sock", "--pin", l.Dir + "/bpf/other", "--cgroup", m.Cgroup(), "--underlay", "eth0"}, "read-only file system"},
 		{"secret that is too short", h, []string{"netd", "--secret-file", shortSecret(t)}, "16 or more"},
 		{"master without address", m, []string{"master", "--state", m.Dir + "/other"}, "addr"},
 		{"master's port in use", m, []string{"master", "--id", "other", "--addr", m.Addr.String(), "--state", m.Dir + "/other", "--gossip-port", "7798", "--http-port", "0", "--metrics", ""}, "7700"},
@@ -59,6 +62,21 @@ func TestDaemonsRefuseClearly(t *testing.T) {
 func lastLine(err error) string {
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	return lines[len(lines)-1]
+}
+
+// readOnly is a folder that nothing can be written to, not even by root.
+func readOnly(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func shortSecret(t *testing.T) string {

@@ -199,7 +199,7 @@ func (s *stage) arrived(o *outcome) error {
 }
 
 // warm is how long traffic flows before something happens to it, and after.
-const warm = time.Second
+func (s *stage) warm() { time.Sleep(s.span(500*time.Millisecond, 2*time.Second)) }
 
 // during lets one thing happen under traffic.
 func (s *stage) during(ctx context.Context, e event) (outcome, error) {
@@ -213,11 +213,11 @@ func (s *stage) during(ctx context.Context, e event) (outcome, error) {
 		return o, err
 	}
 	overrun := s.overrunNow()
-	time.Sleep(warm)
+	s.warm()
 	began := time.Now()
 	happened := e.do(ctx, s)
 	o.took = time.Since(began)
-	time.Sleep(warm)
+	s.warm()
 	if err := s.stop(l, &o); err != nil {
 		return o, errors.Join(happened, err)
 	}
