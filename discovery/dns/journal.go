@@ -31,7 +31,8 @@ type journal struct {
 }
 
 // openJournal returns what the file lists; whole is false when the file is new or broken, so that the
-// kernel may know more. An empty path gives a nil journal.
+// kernel may know more. An empty path gives a nil journal. On a disk that is full a whole file is used as it is: names
+// are answered for want of a new one.
 func openJournal(path string) (j *journal, keys []residentKey, whole bool, err error) {
 	if path == "" {
 		return nil, nil, false, nil
@@ -42,7 +43,12 @@ func openJournal(path string) (j *journal, keys []residentKey, whole bool, err e
 	}
 	keys, whole = parseJournal(content)
 	j = &journal{path: path}
-	if err := j.rewrite(keys); err != nil {
+	err = j.rewrite(keys)
+	if err != nil && whole {
+		j.records = len(keys)
+		j.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0o600)
+	}
+	if err != nil {
 		return nil, nil, false, err
 	}
 	return j, keys, whole, nil

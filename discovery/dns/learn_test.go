@@ -344,6 +344,30 @@ func TestNextProcessKeepsAnswersTrue(t *testing.T) {
 	}
 }
 
+// TestJournalIsUsedAsItIsWhenNoNewOneCanBeWritten: a full disk keeps no name server from starting.
+func TestJournalIsUsedAsItIsWhenNoNewOneCanBeWritten(t *testing.T) {
+	k := newKernel()
+	journal := filepath.Join(t.TempDir(), "answers")
+	first := start(t, Options{Cache: k, Journal: journal}, sample())
+	first.query("web.weft.mesos.", wire.TypeA)
+	first.resident(1)
+	first.stop()
+	if err := os.Mkdir(journal+".new", 0o700); err != nil { // so that no file can have the name
+		t.Fatal(err)
+	}
+	second := start(t, Options{Cache: k, Journal: journal}, sample())
+	second.query("web.weft.mesos.", wire.TypeAAAA)
+	second.resident(2)
+	second.stop()
+	j, keys, whole, err := openJournal(journal)
+	if err != nil || !whole || len(keys) != 2 {
+		t.Fatalf("the journal lists %v, whole %v, %v; want both answers", keys, whole, err)
+	}
+	if err := j.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBrokenJournalClearsOnceTheZoneIsKnown(t *testing.T) {
 	for _, content := range []string{"", "weftdns1\x00\x00", "weftdns1\x00\x00\x00\x00\x00\x01\x03web\xc0\x00", "nonsense"} {
 		k := newKernel()
