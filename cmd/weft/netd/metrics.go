@@ -40,6 +40,12 @@ func (d *daemon) report(send process.Send) {
 	send("dns_questions_total", "questions that reached the server", counter, float64(names.Own), "zone", "own")
 	send("dns_questions_total", "questions that reached the server", counter, float64(names.Foreign), "zone", "foreign")
 	send("dns_resident", "answers that the kernel gives", gauge, float64(names.Resident))
+	send("dns_remembered_total", "foreign questions answered without a resolver", counter, float64(names.Remembered))
+	send("dns_stale_total", "foreign questions given an old answer because no resolver answered", counter, float64(names.Stale))
+	send("dns_limited_total", "questions refused to tasks that ask too much", counter, float64(names.Limited))
+	send("dns_missing_total", "questions for names that are not there", counter, float64(names.Missing))
+	send("dns_unready_total", "questions not answered because not all names are known yet", counter, float64(names.Unready))
+	send("dns_truncated_total", "answers that were too long for their asker", counter, float64(names.Truncated))
 	send("dns_failed_total", "foreign questions that no resolver answered", counter, float64(names.Failed))
 	if s := d.lb.Snapshot(); s != nil {
 		send("vips", "VIPs declared anywhere", gauge, float64(s.Stats.VIPs))

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -97,9 +96,6 @@ func carryOut(o order, files map[string][][]byte) (outcome, error) {
 	if len(took) > 0 {
 		slices.Sort(took)
 		r.P50, r.P999 = took[len(took)/2], took[len(took)*999/1000]
-	}
-	if err == nil && c.answers == 0 {
-		err = errors.New("no answer came")
 	}
 	return r, err
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,19 +47,19 @@ type measure struct {
 // measureZone starts every server with a zone of so many names and asks them in turns.
 func measureZone(ctx context.Context, out io.Writer, o options, dir string, names int) (_ []sample, err error) {
 	large := names > inUse
-	tasks := names
+	z := makeZone
 	if large {
-		tasks = names / perTask
+		z = makeLarge
 	}
 	dir = filepath.Join(dir, strconv.Itoa(names))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	f, err := writeFiles(dir, makeZone(tasks), large)
+	f, err := writeFiles(dir, z(names))
 	if err != nil {
 		return nil, err
 	}
-	runtime.GC()
+	debug.FreeOSMemory()
 	st, err := newStage(ctx)
 	defer func() { err = errors.Join(err, st.close()) }()
 	if err != nil {
@@ -72,7 +73,7 @@ func measureZone(ctx context.Context, out io.Writer, o options, dir string, name
 	}()
 	list := measures(o, f, large)
 	for _, name := range serverNames(o, large) {
-		if servers[name], err = startServer(ctx, o, dir, f, name, st.link, tasks); err != nil {
+		if servers[name], err = startServer(ctx, o, dir, f, name, st.link, names); err != nil {
 			return nil, err
 		}
 	}
@@ -141,6 +142,10 @@ func rounds(ctx context.Context, out io.Writer, o options, st *stage, servers ma
 				if err != nil {
 					return nil, fmt.Errorf("%s by %s: %w", m.name, name, err)
 				}
+				if s.Cost == 0 { // a busy machine let it wait for the whole span
+					fmt.Fprintf(out, "round %d: no answer of %s to %s\n", round+1, name, m.name)
+					continue
+				}
 				s.Round, s.Measure, s.Server = round, m.name, name
 				samples = append(samples, s)
 			}
@@ -159,6 +164,9 @@ func converse(a *asker, s *server, m measure, o options, cpu int, threads []stri
 	end, err5 := s.cpu()
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return sample{}, err
+	}
+	if r.Answers == 0 {
+		return sample{Lost: r.Lost}, nil
 	}
 	cost := float64(r.CPU+end-served+after-softirq) / float64(r.Answers)
 	return sample{

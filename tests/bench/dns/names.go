@@ -31,8 +31,6 @@ var (
 
 const (
 	vni       = 7
-	perTask   = 4 // names with addresses that a task has in the zone of tasks
-	hundred   = 100
 	agents    = 1000
 	inUse     = 10000 // names of the large zone that are asked for, where they are a few
 	poolSize  = 1 << 16
@@ -67,6 +65,22 @@ func makeZone(tasks int) *zone.Zone {
 	return z
 }
 
+// makeLarge makes a zone of so many names with an address each.
+func makeLarge(names int) *zone.Zone {
+	records := make([]zone.Record, names)
+	for i := range records {
+		records[i] = zone.Record{
+			Name: label(i) + "." + framework + ".mesos.", Type: zone.A, TTL: 5,
+			Addr: netip.AddrFrom4([4]byte{9, byte(i >> 16), byte(i >> 8), byte(i)}), From: "static/bench", Writer: "host-0",
+		}
+	}
+	z, _ := zone.New(zone.Options{Servers: []netip.Addr{dnsAddr}, Self: "host-0", Static: records}).Completed().With([]zone.Change{{
+		Source: zone.Source{Kind: discovery.KindNetwork, Key: netName, Writer: discovery.Ledger},
+		Fact:   zone.Network{Name: netName, VNI: vni, Subnets: []netip.Prefix{network}},
+	}})
+	return z
+}
+
 // taskChange is task i; another generation has another address.
 func taskChange(i, generation int) zone.Change {
 	node := fmt.Sprintf("host-%d", i%agents)
@@ -89,8 +103,8 @@ type files struct {
 	a, srv, few               string // questions: every name, every service, a few of the names
 }
 
-// writeFiles writes the same records for everybody; of a large zone only those that are asked for.
-func writeFiles(dir string, z *zone.Zone, large bool) (files, error) {
+// writeFiles writes the same records for everybody.
+func writeFiles(dir string, z *zone.Zone) (files, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	f := files{at("zone"), at("hosts"), at("local"), at("plain"), at("a"), at("srv"), at("few")}
 	zoneOut, err1 := create(f.zone)
@@ -103,7 +117,7 @@ func writeFiles(dir string, z *zone.Zone, large bool) (files, error) {
 	fmt.Fprintf(zoneOut, "$ORIGIN mesos.\nmesos. 5 IN SOA ns1.mesos. root.ns1.mesos. 1 60 600 86400 1\nmesos. 5 IN NS ns1.mesos.\n")
 	var a, srv []string
 	z.All(func(r zone.Record) bool {
-		if !strings.HasSuffix(r.Name, ".mesos.") || r.Type == zone.SOA || r.Type == zone.NS || large && r.Type != zone.A {
+		if !strings.HasSuffix(r.Name, ".mesos.") || r.Type == zone.SOA || r.Type == zone.NS {
 			return true
 		}
 		line := fmt.Sprintf("%s %d IN %s %s", r.Name, r.TTL, r.Type, r.Data())

@@ -60,7 +60,7 @@ func serverNames(o options, large bool) []string {
 }
 
 // startServer writes a server's configuration and starts it.
-func startServer(ctx context.Context, o options, dir string, f files, name string, link, tasks int) (*server, error) {
+func startServer(ctx context.Context, o options, dir string, f files, name string, link, names int) (*server, error) {
 	own := filepath.Join(dir, name)
 	if err := os.MkdirAll(own, 0o755); err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func startServer(ctx context.Context, o options, dir string, f files, name strin
 	s := &server{name: name, log: filepath.Join(own, "log")}
 	var text string
 	var args []string
-	us := []string{"/proc/self/exe", "-tasks", strconv.Itoa(tasks), "-role"}
+	us := []string{"/proc/self/exe", "-tasks", strconv.Itoa(names), "-role"}
 	switch name {
 	case kernel:
 		s.addr, args = netip.AddrPortFrom(dnsAddr, 53), append(us, "weft", "-ifindex", strconv.Itoa(link))

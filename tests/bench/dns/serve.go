@@ -74,7 +74,11 @@ func serveZone(ctx context.Context, o options, d dns.Options) error {
 	if err != nil {
 		return err
 	}
-	s.SetZone(makeZone(o.tasks), zone.Diff{All: true})
+	z := makeZone
+	if o.tasks > inUse {
+		z = makeLarge
+	}
+	s.SetZone(z(o.tasks), zone.Diff{All: true})
 	debug.FreeOSMemory()
 	return s.Run(ctx)
 }
