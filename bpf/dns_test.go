@@ -404,7 +404,7 @@ func TestKernelLeavesToTheServer(t *testing.T) {
 	rows := n.maps["dns_answers"]
 	spoil := func(name string, change func(*row.DNSAnswer)) {
 		key, a := row.DNSKeyOf(0, wire(name), typeA), one
-		a.Seal(key)
+		a.Seal(key, 7)
 		change(&a)
 		if err := rows.Put(key, a); err != nil {
 			t.Fatal(err)

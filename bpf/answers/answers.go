@@ -8,6 +8,8 @@ package answers
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
 
 	"weft/bpf/row"
 	"weft/bpf/table"
@@ -28,10 +30,15 @@ const maxName = 255
 // Its methods may be called from several goroutines.
 type Cache struct {
 	rows table.Table[row.DNSKey, row.DNSAnswer]
+	puts atomic.Uint32 // marks of answers
 }
 
 // New returns the cache over the map dns_answers, or another form of it.
-func New(rows table.Table[row.DNSKey, row.DNSAnswer]) *Cache { return &Cache{rows: rows} }
+func New(rows table.Table[row.DNSKey, row.DNSAnswer]) *Cache {
+	c := &Cache{rows: rows}
+	c.puts.Store(rand.Uint32()) // an earlier process left marks, too
+	return c
+}
 
 // Put makes the kernel answer qname (wire form with the root's byte, any case) of type qtype, asked in
 // the view of vni (0: the host), with data: the records that follow the question, compression pointers
@@ -61,7 +68,7 @@ func (c *Cache) Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount
 		Len: uint16(len(data)), Rcode: rcode, Rotate: rotate, Ancount: ancount, Nscount: nscount, Arcount: arcount,
 	}
 	copy(answer.Data[:], data)
-	answer.Seal(key)
+	answer.Seal(key, uint16(c.puts.Add(1)))
 	return c.rows.Put(key, answer)
 }
 

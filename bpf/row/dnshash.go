@@ -52,8 +52,8 @@ func DNSKeyOf(vni uint32, qname []byte, qtype uint16) DNSKey {
 }
 
 // Seal writes into a the marks by which the kernel half sees that an answer belongs to key and that
-// it read the whole of it. An answer without them is never given.
-func (a *DNSAnswer) Seal(key DNSKey) {
-	a.Mark = uint16(key.Hash[0] >> 32)
-	a.Stamp = uint32(key.Hash[0])
+// it read the whole of it; mark is to be another one each time. An answer without them is never given.
+func (a *DNSAnswer) Seal(key DNSKey, mark uint16) {
+	a.Mark = mark
+	a.Stamp = uint32(key.Hash[0]) ^ uint32(mark)*0x9e3779b1
 }

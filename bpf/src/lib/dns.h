@@ -245,13 +245,17 @@ static __always_inline int dns_parse(struct dns_scratch *s, __u32 vni)
 }
 
 /*
- * Whether a is (still) the answer of the key in scratch. Rows of an LRU map are reused as soon as
- * they are free, front to back, so a reader looks at the front last: a row that was reused while it
- * was read shows another mark there.
+ * Whether a is (still) the answer of the key in scratch, as it was when its mark was read. Rows of
+ * an LRU map are reused as soon as they are free, for the same name too, and written front to back.
+ * Each time a row is written it gets another mark, at the front, and a stamp made of name and mark,
+ * at the end. So a reader takes the mark first and looks at both last.
  */
-static __always_inline bool dns_sealed(const volatile struct dns_answer *a, struct dns_scratch *s)
+static __always_inline bool dns_sealed(const volatile struct dns_answer *a, struct dns_scratch *s,
+				       __u16 mark)
 {
-	return a->stamp == (__u32)s->key.hash[0] && a->mark == (__u16)(s->key.hash[0] >> 32);
+	__u32 stamp = (__u32)s->key.hash[0] ^ mark * 0x9e3779b1U;
+
+	return a->stamp == stamp && a->mark == mark;
 }
 
 /* Copies the records of a behind the question; returns their number of bytes or -1. */
@@ -296,12 +300,13 @@ static __always_inline int dns_render_opt(struct dns_scratch *s, __u32 at)
 static __always_inline int dns_render(const struct dns_answer *a, struct dns_scratch *s)
 {
 	const volatile struct dns_answer *row = a;
+	__u16 mark = row->mark;
 	__u32 end = s->end, opt = s->edns ? DNS_OPT : 0, rcode = row->rcode & 0x0f;
 	__u32 counts[3] = {row->ancount, row->nscount, row->arcount};
 	int len = dns_records(a, s);
 	__u8 *m = s->msg, cut = 0;
 
-	if (len < 0 || !dns_sealed(a, s))
+	if (len < 0 || !dns_sealed(a, s, mark))
 		return -1;
 	if (end + len + opt > s->limit) {
 		len = counts[0] = counts[1] = counts[2] = 0;
@@ -482,7 +487,7 @@ __noinline int dns_answer(struct __sk_buff *skb, const struct packet *p)
 	if (dns_hash(s->key.len))
 		return 0;
 	a = bpf_map_lookup_elem(&dns_answers, &s->key);
-	if (!a || !dns_sealed(a, s))
+	if (!a || !dns_sealed(a, s, a->mark))
 		return 0;
 	diff = dns_sum(s, s->size, 0, true);
 	made = dns_render(a, s);

@@ -547,9 +547,9 @@ struct dns_answer {
 	__u16 ancount;
 	__u16 nscount;
 	__u16 arcount;
-	__u16 mark; /* bits 32 to 47 of hash[0]; with stamp it frames data */
+	__u16 mark; /* another one each time the row is written; with stamp it frames data */
 	__u8 data[DNS_DATA]; /* records; names as compression pointers into the question */
-	__u32 stamp; /* low 32 bits of hash[0]: a torn read is seen and passed on */
+	__u32 stamp; /* of hash[0] and mark (dns_sealed): a torn read is seen and passed on */
 };
 
 _Static_assert(sizeof(struct dns_answer) == 464, "dns_answer");

@@ -213,7 +213,7 @@ func threadTimes(paths []string) (int64, error) {
 
 // measureHeld measures what a zone of 20,000 tasks takes, in processes of their own.
 func measureHeld(ctx context.Context, o options) ([]report.Line, error) {
-	runs, tasks := 5, "20000"
+	runs, tasks := 3, "20000"
 	if o.short {
 		runs, tasks = 1, "2000"
 	}
