@@ -100,7 +100,11 @@ func (h *Host) onUnderlay(f func(*netlink.Handle, netlink.Link) error) error {
 }
 
 func inUnderlay(a netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(gateway.Bits(), a.BitLen())}
+	bits := gateway.Bits()
+	if a.Is6() {
+		bits = gateway6.Bits()
+	}
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}
 }
 
 // Pins is the host's folder of bpffs.

@@ -82,8 +82,8 @@ func (d *daemon) followUnderlay(ctx context.Context) error {
 			return nil
 		}
 		u, err := apply.FindUnderlay(d.o.Underlay, d.o.Underlay6)
-		if err != nil {
-			continue // gone for the moment: what is there stays as it is
+		if err != nil || d.underlay.Addr.Is4() && !u.Addr.Is4() {
+			continue // gone for the moment, which is no reason to leave the others' family: all stays as it is
 		}
 		if u.Addr != told.Addr || !slices.Equal(u.Others, told.Others) {
 			d.log.InfoContext(ctx, "underlay addresses changed", "addr", u.Addr, "others", u.Others)
