@@ -107,6 +107,11 @@ chaos-overlay: build ## everything that networks must survive, under traffic: co
 	$(GO) run ./tests/chaos/nextlayout -o bin/weft-next
 	$(GO) run ./tests/chaos/overlay $(if $(SHORT),-short,-results tests/bench/results/chaos.jsonl) $(CHAOS)
 
+.PHONY: bench-instructions
+bench-instructions: ## instructions per packet of each program, counted in a guest: the same on every machine
+	.ci/kernels.sh 6.12
+	$(GO) run ./tests/kernels -bench Instructions 6.12 ./bpf/bpftest
+
 .PHONY: check
 check: ## what CI runs
 	.ci/run

@@ -3,6 +3,8 @@
 package bpftest_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +18,8 @@ import (
 	"weft/bpf"
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
+	"weft/overlay/apply"
+	"weft/overlay/compile"
 )
 
 // wantTraffic wants every kind of traffic from one task to another.
@@ -185,6 +189,42 @@ func TestPathSmallerThanTheTask(t *testing.T) {
 	}
 	if n, err := c.Read(make([]byte, 1500)); err != nil || n != 1400 {
 		t.Errorf("a datagram that may be fragmented: %d bytes came back, %v", n, err)
+	}
+}
+
+// TestProbesFindTheSmallPath has the other end take less than this one sends, and nobody say so.
+func TestProbesFindTheSmallPath(t *testing.T) {
+	const end, small = 1400, 1400 + 4 // a veth takes what has room for a VLAN's tag
+	for name, w := range map[string]wire{
+		"ipv4": {mtu: underlayMTU, first: node, second: otherNode},
+		"ipv6": {mtu: underlayMTU, first: node6, second: otherNode6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLANOf(t, nil, w)
+			l.enter(l.nodes[1].ns)
+			l.do(netlink.LinkSetMTU(l.link("u1"), end))
+			l.enter(l.nodes[0].ns)
+			prober, err := apply.OpenProber(t.Context(), w.first, 0)
+			l.do(err)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- prober.Run(ctx) }()
+			defer func() {
+				cancel()
+				if err := <-ended; !errors.Is(err, context.Canceled) {
+					t.Errorf("run: %v", err)
+				}
+			}()
+			size, err := compile.FindPath(underlayMTU, func(size int) (bool, error) { return prober.Fits(t.Context(), w.second, size) })
+			if size != small || err != nil {
+				t.Errorf("got %d, %v; want %d", size, err, small)
+			}
+			for size, want := range map[int]bool{small + 1: false, 60000: false} {
+				if fits, err := prober.Fits(t.Context(), w.second, size); fits != want || err != nil {
+					t.Errorf("%d bytes: got %v, %v", size, fits, err)
+				}
+			}
+		})
 	}
 }
 

@@ -84,6 +84,12 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 	}
 	vni := binary.BigEndian.Uint32(vxlan[4:]) >> 8
 	inner := vxlan[8:]
+	if vni == 0 {
+		if meta.GSOSize != 0 || len(inner) < 16 {
+			return end(row.ReasonMalformed)
+		}
+		return end(row.ReasonAnsweredProbe)
+	}
 	o := m.receive(inner, vni, identity, meta)
 	h, ok := readHeaders(inner, meta.GSOSize != 0)
 	if o.Reason == row.ReasonMalformed || !ok {

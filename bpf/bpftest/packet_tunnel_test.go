@@ -54,6 +54,38 @@ func TestFromUnderlay(t *testing.T) {
 	b.sawEvery(t, append(receiveReasons(), row.ReasonNotOurs, row.ReasonSlowPath, row.ReasonBadTunnel))
 }
 
+// TestProbesAreAnswered wants the beginning of a frame of no network back, to where it came from.
+func TestProbesAreAnswered(t *testing.T) {
+	for name, w := range map[string]struct {
+		b  *bench
+		to bpftest.Tunnel
+	}{
+		"ipv4": {newBench(t, "tunnel", change{}), outer(0)},
+		"ipv6": {newBench6(t, "tunnel", nil), outer6(0)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.to.VNI, w.to.Flags = 0, 0x08
+			data := bytes.Repeat([]byte("who asks"), 100)
+			got := w.b.expect(t, "from_underlay", w.to.Wrap(data), bpftest.Meta{}, row.ReasonAnsweredProbe)
+			back := w.to
+			o := &back.Outer
+			o.Src, o.Dst, o.SrcMAC, o.DstMAC = o.Dst, o.Src, o.DstMAC, o.SrcMAC
+			o.SPort, o.DPort = 4789, o.SPort
+			if diff := cmp.Diff(back.Wrap(data[:16]), got); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+			w.b.expect(t, "from_underlay", w.to.Wrap(data[:16]), bpftest.Meta{}, row.ReasonAnsweredProbe)
+			w.b.expect(t, "from_underlay", w.to.Wrap(data[:15]), bpftest.Meta{}, row.ReasonMalformed)
+			w.b.expect(t, "from_underlay", w.to.Wrap(data), bpftest.Meta{GSOSize: 100}, row.ReasonMalformed)
+			w.to.Outer.Src = noNode
+			if w.to.Outer.Dst.Is6() {
+				w.to.Outer.Src = noNode6
+			}
+			w.b.expect(t, "from_underlay", w.to.Wrap(data), bpftest.Meta{}, row.ReasonUnknownVTEP)
+		})
+	}
+}
+
 func TestFromTunnel(t *testing.T) {
 	b := newBench(t, "tunnel", change{})
 	given := func(identity uint16) bpftest.Meta {

@@ -6,7 +6,8 @@
  * from_underlay (ingress of the underlay):
  *   1. a tunnel frame for this node, from a node?  lib/decap.h
  *   2. of which network, from which identity       lib/decap.h
- *   3. parse, judge, open, deliver                 lib/receive.h
+ *   3. a probe of the path: sent back              lib/echo.h
+ *   4. parse, judge, open, deliver                 lib/receive.h
  *   What is odd goes on to the kernel's VXLAN device.
  *
  * from_tunnel (ingress of that device): the same, the kernel having done 1 and half of 2.
@@ -14,6 +15,7 @@
 
 #include "lib/count.h"
 #include "lib/decap.h"
+#include "lib/echo.h"
 #include "lib/receive.h"
 
 static __always_inline int walk_underlay(struct __sk_buff *skb, struct packet *p)
@@ -23,7 +25,9 @@ static __always_inline int walk_underlay(struct __sk_buff *skb, struct packet *p
 
 	if (verdict == CONTINUE)
 		verdict = open_tunnel(skb, p);
-	return verdict == CONTINUE ? receive(skb, p, inner(), tos) : verdict;
+	if (verdict != CONTINUE)
+		return verdict;
+	return p->vni ? receive(skb, p, inner(), tos) : answer_probe(skb, p);
 }
 
 SEC("tc")

@@ -29,10 +29,11 @@ const (
 
 // Facts are all that rows are made from.
 type Facts struct {
-	Node     discovery.NodeID // this one
-	VTEP     netip.Addr       // its underlay address
-	MTU      int              // of its underlay link, bytes
-	Nodes    []Node           // that are admitted; see Nodes
+	Node     discovery.NodeID   // this one
+	VTEP     netip.Addr         // its underlay address
+	MTU      int                // of its underlay link, bytes
+	Nodes    []Node             // that are admitted; see Nodes
+	Paths    map[netip.Addr]int // by VTEP: largest IP packet that was seen to arrive, bytes
 	Networks []overlay.Network
 	Blocks   []overlay.Block
 	Sets     []overlay.GroupSet

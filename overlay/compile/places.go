@@ -69,6 +69,9 @@ func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.B
 		if holder.MTU != 0 {
 			mtu = min(mtu, TaskMTU(holder.VTEP, holder.MTU))
 		}
+		if path := f.Paths[holder.VTEP]; path != 0 && b.Node != f.Node {
+			mtu = min(mtu, TaskMTU(holder.VTEP, path))
+		}
 		r := row.Block{VTEP: row.AddrOf(holder.VTEP), MTU: uint16(mtu)}
 		if b.Node == f.Node {
 			r.Flags = row.BlockLocal

@@ -87,6 +87,7 @@ type Options struct {
 	Source   Source           // nil: there are no events
 	Tracer   *Tracer          // nil: packets can't be followed
 	Finder   Finder           // nil: tasks of other nodes have no names here
+	Prober   Prober           // nil: paths are taken to carry what the links do
 	// WaitOwner returns nil when a process has ended; nil: apply.WaitProcess.
 	WaitOwner func(ctx context.Context, pid int, start uint64) error
 	Log       *slog.Logger // nil: none
@@ -124,6 +125,8 @@ type Engine struct {
 
 	ids  keyed  // one Attach or Detach of an id at a time
 	sync syncer // of the tables
+
+	paths paths // to other nodes
 
 	mu      sync.Mutex // guards what follows
 	entries map[string]*entry
@@ -172,6 +175,7 @@ type Stats struct {
 	SyncErrors uint64     // of them, not complete
 	Written    table.Diff // rows, in all
 	Lost       uint64     // events that a reader was too slow for
+	SmallPaths int        // nodes whose path carries less than this node's link
 }
 
 // New returns an Engine that has done nothing yet.
@@ -204,6 +208,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	if e.o.Source != nil {
 		g.Go(func() error { return e.readEvents(ctx) })
 	}
+	if e.o.Prober != nil {
+		g.Go(func() error { return e.watchPaths(ctx) })
+	}
 	if e.o.Tracer != nil {
 		g.Go(func() error { return e.followTraces(ctx) })
 	}
@@ -218,6 +225,7 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.stats
+	s.SmallPaths = e.smallPaths()
 	for _, en := range e.entries {
 		if en.phase == live {
 			s.Endpoints++

@@ -174,7 +174,7 @@ func (f *facts) Identity(network string, groups []string) (overlay.Identity, boo
 func (e *Engine) compileFacts() compile.Facts {
 	f := compile.Facts{
 		Node: e.o.Node, VTEP: e.o.Underlay.Addr, MTU: e.o.Underlay.MTU,
-		Nodes:    compile.Nodes(e.facts.Admissions(), e.facts.Nodes()),
+		Nodes: compile.Nodes(e.facts.Admissions(), e.facts.Nodes()), Paths: e.paths.snapshot(),
 		Networks: e.facts.Networks(), Blocks: e.facts.Blocks(), Sets: e.facts.Sets(), Rules: e.facts.Rules(),
 	}
 	for _, en := range e.liveEntries() {

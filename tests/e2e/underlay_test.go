@@ -52,6 +52,43 @@ func TestUnderlayOfIPv6(t *testing.T) {
 	}
 }
 
+// TestPathSmallerThanItsEnds has something between the hosts lose large packets in silence: netd finds what
+// the path carries, says so, and large messages of tasks arrive in both directions.
+func TestPathSmallerThanItsEnds(t *testing.T) {
+	l, peer := labtest.Up(t, lab.Options{Hosts: 2}), labtest.Build(t, "tests/e2e/peer")
+	near, far := l.Hosts[0], l.Hosts[1]
+	if err := far.Narrow(1400); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := near.Weft(t.Context(), "network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64").Output(); err != nil {
+		t.Fatal(out, err)
+	}
+	for h, args := range map[*lab.Host][]string{
+		far:  {"--name", "web", "--", peer, "serve", "-name", strings.Repeat("large ", 1000), "-tcp", "8080"},
+		near: {"--name", "client", "--", "sleep", "1000"},
+	} {
+		cmd := h.Weft(t.Context(), append([]string{"run", "--network", "prod"}, args...)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Wait() }) // it ends with the lab
+	}
+	var web overlay.Endpoint
+	eventually(t, func() (err error) { web, err = taskOf(t, far, "web"); return err })
+	eventually(t, func() error {
+		if !strings.Contains(near.Tail("netd", 1000), "path is smaller") {
+			return errors.New("netd does not say that the path is small")
+		}
+		return nil
+	})
+	for _, to := range []string{fmt.Sprintf("%s:8080", web.Addr4), fmt.Sprintf("[%s]:8080", web.Addr6)} {
+		eventually(t, func() error {
+			_, err := near.Weft(t.Context(), "task", "exec", "client", "--", peer, "ask", "-timeout", "3s", "tcp", to).Output()
+			return err
+		})
+	}
+}
+
 // taskOf returns the endpoint of a task by its name.
 func taskOf(t *testing.T, h *lab.Host, name string) (overlay.Endpoint, error) {
 	t.Helper()

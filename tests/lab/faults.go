@@ -134,3 +134,15 @@ func (h *Host) CountPins() int {
 	})
 	return n
 }
+
+// Narrow makes what reaches a host by the underlay's bridge that small, bytes: larger packets are lost and
+// nobody says so.
+func (h *Host) Narrow(mtu int) error {
+	return withNetlink(h.lab.fabric(), func(handle *netlink.Handle) error {
+		link, err := handle.LinkByName(h.Name)
+		if err != nil {
+			return err
+		}
+		return handle.LinkSetMTU(link, mtu)
+	})
+}

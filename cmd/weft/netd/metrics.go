@@ -55,4 +55,5 @@ func (d *daemon) report(send process.Send) {
 	d.reportVIPs(send)
 	o := d.overlay.Stats()
 	send("endpoints", "tasks' endpoints on this node", gauge, float64(o.Endpoints))
+	send("small_paths", "nodes whose path carries smaller packets than the underlay", gauge, float64(o.SmallPaths))
 }

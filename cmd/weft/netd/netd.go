@@ -52,6 +52,7 @@ type daemon struct {
 	peers    *peers.Peers
 	names    *dns.Server
 	static   static
+	prober   *apply.Prober
 
 	pinsLost atomic.Uint64 // pins that somebody removed
 	halfLost atomic.Uint64 // starts that found no kernel half, though there should have been one
@@ -182,7 +183,10 @@ func (d *daemon) openPlane(ctx context.Context) error {
 // loopback is the ifindex of lo, the first interface of every network namespace.
 const loopback = 1
 
-func (d *daemon) makeOverlay(context.Context) (err error) {
+func (d *daemon) makeOverlay(ctx context.Context) (err error) {
+	if d.prober, err = apply.OpenProber(ctx, d.underlay.Addr, d.o.Tunnel); err != nil {
+		return err
+	}
 	t := d.plane.Tables()
 	d.overlay, err = overlayengine.New(overlayengine.Options{
 		Node: discovery.NodeID(d.o.Node), Underlay: d.underlay, Rows: d.store,
@@ -192,6 +196,7 @@ func (d *daemon) makeOverlay(context.Context) (err error) {
 		},
 		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr4, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
 		Tracer: &overlayengine.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
+		Prober: d.prober,
 		Log:    d.log.WithGroup("overlay"),
 	})
 	return err
@@ -275,7 +280,7 @@ func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		d.gossip.Run, d.peers.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
-		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.serve, d.serveMetrics, d.serveHTTP,
+		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.prober.Run, d.serve, d.serveMetrics, d.serveHTTP,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
