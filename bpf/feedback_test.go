@@ -135,9 +135,18 @@ func (f *farm) hitsOf(at ...string) (n int) {
 	return n
 }
 
+// timely skips what counts on connects that take far less than 10 ms.
+func timely(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("the times of connections are those of a machine that is not emulated")
+	}
+}
+
 func at4(n int) string { return fmt.Sprintf("10.0.0.%d:8080", n) }
 
 func TestARefusingBackendIsAskedOnce(t *testing.T) {
+	timely(t)
 	f := newFarm(t, nil, one(at4(1), at4(2), at4(3))...)
 	f.serve(at4(1), 0)
 	f.serve(at4(2), 0)
@@ -153,6 +162,7 @@ func TestARefusingBackendIsAskedOnce(t *testing.T) {
 }
 
 func TestAllRefusingAreAskedOnAndOn(t *testing.T) {
+	timely(t)
 	f := newFarm(t, nil, one(at4(1), at4(2), at4(3))...)
 	if failed := f.askAll(1, 30); failed != 30 {
 		t.Errorf("%d of 30 connects failed, want all", failed)
@@ -172,6 +182,7 @@ func TestAllRefusingAreAskedOnAndOn(t *testing.T) {
 
 // A backend that nobody answers for: one connect waits for it, the others go past it.
 func TestASilentBackendHoldsOneConnect(t *testing.T) {
+	timely(t)
 	f := newFarm(t, nil, one(at4(1), at4(2), "10.0.9.9:8080")...)
 	f.do(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "void"}, PeerName: "dev0"}))
 	for _, name := range []string{"void", "dev0"} {
@@ -206,6 +217,7 @@ func TestASilentBackendHoldsOneConnect(t *testing.T) {
 }
 
 func TestSlowBackendsGetLittle(t *testing.T) {
+	timely(t)
 	for _, slow := range []int{1, 2} {
 		f := newFarm(t, nil, one(at4(1), at4(2), at4(3), "10.0.0.100:8080")...)
 		all := []string{at4(1), at4(2), at4(3), "10.0.0.100:8080"}
@@ -248,6 +260,7 @@ func (f *farm) leavesNothingInFlight() {
 }
 
 func TestEqualBackendsShare(t *testing.T) {
+	timely(t)
 	f := newFarm(t, nil, one(at4(1), at4(2), at4(3))...)
 	for i := range 3 {
 		f.serve(at4(i+1), time.Millisecond)
@@ -308,6 +321,7 @@ func TestWeightsAreShares(t *testing.T) {
 }
 
 func TestAClientStaysAtItsBackend(t *testing.T) {
+	timely(t)
 	f := newFarm(t, func(v *row.VIP) { v.Affinity = 60 }, one(at4(1), at4(2), at4(3))...)
 	for i := range 3 {
 		f.serve(at4(i+1), 0)
@@ -335,6 +349,7 @@ func TestAClientStaysAtItsBackend(t *testing.T) {
 }
 
 func TestNearBackendsAreAskedFirst(t *testing.T) {
+	timely(t)
 	f := newFarm(t, func(v *row.VIP) { v.Near = 1 }, one(at4(1), at4(2), at4(3))...)
 	f.serve(at4(2), 0)
 	f.serve(at4(3), 0)
@@ -352,6 +367,7 @@ func TestNearBackendsAreAskedFirst(t *testing.T) {
 }
 
 func TestANewcomerStartsSlowly(t *testing.T) {
+	timely(t)
 	f := newFarm(t, nil, one(at4(1), at4(2))...)
 	f.serve(at4(1), 0)
 	f.serve(at4(2), 0)
@@ -400,6 +416,7 @@ func TestTrafficOfGoneBackendsIsForgotten(t *testing.T) {
 
 // Connections that are cut before the backend said a word are failures, when there are several.
 func TestResetsEject(t *testing.T) {
+	timely(t)
 	f := newFarm(t, nil, one(at4(1), at4(2))...)
 	f.serve(at4(1), 0)
 	l, err := net.Listen("tcp", at4(2))

@@ -115,7 +115,7 @@ static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct vip *
 	struct addr client = {};
 
 	memcpy(client.bytes, &cookie, sizeof(cookie));
-	return !choose_backend(vip, &client, choice) &&
+	return !choose_backend(vip, &client, choice, socket_proto(ctx) == PROTO_TCP) &&
 	       is_mapped(&choice->to.addr) == is_mapped(&asked->addr);
 }
 

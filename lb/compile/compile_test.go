@@ -223,3 +223,58 @@ func TestMoreBackendsThanAVIPCanCount(t *testing.T) {
 		t.Errorf("%d are out, want 1", out)
 	}
 }
+
+func TestAllWeightsZeroRefuseAndKeepTheName(t *testing.T) {
+	t.Parallel()
+	idle := backend(web(), "n1", "a", "9.0.0.1")
+	idle.Weight = 0
+	r, status := Compile(facts(idle), Rows{})
+	vip := r.VIPs[key(7, "11.1.2.3", 80, 6)]
+	if vip.Backends != 1 || vip.Draining != 1 {
+		t.Errorf("%d backends, %d of them draining; want one that drains", vip.Backends, vip.Draining)
+	}
+	equal(t, "addresses", status[0].Addrs, []netip.Addr{addr("11.1.2.3")})
+}
+
+// A node that went and came back: its backend is a newcomer, the other one stays where it was.
+func TestANodeThatComesBackStartsSlowly(t *testing.T) {
+	t.Parallel()
+	f := facts(backend(web(), "n1", "a", "9.0.0.1"), backend(web(), "n2", "b", "9.0.1.1"))
+	f.Now = 50
+	before, _ := Compile(f, Rows{})
+	f.Down = map[discovery.NodeID]string{"n2": "is down"}
+	during, _ := Compile(f, before)
+	equal(t, "while it is down", peers(t, during, key(7, "11.1.2.3", 80, 6)), []string{"9.0.0.1:8080"})
+	f.Down, f.Now = nil, 90
+	after, status := Compile(f, during)
+	vip := after.VIPs[key(7, "11.1.2.3", 80, 6)].ID
+	first, second := after.Backends[row.BackendKey{VIP: vip}], after.Backends[row.BackendKey{VIP: vip, Slot: 1}]
+	if first != before.Backends[row.BackendKey{VIP: vip}] || first.Since != 0 {
+		t.Errorf("the one that stayed: %+v, want it as it was", first)
+	}
+	if second.Since != 90 || second.ID == first.ID {
+		t.Errorf("the one that came back: %+v, want it a newcomer of second 90", second)
+	}
+	equal(t, "reasons", reasons(status), map[string]string{"a": "in: serving", "b": "in: serving"})
+}
+
+func TestPreferredBackendsComeFirst(t *testing.T) {
+	t.Parallel()
+	for prefer, want := range map[lb.Preference]uint16{lb.Anywhere: 0, lb.SameNode: 1, lb.SameZone: 2} {
+		var backends []lb.Backend
+		for i, node := range []string{"n3", "n2", "n1"} {
+			b := backend(web(), node, node, netip.AddrFrom4([4]byte{9, 0, byte(i), 1}).String())
+			b.Prefer = prefer
+			backends = append(backends, b)
+		}
+		f := facts(backends...)
+		f.Self, f.Zones = "n1", map[discovery.NodeID]string{"n1": "east", "n2": "east", "n3": "west"}
+		r, _ := Compile(f, Rows{})
+		if got := r.VIPs[key(7, "11.1.2.3", 80, 6)].Near; got != want {
+			t.Errorf("prefer %q: %d near, want %d", prefer, got, want)
+		}
+		if prefer == lb.SameNode {
+			equal(t, "slots", peers(t, r, key(7, "11.1.2.3", 80, 6))[0], "9.0.2.1:8080")
+		}
+	}
+}

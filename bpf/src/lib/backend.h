@@ -280,10 +280,11 @@ __noinline int remember_client(const struct vip *vip, const struct addr *client,
 
 /*
  * Writes the backend for a new flow of a client to choice; returns 0, or -1 when there is none. The
- * backend's row is found by choice->slot.
+ * backend's row is found by choice->slot. What becomes of a measured flow will be known: only such
+ * a one can try out a backend.
  */
 __noinline int choose_backend(const struct vip *vip, const struct addr *client,
-			      struct socket_peer *choice)
+			      struct socket_peer *choice, bool measured)
 {
 	struct candidate best = {.score = NO_CANDIDATE};
 	struct backend *b;
@@ -297,7 +298,7 @@ __noinline int choose_backend(const struct vip *vip, const struct addr *client,
 	for (int i = 0; i < BACKEND_DRAWS; i++) {
 		if (best.score >= UNWILLING && scan(vip, best.slot, &best))
 			break;
-		if (!try_out(vip, best.slot))
+		if (!measured || !try_out(vip, best.slot))
 			break;
 		best.score |= UNWILLING;
 	}

@@ -229,7 +229,7 @@ static __always_inline int vip_choose(const struct packet *p, const struct vip *
 	for (int i = 0; i < VIP_CHOICES; i++) {
 		struct translation *taken;
 
-		if (choose_backend(vip, &p->src, &s->choice) ||
+		if (choose_backend(vip, &p->src, &s->choice, false) ||
 		    is_mapped(&s->choice.to.addr) != is_ipv4(p))
 			return -1;
 		vip_answer_key(p, &s->choice.to, &s->answer);

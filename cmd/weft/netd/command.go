@@ -21,6 +21,7 @@ import (
 // Options of a node daemon; Command fills them from flags.
 type Options struct {
 	Node                 string // id; default the host name's first label
+	Zone                 string // failure zone, for VIPs that prefer their own; empty: none
 	State                string // folder on disk
 	Socket               string // unix socket for clients of this node
 	Pin                  string // folder of bpffs
@@ -66,6 +67,7 @@ func Command(env node.Env, version string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Node, "node", "", "id of this node, a DNS label (default: the host name)")
+	f.StringVar(&o.Zone, "zone", "", "failure zone of this node, for VIPs that prefer backends of their own")
 	f.StringVar(&o.State, "state", o.State, "folder of what must survive a restart")
 	f.StringVar(&o.Socket, "socket", o.Socket, "unix socket for clients on this node")
 	f.StringVar(&o.Pin, "pin", o.Pin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
