@@ -91,6 +91,10 @@ bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program
 	@.ci/need.sh
 	$(GO) run ./tests/bench/edge $(if $(SHORT),-short) $(BENCH)
 
+.PHONY: fuzz-questions
+fuzz-questions: ## ten million mutated questions to the kernel's parser: answered well, or left as they are (root)
+	WEFT_PACKETS=10000000 $(GO) test -count=1 -timeout 60m -run TestKernelAnswersWellOrNotAtAll ./bpf
+
 .PHONY: test-zookeeper
 test-zookeeper: ## weft mesos-dns finds masters by a ZooKeeper of Debian's, which it installs
 	@.ci/need.sh java /usr/share/zookeeper/bin/zkServer.sh

@@ -94,6 +94,9 @@ func (s *source) fetch(ctx context.Context, found []string) (*mesos.Facts, error
 			masters = append(masters, m)
 		}
 	}
+	if len(masters) == 0 {
+		return nil, errors.New("no master is known")
+	}
 	var errs []error
 	for _, master := range masters {
 		state, err := s.follow(ctx, master)

@@ -165,12 +165,21 @@ func (d *Daemon) awaitLeader(ctx context.Context) error {
 	}
 }
 
-// found returns the masters by ZooKeeper, and what is closed when they are others.
-func (d *Daemon) found() ([]string, <-chan struct{}) {
+// found returns the masters by ZooKeeper, and what is closed when they are others. It waits for the
+// first when none are listed either.
+func (d *Daemon) found(ctx context.Context) ([]string, <-chan struct{}) {
 	if d.detector == nil {
 		return nil, nil
 	}
-	return d.detector.now()
+	masters, moved := d.detector.now()
+	for len(masters) == 0 && len(d.config.Masters) == 0 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-moved:
+		}
+		masters, moved = d.detector.now()
+	}
+	return masters, moved
 }
 
 // Run reads the state again and again and answers, until ctx ends. As long as no master ever answered,
@@ -198,15 +207,7 @@ func (d *Daemon) poll(ctx context.Context, g *errgroup.Group) error {
 	var facts *mesos.Facts
 	for {
 		wait := d.every
-		masters, moved := d.found()
-		if d.detector != nil && len(masters) == 0 && len(d.config.Masters) == 0 {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-moved:
-			}
-			continue
-		}
+		masters, moved := d.found(ctx)
 		fresh, err := d.source.fetch(ctx, masters)
 		switch {
 		case err == nil:
@@ -224,16 +225,23 @@ func (d *Daemon) poll(ctx context.Context, g *errgroup.Group) error {
 				wait = min(wait, untilFirst)
 			}
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause(ctx, wait, moved) {
 			return nil
-		case <-moved:
-			timer.Stop()
-		case <-timer.C:
 		}
 	}
+}
+
+// pause waits, or until masters are others; false: ctx ended.
+func pause(ctx context.Context, wait time.Duration, moved <-chan struct{}) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-moved:
+	case <-timer.C:
+	}
+	return true
 }
 
 // publish makes facts true. The zone's serial number is the time.

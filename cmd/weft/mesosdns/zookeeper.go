@@ -191,4 +191,6 @@ func parseInfo(text []byte) (string, error) {
 type zkLog struct{ log *slog.Logger }
 
 // Printf implements zk.Logger.
-func (l zkLog) Printf(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
+func (l zkLog) Printf(format string, args ...any) {
+	l.log.Debug("library", "text", fmt.Sprintf(format, args...))
+}
