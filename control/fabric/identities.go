@@ -75,41 +75,44 @@ func (p *planner) retire(c claims) {
 	}
 	for _, network := range p.s.networks.keys() {
 		keys := p.s.identities.below(network)
-		if len(keys) < c.scarce && !p.anyRetired(keys) {
-			continue
-		}
-		used := p.usedSets(network, c)
-		retired := 0
-		for _, key := range keys {
-			if p.s.identities[key].Retired != 0 {
-				retired++
-			}
-		}
-		for _, key := range keys {
-			set := p.s.identities[key]
-			switch {
-			case p.d.full():
-				return
-			case used[set.Identity]:
-				if set.Retired != 0 { // begun before the retirement was known there
-					set.Retired = 0
-					p.d.set(discovery.KindIdentity, key, set)
-				}
-			case set.Retired != 0:
-				if p.isFree(set, c) {
-					p.d.drop(discovery.KindIdentity, key)
-				}
-			case len(keys) >= c.scarce && retired < retiredMost:
-				retired++
-				set.Retired = c.now.UnixMilli()
-				p.d.set(discovery.KindIdentity, key, set)
-			}
+		if len(keys) >= c.scarce || p.retired(keys) > 0 {
+			p.retireIn(network, keys, c)
 		}
 	}
 }
 
-func (p *planner) anyRetired(keys []string) bool {
-	return slices.ContainsFunc(keys, func(key string) bool { return p.s.identities[key].Retired != 0 })
+func (p *planner) retireIn(network string, keys []string, c claims) {
+	used := p.usedSets(network, c)
+	room := 0 // for more that are retired
+	if len(keys) >= c.scarce {
+		room = retiredMost - p.retired(keys)
+	}
+	for _, key := range keys {
+		set := p.s.identities[key]
+		switch {
+		case p.d.full():
+			return
+		case used[set.Identity] && set.Retired != 0: // begun before the retirement was known there
+			set.Retired = 0
+			p.d.set(discovery.KindIdentity, key, set)
+		case used[set.Identity]:
+		case set.Retired != 0 && p.isFree(set, c):
+			p.d.drop(discovery.KindIdentity, key)
+		case set.Retired == 0 && room > 0:
+			room--
+			set.Retired = c.now.UnixMilli()
+			p.d.set(discovery.KindIdentity, key, set)
+		}
+	}
+}
+
+func (p *planner) retired(keys []string) (n int) {
+	for _, key := range keys {
+		if p.s.identities[key].Retired != 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // usedSets returns the identities of a network that tasks have or nodes ask for.

@@ -113,17 +113,7 @@ func (e *Engine) wanted() map[string][]byte {
 		}
 	}
 	for _, n := range e.facts.Networks() {
-		n = n.Normal()
-		w := overlay.Want{Network: n.Name, Return: e.returned(n)}
-		for _, subnet := range n.Subnets() {
-			count := e.blocksWanted(n, subnet)
-			if subnet.Addr().Is4() {
-				w.Blocks4 = count
-			} else {
-				w.Blocks6 = count
-			}
-		}
-		if w.Blocks4+w.Blocks6 > 0 || w.Return != nil {
+		if w := e.blockWant(n.Normal()); w.Blocks4+w.Blocks6 > 0 || w.Return != nil {
 			add(blocksKey(n.Name), w)
 		}
 	}
@@ -131,6 +121,21 @@ func (e *Engine) wanted() map[string][]byte {
 		add(releasedKey(network), overlay.Want{Network: network, Released: released})
 	}
 	return rows
+}
+
+// blockWant returns how many blocks of a network this node should hold, and which go back. The caller
+// holds e.mu.
+func (e *Engine) blockWant(n overlay.Network) overlay.Want {
+	w := overlay.Want{Network: n.Name, Return: e.returned(n)}
+	for _, subnet := range n.Subnets() {
+		count := e.blocksWanted(n, subnet)
+		if subnet.Addr().Is4() {
+			w.Blocks4 = count
+		} else {
+			w.Blocks6 = count
+		}
+	}
+	return w
 }
 
 // released returns the retired identities that no task here has, by network. The caller holds e.mu: none

@@ -41,8 +41,8 @@ func mayTalk(from, to string) bool {
 	if from == to || strings.Contains(to, "public") {
 		return true
 	}
-	for _, g := range strings.Split(from, ",") {
-		for _, h := range strings.Split(to, ",") {
+	for g := range strings.SplitSeq(from, ",") {
+		for h := range strings.SplitSeq(to, ",") {
 			if g == h && g != "" {
 				return true
 			}
