@@ -111,6 +111,11 @@ chaos-overlay: build ## everything that networks must survive, under traffic: co
 	$(GO) run ./tests/chaos/nextlayout -o bin/weft-next
 	$(GO) run ./tests/chaos/overlay $(if $(SHORT),-short,-results tests/bench/results/chaos.jsonl) $(CHAOS)
 
+.PHONY: bench-lb
+bench-lb: ## VIPs beside direct connections, nftables and iptables; choice and scale (root); SHORT=1 only that it runs
+	@.ci/need.sh nft iptables-restore
+	$(GO) run ./tests/bench/lb $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
+
 .PHONY: bench-instructions
 bench-instructions: ## instructions per packet of each program, counted in a guest: the same on every machine
 	.ci/kernels.sh 6.12

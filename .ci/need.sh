@@ -10,6 +10,8 @@ package() {
 	dig) echo bind9-dnsutils ;;
 	busybox) echo busybox-static ;; # a root file system by itself
 	knotd) echo knot ;;
+	nft) echo nftables ;;
+	iptables-restore) echo iptables ;;
 	java) echo default-jre-headless ;;
 	*/zkServer.sh) echo zookeeper ;;
 	*) echo "$1" ;;

@@ -30,7 +30,7 @@ type order struct {
 	Serve string     `json:"serve"` // what: rr, bulk, crr, udp_rr, udp_flood, udp_gso
 	Run   string     `json:"run"`
 	Addr  netip.Addr `json:"addr"`
-	Port  uint16     `json:"port"`
+	Port  uint16     `json:"port"` // to serve at; 0: any
 	CPU   int        `json:"cpu"`
 	Span  int        `json:"span"` // milliseconds
 }

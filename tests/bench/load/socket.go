@@ -50,7 +50,11 @@ func open(o order) (*conversation, error) {
 	if o.Serve == "" {
 		return c, nil
 	}
-	if err := unix.Bind(c.fd, sockaddr(o.Addr, 0)); err != nil {
+	// A port that is asked for was used by the conversation before.
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(c.fd, sockaddr(o.Addr, o.Port)); err != nil {
 		return nil, fmt.Errorf("bind to %s: %w", o.Addr, err)
 	}
 	if !c.udp {
