@@ -88,6 +88,8 @@ type Options struct {
 	Tracer   *Tracer          // nil: packets can't be followed
 	Finder   Finder           // nil: tasks of other nodes have no names here
 	Prober   Prober           // nil: paths are taken to carry what the links do
+	// Eager wants a block of every network from the start, as DC/OS' agents have, not from the first task on.
+	Eager bool
 	// WaitOwner returns nil when a process has ended; nil: apply.WaitProcess.
 	WaitOwner func(ctx context.Context, pid int, start uint64) error
 	Log       *slog.Logger // nil: none

@@ -166,6 +166,9 @@ func (e *Engine) blocksWanted(n overlay.Network, subnet netip.Prefix) int {
 	held := e.ownBlocks(n, subnet)
 	used, waiting := addrsOf(e.used(n.Name)), e.waiting(n.Name)
 	if waiting == 0 && len(used) == 0 {
+		if e.o.Eager {
+			return max(1, len(held))
+		}
 		return len(held)
 	}
 	family := slices.DeleteFunc(used, func(a netip.Addr) bool { return a.Is4() != subnet.Addr().Is4() })

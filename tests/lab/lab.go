@@ -42,6 +42,8 @@ type Options struct {
 	IPv6    bool   // hosts have IPv6 addresses alone
 	// Netd are further arguments for every node daemon.
 	Netd []string
+	// Master are further arguments for every master.
+	Master []string
 	// Bare makes hosts without any daemon: Host.StartNetd and Host.StartMaster start them.
 	Bare bool
 }
@@ -59,6 +61,7 @@ type Lab struct {
 	Hosts   []*Host  `json:"hosts"`
 	Masters []*Host  `json:"masters"`
 	Netd    []string `json:"netd,omitempty"`
+	Master  []string `json:"master,omitempty"`
 }
 
 // Host is one namespace of the lab: a host for tasks (h1, h2, ...) or a master (m1, ...).
@@ -142,7 +145,7 @@ func layout(o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir, Binary: o.Binary, Cgroup: group, MTU: o.MTU, IPv6: o.IPv6, Netd: o.Netd}
+	l := &Lab{Dir: dir, Binary: o.Binary, Cgroup: group, MTU: o.MTU, IPv6: o.IPv6, Netd: o.Netd, Master: o.Master}
 	add := func(prefix string, n, last int) []*Host {
 		var hosts []*Host
 		for i := 1; i <= n; i++ {

@@ -120,7 +120,7 @@ func (h *Host) StartMaster() error {
 	for _, peer := range h.lab.all() {
 		args = append(args, "--join", peer.Addr.String())
 	}
-	return h.startDaemon("master", args)
+	return h.startDaemon("master", append(args, h.lab.Master...))
 }
 
 func (h *Host) startDaemon(name string, args []string) error {

@@ -31,6 +31,8 @@ type Options struct {
 	Gossip     uint16
 	Metrics    string
 	SecretFile string
+	Preset     string // process.Presets
+	DCOS       string // address:port of DC/OS' documents; empty: none
 	Debug      bool
 
 	addr  netip.Addr
@@ -68,8 +70,13 @@ func Command(env node.Env, _ string) *cobra.Command {
 	f.Uint16Var(&o.Gossip, "gossip-port", o.Gossip, "TCP and UDP port of membership")
 	f.StringVar(&o.Metrics, "metrics", o.Metrics, "address of the Prometheus metrics; empty: none")
 	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret; see weft netd")
+	f.StringVar(&o.Preset, "preset", "", "dcos: as DC/OS' masters are, see docs/dcos.md")
+	f.StringVar(&o.DCOS, "dcos", "", "address that answers /overlay-master/state and agents/delete; empty: none (preset dcos: :5050)")
 	f.BoolVar(&o.Debug, "debug", false, "log more")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if o.Preset == process.PresetDCOS && !f.Changed("dcos") {
+			o.DCOS = ":5050"
+		}
 		if err := o.Complete(); err != nil {
 			return fmt.Errorf("%w: %w", show.ErrUsage, err)
 		}
@@ -80,7 +87,7 @@ func Command(env node.Env, _ string) *cobra.Command {
 
 // Complete fills in what depends on the machine and joins every problem.
 func (o *Options) Complete() error {
-	var errs []error
+	errs := []error{process.CheckPreset(o.Preset)}
 	var err error
 	if o.addr, err = netip.ParseAddr(o.Addr); err != nil {
 		errs = append(errs, fmt.Errorf("addr is %q: an IP address that the nodes reach is needed", o.Addr))

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"weft/cmd/weft/process"
+	"weft/control/compat"
 	"weft/control/controlpb"
 	"weft/control/ledger"
 	controlmaster "weft/control/master"
@@ -35,6 +36,7 @@ type daemon struct {
 	syncer *discoverypb.Syncer
 	peers  *peers.Peers // the other masters
 	master *controlmaster.Master
+	secret string
 }
 
 // Run is a master until ctx ends.
@@ -45,7 +47,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	group, ctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{d.gossip.Run, d.peers.Run, d.master.Run, d.serveMetrics, d.announce} {
+	for _, run := range []func(context.Context) error{d.gossip.Run, d.peers.Run, d.master.Run, d.serveMetrics, d.serveDCOS, d.announce} {
 		group.Go(func() error { return run(ctx) })
 	}
 	return group.Wait()
@@ -57,6 +59,7 @@ func (d *daemon) open() error {
 	if err != nil {
 		return err
 	}
+	d.secret = string(secret)
 	if err := os.MkdirAll(d.o.State, 0o700); err != nil {
 		return err
 	}
@@ -125,6 +128,11 @@ func (d *daemon) close() error {
 
 func (d *daemon) serveMetrics(ctx context.Context) error {
 	return process.ServeMetrics(ctx, d.o.Metrics, d.report)
+}
+
+// serveDCOS answers what programs made for DC/OS ask about overlays.
+func (d *daemon) serveDCOS(ctx context.Context) error {
+	return process.ServeHTTP(ctx, d.o.DCOS, compat.MasterHandler(compat.DefaultPlan(), d.master.Service(), d.secret))
 }
 
 // report asks every room for its Stats.

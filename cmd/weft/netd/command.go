@@ -41,6 +41,8 @@ type Options struct {
 	SecretFile           string
 	SlowEncap, SlowDecap bool
 	Events               uint32
+	Preset               string // process.Presets
+	DCOS                 string // address:port of DC/OS' document; empty: none
 	Debug                bool
 	Version              string
 }
@@ -88,8 +90,17 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.BoolVar(&o.SlowEncap, "slow-encap", false, "leave encapsulation to the kernel's VXLAN device")
 	f.BoolVar(&o.SlowDecap, "slow-decap", false, "leave decapsulation to the kernel's VXLAN device")
 	f.Uint32Var(&o.Events, "events", o.Events, "reported packets per second, CPU and reason")
+	f.StringVar(&o.Preset, "preset", "", "dcos: as DC/OS' agents are, see docs/dcos.md")
+	f.StringVar(&o.DCOS, "dcos", "", "address that answers /overlay-agent/overlay; empty: none (preset dcos: :5051)")
 	f.BoolVar(&o.Debug, "debug", false, "log more")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		preset := func(flag string) bool { return o.Preset == process.PresetDCOS && !f.Changed(flag) }
+		if preset("tunnel-port") {
+			o.Tunnel = process.TunnelDCOS
+		}
+		if preset("dcos") {
+			o.DCOS = ":5051"
+		}
 		if err := o.Complete(); err != nil {
 			return fmt.Errorf("%w: %w", show.ErrUsage, err)
 		}
@@ -100,7 +111,7 @@ func Command(env node.Env, version string) *cobra.Command {
 
 // Complete fills in what depends on the machine and joins every problem.
 func (o *Options) Complete() error {
-	var errs []error
+	errs := []error{process.CheckPreset(o.Preset)}
 	if os.Geteuid() != 0 {
 		errs = append(errs, errors.New("netd needs root: it loads BPF programs and makes links"))
 	}

@@ -189,7 +189,7 @@ func (d *daemon) makeOverlay(ctx context.Context) (err error) {
 	}
 	t := d.plane.Tables()
 	d.overlay, err = overlayengine.New(overlayengine.Options{
-		Node: discovery.NodeID(d.o.Node), Underlay: d.underlay, Rows: d.store,
+		Node: discovery.NodeID(d.o.Node), Underlay: d.underlay, Rows: d.store, Eager: d.o.Preset == process.PresetDCOS,
 		Tables: apply.Tables{
 			Workloads: t.Workloads, Endpoints: t.Endpoints, Blocks: t.Blocks, Prefixes: t.Prefixes,
 			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Clauses: t.Clauses, Sources: t.Sources, Spaces: t.Spaces, Openings: t.Openings,
@@ -281,6 +281,7 @@ func (d *daemon) run(ctx context.Context) error {
 	for _, run := range []func(context.Context) error{
 		d.gossip.Run, d.peers.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
 		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.prober.Run, d.serve, d.serveMetrics, d.serveHTTP,
+		d.serveDCOS,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netd
+
+import (
+	"context"
+
+	"weft/cmd/weft/process"
+	"weft/control"
+	"weft/control/compat"
+	"weft/discovery"
+)
+
+// serveDCOS answers what programs made for DC/OS ask an agent about its overlays.
+func (d *daemon) serveDCOS(ctx context.Context) error {
+	return process.ServeHTTP(ctx, d.o.DCOS, compat.AgentHandler(d.agent))
+}
+
+// agent is this node in DC/OS' words.
+func (d *daemon) agent(ctx context.Context) (compat.Agent, error) {
+	list, err := d.overlay.Networks(ctx)
+	if err != nil {
+		return compat.Agent{}, err
+	}
+	var networks []control.Network
+	for _, n := range list {
+		networks = append(networks, control.Network{Network: n.Network, Blocks: n.Blocks})
+	}
+	self := control.Node{Node: discovery.Node{ID: discovery.NodeID(d.o.Node)}, VTEP: d.underlay.Addr}
+	return compat.AgentOf(compat.DefaultPlan(), networks, self), nil
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compat
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+
+	"weft/control"
+)
+
+// maxBody bounds what is read of a request, bytes: a list of 1,000 agents is a third of it.
+const maxBody = 1 << 16
+
+// MasterHandler answers /overlay-master/state and /overlay-master/agents/delete. The second asks for the
+// cluster's secret, if there is one (RFC 6750 section 2.1).
+func MasterHandler(p Plan, s control.Service, secret string) http.Handler {
+	state := func(w http.ResponseWriter, r *http.Request) {
+		networks, err := s.Networks(r.Context(), "")
+		var nodes []control.Node
+		if err == nil {
+			nodes, err = s.Nodes(r.Context())
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		answer(w, r, StateOf(p, networks, nodes))
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /overlay-master/state", state)
+	mux.HandleFunc("POST /overlay-master/agents/delete", func(w http.ResponseWriter, r *http.Request) {
+		given := []byte(r.Header.Get("Authorization"))
+		if secret != "" && subtle.ConstantTimeCompare(given, []byte("Bearer "+secret)) != 1 {
+			fail(w, fmt.Errorf("%w: the cluster's secret is missing or wrong", control.ErrDenied))
+			return
+		}
+		addrs, err := agentsOf(http.MaxBytesReader(w, r.Body, maxBody))
+		if err == nil {
+			err = remove(r.Context(), s, addrs)
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		state(w, r)
+	})
+	return mux
+}
+
+// AgentHandler answers /overlay-agent/overlay with what agent returns.
+func AgentHandler(agent func(context.Context) (Agent, error)) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /overlay-agent/overlay", func(w http.ResponseWriter, r *http.Request) {
+		a, err := agent(r.Context())
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		first := 1
+		a.Attempts = &first
+		answer(w, r, a)
+	})
+	return mux
+}
+
+// agentsOf reads {"agents": ["10.0.0.5"]}.
+func agentsOf(body interface{ Read([]byte) (int, error) }) ([]netip.Addr, error) {
+	var asked struct {
+		Agents []string `json:"agents"`
+	}
+	if err := json.NewDecoder(body).Decode(&asked); err != nil {
+		return nil, fmt.Errorf(`%w: the body is no JSON of the form {"agents": ["10.0.0.5"]}: %w`, control.ErrInvalid, err)
+	}
+	var addrs []netip.Addr
+	for _, text := range asked.Agents {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, fmt.Errorf("%w: agents: %q is no IP address", control.ErrInvalid, text)
+		}
+		addrs = append(addrs, a.Unmap())
+	}
+	return addrs, nil
+}
+
+// remove frees what the agents have; one that is not known has nothing.
+func remove(ctx context.Context, s control.Service, addrs []netip.Addr) error {
+	nodes, err := s.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if !slices.Contains(addrs, n.VTEP) {
+			continue
+		}
+		if err := s.RemoveNode(ctx, n.ID, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answer writes JSON, or with ?jsonp=f a call of f.
+func answer(w http.ResponseWriter, r *http.Request, document any) {
+	body, err := json.Marshal(document)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if call := r.URL.Query().Get("jsonp"); call != "" {
+		w.Header().Set("Content-Type", "text/javascript")
+		body = fmt.Appendf(nil, "%s(%s);", call, body)
+	}
+	_, _ = w.Write(body) // who asked has gone
+}
+
+// fail answers with the status that the modules of DC/OS have for it.
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	switch {
+	case errors.Is(err, control.ErrInvalid):
+		status = http.StatusBadRequest
+	case errors.Is(err, control.ErrDenied):
+		status = http.StatusUnauthorized
+	case errors.Is(err, control.ErrInUse):
+		status = http.StatusConflict
+	case errors.Is(err, control.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		status = http.StatusServiceUnavailable
+	}
+	http.Error(w, err.Error(), status)
+}
