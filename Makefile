@@ -85,6 +85,7 @@ demo: build ## the story of Weft on three hosts, checked step by step (root); KE
 bench-overlay: build ## the overlay beside plain routing, Docker's and flannel's designs (root); SHORT=1 only that it runs
 	@.ci/need.sh
 	$(GO) run ./tests/bench/overlay -weft bin/weft $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
+	$(GO) run ./tests/bench/scale $(if $(SHORT),-short)
 
 .PHONY: bench-edge
 bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program (root); SHORT=1 only that it runs

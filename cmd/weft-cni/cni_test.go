@@ -333,6 +333,23 @@ func TestPortMappingsOfTheRuntime(t *testing.T) {
 	d.expect(t)
 }
 
+func TestAddressesOfTheRuntime(t *testing.T) {
+	d := serve(t)
+	for container, c := range map[string]call{
+		"capability": {config: map[string]any{"runtimeConfig": map[string]any{"ips": []string{"9.0.0.7/16"}}}},
+		"argument":   {config: map[string]any{"args": map[string]any{"cni": map[string]any{"ips": []string{"9.0.0.8"}}}}},
+		"variable":   {args: "IP=9.0.0.9"},
+	} {
+		c.container = container
+		want := map[string]string{"capability": "9.0.0.7", "argument": "9.0.0.8", "variable": "9.0.0.9"}[container]
+		if got := fmt.Sprint(d.add(t, c)); !strings.Contains(got, "IP:"+want+" ") {
+			t.Errorf("%s: got %s, want %s", container, got, want)
+		}
+	}
+	refused(t, "not an address", d.do(t, call{verb: "ADD", container: "c2", args: "IP=web"}, nil), types.ErrInvalidNetworkConfig, `ips "web"`)
+	refused(t, "taken", d.do(t, call{verb: "ADD", container: "c2", args: "IP=9.0.0.9"}, nil), types.ErrInternal, "9.0.0.9")
+}
+
 func TestNetworkInfoOfAMesosAgent(t *testing.T) {
 	d := serve(t)
 	d.add(t, call{container: "c1", config: map[string]any{"args": map[string]any{"org.apache.mesos": map[string]any{
@@ -412,7 +429,7 @@ func TestFailedAddLeavesNothing(t *testing.T) {
 	}
 	// What is already there under the same id is not this call's to undo.
 	d.add(t, call{container: "c1"})
-	if err := d.do(t, call{verb: "ADD", container: "c1", config: map[string]any{"groups": []string{"web"}}}, nil); err == nil {
+	if err := d.do(t, call{verb: "ADD", container: "c1", config: map[string]any{"network": "dev"}}, nil); err == nil {
 		t.Error("another attachment under the same id was made")
 	}
 	d.expect(t, "endpoint cni/prod/c1/eth0 prod c1 []")

@@ -6,7 +6,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -30,21 +32,27 @@ type config struct {
 	VIPs    []string `json:"vips"`   // labels as in weft run --vip
 	Socket  string   `json:"socket"` // of the node daemon
 
-	// What the runtime adds for this container: the capability portMappings (CNI's conventions), and
-	// from a Mesos agent the NetworkInfo.
+	// What the runtime adds for this container: the capabilities portMappings and ips and the argument ips
+	// (CNI's conventions), and from a Mesos agent the NetworkInfo.
 	RuntimeConfig struct {
 		PortMappings []portMapping `json:"portMappings"`
+		IPs          []string      `json:"ips"`
 	} `json:"runtimeConfig"`
 	Args struct {
+		CNI struct {
+			IPs []string `json:"ips"`
+		} `json:"cni"`
 		Mesos struct {
 			NetworkInfo networkInfo `json:"network_info"`
 		} `json:"org.apache.mesos"`
 	} `json:"args"`
 
 	// From CNI_ARGS: WEFT_NAME (or K8S_POD_NAME), a DNS label by which the container is found; and
-	// WEFT_GROUPS and WEFT_VIPS, comma lists which are added to those of the configuration.
+	// WEFT_GROUPS and WEFT_VIPS, comma lists which are added to those of the configuration; and IP, a comma
+	// list of addresses that the container shall have.
 	label string
 	ports []overlay.PortMapping
+	fixed []netip.Addr
 
 	container, netns, ifname string
 }
@@ -71,10 +79,29 @@ func parse(args *skel.CmdArgs) (config, error) {
 	c.Groups = append(c.Groups, list(given["WEFT_GROUPS"])...)
 	c.VIPs = append(c.VIPs, list(given["WEFT_VIPS"])...)
 	c.Groups = append(c.Groups, c.Args.Mesos.NetworkInfo.Groups...)
+	if c.fixed, err = fixed(c.RuntimeConfig.IPs, c.Args.CNI.IPs, list(given["IP"])); err != nil {
+		return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
+	}
 	if c.ports, err = c.mappings(); err != nil {
 		return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
 	}
 	return c, nil
+}
+
+// fixed reads the addresses that the container shall have. The length behind one, which some runtimes
+// write, is the network's to say.
+func fixed(lists ...[]string) (addrs []netip.Addr, err error) {
+	for _, text := range slices.Concat(lists...) {
+		bare, _, _ := strings.Cut(text, "/")
+		addr, err := netip.ParseAddr(bare)
+		if err != nil {
+			return nil, fmt.Errorf("ips %q: ADDRESS or ADDRESS/LENGTH is allowed, such as 9.0.0.7", text)
+		}
+		if !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs, nil
 }
 
 // parseArgs reads CNI_ARGS: KEY=VALUE;KEY=VALUE. Values may hold '='; keys that mean nothing here are

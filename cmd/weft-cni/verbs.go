@@ -24,6 +24,7 @@ func (p *plugin) add(ctx context.Context) error {
 	e, err := p.overlay.Attach(ctx, overlay.Attachment{
 		ID: p.id(), Task: p.id(), Name: cmp.Or(p.label, p.container),
 		Network: p.Network, Groups: p.Groups, NetNS: p.netns, Interface: p.ifname, Ports: p.ports,
+		Fixed: p.fixed,
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ package netd
 
 import (
 	"context"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -53,6 +54,14 @@ func (d *daemon) report(send process.Send) {
 		send("backends", "backends by state", gauge, float64(s.Stats.Backends-s.Stats.In), "state", "out")
 	}
 	d.reportVIPs(send)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // it waits while the daemon starts
+	defer cancel()
+	networks, _ := d.overlay.Networks(ctx)
+	for _, n := range networks {
+		send("addresses", "addresses of a network on this node: of tasks, and left in its blocks", gauge, float64(n.Used), "network", n.Name, "state", "used")
+		send("addresses", "addresses of a network on this node: of tasks, and left in its blocks", gauge, float64(n.Free), "network", n.Name, "state", "free")
+		send("address_blocks", "blocks of a network on this node", gauge, float64(len(n.Blocks)), "network", n.Name)
+	}
 	o := d.overlay.Stats()
 	send("endpoints", "tasks' endpoints on this node", gauge, float64(o.Endpoints))
 	send("small_paths", "nodes whose path carries smaller packets than the underlay", gauge, float64(o.SmallPaths))

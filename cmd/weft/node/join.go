@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -21,6 +22,7 @@ type membership struct {
 	network      string
 	groups, vips []string
 	ports        []overlay.PortMapping
+	fixed        []netip.Addr
 }
 
 // flag is a repeatable flag whose values belong to the network named before it.
@@ -63,6 +65,16 @@ func (w *wish) group(name string) error {
 func (w *wish) vip(label string) error {
 	m := w.last()
 	m.vips = append(m.vips, label)
+	return nil
+}
+
+func (w *wish) ip(text string) error {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return errors.New("an IPv4 or IPv6 address is allowed, such as 9.0.0.7")
+	}
+	m := w.last()
+	m.fixed = append(m.fixed, addr)
 	return nil
 }
 
@@ -121,7 +133,7 @@ func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) 
 	m := w.joins[i]
 	id, link := w.attachment(i)
 	endpoint, err := d.Overlay.Attach(ctx, overlay.Attachment{
-		ID: id, Task: w.id, Name: w.name, Network: m.network, Groups: m.groups, Interface: link, Ports: m.ports,
+		ID: id, Task: w.id, Name: w.name, Network: m.network, Groups: m.groups, Interface: link, Ports: m.ports, Fixed: m.fixed,
 		NetNS: task.NetNS, OwnerPID: task.PID, OwnerStart: task.StartTime, Cgroup: task.Cgroup,
 	})
 	if err != nil {

@@ -50,8 +50,8 @@ func (c *client) run() *cobra.Command {
 			"VIPs and names live as long as it does. Run waits for it and ends with its exit status; when run is\n" +
 			"killed, the task ends too.\n\n" +
 			"With several --network the task has an interface in each: eth0 in the first, with the default route, the\n" +
-			"name server and the VIPs that it sees; eth1 and so on in the others. The flags --group, --vip and --publish\n" +
-			"are of the network named before them.",
+			"name server and the VIPs that it sees; eth1 and so on in the others. The flags --group, --ip, --vip and\n" +
+			"--publish are of the network named before them.",
 		Example: "  weft run --network prod --group web --name web --vip /web:80=8080 -- httpd -p 8080\n" +
 			"  weft run --network prod --group db --name db --port pg=tcp/5432 -- postgres\n" +
 			"  weft run --network prod --publish 8080:80 -- httpd -p 80\n" +
@@ -62,6 +62,7 @@ func (c *client) run() *cobra.Command {
 	cmd.Flags().Var(flag(w.group), "group", "address group of the task (repeatable)")
 	cmd.Flags().StringVar(&w.name, "name", "", "name of the task, a DNS label: NAME.weft.mesos (default: the command's)")
 	cmd.Flags().Var(flag(w.publish), "publish", "port of the node that leads to one of the task: [HOST_IP:]HOST_PORT:PORT[/tcp|udp] (repeatable)")
+	cmd.Flags().Var(flag(w.ip), "ip", "address that the task shall have, one of a family (repeatable; default: the lowest that is free)")
 	cmd.Flags().Var(flag(w.vip), "vip", "VIP and the task's own port behind it: /web:80=8080, with /tcp or /udp for one protocol only (repeatable)")
 	cmd.Flags().StringArrayVar(&w.ports, "port", nil, "port for SRV records: [NAME=]tcp/8080 (repeatable; VIP ports have one anyway)")
 	cmd.Flags().StringVar(&w.cgroup, "cgroup", c.env.Getenv("WEFT_CGROUP"), "cgroup2 folder for the task (WEFT_CGROUP; default: the daemon's)")
