@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+
+	"weft/control/compat"
+	"weft/tests/lab"
+	"weft/tests/lab/labtest"
+)
+
+// fetch asks a page from a host's own namespace.
+func fetch(h *lab.Host, method, url, body string, into any) error {
+	dial := func(ctx context.Context, network, to string) (c net.Conn, err error) {
+		err = h.In(func() error { c, err = new(net.Dialer).DialContext(ctx, network, to); return err })
+		return c, err
+	}
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	answer, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}).Do(r)
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(answer.Body)
+	if err := errors.Join(err, answer.Body.Close()); err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %s: %s", method, url, answer.Status, text)
+	}
+	return json.Unmarshal(text, into)
+}
+
+// TestDCOSPreset makes the networks of docs/dcos.md and reads what DC/OS' own checks read: the masters' and the
+// agents' documents agree, are all STATUS_OK before any task is, and stay over a restart of the master.
+func TestDCOSPreset(t *testing.T) {
+	preset := []string{"--preset", "dcos"}
+	l := labtest.Up(t, lab.Options{Hosts: 3, Netd: preset, Master: preset})
+	m, peer := l.Masters[0], labtest.Build(t, "tests/e2e/peer")
+	text, err := os.ReadFile("../../docs/dcos.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if command, ok := strings.CutPrefix(strings.TrimSpace(line), "weft network "); ok {
+			if _, err := m.Weft(t.Context(), append([]string{"network"}, strings.Fields(command)...)...).Output(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var state compat.State
+	read := func() error {
+		state = compat.State{}
+		if err := fetch(m, "GET", "http://127.0.0.1:5050/overlay-master/state", "", &state); err != nil {
+			return err
+		}
+		if len(state.Agents) != 3 {
+			return fmt.Errorf("%d agents, want 3", len(state.Agents))
+		}
+		for _, a := range state.Agents {
+			for _, o := range a.Overlays {
+				if o.State.Status != compat.StatusOK || len(a.Overlays) != 2 {
+					return fmt.Errorf("agent %s: overlays %+v", a.IP, a.Overlays)
+				}
+			}
+		}
+		return nil
+	}
+	eventually(t, read)
+	blocks := make(map[string]bool)
+	for i, h := range l.Hosts {
+		var mine compat.Agent
+		if err := fetch(h, "GET", "http://127.0.0.1:5051/overlay-agent/overlay", "", &mine); err != nil {
+			t.Fatal(err)
+		}
+		mine.Attempts = nil
+		if !reflect.DeepEqual(mine, state.Agents[i]) {
+			t.Errorf("%s says %+v, the master %+v", h.Name, mine, state.Agents[i])
+		}
+		blocks[mine.Overlays[0].Subnet] = true
+		if x := mine.Overlays[0].Backend.VXLAN; x.VNI != 1024 || !strings.HasPrefix(x.VTEPMAC, "70:b3:d5:80:00:0") {
+			t.Errorf("%s: %+v", h.Name, x)
+		}
+	}
+	if !blocks["9.0.0.0/24"] || !blocks["9.0.1.0/24"] || !blocks["9.0.2.0/24"] {
+		t.Errorf("got blocks %v, want the three lowest", blocks)
+	}
+
+	// Tasks without groups talk, through tunnels at DC/OS' port.
+	server := l.Hosts[0].Weft(t.Context(), "run", "--network", "dcos", "--name", "server", "--", peer, "serve", "-name", "server", "-tcp", "80")
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Signal(syscall.SIGTERM) // the lab's end ends it anyway
+		_ = server.Wait()
+	})
+	eventually(t, func() error {
+		_, err := l.Hosts[1].Weft(t.Context(), "run", "--network", "dcos", "--name", "client", "--", peer, "ask", "tcp", "server:80").Output()
+		return err
+	})
+	if ports, err := l.Hosts[0].Command(t.Context(), "cat", "/proc/net/udp").Output(); err != nil || !strings.Contains(ports, ":FA00 ") {
+		t.Errorf("nobody is at UDP port 64000: %s %v", ports, err)
+	}
+
+	// A restart of the master changes nothing; an agent that is gone is deleted, one that lives is not.
+	before := state
+	if err := m.Signal("master", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.StartMaster(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, read)
+	if !reflect.DeepEqual(before, state) {
+		t.Errorf("after a restart of the master: %+v, was %+v", state, before)
+	}
+	remove := func(h *lab.Host) error {
+		return fetch(m, "POST", "http://127.0.0.1:5050/overlay-master/agents/delete", fmt.Sprintf(`{"agents": [%q]}`, h.Addr), &state)
+	}
+	eventually(t, func() error {
+		if err := remove(l.Hosts[0]); err == nil || !strings.Contains(err.Error(), "409") {
+			return fmt.Errorf("an agent that lives: %w", err)
+		}
+		return nil
+	})
+	if err := l.Hosts[2].Signal("netd", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if err := remove(l.Hosts[2]); err != nil {
+			return err
+		}
+		if len(state.Agents) != 2 {
+			return fmt.Errorf("%d agents, want 2", len(state.Agents))
+		}
+		return nil
+	})
+	// It comes back as a new agent, and has the lowest free block.
+	if err := l.Hosts[2].StartNetd(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, read)
+	if got := state.Agents[2].Overlays[0].Subnet; got != before.Agents[2].Overlays[0].Subnet {
+		t.Errorf("the next agent has %s, want the block that is free", got)
+	}
+}
