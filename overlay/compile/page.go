@@ -56,5 +56,9 @@ of ` + "`weft flows --drops`" + `, with the tasks, the rule that decided or the 
 it) and what to do. ` + "`weft why SOURCE DESTINATION tcp/80`" + ` says the same before a packet is sent, and
 ` + "`weft trace SOURCE DESTINATION tcp/80`" + ` sends one and shows its walk over both nodes.
 
+What passes is sampled: one of 1024 packets. ` + "`weft flows --task NAME --all`" + ` reports each packet of one task, up to
+10,000. ` + "`weft flows -o json`" + ` prints a line for each event, and ` + "`weft flows --follow --ipfix HOST:PORT`" + ` sends them to a
+flow collector (addresses, ports, bytes, packets, dropped or not; IPFIX has no element for names of tasks).
+
 In braces stands what an event fills in.
 `
