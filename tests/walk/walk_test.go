@@ -213,7 +213,8 @@ func (w *walker) addRule(n *declared) error {
 		r.Ports = []overlay.PortRange{{First: first, Last: first + uint16(w.IntN(3)*50)}}
 	}
 	made, err := w.control.AddRule(w.t.Context(), r)
-	if err == nil {
+	// The same rule again is the one that is there.
+	if err == nil && !slices.ContainsFunc(n.rules, func(o overlay.Rule) bool { return o.ID == made.ID }) {
 		n.rules = append(n.rules, made)
 	}
 	return err
