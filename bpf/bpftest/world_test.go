@@ -199,10 +199,10 @@ type change struct {
 }
 
 // newBench loads an object of package bpf over the world's tables.
-func newBench(t testing.TB, object string, c change) *bench {
-	t.Helper()
+func newBench(tb testing.TB, object string, c change) *bench {
+	tb.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("loading programs needs root")
+		tb.Skip("loading programs needs root")
 	}
 	config := bpf.Config{
 		NodeAddr: node, Underlay: 1, Tunnel: 1, TunnelPort: 4789, DNS4: dns4, DNS6: dns6, EventsPerSecond: 100,
@@ -212,49 +212,49 @@ func newBench(t testing.TB, object string, c change) *bench {
 	}
 	specs, err := bpf.Specs()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	spec := specs[object]
 	if err := bpf.Configure(spec, config); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if object == "tunnel" {
 		if err := bpftest.GiveTunnelKey(spec.Programs["from_tunnel"]); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	set, err := bpftest.Load(spec)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(set.Close)
+	tb.Cleanup(set.Close)
 	tables := newTables(1450)
 	if c.tables != nil {
 		c.tables(tables)
 	}
 	if err := tables.Fill(set); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &bench{
 		Set: set, seen: make(map[row.Reason]bool),
 		Model: bpftest.Model{Tables: tables, Node: bpftest.Node{
 			Addr: config.NodeAddr, TunnelPort: config.TunnelPort, DNS4: config.DNS4, DNS6: config.DNS6,
 			Device: config.Tunnel != 0, SlowEncap: config.SlowEncap, SlowDecap: config.SlowDecap,
-			OldDecap: oldDecap(t),
+			OldDecap: oldDecap(tb),
 		}},
 	}
 }
 
 // oldDecap tells whether this kernel is below 6.3.
-func oldDecap(t testing.TB) bool {
-	t.Helper()
+func oldDecap(tb testing.TB) bool {
+	tb.Helper()
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
-		t.Fatalf("kernel release %q: %v", name.Release, err)
+		tb.Fatalf("kernel release %q: %v", name.Release, err)
 	}
 	return major < 6 || major == 6 && minor < 3
 }

@@ -3,6 +3,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -44,10 +45,8 @@ func OpenProber(ctx context.Context, own netip.Addr, port uint16) (*Prober, erro
 	if err != nil {
 		return nil, fmt.Errorf("open the socket that probes paths: %w", err)
 	}
-	if port == 0 {
-		port = DefaultPort
-	}
-	p := &Prober{conn: conn.(*net.UDPConn), port: port, over: 28, asked: make(map[[probeData]byte]chan struct{})}
+	p := &Prober{port: cmp.Or(port, DefaultPort), over: 28, asked: make(map[[probeData]byte]chan struct{})}
+	p.conn, _ = conn.(*net.UDPConn) // "udp" makes no other
 	if own.Is6() {
 		p.over = 48
 	}

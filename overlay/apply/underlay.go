@@ -79,14 +79,11 @@ func FindUnderlay(name string, over6 bool) (Underlay, error) {
 			six = append(six, netip.PrefixFrom(ip, ones))
 		}
 	}
-	if err := u.choose(four, six, over6); err != nil {
-		return Underlay{}, err
-	}
-	return u, nil
+	return u.at(four, six, over6)
 }
 
-// choose takes the node's addresses, of each family the first, and one of the two for its VTEP.
-func (u *Underlay) choose(four, six []netip.Prefix, over6 bool) error {
+// at is the underlay with the node's addresses: of each family the first, one of the two for its VTEP.
+func (u Underlay) at(four, six []netip.Prefix, over6 bool) (Underlay, error) {
 	if len(four) > 0 {
 		u.Addr4 = four[0].Addr()
 	}
@@ -102,29 +99,24 @@ func (u *Underlay) choose(four, six []netip.Prefix, over6 bool) error {
 		if over6 {
 			want = "no global IPv6 address"
 		}
-		return fmt.Errorf("%w: interface %s has %s: give it one, or name another with --underlay", ErrNoAddress, u.Name, want)
+		return Underlay{}, fmt.Errorf("%w: interface %s has %s: give it one, or name another with --underlay", ErrNoAddress, u.Name, want)
 	}
 	u.Addr, u.Prefix = own[0].Addr(), own[0].Masked()
 	for _, p := range own[1:] {
 		u.Others = append(u.Others, p.Addr())
 	}
-	return nil
+	return u, nil
 }
 
 func chooseUnderlay(links []netlink.Link, name string) (netlink.Link, error) {
-	index, best := 0, math.MaxInt
+	index := 0
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		if name != "" || index != 0 {
 			break
 		}
-		routes, err := routesOf(family)
-		if err != nil {
+		var err error
+		if index, err = defaultLink(family); err != nil {
 			return nil, err
-		}
-		for _, r := range routes {
-			if isDefault(r) && r.LinkIndex != 0 && r.Priority < best {
-				index, best = r.LinkIndex, r.Priority
-			}
 		}
 	}
 	var there []string
@@ -145,4 +137,20 @@ func chooseUnderlay(links []netlink.Link, name string) (netlink.Link, error) {
 		return nil, fmt.Errorf("%w: there is no interface %q: %s", ErrUnderlay, name, has)
 	}
 	return nil, fmt.Errorf("%w: there is no default route: name the interface with --underlay; %s", ErrUnderlay, has)
+}
+
+// defaultLink returns the index of the interface of a family's default route with the lowest metric, 0 when
+// there is none.
+func defaultLink(family int) (int, error) {
+	routes, err := routesOf(family)
+	if err != nil {
+		return 0, err
+	}
+	index, best := 0, math.MaxInt
+	for _, r := range routes {
+		if isDefault(r) && r.LinkIndex != 0 && r.Priority < best {
+			index, best = r.LinkIndex, r.Priority
+		}
+	}
+	return index, nil
 }

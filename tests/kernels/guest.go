@@ -39,11 +39,13 @@ const tailLines = 200
 
 // boot runs a guest until it is off, and counts. log takes its console.
 func (g guest) boot(ctx context.Context, log io.Writer) (result, error) {
-	accel, khz, err := []string{"-accel", "tcg,thread=multi"}, 0, error(nil)
+	khz, err := clock()
+	if err != nil {
+		return result{}, err
+	}
+	accel := []string{"-accel", "tcg,thread=multi"}
 	if g.benchmarks { // the virtual clock goes on by a nanosecond with each instruction
 		accel, khz = []string{"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"}, 1000000
-	} else if khz, err = clock(); err != nil {
-		return result{}, err
 	}
 	// Without the frequency (tsc_early_khz) this machine type hangs in calibration at every second boot.
 	// Without cx16=off, the kernel dies now and then of a double fault in its allocator: the emulator (QEMU

@@ -109,6 +109,7 @@ func TestUnpackKnowsWhatItIsGiven(t *testing.T) {
 
 func TestConsoleIsCounted(t *testing.T) {
 	t.Parallel()
+	const benchmark = "BenchmarkX/y         \t       1\t       321.0 ns/packet"
 	const begin, end = "guest: start\r\nguest: run x.test\r\n", "guest: done\r\n"
 	for _, c := range []struct {
 		name    string
@@ -119,10 +120,7 @@ func TestConsoleIsCounted(t *testing.T) {
 		{"all pass", begin + "--- PASS: TestA (0.1s)\r\n    --- PASS: TestA/b (0s)\r\n" + end, result{passed: 1}, ""},
 		{"one is skipped", begin + "--- PASS: TestA (0s)\n--- SKIP: TestB (0s)\n" + end, result{passed: 1, skipped: 1}, ""},
 		{"one fails", begin + "--- PASS: TestA (0s)\n--- FAIL: TestB (0s)\n" + end, result{passed: 1, failed: 1}, "tests failed"},
-		{
-			"a benchmark", begin + "BenchmarkX/y         \t       1\t       321.0 ns/packet\n" + end,
-			result{passed: 1, measured: []string{"BenchmarkX/y         \t       1\t       321.0 ns/packet"}}, "",
-		},
+		{"a benchmark", begin + benchmark + "\n" + end, result{passed: 1, measured: []string{benchmark}}, ""},
 		{"nothing ran", begin + end, result{}, "there were none"},
 		{"a binary dies", begin + "--- PASS: TestA (0s)\nguest: failed x.test: signal\n" + end, result{passed: 1}, "x.test: signal"},
 		{"the guest dies", begin + "--- PASS: TestA (0s)\n", result{passed: 1}, "before its end"},

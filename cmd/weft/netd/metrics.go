@@ -37,6 +37,18 @@ func (d *daemon) report(send process.Send) {
 	send("sync_streams", "streams of rows that are open", gauge, float64(streams.Open))
 	send("sync_rows_total", "rows exchanged", counter, float64(streams.Sent), "direction", "sent")
 	send("sync_rows_total", "rows exchanged", counter, float64(streams.Received), "direction", "received")
+	d.reportNames(send)
+	if s := d.lb.Snapshot(); s != nil {
+		send("vips", "VIPs declared anywhere", gauge, float64(s.Stats.VIPs))
+		send("backends", "backends by state", gauge, float64(s.Stats.In), "state", "in")
+		send("backends", "backends by state", gauge, float64(s.Stats.Backends-s.Stats.In), "state", "out")
+	}
+	d.reportVIPs(send)
+	d.reportNetworks(send)
+}
+
+func (d *daemon) reportNames(send process.Send) {
+	counter, gauge := prometheus.CounterValue, prometheus.GaugeValue
 	names := d.names.Stats()
 	send("dns_questions_total", "questions that reached the server", counter, float64(names.Own), "zone", "own")
 	send("dns_questions_total", "questions that reached the server", counter, float64(names.Foreign), "zone", "foreign")
@@ -48,12 +60,10 @@ func (d *daemon) report(send process.Send) {
 	send("dns_unready_total", "questions not answered because not all names are known yet", counter, float64(names.Unready))
 	send("dns_truncated_total", "answers that were too long for their asker", counter, float64(names.Truncated))
 	send("dns_failed_total", "foreign questions that no resolver answered", counter, float64(names.Failed))
-	if s := d.lb.Snapshot(); s != nil {
-		send("vips", "VIPs declared anywhere", gauge, float64(s.Stats.VIPs))
-		send("backends", "backends by state", gauge, float64(s.Stats.In), "state", "in")
-		send("backends", "backends by state", gauge, float64(s.Stats.Backends-s.Stats.In), "state", "out")
-	}
-	d.reportVIPs(send)
+}
+
+func (d *daemon) reportNetworks(send process.Send) {
+	gauge := prometheus.GaugeValue
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // it waits while the daemon starts
 	defer cancel()
 	networks, _ := d.overlay.Networks(ctx)
