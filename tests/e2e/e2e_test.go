@@ -5,9 +5,7 @@
 package e2e
 
 import (
-	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,56 +54,4 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-// TestReadme types the README's first session into a shell, in a lab of its own.
-func TestReadme(t *testing.T) {
-	out := typeSession(t, "../../README.md")
-	for _, want := range []string{"web", "no:", "yes:", "web.weft.mesos."} {
-		if !strings.Contains(out, want) {
-			t.Errorf("the session's output lacks %q:\n%s", want, out)
-		}
-	}
-}
-
-// TestOperationsPage does the same with docs/operations.md.
-func TestOperationsPage(t *testing.T) {
-	out := typeSession(t, "../../docs/operations.md")
-	if pins := strings.Count(out, "-from_underlay"); pins != 2 || !strings.Contains(out, "web") {
-		t.Errorf("the underlay's link is listed %d times, want before the daemon died and after its pins were gone:\n%s", pins, out)
-	}
-}
-
-// typeSession runs the block of a page that begins with `make build`, and returns what it printed.
-func typeSession(t *testing.T, page string) string {
-	t.Helper()
-	labtest.Require(t)
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, session, found := strings.Cut(string(text), "```sh\nmake build\n")
-	session, _, closed := strings.Cut(session, "```")
-	if !found || !closed {
-		t.Fatalf("%s has no session that begins with `make build`", page)
-	}
-	weft := labtest.Build(t, "cmd/weft")
-	dir := filepath.Join("/run", filepath.Base(t.TempDir())+"-readme")
-	t.Cleanup(func() {
-		if err := lab.Down(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	// The session uses the default folder; here it is the test's own.
-	session = strings.ReplaceAll(session, "weft lab ", "weft lab --dir "+dir+" ")
-	session = strings.ReplaceAll(session, lab.DefaultDir, dir)
-	session = strings.ReplaceAll(session, "$PWD/bin", filepath.Dir(weft))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	shell := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", session)
-	out, err := shell.CombinedOutput()
-	if err != nil {
-		t.Fatalf("the session of %s failed: %v\n%s", page, err, out)
-	}
-	return string(out)
 }
