@@ -603,7 +603,7 @@ var reasons = map[Reason][2]string{
 	11: {"audited", "delivered, though a rule in audit mode would drop it"},
 	12: {"from_host", "from the node's own stack to its task"},
 	13: {"chatter", "router and group noise of a task's stack: dropped, no fault"},
-	14: {"answered_probe", "another node tries how large a frame may be: told that it came"},
+	14: {"answered_probe", "another node tries what the path carries: told it came"},
 	64: {"malformed", "headers shorter than they say, or not sensible"},
 	65: {"unknown_link", "the link belongs to no task"},
 	66: {"spoofed_mac", "source MAC is not the task's"},

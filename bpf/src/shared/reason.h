@@ -21,7 +21,7 @@ enum reason {
 	REASON_AUDITED = 11, /* delivered, though a rule in audit mode would drop it */
 	REASON_FROM_HOST = 12, /* from the node's own stack to its task */
 	REASON_CHATTER = 13, /* router and group noise of a task's stack: dropped, no fault */
-	REASON_ANSWERED_PROBE = 14, /* another node tries how large a frame may be: told that it came */
+	REASON_ANSWERED_PROBE = 14, /* another node tries what the path carries: told it came */
 
 	REASON_DROP = 64,
 	REASON_MALFORMED = 64, /* headers shorter than they say, or not sensible */

@@ -213,6 +213,12 @@ func config(masters ...string) Config {
 
 func launch(t *testing.T, c Config) *daemon {
 	t.Helper()
+	return launchReading(t, c, 20*time.Millisecond)
+}
+
+// launchReading is launch with the time between two looks at the state.
+func launchReading(t *testing.T, c Config, every time.Duration) *daemon {
+	t.Helper()
 	if err := c.complete(); err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +227,7 @@ func launch(t *testing.T, c Config) *daemon {
 	if d.Daemon, err = New(c, "1.2.3", slog.New(slog.NewTextHandler(d, nil))); err != nil {
 		t.Fatal(err)
 	}
-	d.every = 20 * time.Millisecond
+	d.every = every
 	d.source.lookUp = func(_ context.Context, host string) ([]netip.Addr, error) {
 		if host == "localhost" {
 			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil

@@ -146,8 +146,7 @@ func TestMastersAreFoundByZooKeeper(t *testing.T) {
 
 	c := config()
 	c.Zk, c.Masters = "zk://"+addr+"/mesos", nil
-	d := launch(t, c)
-	d.every = time.Hour // what follows is ZooKeeper's doing
+	d := launchReading(t, c, time.Hour) // what follows is ZooKeeper's doing
 	d.waitReady()
 	if got := d.addresses("web.marathon.mesos."); got != "10.0.0.1" {
 		t.Errorf("the task is at %s, want 10.0.0.1, which the leader says\n%s", got, d.logged())
