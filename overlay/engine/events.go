@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -47,7 +46,7 @@ func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 		}
 		defer done()
 	}
-	r, leave := e.read(e.replay()...)
+	r, leave := e.read(true)
 	defer leave()
 	for {
 		select {
@@ -64,21 +63,16 @@ func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 	}
 }
 
-// replay returns the recent events.
-func (e *Engine) replay() []overlay.Event {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Clone(e.recent)
-}
-
-// read begins a reader, which is given some events first (at most eventsKept).
-func (e *Engine) read(first ...overlay.Event) (r *reader, leave func()) {
+// read begins a reader; with replay it is given the recent events first, and misses none between.
+func (e *Engine) read(replay bool) (r *reader, leave func()) {
 	r = &reader{events: make(chan overlay.Event, eventsKept)}
-	for _, ev := range first {
-		r.events <- ev // has room for all
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if replay {
+		for _, ev := range e.recent {
+			r.events <- ev // has room for all
+		}
+	}
 	e.readers[r] = struct{}{}
 	return r, func() {
 		e.mu.Lock()

@@ -229,7 +229,7 @@ func (e *Engine) trace(ctx context.Context, q overlay.Question, emit func(overla
 	}
 	defer done()
 	e.awaitWatcher(ctx, probe, id)
-	r, leave := e.read()
+	r, leave := e.read(false)
 	defer leave()
 	if err := e.o.Tracer.Send(probe.Task, probe.Frame()); err != nil {
 		return err

@@ -136,7 +136,7 @@ func TestPodman(t *testing.T) {
 		}
 	}
 	// An ulimit, since raising one needs a capability that not every machine gives.
-	_, err := p.run(t, "run", "--detach", "--name", "shop", "--network", "prod", "--network", "dev", "--publish", "8080:80",
+	_, err := p.run(t, "run", "--detach", "--name", "shop", "--network", "prod:interface_name=eth0", "--network", "dev:interface_name=eth1", "--publish", "8080:80",
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--rootfs", p.dir+"/rootfs",
 		"/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
 	if err != nil {
