@@ -57,8 +57,9 @@ func (e *Engine) followTraces(ctx context.Context) error {
 	}
 	for {
 		changed := e.o.Rows.Changed(discovery.KindTrace)
-		e.readTraces()
+		asked := e.readTraces()
 		e.warn(e.setTraces())
+		e.answerTraces(asked)
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -74,8 +75,17 @@ func (e *Engine) warn(err error) {
 	}
 }
 
-// readTraces takes what other nodes ask, and answers that this one is ready.
-func (e *Engine) readTraces() {
+// answerTraces tells those who ask that this node is ready: their flows are in the table.
+func (e *Engine) answerTraces(ids []string) {
+	e.traces.mu.Lock()
+	defer e.traces.mu.Unlock()
+	for _, id := range ids {
+		e.warn(e.putWalk(id))
+	}
+}
+
+// readTraces takes what other nodes ask; it returns the traces that are new and wait for an answer.
+func (e *Engine) readTraces() (asked []string) {
 	t := &e.traces
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -90,7 +100,7 @@ func (e *Engine) readTraces() {
 		if _, known := t.walk[r.Key]; !known {
 			t.walk[r.Key] = &overlay.Walk{}
 			if trace.Node != "" {
-				e.warn(e.putWalk(r.Key))
+				asked = append(asked, r.Key)
 			}
 		}
 	}
@@ -101,6 +111,7 @@ func (e *Engine) readTraces() {
 		}
 	}
 	t.rows = rows
+	return asked
 }
 
 // putWalk writes what is known of a walk. The caller holds traces.mu.
