@@ -19,12 +19,16 @@ func TestEveryConfigLoads(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("loading programs needs root")
 	}
-	node := netip.MustParseAddr("192.0.2.1")
+	node, node6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	for _, events := range []uint32{0, 100} {
 		for _, slow := range []bool{false, true} {
 			for _, c := range []bpf.Config{
-				{}, {NodeAddr: node}, {NodeAddr: node, Underlay: 1, TunnelPort: 4789}, {NodeAddr: node, Tunnel: 1, Neighbours: 24},
+				{NodeAddr: node, Underlay: 1, TunnelPort: 4789}, {NodeAddr: node6, Underlay: 1, TunnelPort: 4789},
+				{}, {NodeAddr: node}, {NodeAddr: node, Tunnel: 1, Neighbours: 24}, {NodeAddr: node6, Tunnel: 1, Neighbours: 64},
 			} {
+				if testing.Short() && c.TunnelPort == 0 {
+					continue // a guest takes seconds for each; these are what nodes have
+				}
 				c.EventsPerSecond, c.SlowEncap, c.SlowDecap = events, slow, slow
 				t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 					t.Parallel()
