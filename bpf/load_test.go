@@ -23,8 +23,12 @@ func TestEveryConfigLoads(t *testing.T) {
 	for _, events := range []uint32{0, 100} {
 		for _, slow := range []bool{false, true} {
 			for _, c := range []bpf.Config{
-				{NodeAddr: node, Underlay: 1, TunnelPort: 4789}, {NodeAddr: node6, Underlay: 1, TunnelPort: 4789},
-				{}, {NodeAddr: node}, {NodeAddr: node, Tunnel: 1, Neighbours: 24}, {NodeAddr: node6, Tunnel: 1, Neighbours: 64},
+				{NodeAddr: node, Underlay: 1, TunnelPort: 4789},
+				{NodeAddr: node6, Underlay: 1, TunnelPort: 4789},
+				{},
+				{NodeAddr: node},
+				{NodeAddr: node, Tunnel: 1, Neighbours: 24},
+				{NodeAddr: node6, Tunnel: 1, Neighbours: 64},
 			} {
 				if testing.Short() && c.TunnelPort == 0 {
 					continue // a guest takes seconds for each; these are what nodes have
