@@ -69,7 +69,7 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("kernels", flag.ContinueOnError)
 	flags.StringVar(&o.store, "store", ".tools/kernels", "`folder` that .ci/kernels.sh fetched into")
-	flags.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long a guest may take")
+	flags.DurationVar(&o.timeout, "timeout", 25*time.Minute, "how long a guest may take")
 	flags.StringVar(&o.run, "run", "", "only tests that match the `regexp`")
 	flags.StringVar(&o.bench, "bench", "", "no tests, but benchmarks that match the `regexp`; a nanosecond is an instruction")
 	flags.BoolVar(&o.verbose, "v", false, "show what the guests print (it is kept in STORE/SERIES/console.log)")
