@@ -123,9 +123,9 @@ var tasksOf = []struct {
 	vip                 string
 	serve               []string
 }{
-	{"web1", "h1", "prod", []string{"web"}, "/web:80=8080", []string{"-tcp", "8080", "-udp", "8080"}},
-	{"web2", "h2", "prod", []string{"web"}, "/web:80=8080", []string{"-tcp", "8080", "-udp", "8080"}},
-	{"web3", "h3", "prod", []string{"web"}, "/web:80=8080", []string{"-tcp", "8080", "-udp", "8080"}},
+	{"web1", "h1", "prod", []string{"web"}, "/web:80=8080,policy=round-robin", []string{"-tcp", "8080", "-udp", "8080"}},
+	{"web2", "h2", "prod", []string{"web"}, "/web:80=8080,policy=round-robin", []string{"-tcp", "8080", "-udp", "8080"}},
+	{"web3", "h3", "prod", []string{"web"}, "/web:80=8080,policy=round-robin", []string{"-tcp", "8080", "-udp", "8080"}},
 	{"db", "h2", "prod", []string{"db"}, "", []string{"-tcp", "5432", "-udp", "5432"}},
 	{"client", "h1", "prod", []string{"web", "db"}, "", []string{"-tcp", "7000"}},
 	{"stranger", "h3", "dev", []string{"web"}, "", []string{"-tcp", "8080"}},
