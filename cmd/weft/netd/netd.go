@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -102,14 +103,26 @@ func run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 
 // claimNamespace makes sure that this is the only node daemon of its network namespace, before
 // anything is touched: two would take each other's programs, addresses and ports. Abstract sockets are
-// per network namespace and go with their process (unix(7)).
+// per network namespace and go with their process (unix(7)): one that was killed just now may take a moment.
 func claimNamespace(ctx context.Context) (net.Listener, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", "@weft-netd")
-	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, errors.New("a node daemon runs in this network namespace already: one netd per namespace")
+	for deadline := time.Now().Add(dying); ; {
+		l, err := new(net.ListenConfig).Listen(ctx, "unix", "@weft-netd")
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return l, err
+		}
+		if time.Now().After(deadline) {
+			return nil, errors.New("a node daemon runs in this network namespace already: one netd per namespace")
+		}
+		select {
+		case <-time.After(dying / 40):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return l, err
 }
+
+// dying is how long a killed daemon may take to be gone.
+const dying = 2 * time.Second
 
 // openRows reads the facts that the node knew last and prepares to hear of new ones.
 func (d *daemon) openRows(ctx context.Context) (err error) {
