@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,25 +80,23 @@ func values(samples []sample, measure, server string, of func(sample) float64) [
 }
 
 // paired are, for each round, what another takes over what ours takes. Of several others it is the one
-// that is best over all rounds.
+// that is best in that round: the strictest reading of a bar that names more than one.
 func paired(samples []sample, measure, ours string, others []string, of func(sample) float64) []float64 {
-	best, least := "", 0.0
-	for _, name := range others {
-		v := values(samples, measure, name, of)
-		if m := report.Median(v); len(v) > 0 && (best == "" || m < least) {
-			best, least = name, m
-		}
-	}
-	mine := map[int]float64{}
+	mine, best := map[int]float64{}, map[int]float64{}
 	for _, s := range samples {
-		if s.Measure == measure && s.Server == ours {
-			mine[s.Round] = of(s)
+		v := of(s)
+		switch {
+		case s.Measure != measure || v <= 0:
+		case s.Server == ours:
+			mine[s.Round] = v
+		case slices.Contains(others, s.Server) && (best[s.Round] == 0 || v < best[s.Round]):
+			best[s.Round] = v
 		}
 	}
 	var list []float64
-	for _, s := range samples {
-		if v := mine[s.Round]; s.Measure == measure && s.Server == best && v > 0 {
-			list = append(list, of(s)/v)
+	for _, round := range slices.Sorted(maps.Keys(mine)) {
+		if other := best[round]; other > 0 {
+			list = append(list, other/mine[round])
 		}
 	}
 	return list
