@@ -26,7 +26,7 @@ var (
 // VNI is the 24-bit VXLAN network identifier (RFC 7348).
 type VNI uint32
 
-// Identity is a set of groups within a network, numbered by the master; see bpf/src/shared/rows.h
+// Identity is a set of groups within a network, numbered by the master; see bpf/src/shared/task.h
 // for the reserved ones.
 type Identity uint16
 

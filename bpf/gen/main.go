@@ -63,7 +63,7 @@ func render(spec *btf.Spec, header string) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("struct %s: %w", s.Name, err)
 		}
-		fmt.Fprintf(&b, "\n// %s is struct %s of rows.h.\n%s\n", goName(s.Name), s.Name, declaration)
+		fmt.Fprintf(&b, "\n// %s is struct %s of src/shared.\n%s\n", goName(s.Name), s.Name, declaration)
 	}
 	for _, e := range enums {
 		writeEnum(&b, e)

@@ -6,27 +6,27 @@ package row
 
 import "structs"
 
-// Addr is struct addr of rows.h.
+// Addr is struct addr of src/shared.
 type Addr struct {
 	_     structs.HostLayout
 	Bytes [16]uint8
 }
 
-// Affinity is struct affinity of rows.h.
+// Affinity is struct affinity of src/shared.
 type Affinity struct {
 	_       structs.HostLayout
 	Backend SocketPeer
 	Seen    uint64
 }
 
-// AffinityKey is struct affinity_key of rows.h.
+// AffinityKey is struct affinity_key of src/shared.
 type AffinityKey struct {
 	_      structs.HostLayout
 	VIP    uint32
 	Client Addr
 }
 
-// Backend is struct backend of rows.h.
+// Backend is struct backend of src/shared.
 type Backend struct {
 	_      structs.HostLayout
 	Addr   Addr
@@ -38,7 +38,7 @@ type Backend struct {
 	Other  uint16
 }
 
-// BackendKey is struct backend_key of rows.h.
+// BackendKey is struct backend_key of src/shared.
 type BackendKey struct {
 	_    structs.HostLayout
 	VIP  uint32
@@ -46,7 +46,7 @@ type BackendKey struct {
 	Pad  uint16
 }
 
-// Block is struct block of rows.h.
+// Block is struct block of src/shared.
 type Block struct {
 	_     structs.HostLayout
 	VTEP  Addr
@@ -54,21 +54,21 @@ type Block struct {
 	Flags uint16
 }
 
-// BlockKey is struct block_key of rows.h.
+// BlockKey is struct block_key of src/shared.
 type BlockKey struct {
 	_    structs.HostLayout
 	VNI  uint32
 	Addr Addr
 }
 
-// Clause is struct clause of rows.h.
+// Clause is struct clause of src/shared.
 type Clause struct {
 	_     structs.HostLayout
 	Start uint32
 	Rule  uint32
 }
 
-// Clauses is struct clauses of rows.h.
+// Clauses is struct clauses of src/shared.
 type Clauses struct {
 	_     structs.HostLayout
 	Count uint32
@@ -76,7 +76,7 @@ type Clauses struct {
 	List  [32]Clause
 }
 
-// ClausesKey is struct clauses_key of rows.h.
+// ClausesKey is struct clauses_key of src/shared.
 type ClausesKey struct {
 	_    structs.HostLayout
 	ID   uint64
@@ -84,14 +84,14 @@ type ClausesKey struct {
 	Pad  uint32
 }
 
-// Counter is struct counter of rows.h.
+// Counter is struct counter of src/shared.
 type Counter struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
 }
 
-// DNSAnswer is struct dns_answer of rows.h.
+// DNSAnswer is struct dns_answer of src/shared.
 type DNSAnswer struct {
 	_       structs.HostLayout
 	Len     uint16
@@ -105,7 +105,7 @@ type DNSAnswer struct {
 	Stamp   uint32
 }
 
-// DNSKey is struct dns_key of rows.h.
+// DNSKey is struct dns_key of src/shared.
 type DNSKey struct {
 	_     structs.HostLayout
 	Hash  [2]uint64
@@ -114,7 +114,7 @@ type DNSKey struct {
 	Len   uint16
 }
 
-// EdgeBackend is struct edge_backend of rows.h.
+// EdgeBackend is struct edge_backend of src/shared.
 type EdgeBackend struct {
 	_    structs.HostLayout
 	Node [4]uint8
@@ -124,7 +124,7 @@ type EdgeBackend struct {
 	MTU  uint16
 }
 
-// EdgeFlow is struct edge_flow of rows.h.
+// EdgeFlow is struct edge_flow of src/shared.
 type EdgeFlow struct {
 	_       structs.HostLayout
 	Backend uint32
@@ -132,7 +132,7 @@ type EdgeFlow struct {
 	Seen    uint64
 }
 
-// EdgeFlowKey is struct edge_flow_key of rows.h.
+// EdgeFlowKey is struct edge_flow_key of src/shared.
 type EdgeFlowKey struct {
 	_      structs.HostLayout
 	Client Addr
@@ -141,14 +141,14 @@ type EdgeFlowKey struct {
 	VIP    EdgeVIPKey
 }
 
-// EdgeSlot is struct edge_slot of rows.h.
+// EdgeSlot is struct edge_slot of src/shared.
 type EdgeSlot struct {
 	_        structs.HostLayout
 	Current  uint32
 	Previous uint32
 }
 
-// EdgeVIP is struct edge_vip of rows.h.
+// EdgeVIP is struct edge_vip of src/shared.
 type EdgeVIP struct {
 	_     structs.HostLayout
 	First uint32
@@ -156,7 +156,7 @@ type EdgeVIP struct {
 	Flags uint32
 }
 
-// EdgeVIPKey is struct edge_vip_key of rows.h.
+// EdgeVIPKey is struct edge_vip_key of src/shared.
 type EdgeVIPKey struct {
 	_     structs.HostLayout
 	Addr  Addr
@@ -165,7 +165,7 @@ type EdgeVIPKey struct {
 	Pad   uint8
 }
 
-// Endpoint is struct endpoint of rows.h.
+// Endpoint is struct endpoint of src/shared.
 type Endpoint struct {
 	_        structs.HostLayout
 	Ifindex  uint32
@@ -175,14 +175,14 @@ type Endpoint struct {
 	Pad      [2]uint8
 }
 
-// EndpointKey is struct endpoint_key of rows.h.
+// EndpointKey is struct endpoint_key of src/shared.
 type EndpointKey struct {
 	_    structs.HostLayout
 	VNI  uint32
 	Addr Addr
 }
 
-// Event is struct event of rows.h.
+// Event is struct event of src/shared.
 type Event struct {
 	_           structs.HostLayout
 	Time        uint64
@@ -203,7 +203,7 @@ type Event struct {
 	Pad         [4]uint8
 }
 
-// Feedback is struct feedback of rows.h.
+// Feedback is struct feedback of src/shared.
 type Feedback struct {
 	_          structs.HostLayout
 	Measured   uint64
@@ -216,7 +216,7 @@ type Feedback struct {
 	Failures   uint32
 }
 
-// Flow is struct flow of rows.h.
+// Flow is struct flow of src/shared.
 type Flow struct {
 	_     structs.HostLayout
 	Seen  uint64
@@ -224,7 +224,7 @@ type Flow struct {
 	Pad   uint32
 }
 
-// FlowKey is struct flow_key of rows.h.
+// FlowKey is struct flow_key of src/shared.
 type FlowKey struct {
 	_     structs.HostLayout
 	VNI   uint32
@@ -236,7 +236,7 @@ type FlowKey struct {
 	Pad   [3]uint8
 }
 
-// Load is struct load of rows.h.
+// Load is struct load of src/shared.
 type Load struct {
 	_        structs.HostLayout
 	Measured uint64
@@ -244,7 +244,7 @@ type Load struct {
 	Turn     uint32
 }
 
-// Opener is struct opener of rows.h.
+// Opener is struct opener of src/shared.
 type Opener struct {
 	_     structs.HostLayout
 	Since uint64
@@ -252,14 +252,14 @@ type Opener struct {
 	Pad   uint32
 }
 
-// Opening is struct opening of rows.h.
+// Opening is struct opening of src/shared.
 type Opening struct {
 	_        structs.HostLayout
 	HostPort uint16
 	Pad      uint16
 }
 
-// OpeningKey is struct opening_key of rows.h.
+// OpeningKey is struct opening_key of src/shared.
 type OpeningKey struct {
 	_     structs.HostLayout
 	VNI   uint32
@@ -269,7 +269,7 @@ type OpeningKey struct {
 	Pad   uint8
 }
 
-// Peer is struct peer of rows.h.
+// Peer is struct peer of src/shared.
 type Peer struct {
 	_    structs.HostLayout
 	Addr Addr
@@ -277,27 +277,27 @@ type Peer struct {
 	Pad  uint16
 }
 
-// Prefix is struct prefix of rows.h.
+// Prefix is struct prefix of src/shared.
 type Prefix struct {
 	_   structs.HostLayout
 	VNI uint32
 }
 
-// PrefixKey is struct prefix_key of rows.h.
+// PrefixKey is struct prefix_key of src/shared.
 type PrefixKey struct {
 	_    structs.HostLayout
 	Len  uint32
 	Addr Addr
 }
 
-// SocketPeer is struct socket_peer of rows.h.
+// SocketPeer is struct socket_peer of src/shared.
 type SocketPeer struct {
 	_    structs.HostLayout
 	To   Peer
 	Slot uint32
 }
 
-// SocketPeerKey is struct socket_peer_key of rows.h.
+// SocketPeerKey is struct socket_peer_key of src/shared.
 type SocketPeerKey struct {
 	_      structs.HostLayout
 	Cookie uint64
@@ -305,7 +305,7 @@ type SocketPeerKey struct {
 	Pad    uint32
 }
 
-// SocketVIP is struct socket_vip of rows.h.
+// SocketVIP is struct socket_vip of src/shared.
 type SocketVIP struct {
 	_         structs.HostLayout
 	VIP       Peer
@@ -318,13 +318,13 @@ type SocketVIP struct {
 	Pad       [6]uint8
 }
 
-// Source is struct source of rows.h.
+// Source is struct source of src/shared.
 type Source struct {
 	_   structs.HostLayout
 	Src uint32
 }
 
-// SourceKey is struct source_key of rows.h.
+// SourceKey is struct source_key of src/shared.
 type SourceKey struct {
 	_    structs.HostLayout
 	Len  uint32
@@ -332,7 +332,7 @@ type SourceKey struct {
 	Addr Addr
 }
 
-// Space is struct space of rows.h.
+// Space is struct space of src/shared.
 type Space struct {
 	_        structs.HostLayout
 	VNI      uint32
@@ -340,7 +340,7 @@ type Space struct {
 	Pad      uint16
 }
 
-// Tally is struct tally of rows.h.
+// Tally is struct tally of src/shared.
 type Tally struct {
 	_          structs.HostLayout
 	Chosen     uint64
@@ -352,7 +352,7 @@ type Tally struct {
 	Latency    [24]uint32
 }
 
-// Trace is struct trace of rows.h.
+// Trace is struct trace of src/shared.
 type Trace struct {
 	_     structs.HostLayout
 	Until uint64
@@ -360,7 +360,7 @@ type Trace struct {
 	Pad   uint32
 }
 
-// TraceKey is struct trace_key of rows.h.
+// TraceKey is struct trace_key of src/shared.
 type TraceKey struct {
 	_     structs.HostLayout
 	VNI   uint32
@@ -370,7 +370,7 @@ type TraceKey struct {
 	Pad   uint8
 }
 
-// Translation is struct translation of rows.h.
+// Translation is struct translation of src/shared.
 type Translation struct {
 	_     structs.HostLayout
 	To    Peer
@@ -378,7 +378,7 @@ type Translation struct {
 	Since uint64
 }
 
-// Verdict is struct verdict of rows.h.
+// Verdict is struct verdict of src/shared.
 type Verdict struct {
 	_       structs.HostLayout
 	Clauses uint64
@@ -387,7 +387,7 @@ type Verdict struct {
 	Pad     [3]uint8
 }
 
-// VerdictKey is struct verdict_key of rows.h.
+// VerdictKey is struct verdict_key of src/shared.
 type VerdictKey struct {
 	_   structs.HostLayout
 	VNI uint32
@@ -395,7 +395,7 @@ type VerdictKey struct {
 	Dst uint32
 }
 
-// VIP is struct vip of rows.h.
+// VIP is struct vip of src/shared.
 type VIP struct {
 	_        structs.HostLayout
 	ID       uint32
@@ -408,7 +408,7 @@ type VIP struct {
 	Flags    uint8
 }
 
-// VIPKey is struct vip_key of rows.h.
+// VIPKey is struct vip_key of src/shared.
 type VIPKey struct {
 	_     structs.HostLayout
 	VNI   uint32
@@ -418,13 +418,13 @@ type VIPKey struct {
 	Pad   uint8
 }
 
-// VTEP is struct vtep of rows.h.
+// VTEP is struct vtep of src/shared.
 type VTEP struct {
 	_     structs.HostLayout
 	Flags uint32
 }
 
-// Workload is struct workload of rows.h.
+// Workload is struct workload of src/shared.
 type Workload struct {
 	_        structs.HostLayout
 	VNI      uint32

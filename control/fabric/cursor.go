@@ -14,7 +14,7 @@ import (
 )
 
 // firstIdentity and lastIdentity bound the identities of sets of groups. The VXLAN group policy field
-// has 16 bits; what is below is reserved (bpf/src/shared/rows.h, IDENTITY_FIRST).
+// has 16 bits; what is below is reserved (bpf/src/shared/task.h, IDENTITY_FIRST).
 const firstIdentity, lastIdentity = 16, math.MaxUint16
 
 // blockCursor walks the free blocks of one family of a network, lowest first.

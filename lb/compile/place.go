@@ -101,7 +101,7 @@ func oldSlots(have Rows, vip row.VIP) []row.Backend {
 	return slots
 }
 
-// The slots of a VIP by class, in this order (rows.h).
+// The slots of a VIP by class, in this order (bpf/src/shared/vip.h).
 const (
 	classNear = iota
 	classElsewhere

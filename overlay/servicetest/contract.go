@@ -296,7 +296,7 @@ func (s subject) identities() {
 	if web.Identity != same.Identity || web.Identity == db.Identity || both.Identity == web.Identity || both.Identity == db.Identity {
 		s.t.Errorf("got web %d and %d, db %d, both %d", web.Identity, same.Identity, db.Identity, both.Identity)
 	}
-	// 16 and up are sets of groups; 3 stands for none (bpf/src/shared/rows.h).
+	// 16 and up are sets of groups; 3 stands for none (bpf/src/shared/task.h).
 	if bare.Identity != 3 || other.Identity < 16 || web.Identity < 16 {
 		s.t.Errorf("got bare %d, web of dev %d, web %d", bare.Identity, other.Identity, web.Identity)
 	}

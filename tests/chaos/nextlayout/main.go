@@ -46,17 +46,9 @@ func run(ctx context.Context, out string) (err error) {
 	if err := copyTree(ctx, dir); err != nil {
 		return err
 	}
-	header := filepath.Join(dir, "bpf", "src", "shared", "rows.h")
-	text, err := os.ReadFile(header)
-	if err != nil {
-		return err
-	}
-	changed, err := change(string(text))
-	if err != nil {
-		return fmt.Errorf("change %s: %w", header, err)
-	}
-	if err := os.WriteFile(header, []byte(changed), 0o644); err != nil {
-		return err
+	shared := filepath.Join(dir, "bpf", "src", "shared")
+	if err := changeAll(shared); err != nil {
+		return fmt.Errorf("change %s: %w", shared, err)
 	}
 	for _, args := range [][]string{
 		{"generate", "./bpf"},
@@ -107,25 +99,50 @@ const after = 1000
 
 var version = regexp.MustCompile(`(LAYOUT_VERSION = )(\d+)`)
 
-// change makes the rows of another layout. What asserts the old sizes goes.
-func change(header string) (string, error) {
-	m := version.FindStringSubmatch(header)
-	if m == nil {
-		return "", errors.New("no LAYOUT_VERSION")
-	}
-	n, err := strconv.Atoi(m[2])
+// changeAll makes the headers of a folder those of another layout.
+func changeAll(dir string) error {
+	headers, err := filepath.Glob(filepath.Join(dir, "*.h"))
 	if err != nil {
-		return "", err
+		return err
 	}
-	header = version.ReplaceAllString(header, fmt.Sprintf("${1}%d", n+after))
+	changes := 0
+	for _, header := range headers {
+		text, err := os.ReadFile(header)
+		if err != nil {
+			return err
+		}
+		changed, n, err := change(string(text))
+		if err != nil {
+			return fmt.Errorf("%s: %w", header, err)
+		}
+		if err := os.WriteFile(header, []byte(changed), 0o644); err != nil {
+			return err
+		}
+		changes += n
+	}
+	if want := len(reshaped) + 1; changes != want {
+		return fmt.Errorf("%d of LAYOUT_VERSION and the rows are there, want %d", changes, want)
+	}
+	return nil
+}
+
+// change makes what a header has of version and rows that of another layout, and tells how many it found. What
+// asserts the old sizes goes.
+func change(header string) (changed string, n int, err error) {
+	if m := version.FindStringSubmatch(header); m != nil {
+		old, err := strconv.Atoi(m[2])
+		if err != nil {
+			return "", 0, err
+		}
+		header = version.ReplaceAllString(header, fmt.Sprintf("${1}%d", old+after))
+		n++
+	}
 	for name, kind := range reshaped {
 		begin := "struct " + name + " {\n"
-		if strings.Count(header, begin) != 1 {
-			return "", fmt.Errorf("no struct %s", name)
-		}
+		n += strings.Count(header, begin)
 		header = strings.Replace(header, begin, begin+"\t"+kind+" next_layout;\n", 1)
 		sizes := regexp.MustCompile(`_Static_assert\(sizeof\(struct ` + name + `\)[^;]*;\n`)
 		header = sizes.ReplaceAllString(header, "")
 	}
-	return header, nil
+	return header, n, nil
 }

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * On nodes that take in clients from outside of every network (docs/decisions/0008). Addresses of
+ * the rows below are as the client sees them; a VIP at the edge has no VNI, its backends have.
+ */
+
+#include "shared/layout.h"
+
+/* Port and protocol 0: the row says of the address that it is VIPs' alone. */
+struct edge_vip_key {
+	struct addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct edge_vip_key) == 20, "edge_vip_key");
+
+enum edge_vip_flags {
+	EDGE_VIP_AFFINITY = 1 << 0, /* all flows of a client address go to one backend */
+};
+
+/* edge_vips: Go writes. */
+struct edge_vip {
+	__u32 first; /* its slots are edge_slots[first .. first+slots-1] */
+	__u32 slots; /* 0: no backend, or no VIP but an address */
+	__u32 flags;
+};
+
+_Static_assert(sizeof(struct edge_vip) == 12, "edge_vip");
+
+enum edge_slot_flags {
+	EDGE_SLOT_KEPT = 1U << 31, /* in previous: edge_flows may know flows of this slot */
+};
+
+/*
+ * edge_slots: array. Indexes of edge_backends. While the two differ, and while EDGE_SLOT_KEPT says
+ * so, flows are looked up; else current takes all. Go writes both at once; a reader that sees one
+ * of them new and the other old errs as if it had come before or after.
+ */
+struct edge_slot {
+	__u32 current;
+	__u32 previous;
+};
+
+_Static_assert(sizeof(struct edge_slot) == 8, "edge_slot");
+
+/* edge_backends: array. Go writes. */
+struct edge_backend {
+	__u8 node[4]; /* underlay address of the task's node; 0: there is no such backend */
+	__u32 vni;
+	__u8 task[8]; /* last half of the task's address: the node knows the first */
+	__u8 hop[6]; /* MAC of the next hop towards the node; 0: the kernel finds the way */
+	__u16 mtu; /* largest inner IP packet towards that node, bytes */
+};
+
+_Static_assert(sizeof(struct edge_backend) == 24, "edge_backend");
+
+/* edge_flows: what changes of slots must not move. LRU: the kernel half writes, Go reads. */
+struct edge_flow_key {
+	struct addr client;
+	__be16 port; /* the client's */
+	__u16 pad;
+	struct edge_vip_key vip;
+};
+
+_Static_assert(sizeof(struct edge_flow_key) == 40, "edge_flow_key");
+
+struct edge_flow {
+	__u32 backend; /* index of edge_backends */
+	__u32 pad;
+	__u64 seen; /* bpf_ktime_get_coarse_ns of a packet of the last second */
+};
+
+_Static_assert(sizeof(struct edge_flow) == 16, "edge_flow");
