@@ -110,7 +110,7 @@ func write(out io.Writer, o options, samples []sample, lines []report.Line, abou
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	err := errors.Join(w.Flush(),
-		report.WriteLines(filepath.Join(o.results, "discovery.jsonl"), lines),
+		report.ReplaceLines(filepath.Join(o.results, "discovery.jsonl"), lines),
 		report.WriteLines(filepath.Join(o.results, "discovery-raw.jsonl"), samples))
 	if o.page == "" || err != nil {
 		return err

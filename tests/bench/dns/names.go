@@ -32,7 +32,6 @@ var (
 const (
 	vni       = 7
 	agents    = 1000
-	inUse     = 10000 // names of the large zone that are asked for, where they are a few
 	poolSize  = 1 << 16
 	netName   = "bench"
 	framework = "weft"
@@ -103,8 +102,8 @@ type files struct {
 	a, srv, few               string // questions: every name, every service, a few of the names
 }
 
-// writeFiles writes the same records for everybody.
-func writeFiles(dir string, z *zone.Zone) (files, error) {
+// writeFiles writes the same records for everybody; inUse is how many names are asked for where they are a few.
+func writeFiles(dir string, z *zone.Zone, inUse int) (files, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	f := files{at("zone"), at("hosts"), at("local"), at("plain"), at("a"), at("srv"), at("few")}
 	zoneOut, err1 := create(f.zone)

@@ -69,7 +69,7 @@ func startServer(ctx context.Context, o options, dir string, f files, name strin
 	s := &server{name: name, log: filepath.Join(own, "log")}
 	var text string
 	var args []string
-	us := []string{"/proc/self/exe", "-tasks", strconv.Itoa(names), "-role"}
+	us := []string{"/proc/self/exe", "-few", strconv.Itoa(o.few), "-tasks", strconv.Itoa(names), "-role"}
 	switch name {
 	case kernel:
 		s.addr, args = netip.AddrPortFrom(dnsAddr, 53), append(us, "weft", "-ifindex", strconv.Itoa(link))

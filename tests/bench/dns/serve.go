@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -75,7 +76,7 @@ func serveZone(ctx context.Context, o options, d dns.Options) error {
 		return err
 	}
 	z := makeZone
-	if o.tasks > inUse {
+	if o.tasks > o.few {
 		z = makeLarge
 	}
 	s.SetZone(z(o.tasks), zone.Diff{All: true})
@@ -134,7 +135,9 @@ func readPlain(path string) (map[string]net.IP, error) {
 
 // held is what holdZone measured.
 type held struct {
-	Resident int64 `json:"resident"` // bytes more than without a zone
+	Resident int64 `json:"resident"` // bytes of the process more than without a zone, garbage given back
+	Live     int64 `json:"live"`     // bytes on the heap that the zone keeps alive
+	Process  int64 `json:"process"`  // bytes of the whole process after the changes, garbage and all
 	Change   int64 `json:"change"`   // ns of CPU for one change of one task
 }
 
@@ -145,11 +148,11 @@ func holdZone(out io.Writer, o options) error {
 		return err
 	}
 	debug.FreeOSMemory()
-	empty := residentMemory()
+	empty, none := residentMemory(), liveMemory()
 	z := makeZone(o.tasks)
 	s.SetZone(z, zone.Diff{All: true})
 	debug.FreeOSMemory()
-	h := held{Resident: residentMemory() - empty}
+	h := held{Resident: residentMemory() - empty, Live: liveMemory() - none}
 	const changes = 2000
 	before := processTime(os.Getpid())
 	for i := range changes {
@@ -158,7 +161,15 @@ func holdZone(out io.Writer, o options) error {
 		z = next
 	}
 	h.Change = (processTime(os.Getpid()) - before) / changes
+	h.Process = residentMemory()
 	return json.NewEncoder(out).Encode(h)
+}
+
+// liveMemory is what the last collection left on the heap, bytes.
+func liveMemory() int64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // residentMemory is this process's, bytes.

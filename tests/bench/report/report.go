@@ -7,7 +7,9 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,6 +89,28 @@ func WriteLines[T any](path string, list []T) error {
 		return err
 	}
 	return os.WriteFile(path, b.Bytes(), 0o644)
+}
+
+// ReplaceLines writes lines in place of those of the same measures; what other benchmarks wrote into the file stays.
+func ReplaceLines(path string, lines []Line) error {
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var all []any
+	for old := range bytes.Lines(text) {
+		var l Line
+		if err := json.Unmarshal(old, &l); err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		if !slices.ContainsFunc(lines, func(n Line) bool { return n.Measure == l.Measure }) {
+			all = append(all, json.RawMessage(bytes.TrimSpace(old)))
+		}
+	}
+	for _, l := range lines {
+		all = append(all, l)
+	}
+	return WriteLines(path, all)
 }
 
 // Table of lines, the first row its heading.
