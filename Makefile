@@ -16,10 +16,13 @@ PROTOC_GEN_GATEWAY   := github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grp
 GOLANGCI_LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # The race detector needs cgo, so a C compiler.
-RACE := $(if $(shell command -v gcc),-race)
+RACE := $(shell command -v gcc >/dev/null && echo -race)
 
 .DEFAULT_GOAL := help
 export PATH := $(TOOLS):$(PATH)
+# One way to compile for all but the race detector, so that each package is compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath $(GOFLAGS)
 
 .PHONY: help
 help: ## print the targets
@@ -27,7 +30,7 @@ help: ## print the targets
 
 .PHONY: build
 build: ## build weft and weft-cni into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
+	$(GO) build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
 
 .PHONY: tools
 tools: ## install the pinned generators and linter (into .tools/ and, for clang and protoc, by apt)
@@ -47,12 +50,16 @@ lint: ## golangci-lint, clang-format
 	golangci-lint run ./...
 	clang-format-19 --dry-run --Werror $$(git ls-files '*.c' '*.h')
 
+.PHONY: arch
+arch: ## the laws of the tree: who may import whom, what each room says of itself
+	.ci/test.sh ./tests/arch/...
+
 # A million random packets per program take too long under -race.
 .PHONY: test
 test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
 	.ci/need.sh dig podman runc busybox
 	@failed=0; \
-	.ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list ./... | grep -v '/bpf/bpftest$$') || failed=1; \
+	CGO_ENABLED=$(if $(RACE),1,0) .ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list ./... | grep -v '/bpf/bpftest$$') || failed=1; \
 	.ci/test.sh -count=1 -timeout 20m ./bpf/bpftest || failed=1; \
 	exit $$failed
 

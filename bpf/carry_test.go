@@ -126,6 +126,7 @@ func TestRowsOfAnotherLayoutAreCarriedOver(t *testing.T) {
 
 // TestTrafficGoesOnOverALayout: a conversation never waits, from the old layout's programs to this one's.
 func TestTrafficGoesOnOverALayout(t *testing.T) {
+	anyKernel(t)
 	n := enterNamespace(t)
 	requireTCX(t)
 	inside := n.task("weft0")
@@ -221,6 +222,7 @@ func TestLostPinsAreMadeAgain(t *testing.T) {
 }
 
 func TestALayoutWithoutTheMapsFieldsIsLeftBehind(t *testing.T) {
+	anyKernel(t)
 	enterNamespace(t)
 	pin := pinFolder(t)
 	p := open(t, options(pin))

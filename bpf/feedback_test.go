@@ -135,14 +135,6 @@ func (f *farm) hitsOf(at ...string) (n int) {
 	return n
 }
 
-// timely skips what counts on connects that take far less than 10 ms.
-func timely(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("the times of connections are those of a machine that is not emulated")
-	}
-}
-
 func at4(n int) string { return fmt.Sprintf("10.0.0.%d:8080", n) }
 
 func TestARefusingBackendIsAskedOnce(t *testing.T) {
@@ -291,6 +283,7 @@ func TestEqualBackendsShare(t *testing.T) {
 }
 
 func TestRoundRobinTakesTurns(t *testing.T) {
+	anyKernel(t)
 	f := newFarm(t, func(v *row.VIP) { v.Policy = row.VIPRoundRobin }, one(at4(1), at4(2), at4(3))...)
 	for i := range 3 {
 		f.serve(at4(i+1), 0)
@@ -305,6 +298,7 @@ func TestRoundRobinTakesTurns(t *testing.T) {
 
 // A connection that is held counts: the other backend takes what comes.
 func TestLeastConnectionsGoesWhereFewAre(t *testing.T) {
+	anyKernel(t)
 	f := newFarm(t, func(v *row.VIP) { v.Policy = row.VIPLeastConnections }, one(at4(1), at4(2))...)
 	f.serve(at4(1), 0)
 	f.serve(at4(2), 0)
@@ -321,6 +315,7 @@ func TestLeastConnectionsGoesWhereFewAre(t *testing.T) {
 }
 
 func TestWeightsAreShares(t *testing.T) {
+	anyKernel(t)
 	f := newFarm(t, func(v *row.VIP) { v.Policy = row.VIPRandom; v.Flags = row.VIPWeighted }, one(at4(1), at4(2))...)
 	f.serve(at4(1), 0)
 	f.serve(at4(2), 0)

@@ -52,7 +52,7 @@ func run(ctx context.Context, out string) (err error) {
 	}
 	for _, args := range [][]string{
 		{"generate", "./bpf"},
-		{"build", "-trimpath", "-ldflags", "-s -w -X main.version=next", "-o", out, "./cmd/weft"},
+		{"build", "-ldflags", "-s -w -X main.version=next", "-o", out, "./cmd/weft"},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, os.Stdout, os.Stderr
