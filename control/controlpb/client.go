@@ -111,7 +111,7 @@ func (m masters) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.Ca
 func (c *Client) AddNetwork(ctx context.Context, n overlay.Network) (overlay.Network, error) {
 	m, err := c.fabric.AddNetwork(ctx, networkOut(control.Network{Network: n}))
 	if err != nil {
-		return overlay.Network{}, fromStatus(err)
+		return overlay.Network{}, failures.Error(err)
 	}
 	made, err := networkIn(m)
 	return made.Network, err
@@ -121,7 +121,7 @@ func (c *Client) AddNetwork(ctx context.Context, n overlay.Network) (overlay.Net
 func (c *Client) SetNetwork(ctx context.Context, n overlay.Network) (overlay.Network, error) {
 	m, err := c.fabric.SetNetwork(ctx, networkOut(control.Network{Network: n}))
 	if err != nil {
-		return overlay.Network{}, fromStatus(err)
+		return overlay.Network{}, failures.Error(err)
 	}
 	made, err := networkIn(m)
 	return made.Network, err
@@ -130,14 +130,14 @@ func (c *Client) SetNetwork(ctx context.Context, n overlay.Network) (overlay.Net
 // RemoveNetwork implements control.Service.
 func (c *Client) RemoveNetwork(ctx context.Context, name string) error {
 	_, err := c.fabric.RemoveNetwork(ctx, &NetworkName{Name: name})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // Networks implements control.Service.
 func (c *Client) Networks(ctx context.Context, name string) ([]control.Network, error) {
 	m, err := c.fabric.ListNetworks(ctx, &NetworkName{Name: name})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return eachErr(m.GetNetworks(), networkIn)
 }
@@ -145,20 +145,20 @@ func (c *Client) Networks(ctx context.Context, name string) ([]control.Network, 
 // AddGroup implements control.Service.
 func (c *Client) AddGroup(ctx context.Context, g overlay.Group) error {
 	_, err := c.fabric.AddGroup(ctx, &Group{Network: g.Network, Name: g.Name})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // RemoveGroup implements control.Service.
 func (c *Client) RemoveGroup(ctx context.Context, g overlay.Group) error {
 	_, err := c.fabric.RemoveGroup(ctx, &Group{Network: g.Network, Name: g.Name})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // Groups implements control.Service.
 func (c *Client) Groups(ctx context.Context, network string) ([]control.Group, error) {
 	m, err := c.fabric.ListGroups(ctx, &NetworkName{Name: network})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return eachErr(m.GetGroups(), groupIn)
 }
@@ -167,7 +167,7 @@ func (c *Client) Groups(ctx context.Context, network string) ([]control.Group, e
 func (c *Client) AddRule(ctx context.Context, r overlay.Rule) (overlay.Rule, error) {
 	m, err := c.fabric.AddRule(ctx, ruleOut(r))
 	if err != nil {
-		return overlay.Rule{}, fromStatus(err)
+		return overlay.Rule{}, failures.Error(err)
 	}
 	return ruleIn(m)
 }
@@ -175,14 +175,14 @@ func (c *Client) AddRule(ctx context.Context, r overlay.Rule) (overlay.Rule, err
 // RemoveRule implements control.Service.
 func (c *Client) RemoveRule(ctx context.Context, network string, id overlay.RuleID) error {
 	_, err := c.fabric.RemoveRule(ctx, &RuleName{Network: network, Id: uint32(id)})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // Rules implements control.Service.
 func (c *Client) Rules(ctx context.Context, network string) ([]overlay.Rule, error) {
 	m, err := c.fabric.ListRules(ctx, &NetworkName{Name: network})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return eachErr(m.GetRules(), ruleIn)
 }
@@ -191,7 +191,7 @@ func (c *Client) Rules(ctx context.Context, network string) ([]overlay.Rule, err
 func (c *Client) Nodes(ctx context.Context) ([]control.Node, error) {
 	m, err := c.fabric.ListNodes(ctx, &Empty{})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return eachErr(m.GetNodes(), nodeIn)
 }
@@ -199,14 +199,14 @@ func (c *Client) Nodes(ctx context.Context) ([]control.Node, error) {
 // RemoveNode implements control.Service.
 func (c *Client) RemoveNode(ctx context.Context, id discovery.NodeID, force bool) error {
 	_, err := c.fabric.RemoveNode(ctx, &NodeName{Id: string(id), Force: force})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // Pins implements control.Service.
 func (c *Client) Pins(ctx context.Context) ([]lb.Pin, error) {
 	m, err := c.fabric.ListPins(ctx, &Empty{})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return eachErr(m.GetPins(), pinIn)
 }
@@ -215,7 +215,7 @@ func (c *Client) Pins(ctx context.Context) ([]lb.Pin, error) {
 func (c *Client) Status(ctx context.Context) (control.Status, error) {
 	m, err := c.fabric.GetStatus(ctx, &Empty{})
 	if err != nil {
-		return control.Status{}, fromStatus(err)
+		return control.Status{}, failures.Error(err)
 	}
 	return statusIn(m)
 }

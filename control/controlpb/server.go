@@ -149,11 +149,11 @@ func (s *server) GetStatus(ctx context.Context, _ *Empty) (*Status, error) {
 // call checks who asks, and turns the error of the answer into a gRPC status.
 func call[T any](ctx context.Context, s *server, answer func() (*T, error)) (*T, error) {
 	if err := s.check(ctx); err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	a, err := answer()
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return a, nil
 }

@@ -25,20 +25,20 @@ func NewClient(conn grpc.ClientConnInterface) *Client {
 // Announce implements discovery.Service.
 func (c *Client) Announce(ctx context.Context, name discovery.Name) error {
 	_, err := c.rpc.Announce(ctx, &AnnounceRequest{Name: nameOut(name)})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // Retract implements discovery.Service.
 func (c *Client) Retract(ctx context.Context, task string) error {
 	_, err := c.rpc.Retract(ctx, &RetractRequest{Task: task})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // Lookup implements discovery.Service.
 func (c *Client) Lookup(ctx context.Context, network, name string) ([]discovery.Record, error) {
 	answer, err := c.rpc.Lookup(ctx, &LookupRequest{Network: network, Name: name})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return recordsIn(answer.GetRecords()), nil
 }
@@ -47,7 +47,7 @@ func (c *Client) Lookup(ctx context.Context, network, name string) ([]discovery.
 func (c *Client) Nodes(ctx context.Context) ([]discovery.NodeStatus, error) {
 	answer, err := c.rpc.Nodes(ctx, &NodesRequest{})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return nodesIn(answer.GetNodes())
 }
@@ -58,7 +58,7 @@ func (c *Client) Rows(ctx context.Context, kind discovery.Kind) ([]discovery.Row
 	defer cancel()
 	stream, err := c.rpc.Rows(ctx, &RowsRequest{Kind: string(kind)})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	var rows []discovery.Row
 	for {
@@ -67,7 +67,7 @@ func (c *Client) Rows(ctx context.Context, kind discovery.Kind) ([]discovery.Row
 			return rows, nil
 		}
 		if err != nil {
-			return nil, fromStatus(err)
+			return nil, failures.Error(err)
 		}
 		rows = append(rows, rowsIn(answer.GetRows())...)
 	}

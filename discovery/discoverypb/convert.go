@@ -3,7 +3,6 @@
 package discoverypb
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -11,57 +10,17 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"weft/discovery"
+	"weft/discovery/wire"
 )
 
-// sentinels is how errors travel; the text travels as it is.
-var sentinels = []struct {
-	err  error
-	code codes.Code
-}{
-	{discovery.ErrInvalid, codes.InvalidArgument},
-	{discovery.ErrNotFound, codes.NotFound},
-	{discovery.ErrConflict, codes.AlreadyExists},
-	{context.DeadlineExceeded, codes.DeadlineExceeded},
-	{context.Canceled, codes.Canceled},
-}
-
-func toStatus(err error) error {
-	for _, s := range sentinels {
-		if errors.Is(err, s.err) {
-			return status.Error(s.code, err.Error())
-		}
-	}
-	return status.Error(codes.Unknown, err.Error())
-}
-
-// fromStatus returns the error that toStatus was given, as far as errors.Is and Error tell.
-func fromStatus(err error) error {
-	if err == nil {
-		return nil
-	}
-	s := status.Convert(err)
-	for _, t := range sentinels {
-		if s.Code() == t.code {
-			return &remote{text: s.Message(), is: t.err}
-		}
-	}
-	if s.Code() == codes.Unavailable {
-		return fmt.Errorf("the node daemon does not answer: %w", err)
-	}
-	return &remote{text: s.Message(), is: err}
-}
-
-// remote is an error that came over the wire.
-type remote struct {
-	text string
-	is   error
-}
-
-func (r *remote) Error() string { return r.text }
-func (r *remote) Unwrap() error { return r.is }
+// failures is how errors travel.
+var failures = wire.Errors{Peer: "the node daemon", Sentinels: []wire.Sentinel{
+	{Err: discovery.ErrInvalid, Code: codes.InvalidArgument},
+	{Err: discovery.ErrNotFound, Code: codes.NotFound},
+	{Err: discovery.ErrConflict, Code: codes.AlreadyExists},
+}}
 
 func nameOut(n discovery.Name) *Name {
 	out := &Name{

@@ -27,7 +27,7 @@ func (s *Syncer) Find(ctx context.Context, r *FindRequest) (*FindResponse, error
 func Ask(ctx context.Context, conn grpc.ClientConnInterface, kind discovery.Kind, text string) ([]discovery.Row, error) {
 	found, err := NewSyncClient(conn).Find(ctx, &FindRequest{Kind: string(kind), Text: text})
 	if err != nil {
-		return nil, fmt.Errorf("ask for %s rows with %q: %w", kind, text, fromStatus(err))
+		return nil, fmt.Errorf("ask for %s rows with %q: %w", kind, text, failures.Error(err))
 	}
 	return rowsIn(found.GetRows()), nil
 }

@@ -28,12 +28,12 @@ type server struct {
 func (s *server) Announce(ctx context.Context, r *AnnounceRequest) (*AnnounceResponse, error) {
 	name, err := nameIn(r.GetName())
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	ctx, cancel := sooner(ctx)
 	defer cancel()
 	if err := s.service.Announce(ctx, name); err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &AnnounceResponse{}, nil
 }
@@ -43,7 +43,7 @@ func (s *server) Retract(ctx context.Context, r *RetractRequest) (*RetractRespon
 	ctx, cancel := sooner(ctx)
 	defer cancel()
 	if err := s.service.Retract(ctx, r.GetTask()); err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &RetractResponse{}, nil
 }
@@ -54,7 +54,7 @@ func (s *server) Lookup(ctx context.Context, r *LookupRequest) (*LookupResponse,
 	defer cancel()
 	records, err := s.service.Lookup(ctx, r.GetNetwork(), r.GetName())
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &LookupResponse{Records: recordsOut(records)}, nil
 }
@@ -65,7 +65,7 @@ func (s *server) Nodes(ctx context.Context, _ *NodesRequest) (*NodesResponse, er
 	defer cancel()
 	nodes, err := s.service.Nodes(ctx)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &NodesResponse{Nodes: nodesOut(nodes)}, nil
 }
@@ -76,7 +76,7 @@ func (s *server) Rows(r *RowsRequest, stream grpc.ServerStreamingServer[RowsResp
 	defer cancel()
 	rows, err := s.service.Rows(ctx, discovery.Kind(r.GetKind()))
 	if err != nil {
-		return toStatus(err)
+		return failures.Status(err)
 	}
 	for len(rows) > 0 {
 		n, size := 0, 0

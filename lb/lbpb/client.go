@@ -26,7 +26,7 @@ func (c *Client) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus
 		Task: r.Task, Network: r.Network, Framework: r.Framework, Addrs: addrsOut(r.Addrs), Labels: r.Labels,
 	})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return vipsIn(answer.GetVips())
 }
@@ -34,14 +34,14 @@ func (c *Client) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus
 // Withdraw implements lb.Service.
 func (c *Client) Withdraw(ctx context.Context, task string) error {
 	_, err := c.rpc.Withdraw(ctx, &WithdrawRequest{Task: task})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // VIPs implements lb.Service.
 func (c *Client) VIPs(ctx context.Context, network string) ([]lb.VIPStatus, error) {
 	answer, err := c.rpc.VIPs(ctx, &VIPsRequest{Network: network})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	return vipsIn(answer.GetVips())
 }

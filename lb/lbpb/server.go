@@ -27,7 +27,7 @@ type server struct {
 func (s *server) Publish(ctx context.Context, r *PublishRequest) (*PublishResponse, error) {
 	addrs, err := addrsIn(r.GetAddrs())
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	ctx, cancel := sooner(ctx)
 	defer cancel()
@@ -35,7 +35,7 @@ func (s *server) Publish(ctx context.Context, r *PublishRequest) (*PublishRespon
 		Task: r.GetTask(), Network: r.GetNetwork(), Framework: r.GetFramework(), Addrs: addrs, Labels: r.GetLabels(),
 	})
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &PublishResponse{Vips: vipsOut(vips)}, nil
 }
@@ -45,7 +45,7 @@ func (s *server) Withdraw(ctx context.Context, r *WithdrawRequest) (*WithdrawRes
 	ctx, cancel := sooner(ctx)
 	defer cancel()
 	if err := s.service.Withdraw(ctx, r.GetTask()); err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &WithdrawResponse{}, nil
 }
@@ -56,7 +56,7 @@ func (s *server) VIPs(ctx context.Context, r *VIPsRequest) (*VIPsResponse, error
 	defer cancel()
 	vips, err := s.service.VIPs(ctx, r.GetNetwork())
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &VIPsResponse{Vips: vipsOut(vips)}, nil
 }

@@ -26,7 +26,7 @@ func NewClient(conn grpc.ClientConnInterface) *Client {
 func (c *Client) Attach(ctx context.Context, a overlay.Attachment) (overlay.Endpoint, error) {
 	answer, err := c.rpc.Attach(ctx, &AttachRequest{Attachment: attachmentOut(a)})
 	if err != nil {
-		return overlay.Endpoint{}, fromStatus(err)
+		return overlay.Endpoint{}, failures.Error(err)
 	}
 	var r reading
 	e := r.endpoint(answer.GetEndpoint())
@@ -36,14 +36,14 @@ func (c *Client) Attach(ctx context.Context, a overlay.Attachment) (overlay.Endp
 // Detach implements overlay.Service.
 func (c *Client) Detach(ctx context.Context, id string) error {
 	_, err := c.rpc.Detach(ctx, &DetachRequest{Id: id})
-	return fromStatus(err)
+	return failures.Error(err)
 }
 
 // Endpoints implements overlay.Service.
 func (c *Client) Endpoints(ctx context.Context) ([]overlay.Endpoint, error) {
 	answer, err := c.rpc.Endpoints(ctx, &EndpointsRequest{})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	var r reading
 	var list []overlay.Endpoint
@@ -57,7 +57,7 @@ func (c *Client) Endpoints(ctx context.Context) ([]overlay.Endpoint, error) {
 func (c *Client) Networks(ctx context.Context) ([]overlay.NetworkStatus, error) {
 	answer, err := c.rpc.Networks(ctx, &NetworksRequest{})
 	if err != nil {
-		return nil, fromStatus(err)
+		return nil, failures.Error(err)
 	}
 	var r reading
 	var list []overlay.NetworkStatus
@@ -71,7 +71,7 @@ func (c *Client) Networks(ctx context.Context) ([]overlay.NetworkStatus, error) 
 func (c *Client) Explain(ctx context.Context, q overlay.Question) (overlay.Verdict, error) {
 	answer, err := c.rpc.Explain(ctx, questionOut(q))
 	if err != nil {
-		return overlay.Verdict{}, fromStatus(err)
+		return overlay.Verdict{}, failures.Error(err)
 	}
 	var r reading
 	v := r.verdict(answer)
@@ -84,7 +84,7 @@ func (c *Client) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 	defer cancel() // ends the stream when emit has enough
 	stream, err := c.rpc.Events(ctx, filterOut(f))
 	if err != nil {
-		return fromStatus(err)
+		return failures.Error(err)
 	}
 	for {
 		answer, err := stream.Recv()
@@ -92,7 +92,7 @@ func (c *Client) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 			return nil
 		}
 		if err != nil {
-			return fromStatus(err)
+			return failures.Error(err)
 		}
 		var r reading
 		e := r.event(answer)

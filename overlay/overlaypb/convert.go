@@ -3,7 +3,6 @@
 package overlaypb
 
 import (
-	"context"
 	"encoding"
 	"errors"
 	"fmt"
@@ -12,58 +11,19 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"weft/discovery"
+	"weft/discovery/wire"
 	"weft/overlay"
 )
 
-// sentinels is how errors travel; the text travels as it is. Of several in one error the first counts.
-var sentinels = []struct {
-	err  error
-	code codes.Code
-}{
-	{overlay.ErrInvalid, codes.InvalidArgument},
-	{overlay.ErrNotFound, codes.NotFound},
-	{overlay.ErrConflict, codes.AlreadyExists},
-	{overlay.ErrExhausted, codes.ResourceExhausted},
-	{context.DeadlineExceeded, codes.DeadlineExceeded},
-	{context.Canceled, codes.Canceled},
-}
-
-func toStatus(err error) error {
-	for _, s := range sentinels {
-		if errors.Is(err, s.err) {
-			return status.Error(s.code, err.Error())
-		}
-	}
-	return status.Error(codes.Unknown, err.Error())
-}
-
-// fromStatus returns the error that toStatus was given, as far as errors.Is and Error tell.
-func fromStatus(err error) error {
-	if err == nil {
-		return nil
-	}
-	s := status.Convert(err)
-	for _, t := range sentinels {
-		if s.Code() == t.code {
-			return &remote{text: s.Message(), is: t.err}
-		}
-	}
-	if s.Code() == codes.Unavailable {
-		return fmt.Errorf("the node daemon does not answer: %w", err)
-	}
-	return &remote{text: s.Message(), is: err}
-}
-
-type remote struct {
-	text string
-	is   error
-}
-
-func (r *remote) Error() string { return r.text }
-func (r *remote) Unwrap() error { return r.is }
+// failures is how errors travel.
+var failures = wire.Errors{Peer: "the node daemon", Sentinels: []wire.Sentinel{
+	{Err: overlay.ErrInvalid, Code: codes.InvalidArgument},
+	{Err: overlay.ErrNotFound, Code: codes.NotFound},
+	{Err: overlay.ErrConflict, Code: codes.AlreadyExists},
+	{Err: overlay.ErrExhausted, Code: codes.ResourceExhausted},
+}}
 
 // text returns the written form, empty for what is not there.
 func text(v encoding.TextMarshaler) string {

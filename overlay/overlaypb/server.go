@@ -29,11 +29,11 @@ func (s *server) Attach(ctx context.Context, r *AttachRequest) (*AttachResponse,
 	defer cancel()
 	a, err := attachmentIn(r.GetAttachment())
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	e, err := s.service.Attach(ctx, a)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &AttachResponse{Endpoint: endpointOut(e)}, nil
 }
@@ -43,7 +43,7 @@ func (s *server) Detach(ctx context.Context, r *DetachRequest) (*DetachResponse,
 	ctx, cancel := sooner(ctx)
 	defer cancel()
 	if err := s.service.Detach(ctx, r.GetId()); err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return &DetachResponse{}, nil
 }
@@ -54,7 +54,7 @@ func (s *server) Endpoints(ctx context.Context, _ *EndpointsRequest) (*Endpoints
 	defer cancel()
 	list, err := s.service.Endpoints(ctx)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	answer := &EndpointsResponse{}
 	for _, e := range list {
@@ -69,7 +69,7 @@ func (s *server) Networks(ctx context.Context, _ *NetworksRequest) (*NetworksRes
 	defer cancel()
 	list, err := s.service.Networks(ctx)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	answer := &NetworksResponse{}
 	for _, n := range list {
@@ -84,11 +84,11 @@ func (s *server) Explain(ctx context.Context, r *ExplainRequest) (*ExplainRespon
 	defer cancel()
 	q, err := questionIn(r)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	v, err := s.service.Explain(ctx, q)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, failures.Status(err)
 	}
 	return verdictOut(v), nil
 }
@@ -98,14 +98,14 @@ func (s *server) Explain(ctx context.Context, r *ExplainRequest) (*ExplainRespon
 func (s *server) Events(r *EventsRequest, stream grpc.ServerStreamingServer[EventsResponse]) error {
 	f, err := filterIn(r)
 	if err != nil {
-		return toStatus(err)
+		return failures.Status(err)
 	}
 	if err := stream.SendHeader(nil); err != nil {
 		return err
 	}
 	err = s.service.Events(stream.Context(), f, func(e overlay.Event) error { return stream.Send(eventOut(e)) })
 	if err != nil {
-		return toStatus(err)
+		return failures.Status(err)
 	}
 	return nil
 }

@@ -103,9 +103,9 @@ var may = []struct {
 }{
 	{"bpf", nil},
 	{"discovery", nil},
-	{"overlay", []string{"bpf", "bpf/row", "bpf/table", "discovery", "discovery/state"}},
-	{"lb", []string{"bpf", "bpf/row", "bpf/table", "discovery", "discovery/state"}},
-	{"control", []string{"overlay", "lb", "discovery"}},
+	{"overlay", []string{"bpf", "bpf/row", "bpf/table", "discovery", "discovery/state", "discovery/wire"}},
+	{"lb", []string{"bpf", "bpf/row", "bpf/table", "discovery", "discovery/state", "discovery/wire"}},
+	{"control", []string{"overlay", "lb", "discovery", "discovery/wire"}},
 	{"agent", []string{"overlay", "lb", "discovery", "control/wire"}},
 }
 
@@ -156,7 +156,7 @@ var owners = map[string][]string{
 	"k8s.io/klog":                     {"cmd/weft/ipfix"},
 	"github.com/containernetworking":  {"cmd/weft-cni"},
 	"github.com/grpc-ecosystem":       {"control/controlpb", "control/master"},
-	"google.golang.org/grpc":          {"overlay/overlaypb", "lb/lbpb", "discovery/discoverypb", "control/controlpb", "control/master", "cmd"},
+	"google.golang.org/grpc":          {"discovery/wire", "overlay/overlaypb", "lb/lbpb", "discovery/discoverypb", "control/controlpb", "control/master", "cmd"},
 	"google.golang.org/protobuf":      {"overlay/overlaypb", "lb/lbpb", "discovery/discoverypb", "control/controlpb", "cmd"},
 	"google.golang.org/genproto":      {"control/controlpb"},
 }
