@@ -47,7 +47,23 @@ type Backend struct {
 	Port   uint16           `json:"port"`
 	Weight uint16           `json:"weight"` // 0: no new connections
 	Balance
+	Health Health `json:"health,omitempty"`
+	// Detail says more about Health, for people: what the last probe came to.
+	Detail string `json:"detail,omitempty"`
+	// Draining tells that its task is about to end: no new connections.
+	Draining bool `json:"draining,omitempty"`
 }
+
+// Health is what the owner of a task knows of it, from probes of its own or from a scheduler.
+type Health string
+
+// Values of Health. Nothing new goes to a backend that is unknown or unhealthy, unless that is all there are.
+const (
+	Unchecked Health = ""        // nobody asks: taken for healthy
+	Unknown   Health = "unknown" // asked, no answer yet
+	Healthy   Health = "healthy"
+	Unhealthy Health = "unhealthy"
+)
 
 // Registration is a task's wish to be behind VIPs.
 type Registration struct {

@@ -38,6 +38,9 @@ type Position struct {
 	Seq         uint64
 }
 
+// Reaches tells whether p is as far as q, or further.
+func (p Position) Reaches(q Position) bool { return !q.after(p) }
+
 // after tells whether p is further than q.
 func (p Position) after(q Position) bool {
 	return p.Incarnation > q.Incarnation || p.Incarnation == q.Incarnation && p.Seq > q.Seq
@@ -90,6 +93,13 @@ func (st *stream) position() (Position, bool) {
 		return Position{}, false
 	}
 	return Position{Incarnation: st.incarnation, Seq: st.seq}, true
+}
+
+// Position returns how far a stream is known; the zero one if nothing is.
+func (s *Store) Position(of Stream) Position {
+	st := s.now().stream(of)
+	p, _ := st.position()
+	return p
 }
 
 // Since returns what someone with digest d lacks, as of now: batches in the order of Seq per stream.

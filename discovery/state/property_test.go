@@ -136,11 +136,13 @@ func TestAnyOrderAndDuplicationGivesTheSameState(t *testing.T) {
 		again := append(slices.Clone(rows), rows...)
 		again = rapid.Permutation(again).Draw(t, "order")
 		s := openRapid(t, Options{Self: "self", Whole: true})
+		reader := newReader(s)
 		for len(again) > 0 {
 			n := rapid.IntRange(1, len(again)).Draw(t, "at once")
 			if _, err := s.Apply(again[:n]); err != nil {
 				t.Fatal(err)
 			}
+			reader.check(t)
 			again = again[n:]
 		}
 		if diff := cmp.Diff(believed(s), truth(rows)); diff != "" {
@@ -164,11 +166,13 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 		// Few tombstones, so that floors and Resets occur.
 		n := rapid.IntRange(2, 4).Draw(t, "stores")
 		var stores []*Store
+		var readers []*reader
 		for i := range n {
 			// The first is as a master: it takes every topic.
 			stores = append(stores, openRapid(t, Options{
 				Self: fmt.Sprintf("s%d", i), Whole: i == 0, Tombstones: rapid.IntRange(1, 3).Draw(t, "tombstones"),
 			}))
+			readers = append(readers, newReader(stores[i]))
 		}
 		wish := map[string]string{}
 		removed := uint64(0)
@@ -205,6 +209,7 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 			default:
 				exchange(t, s, stores[rapid.IntRange(0, n-1).Draw(t, "other")])
 			}
+			readers[rapid.IntRange(0, n-1).Draw(t, "reader")].check(t)
 		}
 		for range 3 { // a removal may make a store write its rows again, which then go round
 			for range n {

@@ -21,7 +21,7 @@ type tx struct {
 	s     *Store
 	mem   *memory
 	ops   []byte
-	kinds map[discovery.Kind]struct{} // that changed
+	kinds map[discovery.Kind][]*discovery.Row // that changed
 
 	rows, tombstones, streams int64 // differences
 	refused, renewals         uint64
@@ -30,7 +30,7 @@ type tx struct {
 }
 
 func (s *Store) begin() *tx {
-	return &tx{s: s, mem: s.now().fork(), kinds: make(map[discovery.Kind]struct{}), renewed: s.renewed}
+	return &tx{s: s, mem: s.now().fork(), kinds: make(map[discovery.Kind][]*discovery.Row), renewed: s.renewed}
 }
 
 // put and del write own rows; each change has a Seq of its own.
@@ -316,7 +316,7 @@ func (t *tx) setRow(st *stream, old, r *discovery.Row) {
 	}
 	t.mem.set(r)
 	t.ops = appendRow(t.ops, r)
-	t.kinds[r.Kind] = struct{}{}
+	t.kinds[r.Kind] = append(t.kinds[r.Kind], r)
 	t.admit(r)
 	for st.tombstones > t.limit(st) {
 		oldest := t.mem.oldestTombstone(st.Stream)
@@ -331,7 +331,7 @@ func (t *tx) dropRow(st *stream, r *discovery.Row) {
 	t.mem.drop(r)
 	t.ops = appendDrop(t.ops, r)
 	if !r.Deleted {
-		t.kinds[r.Kind] = struct{}{}
+		t.kinds[r.Kind] = append(t.kinds[r.Kind], r)
 	}
 	t.admit(&discovery.Row{Writer: r.Writer, Kind: r.Kind, Key: r.Key, Deleted: true})
 }

@@ -15,6 +15,8 @@ import (
 type watchers struct {
 	mu   sync.Mutex
 	sets map[string]watcher // by sorted kinds
+
+	feeds []*Feed
 }
 
 type watcher struct {
@@ -46,9 +48,13 @@ func (s *Store) Changed(kinds ...discovery.Kind) <-chan struct{} {
 	return w.ch
 }
 
-func (w *watchers) wake(kinds map[discovery.Kind]struct{}) {
+// wake tells of rows that changed, by kind. Who is woken finds them in its feed.
+func (w *watchers) wake(kinds map[discovery.Kind][]*discovery.Row) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for _, f := range w.feeds {
+		f.touch(kinds[f.kind])
+	}
 	for set, one := range w.sets {
 		hit := len(one.kinds) == 0 || slices.ContainsFunc(one.kinds, func(k discovery.Kind) bool {
 			_, ok := kinds[k]

@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -189,6 +190,53 @@ func TestALiteralAndAPinAtOneAddressAreOneRow(t *testing.T) {
 	equal(t, "rows", peers(t, r, key(7, "11.1.2.3", 80, 6)), []string{"9.0.0.1:8080", "9.0.0.2:8080"})
 }
 
+func TestHealthDecidesUntilNobodyIsFit(t *testing.T) {
+	t.Parallel()
+	of := func(task string, h lb.Health, last byte) lb.Backend {
+		b := backend(web(), "n1", task, netip.AddrFrom4([4]byte{9, 0, 0, last}).String())
+		b.Health = h
+		return b
+	}
+	sick := of("sick", lb.Unhealthy, 2)
+	sick.Detail = "tcp 9.0.0.2:8080: connection refused"
+	fresh, ending := of("fresh", lb.Unknown, 3), of("ending", lb.Healthy, 4)
+	ending.Draining = true
+	r, status := Compile(facts(of("good", lb.Healthy, 1), sick, fresh, ending, of("plain", lb.Unchecked, 5)), Rows{})
+	equal(t, "reasons", reasons(status), map[string]string{
+		"good":   "in: serving, healthy",
+		"plain":  "in: serving",
+		"sick":   "out: unhealthy: tcp 9.0.0.2:8080: connection refused",
+		"fresh":  "out: no check succeeded yet",
+		"ending": "out: draining: its task ends",
+	})
+	vip := r.VIPs[key(7, "11.1.2.3", 80, 6)]
+	if vip.Backends != 5 || vip.Draining != 3 {
+		t.Errorf("%d backends, %d of them draining; want 5 and 3: what is under way goes on", vip.Backends, vip.Draining)
+	}
+	_, status = Compile(facts(sick, fresh, ending), r)
+	equal(t, "reasons", reasons(status), map[string]string{
+		"sick":   "in: unhealthy: tcp 9.0.0.2:8080: connection refused, kept because no other backend is up",
+		"fresh":  "in: no check succeeded yet, kept because no other backend is up",
+		"ending": "out: draining: its task ends",
+	})
+}
+
+func TestOneBackendBehindTwoVIPs(t *testing.T) {
+	t.Parallel()
+	literal := lb.Key{Network: "prod", Addr: addr("198.51.100.9"), Port: 53, Protocol: lb.TCP}
+	r, _ := Compile(facts(backend(web(), "n1", "a", "9.0.0.1"), backend(literal, "n1", "a", "9.0.0.1")), Rows{})
+	for _, k := range []row.VIPKey{key(7, "11.1.2.3", 80, 6), key(7, "198.51.100.9", 53, 6)} {
+		equal(t, "rows", peers(t, r, k), []string{"9.0.0.1:8080"})
+	}
+	ids := make(map[uint32]bool)
+	for _, b := range r.Backends {
+		ids[b.ID] = true
+	}
+	if len(ids) != 2 {
+		t.Errorf("%d ids, want 2: what one VIP's connections come to is not the other's", len(ids))
+	}
+}
+
 func TestTwoTasksAtOneAddressAreOneBackend(t *testing.T) {
 	t.Parallel()
 	heavy := backend(web(), "n1", "b", "9.0.0.1")
@@ -205,7 +253,7 @@ func TestMoreBackendsThanAVIPCanCount(t *testing.T) {
 	t.Parallel()
 	backends := make([]lb.Backend, maxBackends+1)
 	for i := range backends {
-		backends[i] = lb.Backend{VIP: web(), Task: "t", Node: "n1", Addrs: []netip.Addr{addr("9.0.0.1")}, Port: uint16(i), Weight: 1}
+		backends[i] = lb.Backend{VIP: web(), Task: fmt.Sprintf("t%05d", i), Node: "n1", Addrs: []netip.Addr{addr("9.0.0.1")}, Port: uint16(i), Weight: 1}
 	}
 	backends[0].Addrs = []netip.Addr{addr("9.0.0.2")} // port 0 is the same as port 65536 would be
 	r, status := Compile(facts(backends...), Rows{})

@@ -15,41 +15,21 @@ import (
 	"weft/lb"
 )
 
-// place gives every VIP an id and every backend an id and a slot. What is in have stays where it is.
+// place gives a VIP an id and every backend of it an id and a slot. What is there stays where it is.
 //
 //	slots there are   A B C D E     B is gone, F is new:   A F C D E
 //	                                B is gone:             A E C D
 //	                                B drains:              A E C D B
-func place(wanted map[row.VIPKey]service, have Rows, now uint32) Rows {
-	want := Rows{
-		VIPs:     make(map[row.VIPKey]row.VIP, len(wanted)),
-		Backends: make(map[row.BackendKey]row.Backend, len(have.Backends)),
+func (c *Compiler) place(in service, old held, now uint32) held {
+	since := uint32(0)
+	if old.Backends > old.Draining {
+		since = max(1, now)
 	}
-	vips, backends := usedIDs(have)
-	keys := make([]row.VIPKey, 0, len(wanted))
-	for key := range wanted {
-		keys = append(keys, key)
+	vip, slots := placeVIP(in, old.slots, since, &c.backends)
+	if vip.ID = old.ID; vip.ID == 0 {
+		vip.ID = c.vips.next()
 	}
-	slices.SortFunc(keys, compareVIPs)
-	given := make(map[uint32]bool, len(wanted))
-	for _, key := range keys {
-		old, known := have.VIPs[key]
-		if !known || old.ID == 0 || given[old.ID] {
-			old = row.VIP{ID: vips.next()}
-		}
-		given[old.ID] = true
-		since := uint32(0)
-		if old.Backends > old.Draining {
-			since = max(1, now)
-		}
-		vip, slots := placeVIP(wanted[key], oldSlots(have, old), since, backends)
-		vip.ID = old.ID
-		want.VIPs[key] = vip
-		for i, b := range slots {
-			want.Backends[row.BackendKey{VIP: old.ID, Slot: uint16(i)}] = b
-		}
-	}
-	return want
+	return held{vip, slots}
 }
 
 // policies are the kernel's numbers.
@@ -135,7 +115,7 @@ func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32,
 	rest := maps.Clone(in)
 	var queues [classes][]row.Backend
 	for i, b := range old {
-		peer := netip.AddrPortFrom(b.Addr.Netip(), row.Port(b.Port))
+		peer := peerOf(b)
 		s, wanted := rest[peer]
 		if !wanted || b.ID == 0 {
 			continue
@@ -171,39 +151,41 @@ func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32,
 // ids gives numbers that nothing in the tables has. It counts on from the greatest one, so that
 // what is remembered of a backend that went is not taken for its successor's.
 type ids struct {
-	used map[uint32]bool
-	last uint32
+	last    uint32
+	wrapped bool
+	taken   func(uint32) bool // asked once numbers begin anew, after 4 billion
 }
 
-func usedIDs(have Rows) (vips, backends *ids) {
-	vips = &ids{used: make(map[uint32]bool, len(have.VIPs))}
-	backends = &ids{used: make(map[uint32]bool, len(have.Backends))}
-	for _, v := range have.VIPs {
-		vips.use(v.ID)
-	}
-	for k, b := range have.Backends {
-		vips.use(k.VIP) // left behind by a write that was cut short
-		backends.use(b.ID)
-	}
-	return vips, backends
-}
-
-func (n *ids) use(id uint32) {
-	n.used[id] = true
-	n.last = max(n.last, id)
-}
+func (n *ids) use(id uint32) { n.last = max(n.last, id) }
 
 func (n *ids) next() uint32 {
 	for {
 		if n.last == math.MaxUint32 {
-			n.last = 0
+			n.last, n.wrapped = 0, true
 		}
 		n.last++
-		if !n.used[n.last] {
-			n.used[n.last] = true
+		if !n.wrapped || !n.taken(n.last) {
 			return n.last
 		}
 	}
+}
+
+func (c *Compiler) hasVIP(id uint32) bool {
+	for _, h := range c.held {
+		if h.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Compiler) hasBackend(id uint32) bool {
+	for _, h := range c.held {
+		if slices.ContainsFunc(h.slots, func(b row.Backend) bool { return b.ID == id }) {
+			return true
+		}
+	}
+	return false
 }
 
 func compareVIPs(a, b row.VIPKey) int {

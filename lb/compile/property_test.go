@@ -20,8 +20,8 @@ import (
 
 func drawFacts(t *rapid.T) Facts {
 	f := Facts{
-		Networks: map[string]uint32{"prod": 7}, Down: map[discovery.NodeID]string{}, Self: "n1", Now: 100,
-		Zones: map[discovery.NodeID]string{"n1": "east", "n2": "east"},
+		Networks: map[string]uint32{"prod": 7}, Now: 100,
+		Nodes: Nodes{Down: map[discovery.NodeID]string{}, Self: "n1", Zones: map[discovery.NodeID]string{"n1": "east", "n2": "east"}},
 	}
 	prefer := rapid.SampledFrom([]lb.Preference{lb.Anywhere, lb.SameNode, lb.SameZone}).Draw(t, "prefer")
 	if rapid.Bool().Draw(t, "dev") {
@@ -87,14 +87,15 @@ func served(f Facts, k row.VIPKey) (in, draining map[netip.AddrPort]bool) {
 			}
 			p := netip.AddrPortFrom(a, b.Port)
 			_, down := f.Down[b.Node]
-			switch {
-			case b.Weight == 0 && !down:
-				draining[p] = true
-			case b.Weight > 0:
+			ends, sick := b.Weight == 0 || b.Draining, b.Health == lb.Unhealthy || b.Health == lb.Unknown
+			if !ends {
 				all[p] = true
-				if !down {
+				if !down && !sick {
 					up[p] = true
 				}
+			}
+			if !down && (ends || sick) {
+				draining[p] = true
 			}
 		}
 	}
@@ -214,7 +215,8 @@ func TestSmallChangeIsASmallDiff(t *testing.T) {
 			return
 		}
 		for i := range f.Backends {
-			f.Backends[i].Weight, f.Backends[i].Prefer = 1, lb.Anywhere // else every share may change
+			b := &f.Backends[i] // else every share may change
+			b.Weight, b.Prefer, b.Health, b.Draining = 1, lb.Anywhere, lb.Unchecked, false
 		}
 		have := must(Compile(f, Rows{}))
 		i := rapid.IntRange(0, len(f.Backends)-1).Draw(t, "goes")

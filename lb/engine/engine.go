@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,24 +87,35 @@ type Engine struct {
 
 	snapshot atomic.Pointer[Snapshot]
 	ended    chan struct{} // closed by Run at its end
+	nudged   chan struct{} // someone waits for a pass; capacity 1: once is enough
 	mu       sync.Mutex
 	changed  chan struct{} // guarded by mu; closed and replaced with every snapshot
 
 	// Used by Run alone.
-	facts facts
-	have  *compile.Rows // what the tables hold, nil: to be read
+	facts    *facts
+	compiler *compile.Compiler
+	begun    bool // the compiler began with what the tables held
+	equal    bool // the tables hold what the compiler has; else they are to be read
 }
 
 // Snapshot is load balancing as the tables have it. It is never changed.
 type Snapshot struct {
-	VIPs  []lb.VIPStatus
+	VIPs  []*compile.VIP                     // by key
 	Names map[string][]discovery.ServiceName // by network, ordered by name
 	Stats Stats
-
-	rows     compile.Rows
-	networks map[string]uint32
+	// Applied is up to where the rows of each node are in VIPs.
+	Applied map[discovery.NodeID]state.Position
 	// Err is why the tables are not equal to VIPs; it is tried again.
 	Err error
+}
+
+// find returns a VIP, nil when it has no backend.
+func (s *Snapshot) find(key lb.Key) *compile.VIP {
+	i, there := slices.BinarySearchFunc(s.VIPs, key, func(v *compile.VIP, key lb.Key) int { return v.Compare(key) })
+	if !there {
+		return nil
+	}
+	return s.VIPs[i]
 }
 
 // Stats counts the work since the start.
@@ -120,16 +132,20 @@ func New(o Options) (*Engine, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("make lb engine: %w", err)
 	}
+	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	return &Engine{
 		store:    o.Store,
 		members:  o.Members,
 		tables:   o.Tables,
 		traffic:  o.Traffic,
 		reserved: o.Reserved,
-		log:      cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
+		log:      log,
 		self:     discovery.NodeID(o.Store.Self()),
 		ended:    make(chan struct{}),
+		nudged:   make(chan struct{}, 1),
 		changed:  make(chan struct{}),
+		facts:    newFacts(o.Store, o.Members, log),
+		compiler: compile.New(compile.Rows{}),
 	}, nil
 }
 
@@ -155,9 +171,10 @@ func (e *Engine) Run(ctx context.Context) error {
 			return nil
 		case <-rows:
 		case <-members:
+		case <-e.nudged:
 		case <-timer.C:
 			e.forget()
-			e.have = nil
+			e.equal = false
 		}
 		timer.Stop()
 	}
@@ -181,58 +198,54 @@ func (e *Engine) Names() map[string][]discovery.ServiceName {
 	return nil
 }
 
-// pass compiles once, writes what differs and publishes the snapshot.
+// pass compiles what changed, writes what differs and publishes the snapshot.
 func (e *Engine) pass() error {
 	start := time.Now()
-	e.facts.read(e.store, e.members, e.self, e.log)
-	var err error
-	if e.have == nil {
-		var rows compile.Rows
-		if rows, err = e.tables.Read(); err == nil {
-			e.have = &rows
-		}
-	}
+	applied := e.facts.tell(e.compiler)
 	var have compile.Rows
-	if e.have != nil {
-		have = *e.have
+	var err error
+	if !e.equal {
+		have, err = e.tables.Read()
 	}
-	want, status := compile.Compile(e.facts.Facts, have)
+	if err == nil && !e.begun {
+		e.compiler.Reset(have)
+		e.begun = true
+	}
+	step := e.compiler.Compile(monotonicSeconds())
 	var diff apply.Diff
 	if err == nil {
-		diff, err = e.tables.Sync(have, want)
-		e.have = &want
+		if !e.equal {
+			step.Have, step.Want = have, e.compiler.Rows()
+		}
+		diff, err = e.tables.Sync(step.Have, step.Want)
 	}
-	if err != nil {
-		e.have = nil
-	}
+	e.equal = err == nil
 	if diff.Changed() {
 		e.log.Debug("vip tables written", "vips", diff.VIPs.String(), "backends", diff.Backends.String())
 	}
-	e.publish(&Snapshot{VIPs: status, Names: names(status), Err: err, rows: want, networks: e.facts.Networks}, diff, time.Since(start))
+	e.publish(&Snapshot{Applied: applied, Err: err}, step, diff, start)
 	return err
 }
 
-func (e *Engine) publish(next *Snapshot, diff apply.Diff, took time.Duration) {
+func (e *Engine) publish(next *Snapshot, step compile.Step, diff apply.Diff, start time.Time) {
 	if last := e.snapshot.Load(); last != nil {
-		next.Stats = last.Stats
+		next.Stats, next.VIPs, next.Names = last.Stats, last.VIPs, last.Names
 	}
-	s := &next.Stats
+	if step.Changed {
+		next.VIPs = e.compiler.VIPs()
+	}
+	if step.Named {
+		next.Names = names(next.VIPs)
+	}
+	s, counts := &next.Stats, e.compiler.Counts()
 	s.Passes++
 	if next.Err != nil {
 		s.Failures++
 	}
 	s.Wrote.VIPs = sum(s.Wrote.VIPs, diff.VIPs)
 	s.Wrote.Backends = sum(s.Wrote.Backends, diff.Backends)
-	s.Took = took
-	s.VIPs, s.Backends, s.In = len(next.VIPs), 0, 0
-	for _, v := range next.VIPs {
-		s.Backends += len(v.Backends)
-		for _, b := range v.Backends {
-			if b.In {
-				s.In++
-			}
-		}
-	}
+	s.VIPs, s.Backends, s.In = counts.VIPs, counts.Backends, counts.In
+	s.Took = time.Since(start)
 	e.snapshot.Store(next)
 	e.mu.Lock()
 	defer e.mu.Unlock()

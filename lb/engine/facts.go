@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"unique"
 
 	"weft/discovery"
 	"weft/discovery/state"
@@ -24,69 +25,136 @@ type network struct {
 	Subnet6 netip.Prefix `json:"subnet6"`
 }
 
-// facts reads rows into compile.Facts. It remembers what it decoded, because of thousands of
-// backend rows a change touches a few.
+// facts tells the compiler which rows changed.
 type facts struct {
-	compile.Facts
-	decoded map[rowID]decoded
+	store   *state.Store
+	members Members
+	self    discovery.NodeID
+	log     *slog.Logger
+
+	backends, pins *state.Feed
+	networks       kind[network]
+	admissions     kind[discovery.Admission]
+	nodes          kind[discovery.Node]
+
+	speakers map[discovery.NodeID]bool // nodes that have or had backends
+	zones    map[discovery.NodeID]string
+}
+
+func newFacts(store *state.Store, members Members, log *slog.Logger) *facts {
+	return &facts{
+		store: store, members: members, self: discovery.NodeID(store.Self()), log: log,
+		backends: store.Feed(discovery.KindBackend), pins: store.Feed(discovery.KindPin),
+		networks:   newKind[network](store, discovery.KindNetwork),
+		admissions: newKind[discovery.Admission](store, discovery.KindAdmission),
+		nodes:      newKind[discovery.Node](store, discovery.KindNode),
+		speakers:   map[discovery.NodeID]bool{discovery.NodeID(store.Self()): true},
+	}
+}
+
+// tell brings c up to date, and returns up to where the rows of each node with backends are in it.
+func (f *facts) tell(c *compile.Compiler) map[discovery.NodeID]state.Position {
+	// What is known is asked before what changed: it is in it, whatever comes meanwhile.
+	applied := make(map[discovery.NodeID]state.Position, len(f.speakers))
+	for node := range f.speakers {
+		applied[node] = f.store.Position(state.Stream{Writer: string(node)})
+	}
+	if f.networks.read(f.log) {
+		vnis := make(map[string]uint32)
+		for _, n := range f.networks.values {
+			vnis[n.Name] = n.VNI
+		}
+		c.SetNetworks(vnis)
+	}
+	for _, r := range f.pins.Take() {
+		if r.Writer != discovery.Ledger {
+			continue
+		}
+		pin, err := lb.Pin{}, error(nil)
+		if !r.Deleted {
+			pin, err = state.Value[lb.Pin](r)
+		}
+		if err != nil {
+			f.log.Error("pin is left out", "key", r.Key, "error", err)
+		}
+		c.SetPin(r.Key, pin)
+	}
+	for _, r := range f.backends.Take() {
+		f.speakers[discovery.NodeID(r.Writer)] = true
+		c.SetBackend(compile.Source{Node: discovery.NodeID(r.Writer), Key: r.Key}, f.backend(r))
+	}
+	c.SetNodes(f.judgeNodes())
+	return applied
+}
+
+// backend reads a row; nil: there is none to be used.
+func (f *facts) backend(r discovery.Row) *lb.Backend {
+	if r.Deleted {
+		return nil
+	}
+	b, err := decode(r)
+	if err != nil {
+		f.log.Error("backend row is left out", "node", r.Writer, "key", r.Key, "error", err)
+		return nil
+	}
+	return &b
+}
+
+// judgeNodes says which nodes are out, and where nodes are.
+func (f *facts) judgeNodes() compile.Nodes {
+	f.admissions.read(f.log)
+	if f.nodes.read(f.log) || f.zones == nil {
+		f.zones = make(map[discovery.NodeID]string)
+		for _, n := range f.nodes.values {
+			f.zones[n.ID] = n.Zone
+		}
+	}
+	admitted := make(map[discovery.NodeID]bool, len(f.admissions.values))
+	for _, a := range f.admissions.values {
+		admitted[a.Node] = true
+	}
+	down := make(map[discovery.NodeID]string)
+	for node := range f.speakers {
+		switch {
+		case node == f.self:
+		case !f.members.Alive(node):
+			down[node] = "is down"
+		case !admitted[node]:
+			down[node] = "is not admitted to the cluster"
+		}
+	}
+	return compile.Nodes{Down: down, Self: f.self, Zones: f.zones}
+}
+
+// kind is the rows of a kind, read.
+type kind[T any] struct {
+	feed   *state.Feed
+	values map[rowID]T
 }
 
 type rowID struct{ writer, key string }
 
-type decoded struct {
-	incarnation, seq uint64
-	backend          lb.Backend
-	err              error
+func newKind[T any](store *state.Store, what discovery.Kind) kind[T] {
+	return kind[T]{feed: store.Feed(what), values: make(map[rowID]T)}
 }
 
-func (f *facts) read(store *state.Store, members Members, self discovery.NodeID, log *slog.Logger) {
-	f.Networks = make(map[string]uint32)
-	for _, n := range all[network](store, discovery.KindNetwork, log) {
-		f.Networks[n.Name] = n.VNI
-	}
-	f.Pins = all[lb.Pin](store, discovery.KindPin, log)
-	admitted := make(map[discovery.NodeID]bool)
-	for _, a := range all[discovery.Admission](store, discovery.KindAdmission, log) {
-		admitted[a.Node] = true
-	}
-	f.readBackends(store, log)
-	f.Self, f.Now = self, monotonicSeconds()
-	f.Zones = make(map[discovery.NodeID]string)
-	for _, n := range all[discovery.Node](store, discovery.KindNode, log) {
-		f.Zones[n.ID] = n.Zone
-	}
-	f.Down = make(map[discovery.NodeID]string)
-	for _, b := range f.Backends {
-		switch {
-		case b.Node == self:
-		case !members.Alive(b.Node):
-			f.Down[b.Node] = "is down"
-		case !admitted[b.Node]:
-			f.Down[b.Node] = "is not admitted to the cluster"
-		}
-	}
-}
-
-func (f *facts) readBackends(store *state.Store, log *slog.Logger) {
-	rows := store.Rows(discovery.KindBackend)
-	last := f.decoded
-	f.decoded = make(map[rowID]decoded, len(rows))
-	f.Backends = make([]lb.Backend, 0, len(rows))
+// read takes in what changed, and tells whether anything did.
+func (k *kind[T]) read(log *slog.Logger) bool {
+	rows := k.feed.Take()
 	for _, r := range rows {
 		id := rowID{r.Writer, r.Key}
-		d, ok := last[id]
-		if !ok || d.incarnation != r.Incarnation || d.seq != r.Seq {
-			d = decoded{incarnation: r.Incarnation, seq: r.Seq}
-			d.backend, d.err = decode(r)
-			if d.err != nil {
-				log.Error("backend row is left out", "node", r.Writer, "key", r.Key, "error", d.err)
-			}
+		delete(k.values, id)
+		if r.Deleted {
+			continue
 		}
-		f.decoded[id] = d
-		if d.err == nil {
-			f.Backends = append(f.Backends, d.backend)
+		v, err := state.Value[T](r)
+		if err != nil {
+			log.Error("row is left out", "kind", r.Kind, "key", r.Key, "error", err)
+			continue
 		}
+		k.values[id] = v
 	}
+	return len(rows) > 0
 }
 
 // decode reads a row of another node, which may be of another version or wrong. A node speaks of
@@ -97,6 +165,10 @@ func decode(r discovery.Row) (lb.Backend, error) {
 		return b, err
 	}
 	b.Node = discovery.NodeID(r.Writer)
+	// Thousands of rows share these: one copy of each is enough.
+	for _, text := range []*string{&b.VIP.Network, &b.VIP.Name, &b.VIP.Protocol} {
+		*text = unique.Make(*text).Value()
+	}
 	k := b.VIP
 	if (k.Name == "") == !k.Addr.IsValid() || k.Port == 0 || k.Protocol != lb.TCP && k.Protocol != lb.UDP {
 		return b, errors.New("its VIP has not exactly one of name and address, a port, and tcp or udp")
@@ -118,7 +190,7 @@ func all[T any](store *state.Store, kind discovery.Kind, log *slog.Logger) []T {
 
 // names returns what discovery is to answer: a named VIP has the addresses of those families that
 // have a backend, in or out, for as long as it has one.
-func names(status []lb.VIPStatus) map[string][]discovery.ServiceName {
+func names(status []*compile.VIP) map[string][]discovery.ServiceName {
 	addrs := make(map[string]map[string][]netip.Addr)
 	for _, v := range status {
 		if v.Name == "" || len(v.Addrs) == 0 {

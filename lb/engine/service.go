@@ -13,6 +13,7 @@ import (
 	"weft/discovery"
 	"weft/discovery/state"
 	"weft/lb"
+	"weft/lb/compile"
 )
 
 // errStopped tells that Run has ended.
@@ -33,15 +34,14 @@ func (e *Engine) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus
 	if err != nil {
 		return nil, fmt.Errorf("publish %s: %w", r.Task, err)
 	}
-	snapshot, err := e.await(ctx, func(s *Snapshot) error { return published(s, r.Task, e.self, backends) })
+	at := e.written()
+	snapshot, err := e.await(ctx, func(s *Snapshot) error { return published(s, e.self, at, backends) })
 	if err != nil {
 		return nil, fmt.Errorf("publish %s: %w", r.Task, err)
 	}
-	var mine []lb.VIPStatus
-	for _, v := range snapshot.VIPs {
-		if slices.ContainsFunc(backends, func(b lb.Backend) bool { return b.VIP == v.Key }) {
-			mine = append(mine, clone(v))
-		}
+	mine := make([]lb.VIPStatus, len(backends))
+	for i, b := range backends {
+		mine[i] = clone(snapshot.find(b.VIP).VIPStatus)
 	}
 	return mine, nil
 }
@@ -49,19 +49,11 @@ func (e *Engine) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus
 // Withdraw implements lb.Service. When it returns without error, this node's tables are without the
 // task, or are being retried: the task's rows are gone in any case.
 func (e *Engine) Withdraw(ctx context.Context, task string) error {
-	if err := e.replace(task, nil); err != nil {
-		return fmt.Errorf("withdraw %s: %w", task, err)
+	err := e.replace(task, nil)
+	if err == nil {
+		at := e.written()
+		_, err = e.await(ctx, func(s *Snapshot) error { return s.has(e.self, at) })
 	}
-	_, err := e.await(ctx, func(s *Snapshot) error {
-		for _, v := range s.VIPs {
-			for _, b := range v.Backends {
-				if b.Task == task && b.Node == e.self {
-					return errors.New("the tables still have it")
-				}
-			}
-		}
-		return nil
-	})
 	if err != nil {
 		return fmt.Errorf("withdraw %s: %w", task, err)
 	}
@@ -74,16 +66,15 @@ func (e *Engine) VIPs(ctx context.Context, network string) ([]lb.VIPStatus, erro
 	if err != nil {
 		return nil, fmt.Errorf("list VIPs: %w", err)
 	}
-	vips := make([]lb.VIPStatus, 0, len(snapshot.VIPs))
-	for _, v := range snapshot.VIPs {
-		if network == "" || v.Network == network {
-			vips = append(vips, clone(v))
-		}
+	vips := snapshot.VIPs
+	if network != "" {
+		vips = slices.DeleteFunc(slices.Clone(vips), func(v *compile.VIP) bool { return v.Network != network })
 	}
-	if err := e.tellTraffic(snapshot, vips); err != nil {
+	all, err := e.statuses(vips)
+	if err != nil {
 		return nil, fmt.Errorf("list VIPs: %w", err)
 	}
-	return vips, nil
+	return all, nil
 }
 
 // Published returns the tasks that have rows on this node, ordered: after a restart, those whose
@@ -113,12 +104,14 @@ func (e *Engine) check(r lb.Registration, backends []lb.Backend) error {
 		}
 		return fmt.Errorf("network %q: %w; known are %s", r.Network, lb.ErrNotFound, strings.Join(known, ", "))
 	}
+	literals := slices.DeleteFunc(slices.Clone(backends), func(b lb.Backend) bool { return !b.VIP.Addr.IsValid() })
+	if len(literals) == 0 {
+		return nil
+	}
 	pins := all[lb.Pin](e.store, discovery.KindPin, e.log)
 	var errs []error
-	for _, b := range backends {
-		if a := b.VIP.Addr; a.IsValid() {
-			errs = append(errs, e.checkLiteral(a, networks, pins))
-		}
+	for _, b := range literals {
+		errs = append(errs, e.checkLiteral(b.VIP.Addr, networks, pins))
 	}
 	return errors.Join(errs...)
 }
@@ -163,33 +156,47 @@ func (e *Engine) replace(task string, backends []lb.Backend) error {
 	return errors.Join(errs...)
 }
 
-// published tells what a registration still waits for: each of its backends is in, and the task is
-// behind nothing else.
-func published(s *Snapshot, task string, self discovery.NodeID, backends []lb.Backend) error {
+// written is how far this node's own rows are. A pass that has them begins soon: what came last may be a
+// row that this room does not wait for.
+func (e *Engine) written() state.Position {
+	at := e.store.Position(state.Stream{Writer: string(e.self)})
+	select {
+	case e.nudged <- struct{}{}:
+	default:
+	}
+	return at
+}
+
+// has tells what misses until the rows of a node, up to a position, are in the snapshot.
+func (s *Snapshot) has(node discovery.NodeID, at state.Position) error {
+	if !s.Applied[node].Reaches(at) {
+		return errors.New("the tables don't have it yet")
+	}
+	return nil
+}
+
+// published tells what a registration still waits for: each of its backends is in, or out for what it is
+// itself, and nothing of an earlier one is left.
+func published(s *Snapshot, self discovery.NodeID, at state.Position, backends []lb.Backend) error {
 	if s.Err != nil {
 		return s.Err
 	}
-	rest := make(map[string]lb.Backend, len(backends))
+	if err := s.has(self, at); err != nil {
+		return err
+	}
 	for _, b := range backends {
-		rest[b.RowKey()] = b
-	}
-	for _, v := range s.VIPs {
-		for _, have := range v.Backends {
-			if have.Task != task || have.Node != self {
-				continue
-			}
-			b, wanted := rest[have.RowKey()]
-			if !wanted || have.Port != b.Port || !slices.Equal(have.Addrs, b.Addrs) {
-				return fmt.Errorf("the tables still have an earlier registration behind %s", v.Key)
-			}
-			if !have.In && b.Weight > 0 {
-				return fmt.Errorf("%s is not served yet: %s", v.Key, have.Reason)
-			}
-			delete(rest, have.RowKey())
+		v := s.find(b.VIP)
+		if v == nil {
+			return fmt.Errorf("%s was withdrawn meanwhile", b.Task)
 		}
-	}
-	if len(rest) > 0 {
-		return errors.New("the tables don't have it yet")
+		i := slices.IndexFunc(v.Backends, func(have lb.BackendStatus) bool { return have.Task == b.Task && have.Node == self })
+		if i < 0 {
+			return fmt.Errorf("%s was withdrawn meanwhile", b.Task)
+		}
+		have := v.Backends[i]
+		if fit := have.Weight > 0 && !have.Draining && (have.Health == lb.Unchecked || have.Health == lb.Healthy); fit && !have.In {
+			return fmt.Errorf("%s is not served yet: %s", v.Key, have.Reason)
+		}
 	}
 	return nil
 }

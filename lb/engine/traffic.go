@@ -3,13 +3,13 @@
 package engine
 
 import (
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"weft/bpf/row"
 	"weft/lb"
+	"weft/lb/compile"
 )
 
 // monotonic is the clock of the kernel half's rows (bpf_ktime_get_ns).
@@ -25,14 +25,15 @@ func monotonicSeconds() uint32 { return uint32(monotonic() / time.Second) }
 
 // forget drops what the kernel half knows of backends and VIPs that the tables do not hold.
 func (e *Engine) forget() {
-	if e.traffic == nil || e.have == nil {
+	if e.traffic == nil || !e.equal {
 		return
 	}
-	backends, vips := make(map[uint32]bool, len(e.have.Backends)), make(map[uint32]bool, len(e.have.VIPs))
-	for _, b := range e.have.Backends {
+	have := e.compiler.Rows()
+	backends, vips := make(map[uint32]bool, len(have.Backends)), make(map[uint32]bool, len(have.VIPs))
+	for _, b := range have.Backends {
 		backends[b.ID] = true
 	}
-	for _, v := range e.have.VIPs {
+	for _, v := range have.VIPs {
 		vips[v.ID] = true
 	}
 	err := e.traffic.Forget(func(id uint32) bool { return backends[id] }, func(id uint32) bool { return vips[id] })
@@ -41,32 +42,33 @@ func (e *Engine) forget() {
 	}
 }
 
-// tellTraffic adds to each backend what this node's connections to it came to.
-func (e *Engine) tellTraffic(s *Snapshot, vips []lb.VIPStatus) error {
-	if e.traffic == nil {
-		return nil
-	}
-	feedbacks, err := e.traffic.Feedbacks()
-	if err != nil {
-		return err
-	}
-	tallies, err := e.traffic.Tallies()
-	if err != nil {
-		return err
+// statuses returns VIPs as they are for others, with what this node's connections came to.
+func (e *Engine) statuses(vips []*compile.VIP) ([]lb.VIPStatus, error) {
+	feedbacks, tallies := map[uint32]row.Feedback{}, map[uint32]row.Tally{}
+	if e.traffic != nil {
+		var err error
+		if feedbacks, err = e.traffic.Feedbacks(); err != nil {
+			return nil, err
+		}
+		if tallies, err = e.traffic.Tallies(); err != nil {
+			return nil, err
+		}
 	}
 	now := monotonic()
-	for _, v := range vips {
-		ids := s.rows.IDs(v, s.networks[v.Network])
-		for i := range v.Backends {
-			b := &v.Backends[i]
-			for _, a := range b.Addrs {
-				id := ids[netip.AddrPortFrom(a, b.Port)]
-				addFeedback(&b.Traffic, feedbacks[id], now)
-				addTally(&b.Traffic, tallies[id])
+	out := make([]lb.VIPStatus, len(vips))
+	for i, v := range vips {
+		out[i] = clone(v.VIPStatus)
+		ids := v.IDs
+		for j := range out[i].Backends {
+			b := &out[i].Backends[j]
+			for range b.Addrs {
+				addFeedback(&b.Traffic, feedbacks[ids[0]], now)
+				addTally(&b.Traffic, tallies[ids[0]])
+				ids = ids[1:]
 			}
 		}
 	}
-	return nil
+	return out, nil
 }
 
 // addFeedback adds one family's; of latencies the greater is told.
