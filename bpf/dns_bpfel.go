@@ -21,6 +21,8 @@ const (
 	dnsMapBackends        = "backends"
 	dnsMapBlocks          = "blocks"
 	dnsMapClauses         = "clauses"
+	dnsMapClientAnswers   = "client_answers"
+	dnsMapClientAttempts  = "client_attempts"
 	dnsMapCounters        = "counters"
 	dnsMapDatagrams       = "datagrams"
 	dnsMapDnsAnswers      = "dns_answers"
@@ -34,6 +36,7 @@ const (
 	dnsMapOpenings        = "openings"
 	dnsMapPrefixes        = "prefixes"
 	dnsMapSamples         = "samples"
+	dnsMapServed          = "served"
 	dnsMapSocketPeers     = "socket_peers"
 	dnsMapSocketVips      = "socket_vips"
 	dnsMapSources         = "sources"
@@ -114,36 +117,39 @@ type dnsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dnsMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
-	Clauses      *ebpf.MapSpec `ebpf:"clauses"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Datagrams    *ebpf.MapSpec `ebpf:"datagrams"`
-	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
-	DnsScratch   *ebpf.MapSpec `ebpf:"dns_scratch"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Events       *ebpf.MapSpec `ebpf:"events"`
-	Feedbacks    *ebpf.MapSpec `ebpf:"feedbacks"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Loads        *ebpf.MapSpec `ebpf:"loads"`
-	Openers      *ebpf.MapSpec `ebpf:"openers"`
-	Openings     *ebpf.MapSpec `ebpf:"openings"`
-	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
-	Samples      *ebpf.MapSpec `ebpf:"samples"`
-	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
-	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
-	Sources      *ebpf.MapSpec `ebpf:"sources"`
-	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
-	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
-	Traces       *ebpf.MapSpec `ebpf:"traces"`
-	Translations *ebpf.MapSpec `ebpf:"translations"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
-	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
-	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Attempts       *ebpf.MapSpec `ebpf:"attempts"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Blocks         *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses        *ebpf.MapSpec `ebpf:"clauses"`
+	ClientAnswers  *ebpf.MapSpec `ebpf:"client_answers"`
+	ClientAttempts *ebpf.MapSpec `ebpf:"client_attempts"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
+	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsScratch     *ebpf.MapSpec `ebpf:"dns_scratch"`
+	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Openers        *ebpf.MapSpec `ebpf:"openers"`
+	Openings       *ebpf.MapSpec `ebpf:"openings"`
+	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Samples        *ebpf.MapSpec `ebpf:"samples"`
+	Served         *ebpf.MapSpec `ebpf:"served"`
+	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketVips     *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources        *ebpf.MapSpec `ebpf:"sources"`
+	Spaces         *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies        *ebpf.MapSpec `ebpf:"tallies"`
+	Traces         *ebpf.MapSpec `ebpf:"traces"`
+	Translations   *ebpf.MapSpec `ebpf:"translations"`
+	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
+	VipLinks       *ebpf.MapSpec `ebpf:"vip_links"`
+	Vips           *ebpf.MapSpec `ebpf:"vips"`
+	Vteps          *ebpf.MapSpec `ebpf:"vteps"`
+	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // dnsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -188,36 +194,39 @@ func (o *dnsObjects) Close() error {
 //
 // It can be passed to loadDnsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dnsMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	Attempts     *ebpf.Map `ebpf:"attempts"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Blocks       *ebpf.Map `ebpf:"blocks"`
-	Clauses      *ebpf.Map `ebpf:"clauses"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Datagrams    *ebpf.Map `ebpf:"datagrams"`
-	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
-	DnsScratch   *ebpf.Map `ebpf:"dns_scratch"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Events       *ebpf.Map `ebpf:"events"`
-	Feedbacks    *ebpf.Map `ebpf:"feedbacks"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Loads        *ebpf.Map `ebpf:"loads"`
-	Openers      *ebpf.Map `ebpf:"openers"`
-	Openings     *ebpf.Map `ebpf:"openings"`
-	Prefixes     *ebpf.Map `ebpf:"prefixes"`
-	Samples      *ebpf.Map `ebpf:"samples"`
-	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
-	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
-	Sources      *ebpf.Map `ebpf:"sources"`
-	Spaces       *ebpf.Map `ebpf:"spaces"`
-	Tallies      *ebpf.Map `ebpf:"tallies"`
-	Traces       *ebpf.Map `ebpf:"traces"`
-	Translations *ebpf.Map `ebpf:"translations"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	VipLinks     *ebpf.Map `ebpf:"vip_links"`
-	Vips         *ebpf.Map `ebpf:"vips"`
-	Vteps        *ebpf.Map `ebpf:"vteps"`
-	Workloads    *ebpf.Map `ebpf:"workloads"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Attempts       *ebpf.Map `ebpf:"attempts"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Blocks         *ebpf.Map `ebpf:"blocks"`
+	Clauses        *ebpf.Map `ebpf:"clauses"`
+	ClientAnswers  *ebpf.Map `ebpf:"client_answers"`
+	ClientAttempts *ebpf.Map `ebpf:"client_attempts"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Datagrams      *ebpf.Map `ebpf:"datagrams"`
+	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsScratch     *ebpf.Map `ebpf:"dns_scratch"`
+	Endpoints      *ebpf.Map `ebpf:"endpoints"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Loads          *ebpf.Map `ebpf:"loads"`
+	Openers        *ebpf.Map `ebpf:"openers"`
+	Openings       *ebpf.Map `ebpf:"openings"`
+	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Samples        *ebpf.Map `ebpf:"samples"`
+	Served         *ebpf.Map `ebpf:"served"`
+	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
+	SocketVips     *ebpf.Map `ebpf:"socket_vips"`
+	Sources        *ebpf.Map `ebpf:"sources"`
+	Spaces         *ebpf.Map `ebpf:"spaces"`
+	Tallies        *ebpf.Map `ebpf:"tallies"`
+	Traces         *ebpf.Map `ebpf:"traces"`
+	Translations   *ebpf.Map `ebpf:"translations"`
+	Verdicts       *ebpf.Map `ebpf:"verdicts"`
+	VipLinks       *ebpf.Map `ebpf:"vip_links"`
+	Vips           *ebpf.Map `ebpf:"vips"`
+	Vteps          *ebpf.Map `ebpf:"vteps"`
+	Workloads      *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *dnsMaps) Close() error {
@@ -227,6 +236,8 @@ func (m *dnsMaps) Close() error {
 		m.Backends,
 		m.Blocks,
 		m.Clauses,
+		m.ClientAnswers,
+		m.ClientAttempts,
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
@@ -240,6 +251,7 @@ func (m *dnsMaps) Close() error {
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
+		m.Served,
 		m.SocketPeers,
 		m.SocketVips,
 		m.Sources,

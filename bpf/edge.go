@@ -21,6 +21,10 @@ type EdgeTables struct {
 	Slots    table.Table[uint32, row.EdgeSlot]
 	Backends table.Table[uint32, row.EdgeBackend]
 	Flows    table.Table[row.EdgeFlowKey, row.EdgeFlow] // to read and to delete
+	// Connections are QUIC connection ids that name a backend.
+	Connections table.Table[row.EdgeConnectionKey, uint32]
+	// Generation holds one row, 0: raised after each change of VIPs, and never 0, as programs keep what they found.
+	Generation table.Table[uint32, uint32]
 }
 
 func (p *Plane) openEdge(edge bool) error {
@@ -34,6 +38,8 @@ func (p *Plane) openEdge(edge bool) error {
 		openTable(p, "edge_slots", &t.Slots),
 		openTable(p, "edge_backends", &t.Backends),
 		openTable(p, "edge_flows", &t.Flows),
+		openTable(p, "edge_connections", &t.Connections),
+		openTable(p, "edge_generation", &t.Generation),
 	)
 }
 

@@ -21,11 +21,14 @@ const (
 	edgeMapBackends            = "backends"
 	edgeMapBlocks              = "blocks"
 	edgeMapClauses             = "clauses"
+	edgeMapClientAnswers       = "client_answers"
+	edgeMapClientAttempts      = "client_attempts"
 	edgeMapCounters            = "counters"
 	edgeMapDatagrams           = "datagrams"
 	edgeMapDnsAnswers          = "dns_answers"
 	edgeMapEdgeBackends        = "edge_backends"
 	edgeMapEdgeCache           = "edge_cache"
+	edgeMapEdgeConnections     = "edge_connections"
 	edgeMapEdgeFlows           = "edge_flows"
 	edgeMapEdgeGeneration      = "edge_generation"
 	edgeMapEdgeLearnings       = "edge_learnings"
@@ -40,6 +43,7 @@ const (
 	edgeMapOpenings            = "openings"
 	edgeMapPrefixes            = "prefixes"
 	edgeMapSamples             = "samples"
+	edgeMapServed              = "served"
 	edgeMapSocketPeers         = "socket_peers"
 	edgeMapSocketVips          = "socket_vips"
 	edgeMapSources             = "sources"
@@ -49,6 +53,7 @@ const (
 	edgeMapTranslations        = "translations"
 	edgeMapVerdicts            = "verdicts"
 	edgeMapVipLinks            = "vip_links"
+	edgeMapVipScratch          = "vip_scratch"
 	edgeMapVips                = "vips"
 	edgeMapVteps               = "vteps"
 	edgeMapWorkloads           = "workloads"
@@ -124,42 +129,47 @@ type edgeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeMapSpecs struct {
-	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
-	Attempts       *ebpf.MapSpec `ebpf:"attempts"`
-	Backends       *ebpf.MapSpec `ebpf:"backends"`
-	Blocks         *ebpf.MapSpec `ebpf:"blocks"`
-	Clauses        *ebpf.MapSpec `ebpf:"clauses"`
-	Counters       *ebpf.MapSpec `ebpf:"counters"`
-	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
-	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
-	EdgeBackends   *ebpf.MapSpec `ebpf:"edge_backends"`
-	EdgeCache      *ebpf.MapSpec `ebpf:"edge_cache"`
-	EdgeFlows      *ebpf.MapSpec `ebpf:"edge_flows"`
-	EdgeGeneration *ebpf.MapSpec `ebpf:"edge_generation"`
-	EdgeLearnings  *ebpf.MapSpec `ebpf:"edge_learnings"`
-	EdgeSlots      *ebpf.MapSpec `ebpf:"edge_slots"`
-	EdgeVips       *ebpf.MapSpec `ebpf:"edge_vips"`
-	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
-	Events         *ebpf.MapSpec `ebpf:"events"`
-	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
-	Flows          *ebpf.MapSpec `ebpf:"flows"`
-	Loads          *ebpf.MapSpec `ebpf:"loads"`
-	Openers        *ebpf.MapSpec `ebpf:"openers"`
-	Openings       *ebpf.MapSpec `ebpf:"openings"`
-	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
-	Samples        *ebpf.MapSpec `ebpf:"samples"`
-	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
-	SocketVips     *ebpf.MapSpec `ebpf:"socket_vips"`
-	Sources        *ebpf.MapSpec `ebpf:"sources"`
-	Spaces         *ebpf.MapSpec `ebpf:"spaces"`
-	Tallies        *ebpf.MapSpec `ebpf:"tallies"`
-	Traces         *ebpf.MapSpec `ebpf:"traces"`
-	Translations   *ebpf.MapSpec `ebpf:"translations"`
-	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
-	VipLinks       *ebpf.MapSpec `ebpf:"vip_links"`
-	Vips           *ebpf.MapSpec `ebpf:"vips"`
-	Vteps          *ebpf.MapSpec `ebpf:"vteps"`
-	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
+	Affinities      *ebpf.MapSpec `ebpf:"affinities"`
+	Attempts        *ebpf.MapSpec `ebpf:"attempts"`
+	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses         *ebpf.MapSpec `ebpf:"clauses"`
+	ClientAnswers   *ebpf.MapSpec `ebpf:"client_answers"`
+	ClientAttempts  *ebpf.MapSpec `ebpf:"client_attempts"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams       *ebpf.MapSpec `ebpf:"datagrams"`
+	DnsAnswers      *ebpf.MapSpec `ebpf:"dns_answers"`
+	EdgeBackends    *ebpf.MapSpec `ebpf:"edge_backends"`
+	EdgeCache       *ebpf.MapSpec `ebpf:"edge_cache"`
+	EdgeConnections *ebpf.MapSpec `ebpf:"edge_connections"`
+	EdgeFlows       *ebpf.MapSpec `ebpf:"edge_flows"`
+	EdgeGeneration  *ebpf.MapSpec `ebpf:"edge_generation"`
+	EdgeLearnings   *ebpf.MapSpec `ebpf:"edge_learnings"`
+	EdgeSlots       *ebpf.MapSpec `ebpf:"edge_slots"`
+	EdgeVips        *ebpf.MapSpec `ebpf:"edge_vips"`
+	Endpoints       *ebpf.MapSpec `ebpf:"endpoints"`
+	Events          *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks       *ebpf.MapSpec `ebpf:"feedbacks"`
+	Flows           *ebpf.MapSpec `ebpf:"flows"`
+	Loads           *ebpf.MapSpec `ebpf:"loads"`
+	Openers         *ebpf.MapSpec `ebpf:"openers"`
+	Openings        *ebpf.MapSpec `ebpf:"openings"`
+	Prefixes        *ebpf.MapSpec `ebpf:"prefixes"`
+	Samples         *ebpf.MapSpec `ebpf:"samples"`
+	Served          *ebpf.MapSpec `ebpf:"served"`
+	SocketPeers     *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketVips      *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Spaces          *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies         *ebpf.MapSpec `ebpf:"tallies"`
+	Traces          *ebpf.MapSpec `ebpf:"traces"`
+	Translations    *ebpf.MapSpec `ebpf:"translations"`
+	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
+	VipLinks        *ebpf.MapSpec `ebpf:"vip_links"`
+	VipScratch      *ebpf.MapSpec `ebpf:"vip_scratch"`
+	Vips            *ebpf.MapSpec `ebpf:"vips"`
+	Vteps           *ebpf.MapSpec `ebpf:"vteps"`
+	Workloads       *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // edgeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -206,42 +216,47 @@ func (o *edgeObjects) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeMaps struct {
-	Affinities     *ebpf.Map `ebpf:"affinities"`
-	Attempts       *ebpf.Map `ebpf:"attempts"`
-	Backends       *ebpf.Map `ebpf:"backends"`
-	Blocks         *ebpf.Map `ebpf:"blocks"`
-	Clauses        *ebpf.Map `ebpf:"clauses"`
-	Counters       *ebpf.Map `ebpf:"counters"`
-	Datagrams      *ebpf.Map `ebpf:"datagrams"`
-	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
-	EdgeBackends   *ebpf.Map `ebpf:"edge_backends"`
-	EdgeCache      *ebpf.Map `ebpf:"edge_cache"`
-	EdgeFlows      *ebpf.Map `ebpf:"edge_flows"`
-	EdgeGeneration *ebpf.Map `ebpf:"edge_generation"`
-	EdgeLearnings  *ebpf.Map `ebpf:"edge_learnings"`
-	EdgeSlots      *ebpf.Map `ebpf:"edge_slots"`
-	EdgeVips       *ebpf.Map `ebpf:"edge_vips"`
-	Endpoints      *ebpf.Map `ebpf:"endpoints"`
-	Events         *ebpf.Map `ebpf:"events"`
-	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
-	Flows          *ebpf.Map `ebpf:"flows"`
-	Loads          *ebpf.Map `ebpf:"loads"`
-	Openers        *ebpf.Map `ebpf:"openers"`
-	Openings       *ebpf.Map `ebpf:"openings"`
-	Prefixes       *ebpf.Map `ebpf:"prefixes"`
-	Samples        *ebpf.Map `ebpf:"samples"`
-	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
-	SocketVips     *ebpf.Map `ebpf:"socket_vips"`
-	Sources        *ebpf.Map `ebpf:"sources"`
-	Spaces         *ebpf.Map `ebpf:"spaces"`
-	Tallies        *ebpf.Map `ebpf:"tallies"`
-	Traces         *ebpf.Map `ebpf:"traces"`
-	Translations   *ebpf.Map `ebpf:"translations"`
-	Verdicts       *ebpf.Map `ebpf:"verdicts"`
-	VipLinks       *ebpf.Map `ebpf:"vip_links"`
-	Vips           *ebpf.Map `ebpf:"vips"`
-	Vteps          *ebpf.Map `ebpf:"vteps"`
-	Workloads      *ebpf.Map `ebpf:"workloads"`
+	Affinities      *ebpf.Map `ebpf:"affinities"`
+	Attempts        *ebpf.Map `ebpf:"attempts"`
+	Backends        *ebpf.Map `ebpf:"backends"`
+	Blocks          *ebpf.Map `ebpf:"blocks"`
+	Clauses         *ebpf.Map `ebpf:"clauses"`
+	ClientAnswers   *ebpf.Map `ebpf:"client_answers"`
+	ClientAttempts  *ebpf.Map `ebpf:"client_attempts"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	Datagrams       *ebpf.Map `ebpf:"datagrams"`
+	DnsAnswers      *ebpf.Map `ebpf:"dns_answers"`
+	EdgeBackends    *ebpf.Map `ebpf:"edge_backends"`
+	EdgeCache       *ebpf.Map `ebpf:"edge_cache"`
+	EdgeConnections *ebpf.Map `ebpf:"edge_connections"`
+	EdgeFlows       *ebpf.Map `ebpf:"edge_flows"`
+	EdgeGeneration  *ebpf.Map `ebpf:"edge_generation"`
+	EdgeLearnings   *ebpf.Map `ebpf:"edge_learnings"`
+	EdgeSlots       *ebpf.Map `ebpf:"edge_slots"`
+	EdgeVips        *ebpf.Map `ebpf:"edge_vips"`
+	Endpoints       *ebpf.Map `ebpf:"endpoints"`
+	Events          *ebpf.Map `ebpf:"events"`
+	Feedbacks       *ebpf.Map `ebpf:"feedbacks"`
+	Flows           *ebpf.Map `ebpf:"flows"`
+	Loads           *ebpf.Map `ebpf:"loads"`
+	Openers         *ebpf.Map `ebpf:"openers"`
+	Openings        *ebpf.Map `ebpf:"openings"`
+	Prefixes        *ebpf.Map `ebpf:"prefixes"`
+	Samples         *ebpf.Map `ebpf:"samples"`
+	Served          *ebpf.Map `ebpf:"served"`
+	SocketPeers     *ebpf.Map `ebpf:"socket_peers"`
+	SocketVips      *ebpf.Map `ebpf:"socket_vips"`
+	Sources         *ebpf.Map `ebpf:"sources"`
+	Spaces          *ebpf.Map `ebpf:"spaces"`
+	Tallies         *ebpf.Map `ebpf:"tallies"`
+	Traces          *ebpf.Map `ebpf:"traces"`
+	Translations    *ebpf.Map `ebpf:"translations"`
+	Verdicts        *ebpf.Map `ebpf:"verdicts"`
+	VipLinks        *ebpf.Map `ebpf:"vip_links"`
+	VipScratch      *ebpf.Map `ebpf:"vip_scratch"`
+	Vips            *ebpf.Map `ebpf:"vips"`
+	Vteps           *ebpf.Map `ebpf:"vteps"`
+	Workloads       *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *edgeMaps) Close() error {
@@ -251,11 +266,14 @@ func (m *edgeMaps) Close() error {
 		m.Backends,
 		m.Blocks,
 		m.Clauses,
+		m.ClientAnswers,
+		m.ClientAttempts,
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
 		m.EdgeBackends,
 		m.EdgeCache,
+		m.EdgeConnections,
 		m.EdgeFlows,
 		m.EdgeGeneration,
 		m.EdgeLearnings,
@@ -270,6 +288,7 @@ func (m *edgeMaps) Close() error {
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
+		m.Served,
 		m.SocketPeers,
 		m.SocketVips,
 		m.Sources,
@@ -279,6 +298,7 @@ func (m *edgeMaps) Close() error {
 		m.Translations,
 		m.Verdicts,
 		m.VipLinks,
+		m.VipScratch,
 		m.Vips,
 		m.Vteps,
 		m.Workloads,

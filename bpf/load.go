@@ -224,8 +224,9 @@ type Tables struct {
 	Spaces    table.Table[uint64, row.Space]
 	Flows     table.Table[row.FlowKey, row.Flow]
 	Openings  table.Table[row.OpeningKey, row.Opening]
-	Traces    table.Table[row.TraceKey, row.Trace] // see Plane.SetTracing
-	Edge      *EdgeTables                          // nil where Options.Edge is off
+	Traces    table.Table[row.TraceKey, row.Trace]     // see Plane.SetTracing
+	Served    table.Table[row.EdgeServedKey, row.Peer] // what tasks of this node serve behind VIPs of the edge
+	Edge      *EdgeTables                              // nil where Options.Edge is off
 }
 
 func (p *Plane) openTables() error {
@@ -246,6 +247,7 @@ func (p *Plane) openTables() error {
 		openTable(p, "flows", &t.Flows),
 		openTable(p, "openings", &t.Openings),
 		openTable(p, "traces", &t.Traces),
+		openTable(p, "served", &t.Served),
 		openTable(p, "dns_answers", &dns),
 	)
 	p.answers = answers.New(dns)

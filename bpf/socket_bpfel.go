@@ -16,43 +16,46 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	socketMapAffinities    = "affinities"
-	socketMapAttempts      = "attempts"
-	socketMapBackends      = "backends"
-	socketMapBlocks        = "blocks"
-	socketMapClauses       = "clauses"
-	socketMapCounters      = "counters"
-	socketMapDatagrams     = "datagrams"
-	socketMapDnsAnswers    = "dns_answers"
-	socketMapEndpoints     = "endpoints"
-	socketMapEvents        = "events"
-	socketMapFeedbacks     = "feedbacks"
-	socketMapFlows         = "flows"
-	socketMapLoads         = "loads"
-	socketMapOpeners       = "openers"
-	socketMapOpenings      = "openings"
-	socketMapPrefixes      = "prefixes"
-	socketMapSamples       = "samples"
-	socketMapSocketPeers   = "socket_peers"
-	socketMapSocketVips    = "socket_vips"
-	socketMapSources       = "sources"
-	socketMapSpaces        = "spaces"
-	socketMapTallies       = "tallies"
-	socketMapTraces        = "traces"
-	socketMapTranslations  = "translations"
-	socketMapVerdicts      = "verdicts"
-	socketMapVipLinks      = "vip_links"
-	socketMapVips          = "vips"
-	socketMapVteps         = "vteps"
-	socketMapWorkloads     = "workloads"
-	socketProgConnect4     = "connect4"
-	socketProgConnect6     = "connect6"
-	socketProgGetpeername4 = "getpeername4"
-	socketProgGetpeername6 = "getpeername6"
-	socketProgRecvmsg4     = "recvmsg4"
-	socketProgRecvmsg6     = "recvmsg6"
-	socketProgSendmsg4     = "sendmsg4"
-	socketProgSendmsg6     = "sendmsg6"
+	socketMapAffinities     = "affinities"
+	socketMapAttempts       = "attempts"
+	socketMapBackends       = "backends"
+	socketMapBlocks         = "blocks"
+	socketMapClauses        = "clauses"
+	socketMapClientAnswers  = "client_answers"
+	socketMapClientAttempts = "client_attempts"
+	socketMapCounters       = "counters"
+	socketMapDatagrams      = "datagrams"
+	socketMapDnsAnswers     = "dns_answers"
+	socketMapEndpoints      = "endpoints"
+	socketMapEvents         = "events"
+	socketMapFeedbacks      = "feedbacks"
+	socketMapFlows          = "flows"
+	socketMapLoads          = "loads"
+	socketMapOpeners        = "openers"
+	socketMapOpenings       = "openings"
+	socketMapPrefixes       = "prefixes"
+	socketMapSamples        = "samples"
+	socketMapServed         = "served"
+	socketMapSocketPeers    = "socket_peers"
+	socketMapSocketVips     = "socket_vips"
+	socketMapSources        = "sources"
+	socketMapSpaces         = "spaces"
+	socketMapTallies        = "tallies"
+	socketMapTraces         = "traces"
+	socketMapTranslations   = "translations"
+	socketMapVerdicts       = "verdicts"
+	socketMapVipLinks       = "vip_links"
+	socketMapVips           = "vips"
+	socketMapVteps          = "vteps"
+	socketMapWorkloads      = "workloads"
+	socketProgConnect4      = "connect4"
+	socketProgConnect6      = "connect6"
+	socketProgGetpeername4  = "getpeername4"
+	socketProgGetpeername6  = "getpeername6"
+	socketProgRecvmsg4      = "recvmsg4"
+	socketProgRecvmsg6      = "recvmsg6"
+	socketProgSendmsg4      = "sendmsg4"
+	socketProgSendmsg6      = "sendmsg6"
 )
 
 // loadSocket returns the embedded CollectionSpec for socket.
@@ -111,35 +114,38 @@ type socketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
-	Clauses      *ebpf.MapSpec `ebpf:"clauses"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Datagrams    *ebpf.MapSpec `ebpf:"datagrams"`
-	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Events       *ebpf.MapSpec `ebpf:"events"`
-	Feedbacks    *ebpf.MapSpec `ebpf:"feedbacks"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Loads        *ebpf.MapSpec `ebpf:"loads"`
-	Openers      *ebpf.MapSpec `ebpf:"openers"`
-	Openings     *ebpf.MapSpec `ebpf:"openings"`
-	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
-	Samples      *ebpf.MapSpec `ebpf:"samples"`
-	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
-	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
-	Sources      *ebpf.MapSpec `ebpf:"sources"`
-	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
-	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
-	Traces       *ebpf.MapSpec `ebpf:"traces"`
-	Translations *ebpf.MapSpec `ebpf:"translations"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
-	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
-	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Attempts       *ebpf.MapSpec `ebpf:"attempts"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Blocks         *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses        *ebpf.MapSpec `ebpf:"clauses"`
+	ClientAnswers  *ebpf.MapSpec `ebpf:"client_answers"`
+	ClientAttempts *ebpf.MapSpec `ebpf:"client_attempts"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
+	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Openers        *ebpf.MapSpec `ebpf:"openers"`
+	Openings       *ebpf.MapSpec `ebpf:"openings"`
+	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Samples        *ebpf.MapSpec `ebpf:"samples"`
+	Served         *ebpf.MapSpec `ebpf:"served"`
+	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketVips     *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources        *ebpf.MapSpec `ebpf:"sources"`
+	Spaces         *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies        *ebpf.MapSpec `ebpf:"tallies"`
+	Traces         *ebpf.MapSpec `ebpf:"traces"`
+	Translations   *ebpf.MapSpec `ebpf:"translations"`
+	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
+	VipLinks       *ebpf.MapSpec `ebpf:"vip_links"`
+	Vips           *ebpf.MapSpec `ebpf:"vips"`
+	Vteps          *ebpf.MapSpec `ebpf:"vteps"`
+	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // socketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -168,35 +174,38 @@ func (o *socketObjects) Close() error {
 //
 // It can be passed to loadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	Attempts     *ebpf.Map `ebpf:"attempts"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Blocks       *ebpf.Map `ebpf:"blocks"`
-	Clauses      *ebpf.Map `ebpf:"clauses"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Datagrams    *ebpf.Map `ebpf:"datagrams"`
-	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Events       *ebpf.Map `ebpf:"events"`
-	Feedbacks    *ebpf.Map `ebpf:"feedbacks"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Loads        *ebpf.Map `ebpf:"loads"`
-	Openers      *ebpf.Map `ebpf:"openers"`
-	Openings     *ebpf.Map `ebpf:"openings"`
-	Prefixes     *ebpf.Map `ebpf:"prefixes"`
-	Samples      *ebpf.Map `ebpf:"samples"`
-	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
-	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
-	Sources      *ebpf.Map `ebpf:"sources"`
-	Spaces       *ebpf.Map `ebpf:"spaces"`
-	Tallies      *ebpf.Map `ebpf:"tallies"`
-	Traces       *ebpf.Map `ebpf:"traces"`
-	Translations *ebpf.Map `ebpf:"translations"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	VipLinks     *ebpf.Map `ebpf:"vip_links"`
-	Vips         *ebpf.Map `ebpf:"vips"`
-	Vteps        *ebpf.Map `ebpf:"vteps"`
-	Workloads    *ebpf.Map `ebpf:"workloads"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Attempts       *ebpf.Map `ebpf:"attempts"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Blocks         *ebpf.Map `ebpf:"blocks"`
+	Clauses        *ebpf.Map `ebpf:"clauses"`
+	ClientAnswers  *ebpf.Map `ebpf:"client_answers"`
+	ClientAttempts *ebpf.Map `ebpf:"client_attempts"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Datagrams      *ebpf.Map `ebpf:"datagrams"`
+	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	Endpoints      *ebpf.Map `ebpf:"endpoints"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Loads          *ebpf.Map `ebpf:"loads"`
+	Openers        *ebpf.Map `ebpf:"openers"`
+	Openings       *ebpf.Map `ebpf:"openings"`
+	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Samples        *ebpf.Map `ebpf:"samples"`
+	Served         *ebpf.Map `ebpf:"served"`
+	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
+	SocketVips     *ebpf.Map `ebpf:"socket_vips"`
+	Sources        *ebpf.Map `ebpf:"sources"`
+	Spaces         *ebpf.Map `ebpf:"spaces"`
+	Tallies        *ebpf.Map `ebpf:"tallies"`
+	Traces         *ebpf.Map `ebpf:"traces"`
+	Translations   *ebpf.Map `ebpf:"translations"`
+	Verdicts       *ebpf.Map `ebpf:"verdicts"`
+	VipLinks       *ebpf.Map `ebpf:"vip_links"`
+	Vips           *ebpf.Map `ebpf:"vips"`
+	Vteps          *ebpf.Map `ebpf:"vteps"`
+	Workloads      *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *socketMaps) Close() error {
@@ -206,6 +215,8 @@ func (m *socketMaps) Close() error {
 		m.Backends,
 		m.Blocks,
 		m.Clauses,
+		m.ClientAnswers,
+		m.ClientAttempts,
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
@@ -218,6 +229,7 @@ func (m *socketMaps) Close() error {
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
+		m.Served,
 		m.SocketPeers,
 		m.SocketVips,
 		m.Sources,

@@ -21,6 +21,8 @@ const (
 	tunnelMapBackends        = "backends"
 	tunnelMapBlocks          = "blocks"
 	tunnelMapClauses         = "clauses"
+	tunnelMapClientAnswers   = "client_answers"
+	tunnelMapClientAttempts  = "client_attempts"
 	tunnelMapCounters        = "counters"
 	tunnelMapDatagrams       = "datagrams"
 	tunnelMapDnsAnswers      = "dns_answers"
@@ -33,6 +35,7 @@ const (
 	tunnelMapOpenings        = "openings"
 	tunnelMapPrefixes        = "prefixes"
 	tunnelMapSamples         = "samples"
+	tunnelMapServed          = "served"
 	tunnelMapSocketPeers     = "socket_peers"
 	tunnelMapSocketVips      = "socket_vips"
 	tunnelMapSources         = "sources"
@@ -116,36 +119,39 @@ type tunnelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tunnelMapSpecs struct {
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	Attempts     *ebpf.MapSpec `ebpf:"attempts"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
-	Clauses      *ebpf.MapSpec `ebpf:"clauses"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Datagrams    *ebpf.MapSpec `ebpf:"datagrams"`
-	DnsAnswers   *ebpf.MapSpec `ebpf:"dns_answers"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Events       *ebpf.MapSpec `ebpf:"events"`
-	Feedbacks    *ebpf.MapSpec `ebpf:"feedbacks"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Loads        *ebpf.MapSpec `ebpf:"loads"`
-	Openers      *ebpf.MapSpec `ebpf:"openers"`
-	Openings     *ebpf.MapSpec `ebpf:"openings"`
-	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
-	Samples      *ebpf.MapSpec `ebpf:"samples"`
-	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
-	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
-	Sources      *ebpf.MapSpec `ebpf:"sources"`
-	Spaces       *ebpf.MapSpec `ebpf:"spaces"`
-	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
-	Traces       *ebpf.MapSpec `ebpf:"traces"`
-	Translations *ebpf.MapSpec `ebpf:"translations"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	VipLinks     *ebpf.MapSpec `ebpf:"vip_links"`
-	VipScratch   *ebpf.MapSpec `ebpf:"vip_scratch"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
-	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
-	Workloads    *ebpf.MapSpec `ebpf:"workloads"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Attempts       *ebpf.MapSpec `ebpf:"attempts"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Blocks         *ebpf.MapSpec `ebpf:"blocks"`
+	Clauses        *ebpf.MapSpec `ebpf:"clauses"`
+	ClientAnswers  *ebpf.MapSpec `ebpf:"client_answers"`
+	ClientAttempts *ebpf.MapSpec `ebpf:"client_attempts"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
+	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Openers        *ebpf.MapSpec `ebpf:"openers"`
+	Openings       *ebpf.MapSpec `ebpf:"openings"`
+	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Samples        *ebpf.MapSpec `ebpf:"samples"`
+	Served         *ebpf.MapSpec `ebpf:"served"`
+	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketVips     *ebpf.MapSpec `ebpf:"socket_vips"`
+	Sources        *ebpf.MapSpec `ebpf:"sources"`
+	Spaces         *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies        *ebpf.MapSpec `ebpf:"tallies"`
+	Traces         *ebpf.MapSpec `ebpf:"traces"`
+	Translations   *ebpf.MapSpec `ebpf:"translations"`
+	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
+	VipLinks       *ebpf.MapSpec `ebpf:"vip_links"`
+	VipScratch     *ebpf.MapSpec `ebpf:"vip_scratch"`
+	Vips           *ebpf.MapSpec `ebpf:"vips"`
+	Vteps          *ebpf.MapSpec `ebpf:"vteps"`
+	Workloads      *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // tunnelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -190,36 +196,39 @@ func (o *tunnelObjects) Close() error {
 //
 // It can be passed to loadTunnelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tunnelMaps struct {
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	Attempts     *ebpf.Map `ebpf:"attempts"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Blocks       *ebpf.Map `ebpf:"blocks"`
-	Clauses      *ebpf.Map `ebpf:"clauses"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Datagrams    *ebpf.Map `ebpf:"datagrams"`
-	DnsAnswers   *ebpf.Map `ebpf:"dns_answers"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Events       *ebpf.Map `ebpf:"events"`
-	Feedbacks    *ebpf.Map `ebpf:"feedbacks"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Loads        *ebpf.Map `ebpf:"loads"`
-	Openers      *ebpf.Map `ebpf:"openers"`
-	Openings     *ebpf.Map `ebpf:"openings"`
-	Prefixes     *ebpf.Map `ebpf:"prefixes"`
-	Samples      *ebpf.Map `ebpf:"samples"`
-	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
-	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
-	Sources      *ebpf.Map `ebpf:"sources"`
-	Spaces       *ebpf.Map `ebpf:"spaces"`
-	Tallies      *ebpf.Map `ebpf:"tallies"`
-	Traces       *ebpf.Map `ebpf:"traces"`
-	Translations *ebpf.Map `ebpf:"translations"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	VipLinks     *ebpf.Map `ebpf:"vip_links"`
-	VipScratch   *ebpf.Map `ebpf:"vip_scratch"`
-	Vips         *ebpf.Map `ebpf:"vips"`
-	Vteps        *ebpf.Map `ebpf:"vteps"`
-	Workloads    *ebpf.Map `ebpf:"workloads"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Attempts       *ebpf.Map `ebpf:"attempts"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Blocks         *ebpf.Map `ebpf:"blocks"`
+	Clauses        *ebpf.Map `ebpf:"clauses"`
+	ClientAnswers  *ebpf.Map `ebpf:"client_answers"`
+	ClientAttempts *ebpf.Map `ebpf:"client_attempts"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Datagrams      *ebpf.Map `ebpf:"datagrams"`
+	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	Endpoints      *ebpf.Map `ebpf:"endpoints"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Loads          *ebpf.Map `ebpf:"loads"`
+	Openers        *ebpf.Map `ebpf:"openers"`
+	Openings       *ebpf.Map `ebpf:"openings"`
+	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Samples        *ebpf.Map `ebpf:"samples"`
+	Served         *ebpf.Map `ebpf:"served"`
+	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
+	SocketVips     *ebpf.Map `ebpf:"socket_vips"`
+	Sources        *ebpf.Map `ebpf:"sources"`
+	Spaces         *ebpf.Map `ebpf:"spaces"`
+	Tallies        *ebpf.Map `ebpf:"tallies"`
+	Traces         *ebpf.Map `ebpf:"traces"`
+	Translations   *ebpf.Map `ebpf:"translations"`
+	Verdicts       *ebpf.Map `ebpf:"verdicts"`
+	VipLinks       *ebpf.Map `ebpf:"vip_links"`
+	VipScratch     *ebpf.Map `ebpf:"vip_scratch"`
+	Vips           *ebpf.Map `ebpf:"vips"`
+	Vteps          *ebpf.Map `ebpf:"vteps"`
+	Workloads      *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *tunnelMaps) Close() error {
@@ -229,6 +238,8 @@ func (m *tunnelMaps) Close() error {
 		m.Backends,
 		m.Blocks,
 		m.Clauses,
+		m.ClientAnswers,
+		m.ClientAttempts,
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
@@ -241,6 +252,7 @@ func (m *tunnelMaps) Close() error {
 		m.Openings,
 		m.Prefixes,
 		m.Samples,
+		m.Served,
 		m.SocketPeers,
 		m.SocketVips,
 		m.Sources,

@@ -16,6 +16,8 @@ type Edge struct {
 	Slots    []row.EdgeSlot
 	Backends []row.EdgeBackend
 	Flows    map[row.EdgeFlowKey]uint32 // backend
+	// Connections are QUIC connection ids, to backends other than 0.
+	Connections map[row.EdgeConnectionKey]uint32
 
 	Addr       netip.Addr // of the node
 	TunnelPort uint16
@@ -54,6 +56,9 @@ func (m *Edge) Fill(s *Set) error {
 	if err := fill(s, "edge_vips", maps.Clone(m.VIPs)); err != nil {
 		return err
 	}
+	if err := fill(s, "edge_connections", m.Connections); err != nil {
+		return err
+	}
 	var generation uint32
 	if err := s.Maps["edge_generation"].Lookup(uint32(0), &generation); err != nil {
 		return err
@@ -84,6 +89,8 @@ type edgePacket struct {
 	headers int // of IP and transport
 	opens   bool
 	quoted  bool
+	whole   bool   // may not be fragmented
+	payload []byte // of UDP
 }
 
 // Steer decides about a frame, and remembers what the edge would. joined: bytes of payload per
@@ -93,36 +100,23 @@ func (m *Edge) Steer(frame []byte, joined int) EdgeOutcome {
 	if p.kind == edgeForeign || p.kind == edgeFlow && p.isTunnel(m) {
 		return EdgeOutcome{}
 	}
-	_, alone := m.VIPs[row.EdgeVIPKey{Addr: row.AddrOf(p.vip)}]
-	vip, found := m.VIPs[p.vipKey()]
-	found = found && p.proto != 0
-	refuse := func(reason row.Reason) EdgeOutcome {
-		if !alone {
-			return EdgeOutcome{}
-		}
+	vip, reason, served := m.find(&p)
+	if !served {
 		return EdgeOutcome{Reason: reason}
-	}
-	switch p.kind {
-	case edgeForeign, edgeFlow:
-	case edgeFragment:
-		if found {
-			return EdgeOutcome{Reason: row.ReasonFragment}
-		}
-		return refuse(row.ReasonFragment)
-	case edgeExtension:
-		return refuse(row.ReasonExtension)
-	case edgeOther:
-		return refuse(row.ReasonNotServed)
-	}
-	if !found {
-		return refuse(row.ReasonNotServed)
 	}
 	hash := m.hash(&p, vip)
 	index := uint64(vip.First) + (hash>>32)*uint64(vip.Slots)>>32
 	if vip.Slots == 0 || index >= uint64(len(m.Slots)) {
 		return EdgeOutcome{Reason: row.ReasonNoBackend}
 	}
-	b, ok := m.backend(m.choose(&p, m.Slots[index]))
+	chosen := uint32(0)
+	if vip.Flags&row.EdgeVIPQUIC != 0 {
+		chosen = m.named(&p)
+	}
+	if chosen == 0 {
+		chosen = m.choose(&p, m.Slots[index])
+	}
+	b, ok := m.backend(chosen)
 	if !ok {
 		return EdgeOutcome{Reason: row.ReasonNoBackend}
 	}
@@ -131,14 +125,65 @@ func (m *Edge) Steer(frame []byte, joined int) EdgeOutcome {
 	if joined != 0 {
 		size = p.headers + joined
 	}
-	local := netip.AddrFrom4(b.Node) == m.Addr
 	switch {
 	case size > int(b.MTU):
-		o.Reason, o.ByKernel = row.ReasonTooBig, local
+		o.Reason, o.ByKernel = row.ReasonTooBig, true
+		if p.whole && !p.quoted && len(frame) >= 14+quoteLen {
+			o.Reason = row.ReasonAnsweredTooBig
+		}
+	case netip.AddrFrom4(b.Node) == m.Addr:
+		o.Reason, o.ByKernel = m.serve(frame, joined), true
 	default:
-		o.ByKernel = local || b.Hop == [6]uint8{}
+		o.ByKernel = b.Hop == [6]uint8{}
 	}
 	return o
+}
+
+// find returns the VIP that a packet is for. One that is for none has a reason where its address is VIPs' alone.
+func (m *Edge) find(p *edgePacket) (vip row.EdgeVIP, reason row.Reason, served bool) {
+	_, alone := m.VIPs[row.EdgeVIPKey{Addr: row.AddrOf(p.vip)}]
+	vip, found := m.VIPs[p.vipKey()]
+	found = found && p.proto != 0
+	switch {
+	case p.kind == edgeFlow && found:
+		return vip, row.ReasonNone, true
+	case p.kind == edgeFragment && found:
+		return vip, row.ReasonFragment, false
+	case !alone:
+		return vip, row.ReasonNone, false
+	case p.kind == edgeFragment:
+		return vip, row.ReasonFragment, false
+	case p.kind == edgeExtension:
+		return vip, row.ReasonExtension, false
+	}
+	return vip, row.ReasonNotServed, false
+}
+
+// quoteLen is how much of a packet its ICMP error quotes, bytes.
+const quoteLen = 128
+
+// serve is for tasks of the node itself, of which the model has none.
+func (*Edge) serve(frame []byte, joined int) row.Reason {
+	h, ok := readHeaders(frame, joined != 0)
+	switch {
+	case !ok:
+		return row.ReasonMalformed
+	case h.fragment != 0:
+		return row.ReasonFragment
+	}
+	return row.ReasonNoEndpoint
+}
+
+// named returns the backend that a QUIC connection id names, 0 for none.
+func (m *Edge) named(p *edgePacket) uint32 {
+	if len(p.payload) < 10 || p.payload[0]&0xc0 != 0x40 || p.payload[1]&0xe0 != 0 {
+		return 0
+	}
+	b := m.Connections[row.EdgeConnectionKey{VIP: p.vipKey(), Task: [8]uint8(p.payload[2:10])}]
+	if _, serves := m.backend(b); !serves {
+		return 0
+	}
+	return b
 }
 
 func (m *Edge) backend(i uint32) (row.EdgeBackend, bool) {
@@ -254,6 +299,7 @@ func readEdge4(b []byte) edgePacket {
 		client: netip.AddrFrom4([4]byte(b[12:16])), vip: netip.AddrFrom4([4]byte(b[16:20])),
 	}
 	frag := binary.BigEndian.Uint16(b[6:])
+	p.whole = frag&DontFragment != 0
 	if frag&0x1fff != 0 {
 		p.kind = edgeFragment
 		return p
@@ -281,7 +327,7 @@ func readEdge6(b []byte) edgePacket {
 		return edgePacket{}
 	}
 	p := edgePacket{
-		size: payload + 40, client: netip.AddrFrom16([16]byte(b[8:24])), vip: netip.AddrFrom16([16]byte(b[24:40])),
+		size: payload + 40, whole: true, client: netip.AddrFrom16([16]byte(b[8:24])), vip: netip.AddrFrom16([16]byte(b[24:40])),
 	}
 	if p.client.Is4In6() || p.vip.Is4In6() {
 		return edgePacket{}
@@ -311,6 +357,9 @@ func (p *edgePacket) readPorts(b []byte, room, head int, proto uint8) {
 	p.kind, p.proto = edgeFlow, proto
 	p.cport, p.vport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
 	p.headers = head + 8
+	if proto == UDP {
+		p.payload = b[8:]
+	}
 	if proto == TCP {
 		p.opens = b[13]&(SYN|ACK|RST|FIN) == SYN
 		p.headers = head + int(b[12]>>4)*4

@@ -30,6 +30,7 @@ const (
 	portNarrow   // to a node behind a small MTU
 	portAffinity // by the client's address alone
 	portBeyond   // slots that are not there
+	portQUIC     // connection ids may name backend 5
 	portNone     // no VIP
 )
 
@@ -57,7 +58,8 @@ const (
 func newEdge() *bpftest.Edge {
 	m := &bpftest.Edge{
 		VIPs: make(map[row.EdgeVIPKey]row.EdgeVIP), Flows: make(map[row.EdgeFlowKey]uint32),
-		Backends: make([]row.EdgeBackend, edgeBackends), Addr: node, TunnelPort: 4789, Seed: 0x5eed, Room: true,
+		Connections: make(map[row.EdgeConnectionKey]uint32),
+		Backends:    make([]row.EdgeBackend, edgeBackends), Addr: node, TunnelPort: 4789, Seed: 0x5eed, Room: true,
 	}
 	for i := range m.Backends[1:] {
 		m.Backends[i+1] = row.EdgeBackend{
@@ -92,9 +94,13 @@ func newEdge() *bpftest.Edge {
 		portNarrow:   all(backendNarrow),
 		portAffinity: {First: plain.First, Slots: plain.Slots, Flags: row.EdgeVIPAffinity},
 		portBeyond:   {First: 1 << 30, Slots: 7},
+		portQUIC:     {First: plain.First, Slots: plain.Slots, Flags: row.EdgeVIPQUIC},
 	}
 	for _, a := range edgeFamilies {
 		m.VIPs[row.EdgeVIPKey{Addr: row.AddrOf(a.vip)}] = row.EdgeVIP{}
+		quic := row.EdgeVIPKey{Addr: row.AddrOf(a.vip), Port: row.Port(portQUIC), Proto: bpftest.UDP}
+		m.Connections[row.EdgeConnectionKey{VIP: quic, Task: [8]uint8{1, 2, 3, 4, 5, 6, 7, 4}}] = 5
+		m.Connections[row.EdgeConnectionKey{VIP: quic, Task: [8]uint8{1, 2, 3, 4, 5, 6, 7, 5}}] = backendGone
 		for _, proto := range []uint8{bpftest.TCP, bpftest.UDP} {
 			for port, vip := range byPort {
 				m.VIPs[row.EdgeVIPKey{Addr: row.AddrOf(a.vip), Port: row.Port(port), Proto: proto}] = vip
@@ -248,6 +254,8 @@ func (b *edgeBench) checkTC(t *testing.T, frame []byte, got bpftest.Result, want
 	case row.ReasonNone:
 	case row.ReasonEncapsulated:
 		action, out = bpftest.Redirect, b.Wrapped(frame, want)
+	case row.ReasonAnsweredTooBig:
+		action, out = bpftest.Redirect, tooBig(frame, want.Backend.MTU)
 	default:
 		action = bpftest.Drop
 	}
@@ -260,6 +268,21 @@ func (b *edgeBench) checkTC(t *testing.T, frame []byte, got bpftest.Result, want
 	if diff := cmp.Diff(out[12:], got.Out[12:]); diff != "" {
 		t.Fatalf("edge_tc left (-want +got):\n%s\nof % x", diff, frame)
 	}
+}
+
+// tooBig is what the VIP tells the client of a frame.
+func tooBig(frame []byte, mtu uint16) []byte {
+	p := bpftest.Packet{
+		Proto: bpftest.ICMP, ICMPType: 3, ICMPCode: 4, ICMPRest: [4]byte{2: byte(mtu >> 8), 3: byte(mtu)}, TTL: 64,
+		Src: netip.AddrFrom4([4]byte(frame[30:34])), Dst: netip.AddrFrom4([4]byte(frame[26:30])),
+	}
+	if frame[12] == 0x86 {
+		p.Proto, p.ICMPType, p.ICMPCode, p.TTL = bpftest.ICMPv6, 2, 0, 255
+		p.Src, p.Dst = netip.AddrFrom16([16]byte(frame[38:54])), netip.AddrFrom16([16]byte(frame[22:38]))
+	}
+	p.SrcMAC, p.DstMAC = bpftest.MAC(frame[:6]), bpftest.MAC(frame[6:12])
+	p.Payload = frame[14 : 14+128]
+	return p.Bytes()
 }
 
 // forget makes all flows unknown.
@@ -339,7 +362,7 @@ func TestEdge(t *testing.T) {
 	}
 	for _, reason := range []row.Reason{
 		row.ReasonNone, row.ReasonEncapsulated, row.ReasonNoBackend, row.ReasonTooBig, row.ReasonFragment,
-		row.ReasonExtension, row.ReasonNotServed,
+		row.ReasonExtension, row.ReasonNotServed, row.ReasonAnsweredTooBig, row.ReasonNoEndpoint,
 	} {
 		if !b.seen[reason] {
 			t.Errorf("no packet was seen to be %s", reason)
@@ -375,12 +398,20 @@ func edgeRows(a edgeAddrs) []edgeRow {
 		{name: "no slots", packet: port(portEmpty), want: row.ReasonNoBackend},
 		{name: "backend gone", packet: port(portGone), want: row.ReasonNoBackend},
 		{name: "slots beyond the table", packet: port(portBeyond), want: row.ReasonNoBackend},
-		{name: "this node", packet: port(portLocal), want: sent},
+		{name: "this node", packet: port(portLocal), want: row.ReasonNoEndpoint},
 		{name: "routed", packet: port(portRouted), want: sent},
 		{name: "narrow", packet: port(portNarrow), want: sent},
-		{name: "too big", packet: with(port(portNarrow), func(p *bpftest.Packet) { p.Payload = make([]byte, 81) }), want: row.ReasonTooBig},
+		{name: "too big", packet: with(port(portNarrow), func(p *bpftest.Packet) { p.Payload = make([]byte, 81) }), want: tooBigAlike(14 + a.head() + 20 + 81)},
 		{name: "largest", packet: with(port(portNarrow), func(p *bpftest.Packet) { p.Payload = make([]byte, 80-a.head()) }), want: sent},
 		{name: "one more", packet: with(port(portNarrow), func(p *bpftest.Packet) { p.Payload = make([]byte, 81-a.head()) }), want: row.ReasonTooBig},
+		{name: "much too big", packet: with(port(portNarrow), func(p *bpftest.Packet) { p.Payload = make([]byte, 1300) }), want: row.ReasonAnsweredTooBig},
+		{name: "too big, an error", packet: with(a.failed(portNarrow, tcp, a.unreachable()), func(p *bpftest.Packet) { p.Payload = append(p.Payload, make([]byte, 100)...) }), want: row.ReasonTooBig},
+		{name: "quic, a name", packet: quic(a, 0x40, 0x08, 4), want: sent},
+		{name: "quic, no such name", packet: quic(a, 0x40, 0x08, 99), want: sent},
+		{name: "quic, of one that is gone", packet: quic(a, 0x40, 0x08, 5), want: sent},
+		{name: "quic, another configuration", packet: quic(a, 0x40, 0x28, 4), want: sent},
+		{name: "quic, a long header", packet: quic(a, 0xc0, 0x08, 4), want: sent},
+		{name: "quic, cut", packet: with(quic(a, 0x40, 0x08, 4), func(p *bpftest.Packet) { p.Payload = p.Payload[:9] }), want: sent},
 		{name: "no such port", packet: port(portNone), want: row.ReasonNotServed},
 		{name: "no such port of a shared address", packet: at(port(portNone), a.shared), want: none},
 		{name: "shared address", packet: at(port(portPlain), a.shared), want: sent},
@@ -399,6 +430,21 @@ func edgeRows(a edgeAddrs) []edgeRow {
 		{name: "later fragment", packet: with(port(portPlain), later), want: row.ReasonFragment},
 		{name: "later fragment, shared address", packet: at(with(port(portPlain), later), a.shared), want: none},
 	}
+}
+
+// tooBigAlike: what is shorter than the quote of an ICMP error is not answered.
+func tooBigAlike(size int) row.Reason {
+	if size < 14+128 {
+		return row.ReasonTooBig
+	}
+	return row.ReasonAnsweredTooBig
+}
+
+// quic is a datagram whose connection id names backend number task+1.
+func quic(a edgeAddrs, form, first, task byte) bpftest.Packet {
+	return with(a.to(portQUIC, bpftest.UDP, 0), func(p *bpftest.Packet) {
+		p.Payload = append([]byte{form, first, 1, 2, 3, 4, 5, 6, 7, task}, "and more"...)
+	})
 }
 
 // firstShared: behind an IPv6 fragment header the edge does not look for ports.
@@ -472,10 +518,10 @@ func TestEdgeSegments(t *testing.T) {
 	for name, a := range edgeFamilies {
 		frame := with(a.to(portNarrow, bpftest.TCP, bpftest.ACK), func(p *bpftest.Packet) { p.Payload = make([]byte, 150) }).Bytes()
 		for size, want := range map[uint32]row.Reason{
-			uint32(80 - a.head()): row.ReasonEncapFailed, uint32(81 - a.head()): row.ReasonTooBig,
+			uint32(80 - a.head()): row.ReasonEncapFailed, uint32(81 - a.head()): row.ReasonAnsweredTooBig,
 		} {
 			model := b.Steer(frame, int(size))
-			if (model.Reason == row.ReasonTooBig) != (want == row.ReasonTooBig) {
+			if (model.Reason == row.ReasonAnsweredTooBig) != (want == row.ReasonAnsweredTooBig) {
 				t.Errorf("%s, segments of %d: model says %s, want %s", name, size, model.Reason, want)
 			}
 			if _, err := b.runTC(frame, bpftest.Meta{GSOSize: size}); err != nil {

@@ -124,7 +124,7 @@ func writeReasons(b *bytes.Buffer, header string) {
 // goName turns snake_case into a Go name; the initialisms of the field stay in one case.
 func goName(name string) string {
 	short := map[string]string{
-		"vni": "VNI", "mtu": "MTU", "mac": "MAC", "vtep": "VTEP", "vip": "VIP", "dns": "DNS", "id": "ID",
+		"vni": "VNI", "mtu": "MTU", "mac": "MAC", "vtep": "VTEP", "vip": "VIP", "dns": "DNS", "id": "ID", "quic": "QUIC",
 		"arp": "ARP", "nd": "ND", "ip": "IP",
 	}
 	var b strings.Builder

@@ -124,6 +124,13 @@ type EdgeBackend struct {
 	MTU  uint16
 }
 
+// EdgeConnectionKey is struct edge_connection_key of src/shared.
+type EdgeConnectionKey struct {
+	_    structs.HostLayout
+	VIP  EdgeVIPKey
+	Task [8]uint8
+}
+
 // EdgeFlow is struct edge_flow of src/shared.
 type EdgeFlow struct {
 	_       structs.HostLayout
@@ -139,6 +146,14 @@ type EdgeFlowKey struct {
 	Port   uint16
 	Pad    uint16
 	VIP    EdgeVIPKey
+}
+
+// EdgeServedKey is struct edge_served_key of src/shared.
+type EdgeServedKey struct {
+	_    structs.HostLayout
+	VNI  uint32
+	VIP  EdgeVIPKey
+	Task [8]uint8
 }
 
 // EdgeSlot is struct edge_slot of src/shared.
@@ -461,6 +476,7 @@ const (
 // Values of enum edge_vip_flags.
 const (
 	EdgeVIPAffinity = 1
+	EdgeVIPQUIC     = 2
 )
 
 // Values of enum endpoint_flags.
@@ -515,6 +531,7 @@ const (
 	ReasonFromHost       Reason = 12
 	ReasonChatter        Reason = 13
 	ReasonAnsweredProbe  Reason = 14
+	ReasonToClient       Reason = 15
 	ReasonDrop           Reason = 64
 	ReasonMalformed      Reason = 64
 	ReasonUnknownLink    Reason = 65
@@ -604,6 +621,7 @@ var reasons = map[Reason][2]string{
 	12: {"from_host", "from the node's own stack to its task"},
 	13: {"chatter", "router and group noise of a task's stack: dropped, no fault"},
 	14: {"answered_probe", "another node tries what the path carries: told it came"},
+	15: {"to_client", "a task's answer, from the VIP of the edge, straight to its client"},
 	64: {"malformed", "headers shorter than they say, or not sensible"},
 	65: {"unknown_link", "the link belongs to no task"},
 	66: {"spoofed_mac", "source MAC is not the task's"},

@@ -6,9 +6,10 @@
  *
  *   1. read the flow                              lib/edge_parse.h
  *   2. the VIP, its slot, the slot's backend      lib/edge_steer.h
- *   3. fits the way to the backend's node?
- *   4. into the tunnel, out of the device         lib/edge_frame.h
- *   5. count                                      lib/edge_count.h
+ *   3. fits the way to its node? if not, the client is told    lib/toobig.h
+ *   4. a task of this node: delivered             lib/serve.h
+ *   5. into the tunnel, out of the device         lib/edge_frame.h
+ *   6. count                                      lib/edge_count.h
  *
  * edge     XDP, where the device has it: takes what it can send at once.
  * edge_tc  ingress, on every such device: the rest, which the kernel has to find a way for.
@@ -20,6 +21,8 @@
 #include "lib/edge_count.h"
 #include "lib/edge_frame.h"
 #include "lib/edge_steer.h"
+#include "lib/serve.h"
+#include "lib/toobig.h"
 
 static __always_inline bool no_mac(const __u8 *mac)
 {
@@ -101,12 +104,8 @@ static __always_inline int walk_xdp(struct xdp_md *ctx, struct edge_packet *e)
 	b = edge_steer(data, end, e, &hash15);
 	if (!b)
 		return e->reason ? XDP_DROP : XDP_PASS;
-	if (edge_node(b) == node_addr4) /* a task of this node */
+	if (edge_node(b) == node_addr4 || e->l3_len > b->mtu) /* edge_tc delivers, or tells */
 		return XDP_PASS;
-	if (e->l3_len > b->mtu) {
-		e->reason = REASON_TOO_BIG;
-		return XDP_DROP;
-	}
 	return no_mac(b->hop) ? send_routed(ctx, e, b, hash15) : send_known(ctx, e, b, hash15);
 }
 
@@ -153,6 +152,57 @@ static __always_inline int send_skb(struct __sk_buff *skb, struct edge_packet *e
 	return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
 }
 
+/* To a task of this node, as if it had come by the tunnel. Global, for the stack's sake. */
+__noinline int serve_here(struct __sk_buff *skb, const struct edge_backend *b)
+{
+	struct vip_scratch *s = vip_paper();
+	struct edge_task task;
+	struct packet *p;
+	int verdict;
+
+	if (!b || !s)
+		return TCX_DROP;
+	p = &s->packet;
+	memset(p, 0, sizeof(*p));
+	p->len = skb->len;
+	p->vni = b->vni;
+	p->src_identity = IDENTITY_WORLD;
+	memcpy(task.bytes, b->task, sizeof(task));
+	verdict = parse(skb, p, 0);
+	if (verdict == CONTINUE)
+		verdict = serve(skb, p, &task, 0, 0);
+	count(skb, p, PROGRAM_EDGE);
+	return verdict;
+}
+
+/* The client is told by the VIP, out of the device that it came in by. Global, for the stack's
+ * sake. */
+__noinline int tell_client(struct __sk_buff *skb, const struct edge_packet *e, __u32 mtu)
+{
+	struct told t;
+	__u8 macs[12];
+
+	if (!e || !e->dont_fragment || e->quoted || skb->len < sizeof(struct ethernet) + QUOTE ||
+	    bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+		return -1;
+	memcpy(t.to_mac, macs + 6, 6);
+	memcpy(t.from_mac, macs, 6);
+	t.to = e->flow.client;
+	t.from = e->flow.vip.addr;
+	return e->ethertype == bpf_htons(ETHERTYPE_IPV4) ? tell_ipv4(skb, &t, mtu)
+							 : tell_ipv6(skb, &t, mtu);
+}
+
+static __always_inline int refuse_size(struct __sk_buff *skb, struct edge_packet *e, __u32 mtu)
+{
+	if (tell_client(skb, e, mtu)) {
+		e->reason = REASON_TOO_BIG;
+		return TCX_DROP;
+	}
+	e->reason = REASON_ANSWERED_TOO_BIG;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
 static __always_inline int walk_tc(struct __sk_buff *skb, struct edge_packet *e)
 {
 	const struct edge_backend *b;
@@ -166,10 +216,10 @@ static __always_inline int walk_tc(struct __sk_buff *skb, struct edge_packet *e)
 	b = edge_steer((void *)(long)skb->data, (void *)(long)skb->data_end, e, &hash15);
 	if (!b)
 		return e->reason ? TCX_DROP : TCX_NEXT;
-	if (edge_largest(skb, e) > b->mtu) {
-		e->reason = REASON_TOO_BIG;
-		return TCX_DROP;
-	}
+	if (edge_largest(skb, e) > b->mtu)
+		return refuse_size(skb, e, b->mtu);
+	if (edge_node(b) == node_addr4)
+		return serve_here(skb, b);
 	return send_skb(skb, e, b, hash15);
 }
 

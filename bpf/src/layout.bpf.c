@@ -46,6 +46,8 @@ struct edge_slot *layout_edge_slot;
 struct edge_backend *layout_edge_backend;
 struct edge_flow_key *layout_edge_flow_key;
 struct edge_flow *layout_edge_flow;
+struct edge_connection_key *layout_edge_connection_key;
+struct edge_served_key *layout_edge_served_key;
 struct dns_key *layout_dns_key;
 struct dns_answer *layout_dns_answer;
 struct counter *layout_counter;

@@ -8,6 +8,7 @@
  *   2. of which network, from which identity       lib/decap.h
  *   3. a probe of the path: sent back              lib/echo.h
  *   4. parse, judge, open, deliver                 lib/receive.h
+ *      to a VIP, by an edge node: its backend      lib/serve.h
  *   What is odd goes on to the kernel's VXLAN device.
  *
  * from_tunnel (ingress of that device): the same, the kernel having done 1 and half of 2.

@@ -14,7 +14,8 @@
  *        none:   a VIP becomes a backend, which has one          lib/vip.h
  *        here:   verdict, VIP of an answer, into the task        lib/policy.h, lib/deliver.h
  *        remote: size, tunnel, out of the underlay               lib/toobig.h, lib/encap.h
- *        else:   of no block of a network, or left to the stack  lib/route.h
+ *        else:   to a client of the edge, from the VIP           lib/serve.h
+ *                of no block of a network, or left to the stack  lib/route.h
  *
  * to_workload (egress), what the node's own stack gives to the task: the node itself may always,
  * the world is judged, and may come in where a port of the node leads (lib/opening.h).
@@ -29,6 +30,7 @@
 #include "lib/parse.h"
 #include "lib/policy.h"
 #include "lib/route.h"
+#include "lib/serve.h"
 #include "lib/spoof.h"
 #include "lib/toobig.h"
 #include "lib/vip.h"
@@ -84,8 +86,10 @@ static __always_inline int go(struct __sk_buff *skb, struct packet *p, const str
 			return verdict;
 		to = find_block(p, w);
 	}
-	if (!to)
-		return leave(skb, p, w);
+	if (!to) {
+		verdict = answer_client(skb, p);
+		return verdict == CONTINUE ? leave(skb, p, w) : verdict;
+	}
 	if (w->flags & WORKLOAD_DIRECTED)
 		remember(p, skb->ifindex);
 	if (to->flags & BLOCK_LOCAL)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 #pragma once
 
-/* What the edge has beside headers/kernel.h and headers/helpers.h. Linux 6.1 has all of it. */
+/* What the edge, and what answers its clients, has beside headers/kernel.h and headers/helpers.h. Linux 6.1 has all of it. */
 
 #include "headers/kernel.h"
 
@@ -46,6 +46,7 @@ _Static_assert(sizeof(struct bpf_fib_lookup) == 64, "bpf_fib_lookup");
 enum {
 	BPF_FIB_LOOKUP_OUTPUT = 1 << 1, /* as for what the node itself sends */
 	BPF_FIB_LKUP_RET_SUCCESS = 0,
+	BPF_FIB_LKUP_RET_NO_NEIGH = 7, /* there is a route, whose neighbour has to be asked for */
 };
 
 /* Makes every pointer into the frame invalid. */

@@ -87,6 +87,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } edge_flows SEC(".maps");
 
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct edge_connection_key);
+	__type(value, __u32);
+	__uint(max_entries, MAX_EDGE_BACKENDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} edge_connections SEC(".maps");
+
 /* How much of this second's room to learn a CPU has used. */
 struct edge_learning {
 	__u64 since; /* bpf_ktime_get_coarse_ns */

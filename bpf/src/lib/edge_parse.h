@@ -18,7 +18,8 @@ struct edge_packet {
 	__u8 opens; /* a TCP SYN */
 	__u8 quoted; /* an ICMP error: it tells nothing of the flow but its name */
 	__u8 reason; /* enum reason */
-	__u8 pad[2];
+	__u8 dont_fragment;
+	__u8 payload; /* of UDP, offset in the frame; 0: none */
 };
 
 /* What a parser found. */
@@ -80,6 +81,7 @@ static __always_inline enum edge_kind edge_parse_l4(const void *l4, const void *
 		if (l4 + sizeof(struct udp) > end || room < sizeof(struct udp))
 			return EDGE_FOREIGN;
 		e->headers = e->l3_len - room + sizeof(struct udp);
+		e->payload = sizeof(struct ethernet) + e->headers;
 	} else {
 		return EDGE_OTHER;
 	}
@@ -162,6 +164,7 @@ static __always_inline enum edge_kind edge_parse_ipv4(const void *ip, const void
 	e->tos = *(const __u8 *)(ip + AT(ipv4, tos));
 	proto = *(const __u8 *)(ip + AT(ipv4, proto));
 	fragment = get16(ip + AT(ipv4, fragment));
+	e->dont_fragment = !!(fragment & bpf_htons(IPV4_DF));
 	set_addr4(&e->flow.client, get32(ip + AT(ipv4, src)));
 	set_addr4(&e->flow.vip.addr, get32(ip + AT(ipv4, dst)));
 	if (fragment & bpf_htons(IPV4_OFFSET))
@@ -188,6 +191,7 @@ static __always_inline enum edge_kind edge_parse_ipv6(const void *ip, const void
 		return EDGE_FOREIGN;
 	e->l3_len = payload + sizeof(struct ipv6);
 	e->tos = first >> 4;
+	e->dont_fragment = true;
 	next = *(const __u8 *)(ip + AT(ipv6, next));
 	copy_addr(&e->flow.client, ip + AT(ipv6, src));
 	copy_addr(&e->flow.vip.addr, ip + AT(ipv6, dst));

@@ -9,6 +9,7 @@
 #include "lib/config.h"
 #include "lib/edge_maps.h"
 #include "lib/edge_parse.h"
+#include "lib/edge_task.h"
 
 enum {
 	EDGE_REFRESH_NS = 1000000000, /* how far behind `seen` may be */
@@ -150,6 +151,47 @@ static __always_inline const struct edge_vip *edge_find(const struct edge_packet
 	return vip;
 }
 
+enum {
+	QUIC_FORM = 0xc0, /* RFC 9000 17.3: of a short header 01, the only one whose id a server
+			     chose */
+	QUIC_SHORT = 0x40,
+	QUIC_CONFIGURATION = 0xe0, /* of a connection id's first byte; 0 is ours */
+};
+
+/*
+ * The backend that a QUIC connection id names: a client that moves to another address keeps its
+ * backend. NULL: it names none. Global: it has a key of its own, and few ask.
+ */
+__noinline int edge_named(const struct edge_packet *e, const struct edge_task *task, __u32 *backend)
+{
+	struct edge_connection_key key;
+	const __u32 *found;
+
+	if (!e || !task || !backend)
+		return -1;
+	key.vip = e->flow.vip;
+	memcpy(key.task, task->bytes, sizeof(key.task));
+	found = bpf_map_lookup_elem(&edge_connections, &key);
+	if (!found || !edge_serves(*found))
+		return -1;
+	*backend = *found;
+	return 0;
+}
+
+static __always_inline int edge_connection(const void *data, const void *end,
+					   const struct edge_packet *e, __u32 *backend)
+{
+	const void *at = data + e->payload;
+	struct edge_task task;
+
+	if (!e->payload || at + 2 + sizeof(task) > end ||
+	    (*(const __u8 *)at & QUIC_FORM) != QUIC_SHORT ||
+	    *(const __u8 *)(at + 1) & QUIC_CONFIGURATION)
+		return -1;
+	memcpy(task.bytes, at + 2, sizeof(task));
+	return edge_named(e, &task, backend);
+}
+
 /* To an address that is VIPs' alone, drop; else it may be the node's own. */
 static __always_inline const struct edge_backend *edge_refuse(struct edge_packet *e,
 							      enum reason reason)
@@ -207,7 +249,9 @@ static __always_inline const struct edge_backend *edge_steer(const void *data, c
 	if (!slot)
 		return edge_drop(e, REASON_NO_BACKEND);
 	backend = slot->current;
-	if (slot->previous != backend)
+	if (vip->flags & EDGE_VIP_QUIC && !edge_connection(data, end, e, &backend))
+		; /* by its name, whatever slots say */
+	else if (slot->previous != backend)
 		backend = edge_known(e, backend, slot->previous);
 	b = bpf_map_lookup_elem(&edge_backends, &backend);
 	return b && edge_node(b) ? b : edge_drop(e, REASON_NO_BACKEND);

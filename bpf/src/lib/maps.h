@@ -36,6 +36,9 @@ enum {
 	MAX_SOCKET_PEERS = 65536,
 	MAX_TRANSLATIONS = 131072,
 	MAX_VIP_LINKS = 4096, /* links whose indexes are equal modulo this share an entry */
+	MAX_SERVED = 65536,
+	MAX_CLIENT_ANSWERS = 131072,
+	MAX_CLIENT_ATTEMPTS = 32768,
 	MAX_DNS_ANSWERS = 65536,
 	MAX_TRACES = 256,
 	EVENT_BYTES = 1 << 20, /* 10,000 events and more before a slow reader loses some */
@@ -267,7 +270,12 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } translations SEC(".maps");
 
-/* Programs write: 1 once the task of link ifindex % MAX_VIP_LINKS sent a packet to a VIP. */
+enum vip_link {
+	VIP_LINK_ASKS = 1 << 0, /* its task sent a packet to a VIP */
+	VIP_LINK_SERVES = 1 << 1, /* its task was sent one by the edge */
+};
+
+/* Programs write: enum vip_link of link ifindex % MAX_VIP_LINKS, ever. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -275,6 +283,38 @@ struct {
 	__uint(max_entries, MAX_VIP_LINKS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } vip_links SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct edge_served_key);
+	__type(value, struct peer);
+	__uint(max_entries, MAX_SERVED);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} served SEC(".maps");
+
+/*
+ * Answers of tasks to clients of the edge, keyed as they leave the task -> the VIP that they come
+ * from. Programs write. LRU: each packet of the client makes its entry anew. What a SYN alone made
+ * is kept apart, so that a flood of them can't push out what goes on.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct translation);
+	__uint(max_entries, MAX_CLIENT_ANSWERS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} client_answers SEC(".maps");
+
+/* Programs write. LRU as client_answers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct translation);
+	__uint(max_entries, MAX_CLIENT_ATTEMPTS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} client_attempts SEC(".maps");
 
 /* Go writes. LRU: what is asked stays. */
 struct {

@@ -7,6 +7,7 @@
 #include "lib/neighbour.h"
 #include "lib/policy.h"
 #include "lib/route.h"
+#include "lib/serve.h"
 #include "lib/vip.h"
 
 /* What no task of ours would have been let send: frames of other senders are not trusted to. */
@@ -19,6 +20,17 @@ static __always_inline int check_inner(struct packet *p)
 	if (is_multicast(p, &p->src) || is_nowhere(p, &p->src))
 		return drop(p, REASON_MALFORMED);
 	return check_destination(p);
+}
+
+/* No task has the address: a VIP of the edge, for a task of this node? */
+static __always_inline int receive_client(struct __sk_buff *skb, struct packet *p, __u32 base,
+					  __u8 tos)
+{
+	struct edge_task task;
+
+	if (p->src_identity != IDENTITY_WORLD || read_task(skb, base, &task))
+		return drop(p, REASON_NO_ENDPOINT);
+	return serve(skb, p, &task, base, tos);
 }
 
 /*
@@ -41,7 +53,7 @@ static __always_inline int receive(struct __sk_buff *skb, struct packet *p, __u3
 	key.addr = p->dst;
 	e = bpf_map_lookup_elem(&endpoints, &key);
 	if (!e)
-		return drop(p, REASON_NO_ENDPOINT);
+		return receive_client(skb, p, base, tos);
 	verdict = judge(skb, p, e);
 	if (verdict == CONTINUE)
 		verdict = decap(skb, p, base, tos);

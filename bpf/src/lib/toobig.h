@@ -32,6 +32,14 @@ static __always_inline __s64 sum_quote(struct __sk_buff *skb, __u32 at, __u32 se
 	return quote ? bpf_csum_diff(NULL, 0, quote, QUOTE, seed) : -1;
 }
 
+/* Who is told, and by whom. */
+struct told {
+	__u8 to_mac[6];
+	__u8 from_mac[6];
+	struct addr to;
+	struct addr from;
+};
+
 struct icmp_frame {
 	struct ethernet eth;
 	struct ipv4 ip;
@@ -39,7 +47,7 @@ struct icmp_frame {
 } __attribute__((packed));
 
 /* Makes the packet the ICMP error about itself. Global: too large for the caller's stack. */
-__noinline int tell_ipv4(struct __sk_buff *skb, const struct workload *w, __u32 mtu)
+__noinline int tell_ipv4(struct __sk_buff *skb, const struct told *t, __u32 mtu)
 {
 	struct icmp_frame f = {
 		.eth.type = bpf_htons(ETHERTYPE_IPV4),
@@ -50,7 +58,6 @@ __noinline int tell_ipv4(struct __sk_buff *skb, const struct workload *w, __u32 
 						       QUOTE),
 				.ttl = TUNNEL_TTL,
 				.proto = PROTO_ICMP,
-				.src = bpf_htonl(0xa9fe0101), /* 169.254.1.1, the gateway */
 			},
 		.icmp.type = ICMP_UNREACHABLE,
 		.icmp.code = ICMP_FRAGMENTATION_NEEDED,
@@ -58,11 +65,11 @@ __noinline int tell_ipv4(struct __sk_buff *skb, const struct workload *w, __u32 
 	__be32 head[2];
 	__s64 sum;
 
-	if (!w)
+	if (!t)
 		return -1;
-	memcpy(f.eth.dst, w->mac, 6);
-	gateway(f.eth.src);
-	f.ip.dst = word(&w->addr4, 3);
+	memcpy(f.eth.dst, t->to_mac, 12);
+	f.ip.src = word(&t->from, 3);
+	f.ip.dst = word(&t->to, 3);
 	f.ip.checksum = ipv4_checksum(&f.ip);
 	f.icmp.rest = bpf_htonl(mtu & 0xffff);
 	memcpy(head, &f.icmp, sizeof(head));
@@ -84,7 +91,7 @@ struct icmpv6_frame {
 } __attribute__((packed));
 
 /* The same for IPv6. */
-__noinline int tell_ipv6(struct __sk_buff *skb, const struct workload *w, __u32 mtu)
+__noinline int tell_ipv6(struct __sk_buff *skb, const struct told *t, __u32 mtu)
 {
 	struct icmpv6_frame f = {
 		.eth.type = bpf_htons(ETHERTYPE_IPV6),
@@ -94,18 +101,17 @@ __noinline int tell_ipv6(struct __sk_buff *skb, const struct workload *w, __u32 
 				.payload_len = bpf_htons(sizeof(struct icmp) + QUOTE),
 				.next = PROTO_ICMPV6,
 				.hop_limit = ND_HOP_LIMIT,
-				.src = {0xfe, 0x80, [15] = 0x01}, /* fe80::1, the gateway */
 			},
 		.icmp.type = ICMPV6_TOO_BIG,
 	};
 	__be32 words[10];
 	__s64 sum;
 
-	if (!w)
+	if (!t)
 		return -1;
-	memcpy(f.eth.dst, w->mac, 6);
-	gateway(f.eth.src);
-	memcpy(f.ip.dst, &w->addr6, 16);
+	memcpy(f.eth.dst, t->to_mac, 12);
+	memcpy(f.ip.src, &t->from, 16);
+	memcpy(f.ip.dst, &t->to, 16);
 	f.icmp.rest = bpf_htonl(mtu);
 	memcpy(words, f.ip.src, 32); /* what is summed has to be aligned */
 	memcpy(words + 8, &f.icmp, 8);
@@ -127,6 +133,27 @@ static __always_inline bool may_tell(const struct packet *p)
 	return p->fragment != FRAGMENT_LATER && !(is_icmp(p) && is_icmp_error(p));
 }
 
+/* A task is told by its gateway, 169.254.1.1 or fe80::1. Global, for the stack's sake. */
+__noinline int tell_task(struct __sk_buff *skb, const struct workload *w, bool ipv4, __u32 mtu)
+{
+	struct told t = {};
+
+	if (!w)
+		return -1;
+	memcpy(t.to_mac, w->mac, 6);
+	gateway(t.from_mac);
+	if (ipv4) {
+		t.to = w->addr4;
+		set_addr4(&t.from, bpf_htonl(0xa9fe0101));
+		return tell_ipv4(skb, &t, mtu);
+	}
+	t.to = w->addr6;
+	t.from.bytes[0] = 0xfe;
+	t.from.bytes[1] = 0x80;
+	t.from.bytes[15] = 0x01;
+	return tell_ipv6(skb, &t, mtu);
+}
+
 /* An IPv4 packet that may be fragmented goes to the kernel's device, which does it. */
 static __always_inline int check_size(struct __sk_buff *skb, struct packet *p,
 				      const struct workload *w, const struct block *to)
@@ -138,7 +165,7 @@ static __always_inline int check_size(struct __sk_buff *skb, struct packet *p,
 	if (!p->dont_fragment)
 		return encap_slow(skb, p, to);
 	if (!may_tell(p) || skb->len < sizeof(struct ethernet) + QUOTE ||
-	    (is_ipv4(p) ? tell_ipv4(skb, w, mtu) : tell_ipv6(skb, w, mtu)))
+	    tell_task(skb, w, is_ipv4(p), mtu))
 		return drop(p, REASON_TOO_BIG);
 	return send_back(skb, p, REASON_ANSWERED_TOO_BIG);
 }

@@ -34,20 +34,21 @@ static __always_inline bool vip_carried(const struct packet *p)
 	return p->proto == PROTO_TCP || p->proto == PROTO_UDP;
 }
 
-/* Whether the task of a link ever sent to a VIP by packets; links whose indexes agree share it. */
-static __always_inline bool vip_link(__u32 ifindex)
+/* What the task of a link ever had to do with VIPs; links whose indexes agree share it. */
+static __always_inline bool vip_link(__u32 ifindex, enum vip_link what)
 {
 	__u32 slot = ifindex % MAX_VIP_LINKS, *used = bpf_map_lookup_elem(&vip_links, &slot);
 
-	return used && *used;
+	return used && *used & what;
 }
 
-static __always_inline void vip_mark_link(__u32 ifindex)
+/* A mark that another CPU's overwrites is made again by the next packet. */
+static __always_inline void vip_mark_link(__u32 ifindex, enum vip_link what)
 {
 	__u32 slot = ifindex % MAX_VIP_LINKS, *used = bpf_map_lookup_elem(&vip_links, &slot);
 
-	if (used && !*used)
-		*used = 1;
+	if (used && !(*used & what))
+		*used |= what;
 }
 
 /* Room for what one packet needs, too large for the stack. Per CPU; kernel only, not pinned. */
@@ -58,6 +59,9 @@ struct vip_scratch {
 	struct socket_peer choice;
 	struct peer own;
 	struct peer vip;
+	struct edge_served_key served;
+	struct endpoint_key endpoint;
+	struct packet packet; /* where no other program made one */
 };
 
 struct {
@@ -349,7 +353,7 @@ __noinline int vip_translate(struct __sk_buff *skb, struct packet *p, const stru
 		if (vip_choose(p, vip, s))
 			return drop(p, REASON_NO_BACKEND);
 		vip_remember(p, s);
-		vip_mark_link(skb->ifindex);
+		vip_mark_link(skb->ifindex, VIP_LINK_ASKS);
 	}
 	vip_lead(skb, p, s);
 	return vip_write_out(skb, p, s) ? drop(p, REASON_MALFORMED) : CONTINUE;
@@ -381,7 +385,7 @@ static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 		return CONTINUE;
 	if (p->fragment != FRAGMENT_LATER)
 		vip = bpf_map_lookup_elem(&vips, &key);
-	if (!vip && !vip_link(skb->ifindex))
+	if (!vip && !vip_link(skb->ifindex, VIP_LINK_ASKS))
 		return CONTINUE;
 	return vip_translate(skb, p, vip);
 }
@@ -389,14 +393,14 @@ static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 /* Step of a task's link for what it sends to a task's own address. */
 static __always_inline void vip_direct(struct __sk_buff *skb, const struct packet *p)
 {
-	if (vip_carried(p) && vip_link(skb->ifindex))
+	if (vip_carried(p) && vip_link(skb->ifindex, VIP_LINK_ASKS))
 		vip_release(p);
 }
 
 /* Step before delivery to the link ifindex: what a backend answers comes from the VIP. */
 static __always_inline int vip_in(struct __sk_buff *skb, struct packet *p, __u32 ifindex)
 {
-	if (!vip_carried(p) || !vip_link(ifindex))
+	if (!vip_carried(p) || !vip_link(ifindex, VIP_LINK_ASKS))
 		return CONTINUE;
 	return vip_restore(skb, p);
 }

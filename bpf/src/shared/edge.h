@@ -6,7 +6,7 @@
  * the rows below are as the client sees them; a VIP at the edge has no VNI, its backends have.
  */
 
-#include "shared/layout.h"
+#include "shared/vip.h"
 
 /* Port and protocol 0: the row says of the address that it is VIPs' alone. */
 struct edge_vip_key {
@@ -20,6 +20,7 @@ _Static_assert(sizeof(struct edge_vip_key) == 20, "edge_vip_key");
 
 enum edge_vip_flags {
 	EDGE_VIP_AFFINITY = 1 << 0, /* all flows of a client address go to one backend */
+	EDGE_VIP_QUIC = 1 << 1, /* connection ids may name a backend: edge_connections knows them */
 };
 
 /* edge_vips: Go writes. */
@@ -58,6 +59,18 @@ struct edge_backend {
 
 _Static_assert(sizeof(struct edge_backend) == 24, "edge_backend");
 
+/*
+ * edge_connections: QUIC connection ids that servers of the VIP choose -> index of edge_backends.
+ * As draft-ietf-quic-load-balancers 5.2 in plain text, configuration 0: a byte whose upper three
+ * bits are 0, then the 8 bytes of the server, then what the server likes. Go writes.
+ */
+struct edge_connection_key {
+	struct edge_vip_key vip;
+	__u8 task[8]; /* last half of its address, 128 bit */
+};
+
+_Static_assert(sizeof(struct edge_connection_key) == 28, "edge_connection_key");
+
 /* edge_flows: what changes of slots must not move. LRU: the kernel half writes, Go reads. */
 struct edge_flow_key {
 	struct addr client;
@@ -75,3 +88,17 @@ struct edge_flow {
 };
 
 _Static_assert(sizeof(struct edge_flow) == 16, "edge_flow");
+
+/*
+ * On the nodes of the backends.
+ *
+ * served: what tasks of this node serve behind VIPs of the edge (struct peer: a task's address
+ * and port). A frame for a task that is not in it goes nowhere. Go writes.
+ */
+struct edge_served_key {
+	__u32 vni;
+	struct edge_vip_key vip;
+	__u8 task[8]; /* last half of its address, as inner MACs have it */
+};
+
+_Static_assert(sizeof(struct edge_served_key) == 32, "edge_served_key");

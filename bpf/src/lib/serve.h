@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * What an edge node sent for a task of this one (docs/decisions/0008): a packet as its client sent
+ * it, to the VIP. Which task it is for stands in the inner MACs.
+ *
+ *   serve           C:c -> V:v   becomes   C:c -> T:t   in; then the verdict on the world decides
+ *   answer_client   T:t -> C:c   becomes   V:v -> C:c   out, by the node's routes, to the client
+ *
+ * News of an answer that did not arrive (ICMP) is for whoever's answer it quotes.
+ */
+
+#include "headers/xdp.h"
+#include "lib/decap.h"
+#include "lib/deliver.h"
+#include "lib/edge_task.h"
+#include "lib/policy.h"
+#include "lib/vip.h"
+
+/* Reads the task from the MACs of the inner frame at an offset (lib/edge_frame.h). */
+static __always_inline int read_task(struct __sk_buff *skb, __u32 at, struct edge_task *task)
+{
+	__u8 macs[12];
+
+	if (bpf_skb_load_bytes(skb, at, macs, sizeof(macs)) || macs[0] != 0x0a || macs[1] != 0x58 ||
+	    macs[6] != 0x0a || macs[7] != 0x77)
+		return -1;
+	memcpy(task->bytes, macs + 8, 4);
+	memcpy(task->bytes + 4, macs + 2, 4);
+	return 0;
+}
+
+/*
+ * What the task serves at the address and port that p is for; s gets the VIP, and the client's side
+ * of the key by which the answer will be met.
+ */
+static __always_inline const struct peer *find_served(struct __sk_buff *skb, const struct packet *p,
+						      const struct edge_task *task,
+						      struct vip_scratch *s)
+{
+	struct edge_served_key *key = &s->served;
+
+	vip_flow(p, &s->answer);
+	if (vip_carried(p)) {
+		s->answer.dst = p->src;
+		s->answer.dport = p->sport;
+		s->vip.port = p->dport;
+	} else {
+		if (!is_icmp(p) || !is_icmp_error(p) || quoted_flow(skb, p, &s->key) ||
+		    !same_addr(&s->key.src, &p->dst))
+			return NULL;
+		s->answer.dst = s->key.dst;
+		s->answer.dport = s->key.dport;
+		s->answer.proto = s->key.proto;
+		s->vip.port = s->key.sport;
+	}
+	s->vip.addr = p->dst;
+	key->vni = p->vni;
+	key->vip.addr = p->dst;
+	key->vip.port = s->vip.port;
+	key->vip.proto = s->answer.proto;
+	key->vip.pad = 0;
+	memcpy(key->task, task->bytes, sizeof(key->task));
+	return bpf_map_lookup_elem(&served, key);
+}
+
+/*
+ * An ICMP error about an answer of the VIP: it, and what it quotes, become the task's. The quoted
+ * IPv4 header's own sum makes up for its address, so ICMP's changes by the port alone. Sums that
+ * are quoted stay: nobody reads them.
+ */
+static __always_inline int translate_news(struct __sk_buff *skb, struct packet *p,
+					  const struct vip_scratch *s)
+{
+	const struct addr *was = &s->vip.addr, *is = &s->choice.to.addr;
+	__u32 sum_at = p->l4 + __builtin_offsetof(struct icmp, checksum);
+	__u32 quote = p->l4 + sizeof(struct icmp), header = sizeof(struct ipv6);
+	__be16 port = s->choice.to.port;
+
+	if (is_ipv4(p)) {
+		__u32 old = word(was, 3), new = word(is, 3);
+		__u8 first;
+
+		if (bpf_skb_load_bytes(skb, quote, &first, 1) ||
+		    bpf_l3_csum_replace(skb, p->l3 + __builtin_offsetof(struct ipv4, checksum), old,
+					new, 4) ||
+		    bpf_l3_csum_replace(skb, quote + __builtin_offsetof(struct ipv4, checksum), old,
+					new, 4) ||
+		    bpf_skb_store_bytes(skb, p->l3 + __builtin_offsetof(struct ipv4, dst),
+					is->bytes + 12, 4, 0) ||
+		    bpf_skb_store_bytes(skb, quote + __builtin_offsetof(struct ipv4, src),
+					is->bytes + 12, 4, 0))
+			return -1;
+		header = (first & 0xf) * 4;
+	} else {
+		__u32 diff = bpf_csum_diff((__be32 *)was, 16, (__be32 *)is, 16, 0);
+
+		if (bpf_l4_csum_replace(skb, sum_at, 0, diff, BPF_F_PSEUDO_HDR) ||
+		    bpf_l4_csum_replace(skb, sum_at, 0, diff, 0) ||
+		    bpf_skb_store_bytes(skb, p->l3 + __builtin_offsetof(struct ipv6, dst), is, 16,
+					0) ||
+		    bpf_skb_store_bytes(skb, quote + __builtin_offsetof(struct ipv6, src), is, 16,
+					0))
+			return -1;
+	}
+	if (bpf_l4_csum_replace(skb, sum_at, s->vip.port, port, 2) ||
+	    bpf_skb_store_bytes(skb, quote + header, &port, 2, 0))
+		return -1;
+	p->dst = *is;
+	return 0;
+}
+
+/* Where the answer will be looked for first. */
+static __always_inline void *answers_of(const struct packet *p)
+{
+	if (p->proto == PROTO_TCP && p->tcp & (TCP_SYN | TCP_RST))
+		return &client_attempts;
+	return &client_answers;
+}
+
+/* The VIP that an answer comes from, whatever it was that made it known. */
+static __always_inline struct translation *find_answer(const struct flow_key *key)
+{
+	struct translation *known = bpf_map_lookup_elem(&client_answers, key);
+
+	return known ?: bpf_map_lookup_elem(&client_attempts, key);
+}
+
+static __always_inline void remember_answer(const struct packet *p, struct vip_scratch *s)
+{
+	void *map = answers_of(p);
+	const struct translation *known = bpf_map_lookup_elem(map, &s->answer);
+
+	if (known && known->to.port == s->vip.port && same_addr(&known->to.addr, &s->vip.addr))
+		return;
+	s->made.to = s->vip;
+	s->made.to.pad = 0;
+	s->made.slot = 0;
+	s->made.since = bpf_ktime_get_coarse_ns();
+	bpf_map_update_elem(map, &s->answer, &s->made, BPF_ANY);
+}
+
+/* Makes the packet the task's, and asks whether it may have it. */
+static __always_inline int admit_client(struct __sk_buff *skb, struct packet *p,
+					struct vip_scratch *s, const struct endpoint *e)
+{
+	int verdict;
+
+	if (is_icmp(p)) { /* of a flow that was let in */
+		p->dst_identity = e->identity;
+		if (!find_answer(&s->answer))
+			return drop(p, REASON_NOT_PUBLIC);
+		return translate_news(skb, p, s) ? drop(p, REASON_MALFORMED) : CONTINUE;
+	}
+	if (vip_write(skb, p, false, &s->choice.to))
+		return drop(p, REASON_MALFORMED);
+	verdict = judge(skb, p, e);
+	if (verdict == CONTINUE)
+		remember_answer(p, s);
+	return verdict;
+}
+
+/*
+ * Opens (base and tos as of decap), translates, judges and delivers. Global: it has keys of its
+ * own.
+ */
+__noinline int serve(struct __sk_buff *skb, struct packet *p, const struct edge_task *task,
+		     __u32 base, __u8 tos)
+{
+	struct vip_scratch *s = vip_paper();
+	const struct endpoint *e;
+	const struct peer *to;
+	int verdict;
+
+	if (!p || !task || !s)
+		return TCX_DROP;
+	if (p->fragment)
+		return drop(p, REASON_FRAGMENT);
+	to = find_served(skb, p, task, s);
+	if (!to)
+		return drop(p, REASON_NO_ENDPOINT);
+	s->choice.to = *to;
+	s->answer.src = to->addr;
+	s->answer.sport = to->port;
+	s->endpoint.vni = p->vni;
+	s->endpoint.addr = to->addr;
+	e = bpf_map_lookup_elem(&endpoints, &s->endpoint);
+	if (!e)
+		return drop(p, REASON_NO_ENDPOINT);
+	verdict = decap(skb, p, base, tos);
+	if (verdict == CONTINUE)
+		verdict = admit_client(skb, p, s, e);
+	if (verdict != CONTINUE)
+		return verdict;
+	vip_mark_link(e->ifindex, VIP_LINK_SERVES);
+	return deliver(skb, p, e);
+}
+
+/* By the routes of the node, as seen from the task's link. Global, for its size. */
+__noinline int send_client(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_fib_lookup way = {};
+	long failed;
+
+	if (!p)
+		return TCX_DROP;
+	way.family = is_ipv4(p) ? AF_INET : AF_INET6;
+	way.l4_protocol = p->proto;
+	way.ifindex = skb->ifindex;
+	if (is_ipv4(p)) {
+		way.src[0] = word(&p->src, 3);
+		way.dst[0] = word(&p->dst, 3);
+	} else {
+		memcpy(way.src, &p->src, 16);
+		memcpy(way.dst, &p->dst, 16);
+	}
+	failed = bpf_fib_lookup(skb, &way, sizeof(way), 0);
+	if (failed && failed != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return end(p, REASON_TO_HOST, TCX_NEXT);
+	return end(p, REASON_TO_CLIENT, bpf_redirect_neigh(way.ifindex, NULL, 0, 0));
+}
+
+/* Global: off the way of tasks that serve nobody outside. */
+__noinline int answer_from_vip(struct __sk_buff *skb, struct packet *p)
+{
+	struct vip_scratch *s = vip_paper();
+	struct translation *known;
+
+	if (!p || !s)
+		return CONTINUE;
+	if (p->fragment == FRAGMENT_LATER) {
+		known = vip_known(skb, p, s);
+	} else {
+		vip_flow(p, &s->key);
+		known = bpf_map_lookup_elem(answers_of(p), &s->key);
+		known = known ?: find_answer(&s->key);
+	}
+	if (!known)
+		return CONTINUE;
+	s->choice.to = known->to;
+	vip_lead(skb, p, s);
+	if (vip_write(skb, p, true, &s->choice.to))
+		return drop(p, REASON_MALFORMED);
+	return send_client(skb, p);
+}
+
+/* Step of a task's link for what leaves every network. */
+static __always_inline int answer_client(struct __sk_buff *skb, struct packet *p)
+{
+	if (!vip_carried(p) || !vip_link(skb->ifindex, VIP_LINK_SERVES))
+		return CONTINUE;
+	return answer_from_vip(skb, p);
+}
