@@ -9,7 +9,7 @@ import (
 )
 
 // Packets is how many random packets a test runs through a program: what WEFT_PACKETS says, else a
-// million, or 20,000 in short form.
+// million, or 2,000 in short form, for guests.
 func Packets(tb testing.TB) int {
 	tb.Helper()
 	if text := os.Getenv("WEFT_PACKETS"); text != "" {
@@ -20,7 +20,7 @@ func Packets(tb testing.TB) int {
 		return n
 	}
 	if testing.Short() {
-		return 20_000
+		return 2_000
 	}
 	return 1_000_000
 }

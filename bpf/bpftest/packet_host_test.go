@@ -15,6 +15,10 @@ import (
 var forwarded = bpftest.Meta{Ingress: 2}
 
 func TestToWorkload(t *testing.T) {
+	benches := make(map[uint16]*bench) // loading takes seconds in a guest
+	for _, identity := range []uint16{web, public, stranger} {
+		benches[identity] = newBench(t, "workload", change{tables: onLink(identity)})
+	}
 	for name, a := range families {
 		t.Run(name, func(t *testing.T) {
 			for _, r := range []struct {
@@ -37,8 +41,8 @@ func TestToWorkload(t *testing.T) {
 				{"arp", public, packetRow{change: func([]byte) []byte { return bpftest.ARPPacket{}.Bytes() }, meta: forwarded}, row.ReasonNotIP},
 			} {
 				t.Run(r.name, func(t *testing.T) {
-					b := newBench(t, "workload", change{tables: onLink(r.identity)})
-					frame := r.frame()
+					b, frame := benches[r.identity], r.frame()
+					b.reset(t)
 					got := b.expect(t, "to_workload", frame, r.meta, r.want)
 					if diff := cmp.Diff(frame, got); diff != "" {
 						t.Errorf("the frame changed (-want +got):\n%s", diff)
