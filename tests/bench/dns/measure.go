@@ -16,8 +16,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
-	"strings"
 
+	"weft/tests/bench/ends"
 	"weft/tests/bench/report"
 )
 
@@ -124,7 +124,7 @@ func measures(o options, f files, large bool) []measure {
 // rounds measures in random order, the servers of a measure one after another, so that a ratio is of
 // neighbours in time.
 func rounds(ctx context.Context, out io.Writer, o options, st *stage, servers map[string]*server, list []measure) ([]sample, error) {
-	threads, err := softirqThreads()
+	threads, err := ends.Softirq()
 	if err != nil {
 		return nil, err
 	}
@@ -156,11 +156,11 @@ func rounds(ctx context.Context, out io.Writer, o options, st *stage, servers ma
 }
 
 // converse has a server asked for a span.
-func converse(a *asker, s *server, m measure, o options, cpu int, threads []string) (sample, error) {
+func converse(a *asker, s *server, m measure, o options, cpu int, threads ends.Threads) (sample, error) {
 	served, err1 := s.cpu()
-	softirq, err2 := threadTimes(threads)
+	softirq, err2 := threads.Time()
 	r, err3 := a.ask(order{Questions: m.questions, Addr: s.addr, CPU: cpu, Span: o.span, Window: m.window})
-	after, err4 := threadTimes(threads)
+	after, err4 := threads.Time()
 	end, err5 := s.cpu()
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return sample{}, err
@@ -172,43 +172,6 @@ func converse(a *asker, s *server, m measure, o options, cpu int, threads []stri
 	return sample{
 		Cost: cost, Rate: float64(r.Answers) / float64(r.Span) * 1e9, P50: float64(r.P50), P999: float64(r.P999), Lost: r.Lost,
 	}, nil
-}
-
-// softirqThreads finds the schedstat files of the threads that do what softirq does not get done.
-func softirqThreads() ([]string, error) {
-	names, err := filepath.Glob("/proc/[0-9]*/comm")
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, path := range names {
-		name, err := os.ReadFile(path)
-		if err == nil && strings.HasPrefix(string(name), "ksoftirqd/") {
-			found = append(found, filepath.Join(filepath.Dir(path), "schedstat"))
-		}
-	}
-	if len(found) == 0 {
-		return nil, errors.New("no ksoftirqd thread found")
-	}
-	return found, nil
-}
-
-// threadTimes sums the time on a CPU of threads (the first field of schedstat, nanoseconds).
-func threadTimes(paths []string) (int64, error) {
-	var sum int64
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return 0, err
-		}
-		first, _, _ := strings.Cut(string(text), " ")
-		n, err := strconv.ParseInt(first, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		sum += n
-	}
-	return sum, nil
 }
 
 // measureHeld measures what a zone of 20,000 tasks takes, in processes of their own.

@@ -13,12 +13,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"weft/tests/bench/ends"
 )
 
 // asker is a generator in a network namespace of its own, behind a link.
@@ -55,24 +56,8 @@ func newAsker(ctx context.Context, name string, hostMAC, taskMAC string) (*asker
 	return a, netlink.LinkSetUp(veth)
 }
 
-// inside runs f in the asker's namespace, on a thread that ends with it.
 func (a *asker) inside(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", a.cmd.Process.Pid))
-		if err != nil {
-			done <- err
-			return
-		}
-		defer ns.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	return <-done
+	return ends.Inside(fmt.Sprintf("/proc/%d/ns/net", a.cmd.Process.Pid), f)
 }
 
 // ask has the generator carry out an order.

@@ -14,6 +14,7 @@ import (
 	"weft/bpf/row"
 	"weft/lb"
 	"weft/lb/compile"
+	"weft/tests/bench/ends"
 	"weft/tests/bench/report"
 )
 
@@ -47,7 +48,7 @@ func farmPort(i int) uint16 { return uint16(serverPort + 1 + i) }
 
 func (f *farm) listen(port uint16, after time.Duration) error {
 	var l net.Listener
-	err := f.stage.server.inside(func() (err error) {
+	err := ends.Inside(f.stage.server.Netns(), func() (err error) {
 		l, err = net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", port))
 		return err
 	})
@@ -128,7 +129,7 @@ func (s *stage) ask(vip netip.AddrPort, clients int, pause, span time.Duration) 
 	errs := make([]error, clients)
 	for i := range clients {
 		group.Go(func() {
-			errs[i] = s.seats[weft].inside(func() error {
+			errs[i] = ends.Inside(s.seats[weft].Netns(), func() error {
 				var mine asked
 				for time.Now().Before(until) {
 					began := time.Now()

@@ -21,6 +21,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"weft/tests/bench/ends"
 	"weft/tests/bench/report"
 )
 
@@ -98,7 +99,7 @@ type costs map[string]map[string][]float64
 
 // paths measures connections and questions by each way, neighbours in time.
 func (s *stage) paths(out io.Writer, o options) (costs, error) {
-	kernel, err := softirqThreads()
+	kernel, err := ends.Softirq()
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,7 @@ func (s *stage) paths(out io.Writer, o options) (costs, error) {
 	return found, nil
 }
 
-func (s *stage) path(way string, n int, load string, cpu int, span int64, kernel []string) (float64, error) {
+func (s *stage) path(way string, n int, load string, cpu int, span int64, kernel ends.Threads) (float64, error) {
 	name, _, _ := strings.Cut(way, "-")
 	c, ask := s.seats[name], service(n-1)
 	if c == nil {
@@ -134,7 +135,7 @@ func (s *stage) path(way string, n int, load string, cpu int, span int64, kernel
 	if name == direct {
 		ask = c.server
 	}
-	return converse(s.server, c.end, load, netip.AddrPortFrom(c.server.Addr(), serverPort), ask, cpu, span, kernel)
+	return converse(s.server, c.End, load, netip.AddrPortFrom(c.server.Addr(), serverPort), ask, cpu, span, kernel)
 }
 
 // lines compares Weft with the others, round by round.

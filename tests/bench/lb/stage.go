@@ -21,6 +21,7 @@ import (
 	"weft/bpf/row"
 	"weft/lb/apply"
 	"weft/lb/compile"
+	"weft/tests/bench/ends"
 )
 
 // Who talks to the server, each from a namespace of its own.
@@ -47,7 +48,7 @@ func service(n int) netip.AddrPort {
 
 // seat is a client and its link to the server.
 type seat struct {
-	*end
+	*ends.End
 	server netip.AddrPort // as this client reaches it
 }
 
@@ -58,7 +59,7 @@ type stage struct {
 	inside  string // cgroup whose sockets see VIPs: this process and the client of weft
 	outside string // cgroup of all others
 	before  string // where this process came from
-	server  *end
+	server  *ends.End
 	seats   map[string]*seat
 	rows    compile.Rows // what the tables hold
 	cookie  uint64       // of the namespace of weft's client
@@ -89,7 +90,7 @@ func newStage(load string) (*stage, error) {
 	if s.server, err = newEnd(load, out); err != nil {
 		return s, err
 	}
-	if err := s.server.inside(func() error { return up("lo") }); err != nil {
+	if err := ends.Inside(s.server.Netns(), func() error { return up("lo") }); err != nil {
 		return s, err
 	}
 	names := []string{direct, weft}
@@ -105,7 +106,7 @@ func newStage(load string) (*stage, error) {
 			return s, fmt.Errorf("client %s: %w", name, err)
 		}
 	}
-	return s, s.seats[weft].inside(func() (err error) {
+	return s, ends.Inside(s.seats[weft].Netns(), func() (err error) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if err != nil {
 			return err
@@ -159,8 +160,8 @@ func (s *stage) addSeat(load, name string, n int, cgroup *os.File) error {
 	}
 	s.seats[name] = &seat{e, netip.AddrPortFrom(subnet(2).Addr(), serverPort)}
 	link := "c" + strconv.Itoa(n)
-	if err := s.server.inside(func() error {
-		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsPid(e.cmd.Process.Pid)}
+	if err := ends.Inside(s.server.Netns(), func() error {
+		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsPid(e.Cmd.Process.Pid)}
 		veth.Name = link
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
@@ -169,7 +170,7 @@ func (s *stage) addSeat(load, name string, n int, cgroup *os.File) error {
 	}); err != nil {
 		return err
 	}
-	return e.inside(func() error {
+	return ends.Inside(e.Netns(), func() error {
 		if err := errors.Join(up("lo"), give("eth0", subnet(1)), up("eth0")); err != nil {
 			return err
 		}
@@ -204,10 +205,10 @@ func give(name string, p netip.Prefix) error {
 func (s *stage) down() error {
 	var errs []error
 	for _, c := range s.seats {
-		errs = append(errs, c.stop())
+		errs = append(errs, c.Stop())
 	}
 	if s.server != nil {
-		errs = append(errs, s.server.stop())
+		errs = append(errs, s.server.Stop())
 	}
 	if s.plane != nil {
 		errs = append(errs, s.plane.Remove())
@@ -246,7 +247,7 @@ func (s *stage) loadRivals() error {
 	for _, n := range counts {
 		for name, run := range map[string]func(int, netip.AddrPort) error{nft: loadNft, iptables: loadIptables} {
 			c := s.seats[rival(name, n)]
-			if err := c.inside(func() error { return run(n, c.server) }); err != nil {
+			if err := ends.Inside(c.Netns(), func() error { return run(n, c.server) }); err != nil {
 				return fmt.Errorf("%s with %d services: %w", name, n, err)
 			}
 		}

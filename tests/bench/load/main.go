@@ -16,34 +16,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"weft/tests/bench/ends"
 )
-
-// order is one line of input.
-type order struct {
-	Serve string     `json:"serve"` // what: rr, bulk, crr, udp_rr, udp_flood, udp_gso
-	Run   string     `json:"run"`
-	Addr  netip.Addr `json:"addr"`
-	Port  uint16     `json:"port"` // to serve at; 0: any
-	CPU   int        `json:"cpu"`
-	Span  int        `json:"span"` // milliseconds
-}
-
-// result is one line of output.
-type result struct {
-	Port  uint16 `json:"port,omitempty"`
-	CPU   int64  `json:"cpu"` // time of this thread, nanoseconds
-	Ops   int64  `json:"ops"` // questions, connections or datagrams
-	Bytes int64  `json:"bytes"`
-	Span  int64  `json:"span,omitempty"` // nanoseconds
-	Error string `json:"error,omitempty"`
-}
 
 func main() {
 	runtime.LockOSThread()
@@ -58,7 +39,7 @@ func obey() error {
 	out := json.NewEncoder(os.Stdout)
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		var o order
+		var o ends.Order
 		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
 			return err
 		}
@@ -73,28 +54,28 @@ func obey() error {
 	return lines.Err()
 }
 
-func follow(o order, out *json.Encoder) (result, error) {
+func follow(o ends.Order, out *json.Encoder) (ends.Answer, error) {
 	var one unix.CPUSet
 	one.Set(o.CPU)
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return result{}, fmt.Errorf("pin to CPU %d: %w", o.CPU, err)
+		return ends.Answer{}, fmt.Errorf("pin to CPU %d: %w", o.CPU, err)
 	}
 	if !o.Addr.IsValid() {
-		return result{}, errors.New("no address")
+		return ends.Answer{}, errors.New("no address")
 	}
 	c, err := open(o)
 	if err != nil {
-		return result{}, err
+		return ends.Answer{}, err
 	}
 	defer c.close()
 	if o.Serve != "" {
-		if err := out.Encode(result{Port: c.port}); err != nil {
-			return result{}, err
+		if err := out.Encode(ends.Answer{Port: c.port}); err != nil {
+			return ends.Answer{}, err
 		}
 		return c.measured(func() error { return c.serve(o.Serve) })
 	}
 	if err := c.connect(o); err != nil {
-		return result{}, err
+		return ends.Answer{}, err
 	}
 	c.until = time.Now().Add(time.Duration(o.Span) * time.Millisecond)
 	r, err := c.measured(func() error { return c.run(o.Run) })
@@ -102,14 +83,14 @@ func follow(o order, out *json.Encoder) (result, error) {
 }
 
 // measured counts the thread's time over f, which is the whole conversation.
-func (c *conversation) measured(f func() error) (result, error) {
+func (c *conversation) measured(f func() error) (ends.Answer, error) {
 	began, cpu := time.Now(), threadTime()
 	c.began, c.busy = began, cpu
 	err := f()
 	if c.ended.IsZero() {
 		c.ended, c.idle = time.Now(), threadTime()
 	}
-	return result{CPU: c.idle - c.busy, Ops: c.ops, Bytes: c.bytes, Span: c.ended.Sub(c.began).Nanoseconds()}, err
+	return ends.Answer{CPU: c.idle - c.busy, Ops: c.ops, Bytes: c.bytes, Span: c.ended.Sub(c.began).Nanoseconds()}, err
 }
 
 func threadTime() int64 {

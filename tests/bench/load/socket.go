@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"weft/tests/bench/ends"
 )
 
 const (
@@ -37,7 +39,7 @@ type conversation struct {
 }
 
 // open makes a server's socket and binds it, or a client's.
-func open(o order) (*conversation, error) {
+func open(o ends.Order) (*conversation, error) {
 	what := o.Serve + o.Run
 	c := &conversation{udp: strings.HasPrefix(what, "udp"), buffer: make([]byte, large), family: unix.AF_INET}
 	if o.Addr.Is6() {
@@ -98,7 +100,7 @@ func (c *conversation) socket() (err error) {
 	return unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
-func (c *conversation) connect(o order) error {
+func (c *conversation) connect(o ends.Order) error {
 	if o.Run == "crr" { // connects itself
 		return nil
 	}

@@ -4,16 +4,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
+
+	"weft/tests/bench/ends"
 )
 
 // measure is one kind of conversation.
@@ -82,7 +80,7 @@ type sample struct {
 // rounds measures everything o.rounds times, in random order, one conversation at a time. The variants
 // of a measure follow one another, so that a ratio is of neighbours in time.
 func rounds(ctx context.Context, out io.Writer, t *topology, o options) ([]sample, error) {
-	kernel, err := softirqThreads()
+	kernel, err := ends.Softirq()
 	if err != nil {
 		return nil, err
 	}
@@ -111,85 +109,23 @@ func rounds(ctx context.Context, out io.Writer, t *topology, o options) ([]sampl
 }
 
 // converse has a pair talk for a span.
-func converse(p *pair, m measure, cpu int, o options, kernel []string) (sample, error) {
+func converse(p *pair, m measure, cpu int, o options, kernel ends.Threads) (sample, error) {
 	server, client := p.server, p.client
-	to := order{Serve: m.load, Addr: server.addr(m.v6), CPU: cpu}
+	to := ends.Order{Serve: m.load, Addr: server.addr(m.v6), CPU: cpu}
 	if m.two {
 		to.CPU = (cpu + 1) % runtime.NumCPU()
 	}
-	if err := server.tell(to); err != nil {
-		return sample{}, err
-	}
-	ready, err := server.hear()
-	if err != nil {
-		return sample{}, fmt.Errorf("server: %w", err)
-	}
-	before, err := threadTimes(kernel)
+	t, err := ends.Converse(server.End, client.End, to,
+		ends.Order{Run: m.load, Addr: to.Addr, CPU: cpu, Span: o.span.Milliseconds()}, kernel)
 	if err != nil {
 		return sample{}, err
 	}
-	ask := order{Run: m.load, Addr: to.Addr, Port: ready.Port, CPU: cpu, Span: o.span.Milliseconds()}
-	if err := client.tell(ask); err != nil {
-		return sample{}, err
-	}
-	asked, err := client.hear()
-	if err != nil {
-		return sample{}, fmt.Errorf("client: %w", err)
-	}
-	took, err := server.hear()
-	if err != nil {
-		return sample{}, fmt.Errorf("server: %w", err)
-	}
-	after, err := threadTimes(kernel)
-	if err != nil {
-		return sample{}, err
-	}
-	units := took.Ops
+	units := t.Server.Ops
 	if m.bytes {
-		units = took.Bytes
+		units = t.Server.Bytes
 	}
-	if units == 0 {
-		return sample{}, errors.New("nothing arrived")
-	}
-	s := sample{Client: asked.CPU, Server: took.CPU, Softirq: after - before, Sent: asked.Ops, Taken: units, Span: asked.Span}
-	s.Cost = float64(s.Client+s.Server+s.Softirq) / float64(units)
-	s.Rate = float64(units) / float64(s.Span) * 1e9
-	return s, nil
-}
-
-// softirqThreads finds the schedstat files of the threads that do what softirq does not get done.
-func softirqThreads() ([]string, error) {
-	names, err := filepath.Glob("/proc/[0-9]*/comm")
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, path := range names {
-		name, err := os.ReadFile(path)
-		if err == nil && strings.HasPrefix(string(name), "ksoftirqd/") {
-			found = append(found, filepath.Join(filepath.Dir(path), "schedstat"))
-		}
-	}
-	if len(found) == 0 {
-		return nil, errors.New("no ksoftirqd thread found")
-	}
-	return found, nil
-}
-
-// threadTimes sums the time on a CPU of threads (the first field of schedstat, nanoseconds).
-func threadTimes(paths []string) (int64, error) {
-	var sum int64
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return 0, err
-		}
-		first, _, _ := strings.Cut(string(text), " ")
-		n, err := strconv.ParseInt(first, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		sum += n
-	}
-	return sum, nil
+	return sample{
+		Client: t.Client.CPU, Server: t.Server.CPU, Softirq: t.Softirq, Sent: t.Client.Ops, Taken: units, Span: t.Client.Span,
+		Cost: float64(t.CPU()) / float64(units), Rate: float64(units) / float64(t.Client.Span) * 1e9,
+	}, nil
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"weft/tests/bench/ends"
 )
 
 // tunnelRoom is what VXLAN over IPv4 takes of a packet, bytes.
@@ -78,7 +80,7 @@ func (t *topology) makeDocker(ctx context.Context, a, b side) error {
 				return err
 			}
 			e.addr4, e.addr6 = s.flat(i).Addr(), s.flat6(i).Addr()
-			err = inside(e.netns(), func() error { return configure("eth0", s.flat(i), s.flat6(i)) })
+			err = ends.Inside(e.Netns(), func() error { return configure("eth0", s.flat(i), s.flat6(i)) })
 			if err != nil {
 				return err
 			}
@@ -175,7 +177,7 @@ func through(to side, via, via6 netip.Addr, dev string) error {
 // leads gives an endpoint its addresses and its way out.
 func (e *endpoint) leads(s side) error {
 	e.addr4, e.addr6 = s.task(1).Addr(), s.task6(1).Addr()
-	return inside(e.netns(), func() error {
+	return ends.Inside(e.Netns(), func() error {
 		if err := configure("eth0", s.task(1), s.task6(1)); err != nil {
 			return err
 		}
@@ -202,7 +204,7 @@ func (t *topology) task(ctx context.Context, s side, i, mtu int, master string) 
 		return nil, err
 	}
 	return e, s.host.In(func() error {
-		ns, err := os.Open(e.netns())
+		ns, err := os.Open(e.Netns())
 		if err != nil {
 			return err
 		}

@@ -114,7 +114,7 @@ func (t *topology) endpoint(ctx context.Context, h *lab.Host, own bool) (*endpoi
 func (t *topology) down() error {
 	var errs []error
 	for _, e := range t.endpoints {
-		errs = append(errs, e.stop())
+		errs = append(errs, e.Stop())
 	}
 	if t.lab != nil {
 		errs = append(errs, lab.Down(t.lab.Dir))

@@ -108,5 +108,5 @@ func (e *endpoint) find(ctx context.Context, h *lab.Host, name string) error {
 			return nil
 		}
 	}
-	return errors.Join(fmt.Errorf("task %s is not there", name), errors.New(e.complaint.String()))
+	return errors.Join(fmt.Errorf("task %s is not there", name), errors.New(e.Complaint()))
 }
