@@ -36,6 +36,8 @@ const (
 const (
 	MaxWeight   = 1000
 	MaxAffinity = 18 * time.Hour // a row counts seconds in 16 bits
+	MinWait     = 10 * time.Millisecond
+	MaxWait     = time.Minute
 )
 
 // Balance is how the connections of a VIP are spread. It is part of a backend's row; of backends of
@@ -86,8 +88,14 @@ func readOption(l *Label, key, value string) error {
 		if l.Balance.Prefer != SameNode && l.Balance.Prefer != SameZone {
 			return fmt.Errorf("allowed are %s and %s", SameNode, SameZone)
 		}
+	case "wait":
+		d, err := time.ParseDuration(value)
+		if err != nil || d < MinWait || d > MaxWait {
+			return fmt.Errorf("%s to %s are allowed, such as 5s", MinWait, MaxWait)
+		}
+		l.Wait = d
 	default:
-		return errors.New("allowed are weight, policy, affinity and prefer")
+		return errors.New("allowed are weight, policy, affinity, prefer and wait")
 	}
 	return nil
 }

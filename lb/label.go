@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Protocols of VIPs.
@@ -25,6 +26,7 @@ type Label struct {
 	Protocols []string   // TCP, UDP or both
 	Weight    uint16     // 1 unless given
 	Balance   Balance
+	Wait      time.Duration // 0: DefaultWait
 }
 
 // ParseLabel parses VIP=PORT[/PROTOCOL][,OPTION=VALUE...], where VIP is /NAME:PORT, NAME:PORT,

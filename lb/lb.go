@@ -52,7 +52,12 @@ type Backend struct {
 	Detail string `json:"detail,omitempty"`
 	// Draining tells that its task is about to end: no new connections.
 	Draining bool `json:"draining,omitempty"`
+	// Wait is for how long a change waits until every node acts by it; 0: DefaultWait.
+	Wait time.Duration `json:"wait,omitempty"`
 }
+
+// DefaultWait is how long a task's start and end wait, at most, for every node to act by its row.
+const DefaultWait = 2 * time.Second
 
 // Health is what the owner of a task knows of it, from probes of its own or from a scheduler.
 type Health string
@@ -74,7 +79,19 @@ type Registration struct {
 	// Labels are LABEL=PORT: "/web:80=8080" (VIP label as in compat B2, then the task's own port),
 	// optionally with /udp or /tcp, without which it is both, and with options: ParseLabel.
 	Labels []string `json:"labels"`
+	// Health is what is known of it at first: Unknown where it is checked.
+	Health Health `json:"health,omitempty"`
 }
+
+// State is what is said of a published task from moment to moment.
+type State struct {
+	Health   Health `json:"health,omitempty"`
+	Detail   string `json:"detail,omitempty"` // at most MaxDetail bytes
+	Draining bool   `json:"draining,omitempty"`
+}
+
+// MaxDetail is the longest Detail, bytes.
+const MaxDetail = 256
 
 // VIPStatus is a VIP as a node sees it.
 type VIPStatus struct {
@@ -90,6 +107,9 @@ type BackendStatus struct {
 	Backend
 	In     bool   `json:"in"`
 	Reason string `json:"reason"` // "serving", "node is down", "draining", ...
+	// Ejected tells that the asked node gives it nothing new though it is in: its own connections failed, and
+	// another backend's did not.
+	Ejected bool `json:"ejected,omitempty"`
 	// Traffic is what the asked node's own connections came to.
 	Traffic Traffic `json:"traffic,omitzero"`
 }
@@ -113,8 +133,12 @@ type Traffic struct {
 // Service is what clients of a node ask of load balancing. Every method is idempotent.
 type Service interface {
 	// Publish puts a task behind its VIPs, replacing its earlier registration. It returns when the
-	// addresses of all its VIPs are known, or when ctx ends. ErrInvalid names the label.
+	// addresses of all its VIPs are known and every living node has it, or those that don't are late
+	// (Backend.Wait), or when ctx ends. ErrInvalid names the label.
 	Publish(ctx context.Context, r Registration) ([]VIPStatus, error)
+	// SetState says how a published task is, replacing what was said before. It returns when every living
+	// node acts by it, or with the nodes that are late. An unknown task is ErrNotFound.
+	SetState(ctx context.Context, task string, s State) (late []discovery.NodeID, err error)
 	// Withdraw takes a task from behind all its VIPs; an unknown task is no error.
 	Withdraw(ctx context.Context, task string) error
 	// VIPs returns every VIP of a network (all networks when empty), by name, address and port.

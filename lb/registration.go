@@ -69,7 +69,7 @@ func (r Registration) Backends(node discovery.NodeID) ([]Backend, error) {
 					ErrInvalid, text, from[key], old.Port))
 				break
 			}
-			backends[key] = Backend{VIP: key, Task: r.Task, Node: node, Addrs: r.Addrs, Port: label.Target, Weight: label.Weight, Balance: label.Balance}
+			backends[key] = Backend{VIP: key, Task: r.Task, Node: node, Addrs: r.Addrs, Port: label.Target, Weight: label.Weight, Balance: label.Balance, Wait: label.Wait, Health: r.Health}
 			from[key] = text
 		}
 	}
@@ -98,12 +98,33 @@ func (r Registration) validate() []error {
 	if len(r.Labels) > 0 && len(r.Addrs) == 0 {
 		invalid("task %s has no address to be reached at", r.Task)
 	}
+	if !r.Health.known() {
+		invalid("health %q of task %s: %s", r.Health, r.Task, healths)
+	}
 	for _, a := range r.Addrs {
 		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() {
 			invalid("address %s of task %s: a plain IPv4 or IPv6 address is allowed", a, r.Task)
 		}
 	}
 	return errs
+}
+
+// Validate tells every problem of s; all are ErrInvalid.
+func (s State) Validate() error {
+	var errs []error
+	if !s.Health.known() {
+		errs = append(errs, fmt.Errorf("%w state: health %q: %s", ErrInvalid, s.Health, healths))
+	}
+	if len(s.Detail) > MaxDetail {
+		errs = append(errs, fmt.Errorf("%w state: detail of %d bytes: at most %d are allowed", ErrInvalid, len(s.Detail), MaxDetail))
+	}
+	return errors.Join(errs...)
+}
+
+const healths = "healthy, unhealthy, unknown or nothing is allowed"
+
+func (h Health) known() bool {
+	return slices.Contains([]Health{Unchecked, Unknown, Healthy, Unhealthy}, h)
 }
 
 func (l Label) keys(network, framework string) ([]Key, error) {

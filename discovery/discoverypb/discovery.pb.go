@@ -561,6 +561,86 @@ func (x *FindResponse) GetRows() []*Row {
 	return nil
 }
 
+type AppliedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Known         []*Known               `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppliedRequest) Reset() {
+	*x = AppliedRequest{}
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppliedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppliedRequest) ProtoMessage() {}
+
+func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppliedRequest.ProtoReflect.Descriptor instead.
+func (*AppliedRequest) Descriptor() ([]byte, []int) {
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AppliedRequest) GetKnown() []*Known {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+type AppliedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppliedResponse) Reset() {
+	*x = AppliedResponse{}
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppliedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppliedResponse) ProtoMessage() {}
+
+func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppliedResponse.ProtoReflect.Descriptor instead.
+func (*AppliedResponse) Descriptor() ([]byte, []int) {
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{9}
+}
+
 type Name struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -576,7 +656,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +668,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +681,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{8}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Name) GetTask() string {
@@ -664,7 +744,7 @@ type NamedPort struct {
 
 func (x *NamedPort) Reset() {
 	*x = NamedPort{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +756,7 @@ func (x *NamedPort) String() string {
 func (*NamedPort) ProtoMessage() {}
 
 func (x *NamedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +769,7 @@ func (x *NamedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedPort.ProtoReflect.Descriptor instead.
 func (*NamedPort) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{9}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NamedPort) GetName() string {
@@ -722,7 +802,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +814,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +827,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{10}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AnnounceRequest) GetName() *Name {
@@ -765,7 +845,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +857,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +870,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
 }
 
 type RetractRequest struct {
@@ -802,7 +882,7 @@ type RetractRequest struct {
 
 func (x *RetractRequest) Reset() {
 	*x = RetractRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +894,7 @@ func (x *RetractRequest) String() string {
 func (*RetractRequest) ProtoMessage() {}
 
 func (x *RetractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +907,7 @@ func (x *RetractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractRequest.ProtoReflect.Descriptor instead.
 func (*RetractRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RetractRequest) GetTask() string {
@@ -845,7 +925,7 @@ type RetractResponse struct {
 
 func (x *RetractResponse) Reset() {
 	*x = RetractResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +937,7 @@ func (x *RetractResponse) String() string {
 func (*RetractResponse) ProtoMessage() {}
 
 func (x *RetractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +950,7 @@ func (x *RetractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractResponse.ProtoReflect.Descriptor instead.
 func (*RetractResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
 }
 
 type LookupRequest struct {
@@ -883,7 +963,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +975,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +988,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LookupRequest) GetNetwork() string {
@@ -934,7 +1014,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1026,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1039,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LookupResponse) GetRecords() []*Record {
@@ -983,7 +1063,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1075,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1088,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Record) GetName() string {
@@ -1061,7 +1141,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1153,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1166,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
 }
 
 type NodesResponse struct {
@@ -1098,7 +1178,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1190,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1203,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodesResponse) GetNodes() []*NodeStatus {
@@ -1151,7 +1231,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1243,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1256,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeStatus) GetId() string {
@@ -1258,7 +1338,7 @@ type RowsRequest struct {
 
 func (x *RowsRequest) Reset() {
 	*x = RowsRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1350,7 @@ func (x *RowsRequest) String() string {
 func (*RowsRequest) ProtoMessage() {}
 
 func (x *RowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1363,7 @@ func (x *RowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
 func (*RowsRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RowsRequest) GetKind() string {
@@ -1302,7 +1382,7 @@ type RowsResponse struct {
 
 func (x *RowsResponse) Reset() {
 	*x = RowsResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1394,7 @@ func (x *RowsResponse) String() string {
 func (*RowsResponse) ProtoMessage() {}
 
 func (x *RowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1407,7 @@ func (x *RowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
 func (*RowsResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{21}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RowsResponse) GetRows() []*Row {
@@ -1352,7 +1432,7 @@ type Row struct {
 
 func (x *Row) Reset() {
 	*x = Row{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1444,7 @@ func (x *Row) String() string {
 func (*Row) ProtoMessage() {}
 
 func (x *Row) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1457,7 @@ func (x *Row) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Row.ProtoReflect.Descriptor instead.
 func (*Row) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{22}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Row) GetWriter() string {
@@ -1467,7 +1547,10 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\":\n" +
 	"\fFindResponse\x12*\n" +
-	"\x04rows\x18\x01 \x03(\v2\x16.weft.discovery.v1.RowR\x04rows\"\xc6\x01\n" +
+	"\x04rows\x18\x01 \x03(\v2\x16.weft.discovery.v1.RowR\x04rows\"@\n" +
+	"\x0eAppliedRequest\x12.\n" +
+	"\x05known\x18\x01 \x03(\v2\x18.weft.discovery.v1.KnownR\x05known\"\x11\n" +
+	"\x0fAppliedResponse\"\xc6\x01\n" +
 	"\x04Name\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1c\n" +
@@ -1525,10 +1608,11 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x10\n" +
 	"\x03seq\x18\x05 \x01(\x04R\x03seq\x12\x18\n" +
 	"\adeleted\x18\x06 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05value\x18\a \x01(\fR\x05value2\x9f\x01\n" +
+	"\x05value\x18\a \x01(\fR\x05value2\xf1\x01\n" +
 	"\x04Sync\x12N\n" +
 	"\bExchange\x12\x1e.weft.discovery.v1.SyncMessage\x1a\x1e.weft.discovery.v1.SyncMessage(\x010\x01\x12G\n" +
-	"\x04Find\x12\x1e.weft.discovery.v1.FindRequest\x1a\x1f.weft.discovery.v1.FindResponse2\x98\x03\n" +
+	"\x04Find\x12\x1e.weft.discovery.v1.FindRequest\x1a\x1f.weft.discovery.v1.FindResponse\x12P\n" +
+	"\aApplied\x12!.weft.discovery.v1.AppliedRequest\x1a\".weft.discovery.v1.AppliedResponse2\x98\x03\n" +
 	"\tDiscovery\x12S\n" +
 	"\bAnnounce\x12\".weft.discovery.v1.AnnounceRequest\x1a#.weft.discovery.v1.AnnounceResponse\x12P\n" +
 	"\aRetract\x12!.weft.discovery.v1.RetractRequest\x1a\".weft.discovery.v1.RetractResponse\x12M\n" +
@@ -1548,7 +1632,7 @@ func file_discovery_discoverypb_discovery_proto_rawDescGZIP() []byte {
 	return file_discovery_discoverypb_discovery_proto_rawDescData
 }
 
-var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_discovery_discoverypb_discovery_proto_goTypes = []any{
 	(*SyncMessage)(nil),      // 0: weft.discovery.v1.SyncMessage
 	(*Digest)(nil),           // 1: weft.discovery.v1.Digest
@@ -1558,21 +1642,23 @@ var file_discovery_discoverypb_discovery_proto_goTypes = []any{
 	(*Alive)(nil),            // 5: weft.discovery.v1.Alive
 	(*FindRequest)(nil),      // 6: weft.discovery.v1.FindRequest
 	(*FindResponse)(nil),     // 7: weft.discovery.v1.FindResponse
-	(*Name)(nil),             // 8: weft.discovery.v1.Name
-	(*NamedPort)(nil),        // 9: weft.discovery.v1.NamedPort
-	(*AnnounceRequest)(nil),  // 10: weft.discovery.v1.AnnounceRequest
-	(*AnnounceResponse)(nil), // 11: weft.discovery.v1.AnnounceResponse
-	(*RetractRequest)(nil),   // 12: weft.discovery.v1.RetractRequest
-	(*RetractResponse)(nil),  // 13: weft.discovery.v1.RetractResponse
-	(*LookupRequest)(nil),    // 14: weft.discovery.v1.LookupRequest
-	(*LookupResponse)(nil),   // 15: weft.discovery.v1.LookupResponse
-	(*Record)(nil),           // 16: weft.discovery.v1.Record
-	(*NodesRequest)(nil),     // 17: weft.discovery.v1.NodesRequest
-	(*NodesResponse)(nil),    // 18: weft.discovery.v1.NodesResponse
-	(*NodeStatus)(nil),       // 19: weft.discovery.v1.NodeStatus
-	(*RowsRequest)(nil),      // 20: weft.discovery.v1.RowsRequest
-	(*RowsResponse)(nil),     // 21: weft.discovery.v1.RowsResponse
-	(*Row)(nil),              // 22: weft.discovery.v1.Row
+	(*AppliedRequest)(nil),   // 8: weft.discovery.v1.AppliedRequest
+	(*AppliedResponse)(nil),  // 9: weft.discovery.v1.AppliedResponse
+	(*Name)(nil),             // 10: weft.discovery.v1.Name
+	(*NamedPort)(nil),        // 11: weft.discovery.v1.NamedPort
+	(*AnnounceRequest)(nil),  // 12: weft.discovery.v1.AnnounceRequest
+	(*AnnounceResponse)(nil), // 13: weft.discovery.v1.AnnounceResponse
+	(*RetractRequest)(nil),   // 14: weft.discovery.v1.RetractRequest
+	(*RetractResponse)(nil),  // 15: weft.discovery.v1.RetractResponse
+	(*LookupRequest)(nil),    // 16: weft.discovery.v1.LookupRequest
+	(*LookupResponse)(nil),   // 17: weft.discovery.v1.LookupResponse
+	(*Record)(nil),           // 18: weft.discovery.v1.Record
+	(*NodesRequest)(nil),     // 19: weft.discovery.v1.NodesRequest
+	(*NodesResponse)(nil),    // 20: weft.discovery.v1.NodesResponse
+	(*NodeStatus)(nil),       // 21: weft.discovery.v1.NodeStatus
+	(*RowsRequest)(nil),      // 22: weft.discovery.v1.RowsRequest
+	(*RowsResponse)(nil),     // 23: weft.discovery.v1.RowsResponse
+	(*Row)(nil),              // 24: weft.discovery.v1.Row
 }
 var file_discovery_discoverypb_discovery_proto_depIdxs = []int32{
 	1,  // 0: weft.discovery.v1.SyncMessage.digest:type_name -> weft.discovery.v1.Digest
@@ -1580,31 +1666,34 @@ var file_discovery_discoverypb_discovery_proto_depIdxs = []int32{
 	5,  // 2: weft.discovery.v1.SyncMessage.alive:type_name -> weft.discovery.v1.Alive
 	2,  // 3: weft.discovery.v1.Digest.known:type_name -> weft.discovery.v1.Known
 	4,  // 4: weft.discovery.v1.Batch.rows:type_name -> weft.discovery.v1.BatchRow
-	22, // 5: weft.discovery.v1.FindResponse.rows:type_name -> weft.discovery.v1.Row
-	9,  // 6: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
-	8,  // 7: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
-	16, // 8: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
-	19, // 9: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
-	22, // 10: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
-	0,  // 11: weft.discovery.v1.Sync.Exchange:input_type -> weft.discovery.v1.SyncMessage
-	6,  // 12: weft.discovery.v1.Sync.Find:input_type -> weft.discovery.v1.FindRequest
-	10, // 13: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
-	12, // 14: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
-	14, // 15: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
-	17, // 16: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
-	20, // 17: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
-	0,  // 18: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
-	7,  // 19: weft.discovery.v1.Sync.Find:output_type -> weft.discovery.v1.FindResponse
-	11, // 20: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
-	13, // 21: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
-	15, // 22: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
-	18, // 23: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
-	21, // 24: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
-	18, // [18:25] is the sub-list for method output_type
-	11, // [11:18] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	24, // 5: weft.discovery.v1.FindResponse.rows:type_name -> weft.discovery.v1.Row
+	2,  // 6: weft.discovery.v1.AppliedRequest.known:type_name -> weft.discovery.v1.Known
+	11, // 7: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
+	10, // 8: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
+	18, // 9: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
+	21, // 10: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
+	24, // 11: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
+	0,  // 12: weft.discovery.v1.Sync.Exchange:input_type -> weft.discovery.v1.SyncMessage
+	6,  // 13: weft.discovery.v1.Sync.Find:input_type -> weft.discovery.v1.FindRequest
+	8,  // 14: weft.discovery.v1.Sync.Applied:input_type -> weft.discovery.v1.AppliedRequest
+	12, // 15: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
+	14, // 16: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
+	16, // 17: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
+	19, // 18: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
+	22, // 19: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
+	0,  // 20: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
+	7,  // 21: weft.discovery.v1.Sync.Find:output_type -> weft.discovery.v1.FindResponse
+	9,  // 22: weft.discovery.v1.Sync.Applied:output_type -> weft.discovery.v1.AppliedResponse
+	13, // 23: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
+	15, // 24: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
+	17, // 25: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
+	20, // 26: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
+	23, // 27: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_discovery_discoverypb_discovery_proto_init() }
@@ -1623,7 +1712,7 @@ func file_discovery_discoverypb_discovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_discovery_discoverypb_discovery_proto_rawDesc), len(file_discovery_discoverypb_discovery_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

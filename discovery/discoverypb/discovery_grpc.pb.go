@@ -25,6 +25,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Sync_Exchange_FullMethodName = "/weft.discovery.v1.Sync/Exchange"
 	Sync_Find_FullMethodName     = "/weft.discovery.v1.Sync/Find"
+	Sync_Applied_FullMethodName  = "/weft.discovery.v1.Sync/Applied"
 )
 
 // SyncClient is the client API for Sync service.
@@ -37,6 +38,8 @@ type SyncClient interface {
 	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SyncMessage, SyncMessage], error)
 	// Find looks for rows that the asking process does not hold, because they are of a topic.
 	Find(ctx context.Context, in *FindRequest, opts ...grpc.CallOption) (*FindResponse, error)
+	// Applied answers when the asked node acts by the rows of some writers up to where they are known.
+	Applied(ctx context.Context, in *AppliedRequest, opts ...grpc.CallOption) (*AppliedResponse, error)
 }
 
 type syncClient struct {
@@ -70,6 +73,16 @@ func (c *syncClient) Find(ctx context.Context, in *FindRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *syncClient) Applied(ctx context.Context, in *AppliedRequest, opts ...grpc.CallOption) (*AppliedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AppliedResponse)
+	err := c.cc.Invoke(ctx, Sync_Applied_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SyncServer is the server API for Sync service.
 // All implementations must embed UnimplementedSyncServer
 // for forward compatibility.
@@ -80,6 +93,8 @@ type SyncServer interface {
 	Exchange(grpc.BidiStreamingServer[SyncMessage, SyncMessage]) error
 	// Find looks for rows that the asking process does not hold, because they are of a topic.
 	Find(context.Context, *FindRequest) (*FindResponse, error)
+	// Applied answers when the asked node acts by the rows of some writers up to where they are known.
+	Applied(context.Context, *AppliedRequest) (*AppliedResponse, error)
 	mustEmbedUnimplementedSyncServer()
 }
 
@@ -95,6 +110,9 @@ func (UnimplementedSyncServer) Exchange(grpc.BidiStreamingServer[SyncMessage, Sy
 }
 func (UnimplementedSyncServer) Find(context.Context, *FindRequest) (*FindResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Find not implemented")
+}
+func (UnimplementedSyncServer) Applied(context.Context, *AppliedRequest) (*AppliedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Applied not implemented")
 }
 func (UnimplementedSyncServer) mustEmbedUnimplementedSyncServer() {}
 func (UnimplementedSyncServer) testEmbeddedByValue()              {}
@@ -142,6 +160,24 @@ func _Sync_Find_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Sync_Applied_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AppliedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServer).Applied(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sync_Applied_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServer).Applied(ctx, req.(*AppliedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Sync_ServiceDesc is the grpc.ServiceDesc for Sync service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -152,6 +188,10 @@ var Sync_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Find",
 			Handler:    _Sync_Find_Handler,
+		},
+		{
+			MethodName: "Applied",
+			Handler:    _Sync_Applied_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

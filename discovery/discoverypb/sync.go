@@ -35,7 +35,9 @@ type SyncOptions struct {
 	Store *state.Store // required
 	// Secret is shared by the whole cluster; who can't show it gets no rows. Empty: nobody is asked.
 	Secret []byte
-	Log    *slog.Logger // nil: nobody
+	// Applied returns when this process acts by rows up to where they are known. Nil: it never says.
+	Applied func(ctx context.Context, known map[state.Stream]state.Position) error
+	Log     *slog.Logger // nil: nobody
 }
 
 // SyncStats counts what all exchanges of a Syncer did.
@@ -52,9 +54,10 @@ type SyncStats struct {
 // Syncer exchanges the rows of a store with others, as server and as client.
 type Syncer struct {
 	UnimplementedSyncServer
-	store  *state.Store
-	secret []byte
-	log    *slog.Logger
+	store   *state.Store
+	secret  []byte
+	applied func(ctx context.Context, known map[state.Stream]state.Position) error
+	log     *slog.Logger
 
 	closing  chan struct{} // closed by Close
 	close    sync.Once
@@ -75,7 +78,7 @@ func NewSyncer(o SyncOptions) (*Syncer, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Syncer{
-		store: o.Store, secret: o.Secret, log: o.Log,
+		store: o.Store, secret: o.Secret, applied: o.Applied, log: o.Log,
 		closing: make(chan struct{}), caughtUp: make(chan struct{}),
 	}, nil
 }

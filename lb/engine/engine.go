@@ -54,6 +54,7 @@ type Options struct {
 	Members Members      // required
 	Tables  apply.Tables // required
 	Traffic Traffic      // nil: what connections come to is not known
+	Peers   Peers        // nil: no other node is asked
 	// Reserved are addresses that can't be literal VIPs, such as the node's name server.
 	Reserved []netip.Addr
 	Log      *slog.Logger // nil: none
@@ -79,6 +80,7 @@ type Engine struct {
 	members  Members
 	tables   apply.Tables
 	traffic  Traffic
+	peers    Peers
 	reserved []netip.Addr
 	log      *slog.Logger
 	self     discovery.NodeID
@@ -103,10 +105,12 @@ type Snapshot struct {
 	VIPs  []*compile.VIP                     // by key
 	Names map[string][]discovery.ServiceName // by network, ordered by name
 	Stats Stats
-	// Applied is up to where the rows of each node are in VIPs.
-	Applied map[discovery.NodeID]state.Position
+	// Applied is up to where the rows of the masters, and of each node with backends, are in VIPs.
+	Applied map[state.Stream]state.Position
 	// Err is why the tables are not equal to VIPs; it is tried again.
 	Err error
+
+	peers map[discovery.NodeID]string // other nodes that live and are admitted, and where they answer
 }
 
 // find returns a VIP, nil when it has no backend.
@@ -138,6 +142,7 @@ func New(o Options) (*Engine, error) {
 		members:  o.Members,
 		tables:   o.Tables,
 		traffic:  o.Traffic,
+		peers:    o.Peers,
 		reserved: o.Reserved,
 		log:      log,
 		self:     discovery.NodeID(o.Store.Self()),
@@ -180,6 +185,14 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
+// nudge makes Run pass once more, soon.
+func (e *Engine) nudge() {
+	select {
+	case e.nudged <- struct{}{}:
+	default:
+	}
+}
+
 // Snapshot returns the last one, nil before the first.
 func (e *Engine) Snapshot() *Snapshot { return e.snapshot.Load() }
 
@@ -201,7 +214,10 @@ func (e *Engine) Names() map[string][]discovery.ServiceName {
 // pass compiles what changed, writes what differs and publishes the snapshot.
 func (e *Engine) pass() error {
 	start := time.Now()
-	applied := e.facts.tell(e.compiler)
+	applied, fresh := e.facts.tell(e.compiler)
+	if fresh {
+		e.nudge() // how far a node's rows are is asked of nodes that are known
+	}
 	var have compile.Rows
 	var err error
 	if !e.equal {
@@ -223,7 +239,7 @@ func (e *Engine) pass() error {
 	if diff.Changed() {
 		e.log.Debug("vip tables written", "vips", diff.VIPs.String(), "backends", diff.Backends.String())
 	}
-	e.publish(&Snapshot{Applied: applied, Err: err}, step, diff, start)
+	e.publish(&Snapshot{Applied: applied, Err: err, peers: e.facts.peers}, step, diff, start)
 	return err
 }
 

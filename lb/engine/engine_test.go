@@ -66,6 +66,7 @@ type node struct {
 	vips     *table.Memory[row.VIPKey, row.VIP]
 	backends *table.Memory[row.BackendKey, row.Backend]
 	refuse   atomic.Bool // writes of backends fail
+	peers    engine.Peers
 
 	mu  sync.Mutex // guards seq, and the order of what is applied
 	seq uint64
@@ -103,7 +104,7 @@ func (n *node) engine() *engine.Engine {
 	n.t.Helper()
 	e, err := engine.New(engine.Options{
 		Store: n.store, Members: n.members, Tables: apply.Tables{VIPs: n.vips, Backends: n.backends},
-		Reserved: []netip.Addr{netip.MustParseAddr("198.51.100.1")},
+		Reserved: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, Peers: n.peers,
 	})
 	if err != nil {
 		n.t.Fatal(err)

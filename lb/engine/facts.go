@@ -39,6 +39,7 @@ type facts struct {
 
 	speakers map[discovery.NodeID]bool // nodes that have or had backends
 	zones    map[discovery.NodeID]string
+	peers    map[discovery.NodeID]string // others that live and are admitted, and where they answer
 }
 
 func newFacts(store *state.Store, members Members, log *slog.Logger) *facts {
@@ -52,13 +53,16 @@ func newFacts(store *state.Store, members Members, log *slog.Logger) *facts {
 	}
 }
 
-// tell brings c up to date, and returns up to where the rows of each node with backends are in it.
-func (f *facts) tell(c *compile.Compiler) map[discovery.NodeID]state.Position {
+// tell brings c up to date, and returns up to where the rows of each node with backends are in it;
+// fresh: there is a node more.
+func (f *facts) tell(c *compile.Compiler) (applied map[state.Stream]state.Position, fresh bool) {
 	// What is known is asked before what changed: it is in it, whatever comes meanwhile.
-	applied := make(map[discovery.NodeID]state.Position, len(f.speakers))
+	applied = make(map[state.Stream]state.Position, len(f.speakers)+1)
 	for node := range f.speakers {
-		applied[node] = f.store.Position(state.Stream{Writer: string(node)})
+		applied[streamOf(node)] = f.store.Position(streamOf(node))
 	}
+	speakers := len(f.speakers)
+	applied[ledger] = f.store.Position(ledger)
 	if f.networks.read(f.log) {
 		vnis := make(map[string]uint32)
 		for _, n := range f.networks.values {
@@ -84,8 +88,13 @@ func (f *facts) tell(c *compile.Compiler) map[discovery.NodeID]state.Position {
 		c.SetBackend(compile.Source{Node: discovery.NodeID(r.Writer), Key: r.Key}, f.backend(r))
 	}
 	c.SetNodes(f.judgeNodes())
-	return applied
+	return applied, len(f.speakers) > speakers
 }
+
+// ledger is what the masters say.
+var ledger = state.Stream{Writer: discovery.Ledger}
+
+func streamOf(node discovery.NodeID) state.Stream { return state.Stream{Writer: string(node)} }
 
 // backend reads a row; nil: there is none to be used.
 func (f *facts) backend(r discovery.Row) *lb.Backend {
@@ -121,6 +130,12 @@ func (f *facts) judgeNodes() compile.Nodes {
 			down[node] = "is down"
 		case !admitted[node]:
 			down[node] = "is not admitted to the cluster"
+		}
+	}
+	f.peers = make(map[discovery.NodeID]string)
+	for _, n := range f.nodes.values {
+		if n.ID != f.self && n.Peer != "" && admitted[n.ID] && f.members.Alive(n.ID) {
+			f.peers[n.ID] = n.Peer
 		}
 	}
 	return compile.Nodes{Down: down, Self: f.self, Zones: f.zones}

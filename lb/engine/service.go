@@ -3,12 +3,14 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"weft/discovery"
 	"weft/discovery/state"
@@ -34,10 +36,14 @@ func (e *Engine) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus
 	if err != nil {
 		return nil, fmt.Errorf("publish %s: %w", r.Task, err)
 	}
-	at := e.written()
-	snapshot, err := e.await(ctx, func(s *Snapshot) error { return published(s, e.self, at, backends) })
+	known := e.written()
+	snapshot, err := e.await(ctx, func(s *Snapshot) error { return published(s, e.self, known, backends) })
 	if err != nil {
 		return nil, fmt.Errorf("publish %s: %w", r.Task, err)
+	}
+	e.settle(ctx, longest(backends))
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("publish %s: waiting for other nodes: %w", r.Task, err)
 	}
 	mine := make([]lb.VIPStatus, len(backends))
 	for i, b := range backends {
@@ -46,13 +52,63 @@ func (e *Engine) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus
 	return mine, nil
 }
 
+// SetState implements lb.Service.
+func (e *Engine) SetState(ctx context.Context, task string, s lb.State) ([]discovery.NodeID, error) {
+	backends, err := []lb.Backend(nil), s.Validate()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		backends, err = e.restate(task, s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set state of %s: %w", task, err)
+	}
+	return e.settle(ctx, longest(backends)), nil
+}
+
+// restate writes a task's state into its rows.
+func (e *Engine) restate(task string, s lb.State) ([]lb.Backend, error) {
+	e.publishing.Lock()
+	defer e.publishing.Unlock()
+	backends := e.own(task)
+	if len(backends) == 0 {
+		return nil, fmt.Errorf("%w: it is behind no VIP of this node", lb.ErrNotFound)
+	}
+	for _, b := range backends {
+		b.Health, b.Detail, b.Draining = s.Health, s.Detail, s.Draining
+		if err := state.Put(e.store, discovery.KindBackend, b.RowKey(), b); err != nil {
+			return nil, err
+		}
+	}
+	return backends, nil
+}
+
+// own returns this node's rows of a task.
+func (e *Engine) own(task string) (backends []lb.Backend) {
+	for _, r := range e.store.Own(discovery.KindBackend) {
+		if b, err := state.Value[lb.Backend](r); err == nil && b.Task == task {
+			backends = append(backends, b)
+		}
+	}
+	return backends
+}
+
+// longest is how long the most patient VIP waits.
+func longest(backends []lb.Backend) (wait time.Duration) {
+	for _, b := range backends {
+		wait = max(wait, cmp.Or(b.Wait, lb.DefaultWait))
+	}
+	return wait
+}
+
 // Withdraw implements lb.Service. When it returns without error, this node's tables are without the
 // task, or are being retried: the task's rows are gone in any case.
 func (e *Engine) Withdraw(ctx context.Context, task string) error {
 	err := e.replace(task, nil)
 	if err == nil {
-		at := e.written()
-		_, err = e.await(ctx, func(s *Snapshot) error { return s.has(e.self, at) })
+		known := e.written()
+		_, err = e.await(ctx, func(s *Snapshot) error { return s.has(known) })
 	}
 	if err != nil {
 		return fmt.Errorf("withdraw %s: %w", task, err)
@@ -148,40 +204,40 @@ func (e *Engine) replace(task string, backends []lb.Backend) error {
 		}
 	}
 	var errs []error
-	for _, r := range e.store.Own(discovery.KindBackend) {
-		if b, err := state.Value[lb.Backend](r); err == nil && b.Task == task && !wanted[r.Key] {
-			errs = append(errs, e.store.Delete(discovery.KindBackend, r.Key))
+	for _, b := range e.own(task) {
+		if key := b.RowKey(); !wanted[key] {
+			errs = append(errs, e.store.Delete(discovery.KindBackend, key))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// written is how far this node's own rows are. A pass that has them begins soon: what came last may be a
-// row that this room does not wait for.
-func (e *Engine) written() state.Position {
-	at := e.store.Position(state.Stream{Writer: string(e.self)})
-	select {
-	case e.nudged <- struct{}{}:
-	default:
-	}
-	return at
+// written is how far own rows and those of the masters are. A pass that has them begins soon: what came last
+// may be a row that this room does not wait for.
+func (e *Engine) written() map[state.Stream]state.Position {
+	own := streamOf(e.self)
+	known := map[state.Stream]state.Position{own: e.store.Position(own), ledger: e.store.Position(ledger)}
+	e.nudge()
+	return known
 }
 
-// has tells what misses until the rows of a node, up to a position, are in the snapshot.
-func (s *Snapshot) has(node discovery.NodeID, at state.Position) error {
-	if !s.Applied[node].Reaches(at) {
-		return errors.New("the tables don't have it yet")
+// has tells what misses until rows, up to where they are known, are in the snapshot.
+func (s *Snapshot) has(known map[state.Stream]state.Position) error {
+	for of, at := range known {
+		if !s.Applied[of].Reaches(at) {
+			return errors.New("the tables don't have it yet")
+		}
 	}
 	return nil
 }
 
 // published tells what a registration still waits for: each of its backends is in, or out for what it is
 // itself, and nothing of an earlier one is left.
-func published(s *Snapshot, self discovery.NodeID, at state.Position, backends []lb.Backend) error {
+func published(s *Snapshot, self discovery.NodeID, known map[state.Stream]state.Position, backends []lb.Backend) error {
 	if s.Err != nil {
 		return s.Err
 	}
-	if err := s.has(self, at); err != nil {
+	if err := s.has(known); err != nil {
 		return err
 	}
 	for _, b := range backends {

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,8 +68,35 @@ func (e *Engine) statuses(vips []*compile.VIP) ([]lb.VIPStatus, error) {
 				ids = ids[1:]
 			}
 		}
+		eject(out[i].Backends)
 	}
 	return out, nil
+}
+
+// eject tells which backends this node leaves out for what its own connections came to. The kernel half
+// asks the best of all when it would leave out all.
+func eject(backends []lb.BackendStatus) {
+	barred := func(b *lb.BackendStatus) bool { return b.In && b.Traffic.Barred > 0 }
+	in, out := 0, 0
+	for i := range backends {
+		if b := &backends[i]; b.In {
+			in++
+			if barred(b) {
+				out++
+			}
+		}
+	}
+	for i := range backends {
+		b := &backends[i]
+		if !barred(b) {
+			continue
+		}
+		why := fmt.Sprintf("this node's connections failed: ejected here for %s", b.Traffic.Barred.Round(100*time.Millisecond))
+		if b.Ejected = out < in; !b.Ejected {
+			why = "this node's connections failed, as with every other backend: used all the same"
+		}
+		b.Reason += "; " + why
+	}
 }
 
 // addFeedback adds one family's; of latencies the greater is told.

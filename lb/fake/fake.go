@@ -52,6 +52,30 @@ func (s *Service) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatu
 	})
 }
 
+// SetState implements lb.Service. Nobody is ever late.
+func (s *Service) SetState(ctx context.Context, task string, state lb.State) ([]discovery.NodeID, error) {
+	err := state.Validate()
+	if err == nil {
+		err = ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := false
+	for i := range s.backends {
+		if b := &s.backends[i]; err == nil && b.Task == task {
+			known = true
+			b.Health, b.Detail, b.Draining = state.Health, state.Detail, state.Draining
+		}
+	}
+	if err == nil && !known {
+		err = lb.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set state of %s: %w", task, err)
+	}
+	return nil, nil
+}
+
 // Withdraw implements lb.Service.
 func (s *Service) Withdraw(ctx context.Context, task string) error {
 	s.mu.Lock()
@@ -78,7 +102,7 @@ func (s *Service) status(wanted func(lb.Key) bool) ([]lb.VIPStatus, error) {
 	byKey := make(map[lb.Key][]lb.BackendStatus)
 	for _, b := range s.backends {
 		if wanted(b.VIP) {
-			byKey[b.VIP] = append(byKey[b.VIP], lb.BackendStatus{Backend: b, In: true, Reason: "serving"})
+			byKey[b.VIP] = append(byKey[b.VIP], status(b))
 		}
 	}
 	vips := make([]lb.VIPStatus, 0, len(byKey))
@@ -103,6 +127,22 @@ func (s *Service) status(wanted func(lb.Key) bool) ([]lb.VIPStatus, error) {
 	}
 	slices.SortFunc(vips, func(a, b lb.VIPStatus) int { return a.Compare(b.Key) })
 	return vips, nil
+}
+
+// status judges a backend by its row alone; unlike in a cluster, no other one matters.
+func status(b lb.Backend) lb.BackendStatus {
+	switch {
+	case b.Draining:
+		return lb.BackendStatus{Backend: b, Reason: "draining: its task ends"}
+	case b.Health == lb.Unhealthy:
+		return lb.BackendStatus{Backend: b, Reason: "unhealthy: " + b.Detail}
+	case b.Health == lb.Unknown:
+		return lb.BackendStatus{Backend: b, Reason: "no check succeeded yet"}
+	case b.Health == lb.Healthy:
+		return lb.BackendStatus{Backend: b, In: true, Reason: "serving, healthy"}
+	default:
+		return lb.BackendStatus{Backend: b, In: true, Reason: "serving"}
+	}
 }
 
 func (s *Service) pin(name string) (lb.Pin, error) {

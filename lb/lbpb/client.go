@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"weft/discovery"
 	"weft/lb"
 )
 
@@ -23,12 +24,22 @@ func NewClient(conn grpc.ClientConnInterface) *Client {
 // Publish implements lb.Service.
 func (c *Client) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus, error) {
 	answer, err := c.rpc.Publish(ctx, &PublishRequest{
-		Task: r.Task, Network: r.Network, Framework: r.Framework, Addrs: addrsOut(r.Addrs), Labels: r.Labels,
+		Task: r.Task, Network: r.Network, Framework: r.Framework, Addrs: addrsOut(r.Addrs), Labels: r.Labels, Health: string(r.Health),
 	})
 	if err != nil {
 		return nil, failures.Error(err)
 	}
 	return vipsIn(answer.GetVips())
+}
+
+// SetState implements lb.Service.
+func (c *Client) SetState(ctx context.Context, task string, s lb.State) ([]discovery.NodeID, error) {
+	answer, err := c.rpc.SetState(ctx, &SetStateRequest{Task: task, Health: string(s.Health), Detail: s.Detail, Draining: s.Draining})
+	var late []discovery.NodeID
+	for _, node := range answer.GetLate() {
+		late = append(late, discovery.NodeID(node))
+	}
+	return late, failures.Error(err)
 }
 
 // Withdraw implements lb.Service.

@@ -32,6 +32,7 @@ type PublishRequest struct {
 	Framework     string                 `protobuf:"bytes,3,opt,name=framework,proto3" json:"framework,omitempty"` // weft when empty
 	Addrs         []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
 	Labels        []string               `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty"` // VIP=PORT[/PROTOCOL][,OPTION=VALUE...]
+	Health        string                 `protobuf:"bytes,6,opt,name=health,proto3" json:"health,omitempty"` // healthy, unhealthy, unknown; empty: nobody checks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,6 +102,13 @@ func (x *PublishRequest) GetLabels() []string {
 	return nil
 }
 
+func (x *PublishRequest) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
 type PublishResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Vips          []*VIP                 `protobuf:"bytes,1,rep,name=vips,proto3" json:"vips,omitempty"`
@@ -145,6 +153,118 @@ func (x *PublishResponse) GetVips() []*VIP {
 	return nil
 }
 
+type SetStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	Health        string                 `protobuf:"bytes,2,opt,name=health,proto3" json:"health,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Draining      bool                   `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetStateRequest) Reset() {
+	*x = SetStateRequest{}
+	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetStateRequest) ProtoMessage() {}
+
+func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetStateRequest.ProtoReflect.Descriptor instead.
+func (*SetStateRequest) Descriptor() ([]byte, []int) {
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetStateRequest) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
+func (x *SetStateRequest) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *SetStateRequest) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *SetStateRequest) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+type SetStateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Late          []string               `protobuf:"bytes,1,rep,name=late,proto3" json:"late,omitempty"` // nodes that don't act by it yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetStateResponse) Reset() {
+	*x = SetStateResponse{}
+	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetStateResponse) ProtoMessage() {}
+
+func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetStateResponse.ProtoReflect.Descriptor instead.
+func (*SetStateResponse) Descriptor() ([]byte, []int) {
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SetStateResponse) GetLate() []string {
+	if x != nil {
+		return x.Late
+	}
+	return nil
+}
+
 type WithdrawRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -154,7 +274,7 @@ type WithdrawRequest struct {
 
 func (x *WithdrawRequest) Reset() {
 	*x = WithdrawRequest{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -166,7 +286,7 @@ func (x *WithdrawRequest) String() string {
 func (*WithdrawRequest) ProtoMessage() {}
 
 func (x *WithdrawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -179,7 +299,7 @@ func (x *WithdrawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawRequest) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{2}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WithdrawRequest) GetTask() string {
@@ -197,7 +317,7 @@ type WithdrawResponse struct {
 
 func (x *WithdrawResponse) Reset() {
 	*x = WithdrawResponse{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +329,7 @@ func (x *WithdrawResponse) String() string {
 func (*WithdrawResponse) ProtoMessage() {}
 
 func (x *WithdrawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +342,7 @@ func (x *WithdrawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawResponse) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{3}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{5}
 }
 
 type VIPsRequest struct {
@@ -234,7 +354,7 @@ type VIPsRequest struct {
 
 func (x *VIPsRequest) Reset() {
 	*x = VIPsRequest{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +366,7 @@ func (x *VIPsRequest) String() string {
 func (*VIPsRequest) ProtoMessage() {}
 
 func (x *VIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +379,7 @@ func (x *VIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPsRequest.ProtoReflect.Descriptor instead.
 func (*VIPsRequest) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{4}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VIPsRequest) GetNetwork() string {
@@ -278,7 +398,7 @@ type VIPsResponse struct {
 
 func (x *VIPsResponse) Reset() {
 	*x = VIPsResponse{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +410,7 @@ func (x *VIPsResponse) String() string {
 func (*VIPsResponse) ProtoMessage() {}
 
 func (x *VIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +423,7 @@ func (x *VIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPsResponse.ProtoReflect.Descriptor instead.
 func (*VIPsResponse) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{5}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VIPsResponse) GetVips() []*VIP {
@@ -333,7 +453,7 @@ type VIP struct {
 
 func (x *VIP) Reset() {
 	*x = VIP{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +465,7 @@ func (x *VIP) String() string {
 func (*VIP) ProtoMessage() {}
 
 func (x *VIP) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +478,7 @@ func (x *VIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIP.ProtoReflect.Descriptor instead.
 func (*VIP) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{6}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VIP) GetNetwork() string {
@@ -449,13 +569,18 @@ type Backend struct {
 	In            bool                   `protobuf:"varint,6,opt,name=in,proto3" json:"in,omitempty"`
 	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	Traffic       *Traffic               `protobuf:"bytes,8,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	Health        string                 `protobuf:"bytes,9,opt,name=health,proto3" json:"health,omitempty"`
+	Detail        string                 `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"`
+	Draining      bool                   `protobuf:"varint,11,opt,name=draining,proto3" json:"draining,omitempty"`
+	Wait          int64                  `protobuf:"varint,12,opt,name=wait,proto3" json:"wait,omitempty"`       // nanoseconds, 0: the default
+	Ejected       bool                   `protobuf:"varint,13,opt,name=ejected,proto3" json:"ejected,omitempty"` // by the asked node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +592,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +605,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{7}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Backend) GetTask() string {
@@ -539,6 +664,41 @@ func (x *Backend) GetTraffic() *Traffic {
 	return nil
 }
 
+func (x *Backend) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *Backend) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Backend) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Backend) GetWait() int64 {
+	if x != nil {
+		return x.Wait
+	}
+	return 0
+}
+
+func (x *Backend) GetEjected() bool {
+	if x != nil {
+		return x.Ejected
+	}
+	return false
+}
+
 // Traffic is lb.Traffic. Durations are nanoseconds.
 type Traffic struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -558,7 +718,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +730,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +743,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{8}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Traffic) GetChosen() uint64 {
@@ -661,15 +821,23 @@ var File_lb_lbpb_lb_proto protoreflect.FileDescriptor
 const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\n" +
 	"\x10lb/lbpb/lb.proto\x12\n" +
-	"weft.lb.v1\"\x8a\x01\n" +
+	"weft.lb.v1\"\xa2\x01\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tframework\x18\x03 \x01(\tR\tframework\x12\x14\n" +
 	"\x05addrs\x18\x04 \x03(\tR\x05addrs\x12\x16\n" +
-	"\x06labels\x18\x05 \x03(\tR\x06labels\"6\n" +
+	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x16\n" +
+	"\x06health\x18\x06 \x01(\tR\x06health\"6\n" +
 	"\x0fPublishResponse\x12#\n" +
-	"\x04vips\x18\x01 \x03(\v2\x0f.weft.lb.v1.VIPR\x04vips\"%\n" +
+	"\x04vips\x18\x01 \x03(\v2\x0f.weft.lb.v1.VIPR\x04vips\"q\n" +
+	"\x0fSetStateRequest\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
+	"\x06health\x18\x02 \x01(\tR\x06health\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1a\n" +
+	"\bdraining\x18\x04 \x01(\bR\bdraining\"&\n" +
+	"\x10SetStateResponse\x12\x12\n" +
+	"\x04late\x18\x01 \x03(\tR\x04late\"%\n" +
 	"\x0fWithdrawRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\"\x12\n" +
 	"\x10WithdrawResponse\"'\n" +
@@ -689,7 +857,7 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\x06policy\x18\t \x01(\tR\x06policy\x12\x1a\n" +
 	"\baffinity\x18\n" +
 	" \x01(\x03R\baffinity\x12\x16\n" +
-	"\x06prefer\x18\v \x01(\tR\x06prefer\"\xca\x01\n" +
+	"\x06prefer\x18\v \x01(\tR\x06prefer\"\xc4\x02\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
@@ -698,7 +866,13 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\x06weight\x18\x05 \x01(\rR\x06weight\x12\x0e\n" +
 	"\x02in\x18\x06 \x01(\bR\x02in\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12-\n" +
-	"\atraffic\x18\b \x01(\v2\x13.weft.lb.v1.TrafficR\atraffic\"\x97\x02\n" +
+	"\atraffic\x18\b \x01(\v2\x13.weft.lb.v1.TrafficR\atraffic\x12\x16\n" +
+	"\x06health\x18\t \x01(\tR\x06health\x12\x16\n" +
+	"\x06detail\x18\n" +
+	" \x01(\tR\x06detail\x12\x1a\n" +
+	"\bdraining\x18\v \x01(\bR\bdraining\x12\x12\n" +
+	"\x04wait\x18\f \x01(\x03R\x04wait\x12\x18\n" +
+	"\aejected\x18\r \x01(\bR\aejected\"\x97\x02\n" +
 	"\aTraffic\x12\x16\n" +
 	"\x06chosen\x18\x01 \x01(\x04R\x06chosen\x12\x1b\n" +
 	"\tin_flight\x18\x02 \x01(\x03R\binFlight\x12\x18\n" +
@@ -711,9 +885,10 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\abuckets\x18\t \x03(\x04R\abuckets\x12\x1f\n" +
 	"\vlatency_sum\x18\n" +
 	" \x01(\x03R\n" +
-	"latencySum2\xd5\x01\n" +
+	"latencySum2\x9c\x02\n" +
 	"\rLoadBalancing\x12B\n" +
 	"\aPublish\x12\x1a.weft.lb.v1.PublishRequest\x1a\x1b.weft.lb.v1.PublishResponse\x12E\n" +
+	"\bSetState\x12\x1b.weft.lb.v1.SetStateRequest\x1a\x1c.weft.lb.v1.SetStateResponse\x12E\n" +
 	"\bWithdraw\x12\x1b.weft.lb.v1.WithdrawRequest\x1a\x1c.weft.lb.v1.WithdrawResponse\x129\n" +
 	"\x04VIPs\x12\x17.weft.lb.v1.VIPsRequest\x1a\x18.weft.lb.v1.VIPsResponseB\x0eZ\fweft/lb/lbpbb\x06proto3"
 
@@ -729,34 +904,38 @@ func file_lb_lbpb_lb_proto_rawDescGZIP() []byte {
 	return file_lb_lbpb_lb_proto_rawDescData
 }
 
-var file_lb_lbpb_lb_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_lb_lbpb_lb_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_lb_lbpb_lb_proto_goTypes = []any{
 	(*PublishRequest)(nil),   // 0: weft.lb.v1.PublishRequest
 	(*PublishResponse)(nil),  // 1: weft.lb.v1.PublishResponse
-	(*WithdrawRequest)(nil),  // 2: weft.lb.v1.WithdrawRequest
-	(*WithdrawResponse)(nil), // 3: weft.lb.v1.WithdrawResponse
-	(*VIPsRequest)(nil),      // 4: weft.lb.v1.VIPsRequest
-	(*VIPsResponse)(nil),     // 5: weft.lb.v1.VIPsResponse
-	(*VIP)(nil),              // 6: weft.lb.v1.VIP
-	(*Backend)(nil),          // 7: weft.lb.v1.Backend
-	(*Traffic)(nil),          // 8: weft.lb.v1.Traffic
+	(*SetStateRequest)(nil),  // 2: weft.lb.v1.SetStateRequest
+	(*SetStateResponse)(nil), // 3: weft.lb.v1.SetStateResponse
+	(*WithdrawRequest)(nil),  // 4: weft.lb.v1.WithdrawRequest
+	(*WithdrawResponse)(nil), // 5: weft.lb.v1.WithdrawResponse
+	(*VIPsRequest)(nil),      // 6: weft.lb.v1.VIPsRequest
+	(*VIPsResponse)(nil),     // 7: weft.lb.v1.VIPsResponse
+	(*VIP)(nil),              // 8: weft.lb.v1.VIP
+	(*Backend)(nil),          // 9: weft.lb.v1.Backend
+	(*Traffic)(nil),          // 10: weft.lb.v1.Traffic
 }
 var file_lb_lbpb_lb_proto_depIdxs = []int32{
-	6, // 0: weft.lb.v1.PublishResponse.vips:type_name -> weft.lb.v1.VIP
-	6, // 1: weft.lb.v1.VIPsResponse.vips:type_name -> weft.lb.v1.VIP
-	7, // 2: weft.lb.v1.VIP.backends:type_name -> weft.lb.v1.Backend
-	8, // 3: weft.lb.v1.Backend.traffic:type_name -> weft.lb.v1.Traffic
-	0, // 4: weft.lb.v1.LoadBalancing.Publish:input_type -> weft.lb.v1.PublishRequest
-	2, // 5: weft.lb.v1.LoadBalancing.Withdraw:input_type -> weft.lb.v1.WithdrawRequest
-	4, // 6: weft.lb.v1.LoadBalancing.VIPs:input_type -> weft.lb.v1.VIPsRequest
-	1, // 7: weft.lb.v1.LoadBalancing.Publish:output_type -> weft.lb.v1.PublishResponse
-	3, // 8: weft.lb.v1.LoadBalancing.Withdraw:output_type -> weft.lb.v1.WithdrawResponse
-	5, // 9: weft.lb.v1.LoadBalancing.VIPs:output_type -> weft.lb.v1.VIPsResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8,  // 0: weft.lb.v1.PublishResponse.vips:type_name -> weft.lb.v1.VIP
+	8,  // 1: weft.lb.v1.VIPsResponse.vips:type_name -> weft.lb.v1.VIP
+	9,  // 2: weft.lb.v1.VIP.backends:type_name -> weft.lb.v1.Backend
+	10, // 3: weft.lb.v1.Backend.traffic:type_name -> weft.lb.v1.Traffic
+	0,  // 4: weft.lb.v1.LoadBalancing.Publish:input_type -> weft.lb.v1.PublishRequest
+	2,  // 5: weft.lb.v1.LoadBalancing.SetState:input_type -> weft.lb.v1.SetStateRequest
+	4,  // 6: weft.lb.v1.LoadBalancing.Withdraw:input_type -> weft.lb.v1.WithdrawRequest
+	6,  // 7: weft.lb.v1.LoadBalancing.VIPs:input_type -> weft.lb.v1.VIPsRequest
+	1,  // 8: weft.lb.v1.LoadBalancing.Publish:output_type -> weft.lb.v1.PublishResponse
+	3,  // 9: weft.lb.v1.LoadBalancing.SetState:output_type -> weft.lb.v1.SetStateResponse
+	5,  // 10: weft.lb.v1.LoadBalancing.Withdraw:output_type -> weft.lb.v1.WithdrawResponse
+	7,  // 11: weft.lb.v1.LoadBalancing.VIPs:output_type -> weft.lb.v1.VIPsResponse
+	8,  // [8:12] is the sub-list for method output_type
+	4,  // [4:8] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_lb_lbpb_lb_proto_init() }
@@ -770,7 +949,7 @@ func file_lb_lbpb_lb_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lb_lbpb_lb_proto_rawDesc), len(file_lb_lbpb_lb_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	LoadBalancing_Publish_FullMethodName  = "/weft.lb.v1.LoadBalancing/Publish"
+	LoadBalancing_SetState_FullMethodName = "/weft.lb.v1.LoadBalancing/SetState"
 	LoadBalancing_Withdraw_FullMethodName = "/weft.lb.v1.LoadBalancing/Withdraw"
 	LoadBalancing_VIPs_FullMethodName     = "/weft.lb.v1.LoadBalancing/VIPs"
 )
@@ -34,6 +35,8 @@ const (
 type LoadBalancingClient interface {
 	// Publish puts a task behind its VIPs, replacing its earlier registration.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
+	// SetState says how a published task is, and returns when every living node acts by it.
+	SetState(ctx context.Context, in *SetStateRequest, opts ...grpc.CallOption) (*SetStateResponse, error)
 	// Withdraw takes a task from behind all its VIPs; an unknown task is no error.
 	Withdraw(ctx context.Context, in *WithdrawRequest, opts ...grpc.CallOption) (*WithdrawResponse, error)
 	// VIPs returns every VIP of a network, of all networks when empty.
@@ -52,6 +55,16 @@ func (c *loadBalancingClient) Publish(ctx context.Context, in *PublishRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PublishResponse)
 	err := c.cc.Invoke(ctx, LoadBalancing_Publish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *loadBalancingClient) SetState(ctx context.Context, in *SetStateRequest, opts ...grpc.CallOption) (*SetStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetStateResponse)
+	err := c.cc.Invoke(ctx, LoadBalancing_SetState_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +97,8 @@ func (c *loadBalancingClient) VIPs(ctx context.Context, in *VIPsRequest, opts ..
 type LoadBalancingServer interface {
 	// Publish puts a task behind its VIPs, replacing its earlier registration.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
+	// SetState says how a published task is, and returns when every living node acts by it.
+	SetState(context.Context, *SetStateRequest) (*SetStateResponse, error)
 	// Withdraw takes a task from behind all its VIPs; an unknown task is no error.
 	Withdraw(context.Context, *WithdrawRequest) (*WithdrawResponse, error)
 	// VIPs returns every VIP of a network, of all networks when empty.
@@ -100,6 +115,9 @@ type UnimplementedLoadBalancingServer struct{}
 
 func (UnimplementedLoadBalancingServer) Publish(context.Context, *PublishRequest) (*PublishResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
+}
+func (UnimplementedLoadBalancingServer) SetState(context.Context, *SetStateRequest) (*SetStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetState not implemented")
 }
 func (UnimplementedLoadBalancingServer) Withdraw(context.Context, *WithdrawRequest) (*WithdrawResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Withdraw not implemented")
@@ -142,6 +160,24 @@ func _LoadBalancing_Publish_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(LoadBalancingServer).Publish(ctx, req.(*PublishRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LoadBalancing_SetState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LoadBalancingServer).SetState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LoadBalancing_SetState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LoadBalancingServer).SetState(ctx, req.(*SetStateRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -192,6 +228,10 @@ var LoadBalancing_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Publish",
 			Handler:    _LoadBalancing_Publish_Handler,
+		},
+		{
+			MethodName: "SetState",
+			Handler:    _LoadBalancing_SetState_Handler,
 		},
 		{
 			MethodName: "Withdraw",

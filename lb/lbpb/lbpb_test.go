@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
+	"weft/discovery"
 	"weft/lb"
 	"weft/lb/fake"
 	"weft/lb/lbpb"
@@ -62,6 +64,9 @@ type refusing struct{ err error }
 func (r refusing) Publish(context.Context, lb.Registration) ([]lb.VIPStatus, error) {
 	return nil, r.err
 }
+func (r refusing) SetState(context.Context, string, lb.State) ([]discovery.NodeID, error) {
+	return []discovery.NodeID{"n2"}, r.err
+}
 func (r refusing) Withdraw(context.Context, string) error { return r.err }
 func (r refusing) VIPs(context.Context, string) ([]lb.VIPStatus, error) {
 	return nil, r.err
@@ -75,12 +80,20 @@ func TestErrorsKeepTheirTextAndKind(t *testing.T) {
 		}
 		s := connect(t, refusing{want})
 		_, publish := s.Publish(t.Context(), lb.Registration{})
+		_, state := s.SetState(t.Context(), "t", lb.State{})
 		_, vips := s.VIPs(t.Context(), "")
-		for _, got := range []error{publish, s.Withdraw(t.Context(), "t"), vips} {
+		for _, got := range []error{publish, state, s.Withdraw(t.Context(), "t"), vips} {
 			if got == nil || got.Error() != want.Error() || sentinel != nil && !errors.Is(got, sentinel) {
 				t.Errorf("%v, want %v", got, want)
 			}
 		}
+	}
+}
+
+func TestLateNodesAreTold(t *testing.T) {
+	late, err := connect(t, refusing{}).SetState(t.Context(), "t", lb.State{Draining: true})
+	if err != nil || !slices.Equal(late, []discovery.NodeID{"n2"}) {
+		t.Errorf("late %v, %v; want n2", late, err)
 	}
 }
 

@@ -32,12 +32,27 @@ func (s *server) Publish(ctx context.Context, r *PublishRequest) (*PublishRespon
 	ctx, cancel := sooner(ctx)
 	defer cancel()
 	vips, err := s.service.Publish(ctx, lb.Registration{
-		Task: r.GetTask(), Network: r.GetNetwork(), Framework: r.GetFramework(), Addrs: addrs, Labels: r.GetLabels(),
+		Task: r.GetTask(), Network: r.GetNetwork(), Framework: r.GetFramework(), Addrs: addrs, Labels: r.GetLabels(), Health: lb.Health(r.GetHealth()),
 	})
 	if err != nil {
 		return nil, failures.Status(err)
 	}
 	return &PublishResponse{Vips: vipsOut(vips)}, nil
+}
+
+// SetState implements LoadBalancingServer.
+func (s *server) SetState(ctx context.Context, r *SetStateRequest) (*SetStateResponse, error) {
+	ctx, cancel := sooner(ctx)
+	defer cancel()
+	late, err := s.service.SetState(ctx, r.GetTask(), lb.State{Health: lb.Health(r.GetHealth()), Detail: r.GetDetail(), Draining: r.GetDraining()})
+	if err != nil {
+		return nil, failures.Status(err)
+	}
+	answer := &SetStateResponse{}
+	for _, node := range late {
+		answer.Late = append(answer.Late, string(node))
+	}
+	return answer, nil
 }
 
 // Withdraw implements LoadBalancingServer.

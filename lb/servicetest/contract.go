@@ -38,6 +38,8 @@ func RunContract(t *testing.T, open func(t *testing.T) lb.Service) {
 		{"TasksShareAVIP", subject.tasksShare},
 		{"LiteralVIPsHaveNoName", subject.literals},
 		{"NetworksAreApart", subject.networks},
+		{"StateDecides", subject.state},
+		{"HealthAtFirst", subject.healthAtFirst},
 		{"WithdrawIsIdempotent", subject.withdraw},
 		{"InvalidChangesNothing", subject.invalid},
 		{"UnknownNetworkIsNotFound", subject.unknownNetwork},
@@ -170,6 +172,64 @@ func (s subject) networks() {
 	s.expect("dev", "dev/web.weft:80/tcp web.2")
 	s.expect("", "dev/web.weft:80/tcp web.2", "prod/web.weft:80/tcp web.1")
 	s.expect("nosuch")
+}
+
+// another is a second task behind the VIP of web, so that the first may be out.
+func (s subject) another() {
+	r := web("web.2")
+	r.Addrs = []netip.Addr{netip.MustParseAddr("9.0.0.6"), netip.MustParseAddr("fd01:b::6")}
+	s.publish(r)
+}
+
+func (s subject) state() {
+	s.publish(web("web.1"))
+	s.another()
+	const alone, both = "prod/web.weft:80/tcp web.2", "prod/web.weft:80/tcp web.1 web.2"
+	for _, step := range []struct {
+		state lb.State
+		want  string
+		says  string
+	}{
+		{lb.State{Health: lb.Healthy}, both, "serving, healthy"},
+		{lb.State{Health: lb.Unhealthy, Detail: "tcp 9.0.0.5:8080: refused"}, alone, "unhealthy: tcp 9.0.0.5:8080: refused"},
+		{lb.State{Health: lb.Unknown}, alone, "no check succeeded yet"},
+		{lb.State{}, both, "serving"},
+		{lb.State{Health: lb.Healthy, Draining: true}, alone, "draining: its task ends"},
+		{lb.State{Health: lb.Healthy, Draining: true}, alone, "draining: its task ends"},
+	} {
+		if late, err := s.SetState(s.t.Context(), "web.1", step.state); err != nil || len(late) > 0 {
+			s.t.Fatalf("%+v: late %v, %v", step.state, late, err)
+		}
+		s.expect("prod", step.want)
+		b := s.list("prod")[0].Backends[0]
+		if got := (lb.State{Health: b.Health, Detail: b.Detail, Draining: b.Draining}); got != step.state || b.Reason != step.says {
+			s.t.Errorf("%+v because %q, want %+v because %q", got, b.Reason, step.state, step.says)
+		}
+	}
+	s.publish(web("web.1"))
+	s.expect("prod", both)
+	if _, err := s.SetState(s.t.Context(), "nosuch", lb.State{}); !errors.Is(err, lb.ErrNotFound) || !strings.Contains(err.Error(), "nosuch") {
+		s.t.Errorf("%v, want ErrNotFound that names the task", err)
+	}
+	for _, bad := range []lb.State{{Health: "fine"}, {Detail: strings.Repeat("x", lb.MaxDetail+1)}} {
+		if _, err := s.SetState(s.t.Context(), "web.1", bad); !errors.Is(err, lb.ErrInvalid) {
+			s.t.Errorf("%+v: %v, want ErrInvalid", bad, err)
+		}
+	}
+	s.expect("prod", both)
+}
+
+func (s subject) healthAtFirst() {
+	s.another()
+	r := web("web.1")
+	r.Health = lb.Unknown
+	if got := s.publish(r); len(got) != 1 || got[0].Backends[0].In {
+		s.t.Errorf("%+v, want web.1 out until it is healthy", got)
+	}
+	r.Health = "fine"
+	if _, err := s.Publish(s.t.Context(), r); !errors.Is(err, lb.ErrInvalid) || !strings.Contains(err.Error(), "fine") {
+		s.t.Errorf("%v, want ErrInvalid that names the health", err)
+	}
 }
 
 func (s subject) withdraw() {

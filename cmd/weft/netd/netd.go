@@ -51,6 +51,7 @@ type daemon struct {
 	gossip   *gossip.Gossip
 	syncer   *discoverypb.Syncer
 	peers    *peers.Peers
+	asker    *asker
 	names    *dns.Server
 	static   static
 	prober   *apply.Prober
@@ -143,7 +144,12 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Secret: d.secret, Log: d.log.WithGroup("sync")})
+	d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{
+		Store: d.store, Secret: d.secret, Log: d.log.WithGroup("sync"),
+		Applied: func(ctx context.Context, known map[state.Stream]state.Position) error { // served once d.lb is there
+			return d.lb.Applied(ctx, known)
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -216,9 +222,11 @@ func (d *daemon) makeOverlay(ctx context.Context) (err error) {
 }
 
 func (d *daemon) makeLB(context.Context) (err error) {
+	d.asker = &asker{daemon: d}
 	t := d.plane.Tables()
 	d.lb, err = lbengine.New(lbengine.Options{
 		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends}, Traffic: d.plane,
+		Peers:    d.asker,
 		Reserved: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 		Log:      d.log.WithGroup("lb"),
 	})
@@ -308,6 +316,9 @@ func (d *daemon) close() error {
 	}
 	if d.syncer != nil {
 		d.syncer.Close()
+	}
+	if d.asker != nil {
+		errs = append(errs, d.asker.close())
 	}
 	if d.plane != nil {
 		errs = append(errs, d.plane.Close())

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,12 +46,12 @@ func (d *daemon) exchange(ctx context.Context, addr string, met func()) error {
 	return errors.Join(d.syncer.With(ctx, conn, met), conn.Close())
 }
 
-func (d *daemon) connect(addr string) (*grpc.ClientConn, error) {
-	options := []grpc.DialOption{
+func (d *daemon) connect(addr string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	options := append(more,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// A side that vanished without a word is noticed in about four seconds.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
-	}
+	)
 	if d.secret != nil {
 		options = append(options, grpc.WithPerRPCCredentials(discoverypb.Token(d.secret)))
 	}
@@ -91,4 +92,49 @@ func (f finder) addrOf(node discovery.NodeID) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("node %s has not told where it is", node)
+}
+
+// asker asks other nodes whether they act by this one's rows. Its connections are kept and sleep when idle.
+type asker struct {
+	*daemon
+	mu    sync.Mutex // guards conns
+	conns map[string]*grpc.ClientConn
+}
+
+// Applied implements load balancing's Peers.
+func (a *asker) Applied(ctx context.Context, addr string, known map[state.Stream]state.Position) error {
+	conn, err := a.conn(addr)
+	if err != nil {
+		return err
+	}
+	return discoverypb.AwaitApplied(ctx, conn, known)
+}
+
+func (a *asker) conn(addr string) (*grpc.ClientConn, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	conn := a.conns[addr]
+	if conn != nil {
+		return conn, nil
+	}
+	conn, err := a.connect(addr, grpc.WithIdleTimeout(time.Minute))
+	if err != nil {
+		return nil, err
+	}
+	if a.conns == nil {
+		a.conns = make(map[string]*grpc.ClientConn)
+	}
+	a.conns[addr] = conn
+	return conn, nil
+}
+
+func (a *asker) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var errs []error
+	for _, conn := range a.conns {
+		errs = append(errs, conn.Close())
+	}
+	a.conns = nil
+	return errors.Join(errs...)
 }
