@@ -5,6 +5,7 @@ package bpf_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -23,7 +24,7 @@ import (
 	"weft/bpf/table"
 )
 
-// The table of dns.h, by way of from_host: one valid question, one field changed per row.
+// The tables of question.h and answer.h, by way of from_host: one valid question, one field changed per row.
 
 const (
 	typeA, typeAAAA, typeSRV = 1, 28, 33
@@ -713,25 +714,27 @@ func BenchmarkKernelAnswer(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			// One run per call: a repeated run would meet its own answer. The program's own time is
-			// what the kernel's statistics say.
+			// what the kernel's statistics say, of the best 200 in a row: others use the machine too.
 			stats, err := ebpf.EnableStats(0)
 			if err != nil {
 				b.Fatal(err)
 			}
 			b.Cleanup(func() { _ = stats.Close() })
-			before, err := n.prog.Stats()
-			if err != nil {
-				b.Fatal(err)
-			}
-			frame := q.frame()
+			frame, best := q.frame(), 0.0
 			for b.Loop() {
-				n.run(frame)
+				before, err1 := n.prog.Stats()
+				for range 200 {
+					n.run(frame)
+				}
+				after, err2 := n.prog.Stats()
+				if err := errors.Join(err1, err2); err != nil {
+					b.Fatal(err)
+				}
+				if ns := float64(after.Runtime-before.Runtime) / float64(after.RunCount-before.RunCount); best == 0 || ns < best {
+					best = ns
+				}
 			}
-			after, err := n.prog.Stats()
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.ReportMetric(float64(after.Runtime-before.Runtime)/float64(after.RunCount-before.RunCount), "ns/packet")
+			b.ReportMetric(best, "ns/packet")
 		})
 	}
 }

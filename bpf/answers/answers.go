@@ -63,6 +63,9 @@ func (c *Cache) Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount
 		return fmt.Errorf("rotate %d of %d answers: %w: they are longer than the %d bytes of records",
 			rotate, ancount, ErrInvalid, len(data))
 	}
+	if rotate%2 != 0 {
+		return fmt.Errorf("rotate %d: %w: an even number, by which their sum (RFC 1071) stays the same", rotate, ErrInvalid)
+	}
 	key := row.DNSKeyOf(vni, qname, qtype)
 	answer := row.DNSAnswer{
 		Len: uint16(len(data)), Rcode: rcode, Rotate: rotate, Ancount: ancount, Nscount: nscount, Arcount: arcount,

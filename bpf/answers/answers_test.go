@@ -120,6 +120,7 @@ func TestPutRefuses(t *testing.T) {
 		{"compression pointer", "\x03web\xc0\x0c", 0, 1, 0, record, ErrInvalid},
 		{"rcode of EDNS", string(web), 16, 1, 0, record, ErrInvalid},
 		{"rotation beyond the records", string(web), 0, 2, 16, record, ErrInvalid},
+		{"rotation by an odd number of bytes", string(web), 0, 1, 15, record, ErrInvalid},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -8,8 +8,10 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 
+	"weft/bpf/answers"
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
+	"weft/bpf/table"
 )
 
 // BenchmarkInstructions tells what a packet costs in each program, on the ways that packets take most. In a
@@ -26,18 +28,49 @@ func BenchmarkInstructions(b *testing.B) {
 		{"to_node_v6", "workload", "from_workload", tcp(v6.web, v6.remote).Bytes(), row.ReasonEncapsulated},
 		{"to_peer", "workload", "from_workload", tcp(v4.web, v4.peer).Bytes(), row.ReasonDelivered},
 		{"to_world", "workload", "from_workload", tcp(v4.web, v4.world).Bytes(), row.ReasonToHost},
+		{"a_name", "workload", "from_workload", question().Bytes(), row.ReasonAnsweredDNS},
+		{"an_unknown_name", "workload", "from_workload", with(question(), func(p *bpftest.Packet) { p.Payload[13] = 'q' }).Bytes(), row.ReasonDNSMiss},
 		{"from_node", "tunnel", "from_underlay", wrapped(web, tcp(v4.remote, v4.web).Bytes()), row.ReasonDelivered},
 		{"from_node_v6", "tunnel", "from_underlay", wrapped(web, tcp(v6.remote, v6.web).Bytes()), row.ReasonDelivered},
 		{"from_node_by_rule", "tunnel", "from_underlay", wrapped(web, ruled()), row.ReasonDelivered},
 	} {
 		b.Run(way.program+"/"+way.name, func(b *testing.B) {
 			set := newBench(b, way.object, change{})
+			know(b, set)
 			if got, err := set.RunExpecting(way.program, way.frame, bpftest.Meta{}, way.want); err != nil || got.Reason != way.want {
 				b.Fatalf("got %s (%v), want %s", got.Reason, err, way.want)
 			}
 			b.ReportMetric(cheapest(b, set.Programs[way.program], way.frame)-cheapest(b, idle(b), way.frame), "ns/packet")
 			b.ReportMetric(0, "ns/op")
 		})
+	}
+}
+
+// name is what question asks for, in wire form.
+const name = "\x03web\x04weft\x05mesos\x00"
+
+// question asks the node for the address of a name: id 1, recursion desired, one question of type A and class IN.
+func question() bpftest.Packet {
+	p := udp(v4.web, v4.dns)
+	p.DPort = 53
+	p.Payload = []byte("\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + name + "\x00\x01\x00\x01")
+	return p
+}
+
+// know makes the kernel know question's answer, where the object answers names.
+func know(b *testing.B, set *bench) {
+	b.Helper()
+	known := set.Maps["dns_answers"]
+	if known == nil {
+		return
+	}
+	rows, err := table.NewKernel[row.DNSKey, row.DNSAnswer](known, "dns_answers")
+	if err != nil {
+		b.Fatal(err)
+	}
+	record := []byte("\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x05\x00\x04\x09\x00\x00\x09")
+	if err := answers.New(rows).Put(set.Workloads[webLink].VNI, []byte(name), 1, 0, 1, 0, 0, uint8(len(record)), record); err != nil {
+		b.Fatal(err)
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"math/bits"
 )
 
-// The hash of names: its C twin is name_hash in bpf/src/lib/dns.h, and bpf's tests hold the two
+// The hash of names: its C twin is dns_hash in bpf/src/lib/question.h, and bpf's tests hold the two
 // together. Both halves take the name 8 bytes at a time, in lower case, the last word filled with
 // zeros; they differ in seed, multiplier and mix, so that a pair of names that collides in one half
 // does so in the other by chance only.

@@ -10,8 +10,8 @@
  *              unknown: on to the server
  */
 
+#include "lib/answer.h"
 #include "lib/count.h"
-#include "lib/dns.h"
 #include "lib/packet.h"
 #include "lib/parse.h"
 

@@ -9,7 +9,7 @@
  *   3. its own MAC                           lib/spoof.h
  *   4. ARP, neighbour discovery, chatter     lib/neighbour.h
  *   5. somewhere to go, from its own address lib/route.h, lib/spoof.h
- *   6. a name asked of the node              lib/dns.h
+ *   6. a name asked of the node              lib/answer.h
  *   7. the way: to a task here, to another node, or to the node's own stack
  *        none:   a VIP becomes a backend, which has one          lib/vip.h
  *        here:   verdict, VIP of an answer, into the task        lib/policy.h, lib/deliver.h
@@ -21,9 +21,9 @@
  * the world is judged, and may come in where a port of the node leads (lib/opening.h).
  */
 
+#include "lib/answer.h"
 #include "lib/count.h"
 #include "lib/deliver.h"
-#include "lib/dns.h"
 #include "lib/encap.h"
 #include "lib/neighbour.h"
 #include "lib/opening.h"

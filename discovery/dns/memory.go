@@ -74,7 +74,7 @@ func (m *memory) remove(key []byte) {
 	delete(s.answers, string(key))
 }
 
-// asked is a question that the quick way can answer: the same that the kernel can (bpf/src/lib/dns.h).
+// asked is a question that the quick way can answer: the same that the kernel can (bpf/src/lib/question.h).
 type asked struct {
 	qname []byte // as it came, with the root's byte
 	end   int    // of the question in the message

@@ -44,7 +44,7 @@ func main() {
 	flag.BoolVar(&o.short, "short", false, "one short round: that all of it works, no numbers")
 	flag.IntVar(&o.few, "few", 10000, "names of the ordinary zone, and how many of the large one are in use")
 	flag.IntVar(&o.many, "many", 1000000, "names of the large zone; 0: none")
-	flag.StringVar(&o.coredns, "coredns", "", "CoreDNS's executable (default: it is built)")
+	flag.StringVar(&o.coredns, "coredns", "", "CoreDNS's executable; none: it is left out (default: it is built)")
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
 	flag.StringVar(&o.page, "page", "", "markdown page that shows it; the plot goes beside it")
 	flag.StringVar(&o.role, "role", "", "what a child process is")

@@ -73,9 +73,11 @@ func measureZone(ctx context.Context, out io.Writer, o options, dir string, name
 	}()
 	list := measures(o, f, large)
 	for _, name := range serverNames(o, large) {
-		if servers[name], err = startServer(ctx, o, dir, f, name, st.link, names); err != nil {
+		s, err := startServer(ctx, o, dir, f, name, st.link, names)
+		if err != nil {
 			return nil, err
 		}
+		servers[name] = s
 	}
 	for name, s := range servers {
 		if err := s.ready(st.asker(name), warm(list, f, name, large)...); err != nil {

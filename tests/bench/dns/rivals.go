@@ -176,7 +176,10 @@ func (s *server) stop() error {
 
 // buildCoreDNS builds it from its own module, unless there is an executable or nothing is compared.
 func buildCoreDNS(ctx context.Context, o options, dir string) (string, error) {
-	if o.coredns != "" || o.short {
+	switch {
+	case o.coredns == "none":
+		return "", nil
+	case o.coredns != "", o.short:
 		return o.coredns, nil
 	}
 	path := filepath.Join(dir, "coredns")
