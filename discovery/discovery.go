@@ -31,7 +31,7 @@ type Kind string
 // Kinds of rows. The first group is written by nodes, the second by the leading master.
 const (
 	KindNode     Kind = "node"     // discovery.Node; key: node id
-	KindName     Kind = "name"     // discovery.Name; key: task id
+	KindName     Kind = "name"     // discovery.Name; key: NameTopic of its label/task id
 	KindEndpoint Kind = "endpoint" // overlay.Endpoint; key: attachment id
 	KindWant     Kind = "want"     // overlay.Want; key: what is wanted of the leader
 	KindBackend  Kind = "backend"  // lb.Backend; key: vip key + task id
@@ -49,16 +49,6 @@ const (
 	KindMaster    Kind = "master"    // discovery.Master; key: master id
 	KindRefusal   Kind = "refusal"   // discovery.Refusal; key: node id/kind/key of the row refused
 )
-
-// Topic returns what rows of the kind are held on interest of, empty: everyone holds them. A topic's rows
-// are held by their writer and by who takes the topic, which masters do for every one. A topic is named
-// as the kind it began with.
-func (k Kind) Topic() string {
-	if k == KindEndpoint {
-		return string(KindEndpoint)
-	}
-	return ""
-}
 
 // Row is one fact. It has one writer, so rows need no merge rules: of two rows with the same
 // (Writer, Kind, Key) the greater (Incarnation, Seq) is the truth.

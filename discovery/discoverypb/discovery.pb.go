@@ -32,6 +32,7 @@ type SyncMessage struct {
 	//	*SyncMessage_Digest
 	//	*SyncMessage_Batch
 	//	*SyncMessage_Alive
+	//	*SyncMessage_Interest
 	Body          isSyncMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -101,6 +102,15 @@ func (x *SyncMessage) GetAlive() *Alive {
 	return nil
 }
 
+func (x *SyncMessage) GetInterest() *Interest {
+	if x != nil {
+		if x, ok := x.Body.(*SyncMessage_Interest); ok {
+			return x.Interest
+		}
+	}
+	return nil
+}
+
 type isSyncMessage_Body interface {
 	isSyncMessage_Body()
 }
@@ -117,18 +127,26 @@ type SyncMessage_Alive struct {
 	Alive *Alive `protobuf:"bytes,3,opt,name=alive,proto3,oneof"`
 }
 
+type SyncMessage_Interest struct {
+	Interest *Interest `protobuf:"bytes,4,opt,name=interest,proto3,oneof"`
+}
+
 func (*SyncMessage_Digest) isSyncMessage_Body() {}
 
 func (*SyncMessage_Batch) isSyncMessage_Body() {}
 
 func (*SyncMessage_Alive) isSyncMessage_Body() {}
 
+func (*SyncMessage_Interest) isSyncMessage_Body() {}
+
 // Digest is the first message of each side. Another one later means: I lack something, look again.
 type Digest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Known []*Known               `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"`
-	// whole wants the streams of every topic; else those without one, and those that are known.
-	Whole         bool `protobuf:"varint,2,opt,name=whole,proto3" json:"whole,omitempty"`
+	// whole wants the streams of every topic; else those of topics, those without one, and those that are known.
+	Whole         bool     `protobuf:"varint,2,opt,name=whole,proto3" json:"whole,omitempty"`
+	Topics        []string `protobuf:"bytes,3,rep,name=topics,proto3" json:"topics,omitempty"`      // kind, kind/part, or kind/* for all of them
+	Interest      uint64   `protobuf:"varint,4,opt,name=interest,proto3" json:"interest,omitempty"` // the sender's count of changes of topics
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -177,20 +195,95 @@ func (x *Digest) GetWhole() bool {
 	return false
 }
 
+func (x *Digest) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *Digest) GetInterest() uint64 {
+	if x != nil {
+		return x.Interest
+	}
+	return 0
+}
+
+// Interest is a change of the topics that the sender takes. What it left it forgot.
+type Interest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Take          []string               `protobuf:"bytes,1,rep,name=take,proto3" json:"take,omitempty"`
+	Leave         []string               `protobuf:"bytes,2,rep,name=leave,proto3" json:"leave,omitempty"`
+	Interest      uint64                 `protobuf:"varint,3,opt,name=interest,proto3" json:"interest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interest) Reset() {
+	*x = Interest{}
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interest) ProtoMessage() {}
+
+func (x *Interest) ProtoReflect() protoreflect.Message {
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interest.ProtoReflect.Descriptor instead.
+func (*Interest) Descriptor() ([]byte, []int) {
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Interest) GetTake() []string {
+	if x != nil {
+		return x.Take
+	}
+	return nil
+}
+
+func (x *Interest) GetLeave() []string {
+	if x != nil {
+		return x.Leave
+	}
+	return nil
+}
+
+func (x *Interest) GetInterest() uint64 {
+	if x != nil {
+		return x.Interest
+	}
+	return 0
+}
+
 // Known is how far the sender knows a stream: the rows of one writer on one topic.
 type Known struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Writer        string                 `protobuf:"bytes,1,opt,name=writer,proto3" json:"writer,omitempty"`
 	Incarnation   uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	Topic         string                 `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"` // empty: the rows that everyone holds
+	Topic         string                 `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"` // kind, or kind/part; empty: the rows that everyone holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Known) Reset() {
 	*x = Known{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[2]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +295,7 @@ func (x *Known) String() string {
 func (*Known) ProtoMessage() {}
 
 func (x *Known) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[2]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +308,7 @@ func (x *Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Known.ProtoReflect.Descriptor instead.
 func (*Known) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{2}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Known) GetWriter() string {
@@ -265,7 +358,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[3]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +370,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[3]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +383,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{3}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Batch) GetWriter() string {
@@ -363,7 +456,7 @@ type BatchRow struct {
 
 func (x *BatchRow) Reset() {
 	*x = BatchRow{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[4]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +468,7 @@ func (x *BatchRow) String() string {
 func (*BatchRow) ProtoMessage() {}
 
 func (x *BatchRow) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[4]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +481,7 @@ func (x *BatchRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRow.ProtoReflect.Descriptor instead.
 func (*BatchRow) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{4}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BatchRow) GetKind() string {
@@ -426,17 +519,20 @@ func (x *BatchRow) GetValue() []byte {
 	return nil
 }
 
-// Alive is said when all that the other side lacks was sent: for the first time when it caught up, then
-// as long as there is nothing else to say.
+// Alive is said when all that the other side lacks was sent: for the first time when it caught up, after each
+// change of its interest, and as long as there is nothing else to say.
 type Alive struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Interest uint64                 `protobuf:"varint,1,opt,name=interest,proto3" json:"interest,omitempty"` // of the other side, that this is said of
+	// whole tells that the sender knows all there is: what it did not send is not there.
+	Whole         bool `protobuf:"varint,2,opt,name=whole,proto3" json:"whole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[5]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +544,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[5]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +557,21 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{5}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Alive) GetInterest() uint64 {
+	if x != nil {
+		return x.Interest
+	}
+	return 0
+}
+
+func (x *Alive) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
 }
 
 // FindRequest asks for live rows of a kind whose value holds text as a JSON string.
@@ -475,7 +585,7 @@ type FindRequest struct {
 
 func (x *FindRequest) Reset() {
 	*x = FindRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +597,7 @@ func (x *FindRequest) String() string {
 func (*FindRequest) ProtoMessage() {}
 
 func (x *FindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[6]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +610,7 @@ func (x *FindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindRequest.ProtoReflect.Descriptor instead.
 func (*FindRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{6}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FindRequest) GetKind() string {
@@ -526,7 +636,7 @@ type FindResponse struct {
 
 func (x *FindResponse) Reset() {
 	*x = FindResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +648,7 @@ func (x *FindResponse) String() string {
 func (*FindResponse) ProtoMessage() {}
 
 func (x *FindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[7]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +661,7 @@ func (x *FindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindResponse.ProtoReflect.Descriptor instead.
 func (*FindResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{7}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FindResponse) GetRows() []*Row {
@@ -570,7 +680,7 @@ type AppliedRequest struct {
 
 func (x *AppliedRequest) Reset() {
 	*x = AppliedRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +692,7 @@ func (x *AppliedRequest) String() string {
 func (*AppliedRequest) ProtoMessage() {}
 
 func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[8]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +705,7 @@ func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedRequest.ProtoReflect.Descriptor instead.
 func (*AppliedRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{8}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AppliedRequest) GetKnown() []*Known {
@@ -613,7 +723,7 @@ type AppliedResponse struct {
 
 func (x *AppliedResponse) Reset() {
 	*x = AppliedResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +735,7 @@ func (x *AppliedResponse) String() string {
 func (*AppliedResponse) ProtoMessage() {}
 
 func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[9]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +748,7 @@ func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResponse.ProtoReflect.Descriptor instead.
 func (*AppliedResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{9}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{10}
 }
 
 type Name struct {
@@ -656,7 +766,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +778,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[10]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +791,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{10}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Name) GetTask() string {
@@ -744,7 +854,7 @@ type NamedPort struct {
 
 func (x *NamedPort) Reset() {
 	*x = NamedPort{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +866,7 @@ func (x *NamedPort) String() string {
 func (*NamedPort) ProtoMessage() {}
 
 func (x *NamedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +879,7 @@ func (x *NamedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedPort.ProtoReflect.Descriptor instead.
 func (*NamedPort) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NamedPort) GetName() string {
@@ -802,7 +912,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +924,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +937,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AnnounceRequest) GetName() *Name {
@@ -845,7 +955,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +967,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +980,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
 }
 
 type RetractRequest struct {
@@ -882,7 +992,7 @@ type RetractRequest struct {
 
 func (x *RetractRequest) Reset() {
 	*x = RetractRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1004,7 @@ func (x *RetractRequest) String() string {
 func (*RetractRequest) ProtoMessage() {}
 
 func (x *RetractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1017,7 @@ func (x *RetractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractRequest.ProtoReflect.Descriptor instead.
 func (*RetractRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetractRequest) GetTask() string {
@@ -925,7 +1035,7 @@ type RetractResponse struct {
 
 func (x *RetractResponse) Reset() {
 	*x = RetractResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1047,7 @@ func (x *RetractResponse) String() string {
 func (*RetractResponse) ProtoMessage() {}
 
 func (x *RetractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1060,7 @@ func (x *RetractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractResponse.ProtoReflect.Descriptor instead.
 func (*RetractResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
 }
 
 type LookupRequest struct {
@@ -963,7 +1073,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1085,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1098,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LookupRequest) GetNetwork() string {
@@ -1014,7 +1124,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1136,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1149,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LookupResponse) GetRecords() []*Record {
@@ -1063,7 +1173,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1185,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1198,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Record) GetName() string {
@@ -1141,7 +1251,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1263,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1276,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
 }
 
 type NodesResponse struct {
@@ -1178,7 +1288,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1300,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1313,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodesResponse) GetNodes() []*NodeStatus {
@@ -1231,7 +1341,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1353,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1366,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{21}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeStatus) GetId() string {
@@ -1338,7 +1448,7 @@ type RowsRequest struct {
 
 func (x *RowsRequest) Reset() {
 	*x = RowsRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1460,7 @@ func (x *RowsRequest) String() string {
 func (*RowsRequest) ProtoMessage() {}
 
 func (x *RowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1473,7 @@ func (x *RowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
 func (*RowsRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{22}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RowsRequest) GetKind() string {
@@ -1382,7 +1492,7 @@ type RowsResponse struct {
 
 func (x *RowsResponse) Reset() {
 	*x = RowsResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1504,7 @@ func (x *RowsResponse) String() string {
 func (*RowsResponse) ProtoMessage() {}
 
 func (x *RowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1517,7 @@ func (x *RowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
 func (*RowsResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{23}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RowsResponse) GetRows() []*Row {
@@ -1432,7 +1542,7 @@ type Row struct {
 
 func (x *Row) Reset() {
 	*x = Row{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1554,7 @@ func (x *Row) String() string {
 func (*Row) ProtoMessage() {}
 
 func (x *Row) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1567,7 @@ func (x *Row) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Row.ProtoReflect.Descriptor instead.
 func (*Row) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{24}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Row) GetWriter() string {
@@ -1513,15 +1623,22 @@ var File_discovery_discoverypb_discovery_proto protoreflect.FileDescriptor
 
 const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\n" +
-	"%discovery/discoverypb/discovery.proto\x12\x11weft.discovery.v1\"\xae\x01\n" +
+	"%discovery/discoverypb/discovery.proto\x12\x11weft.discovery.v1\"\xe9\x01\n" +
 	"\vSyncMessage\x123\n" +
 	"\x06digest\x18\x01 \x01(\v2\x19.weft.discovery.v1.DigestH\x00R\x06digest\x120\n" +
 	"\x05batch\x18\x02 \x01(\v2\x18.weft.discovery.v1.BatchH\x00R\x05batch\x120\n" +
-	"\x05alive\x18\x03 \x01(\v2\x18.weft.discovery.v1.AliveH\x00R\x05aliveB\x06\n" +
-	"\x04body\"N\n" +
+	"\x05alive\x18\x03 \x01(\v2\x18.weft.discovery.v1.AliveH\x00R\x05alive\x129\n" +
+	"\binterest\x18\x04 \x01(\v2\x1b.weft.discovery.v1.InterestH\x00R\binterestB\x06\n" +
+	"\x04body\"\x82\x01\n" +
 	"\x06Digest\x12.\n" +
 	"\x05known\x18\x01 \x03(\v2\x18.weft.discovery.v1.KnownR\x05known\x12\x14\n" +
-	"\x05whole\x18\x02 \x01(\bR\x05whole\"i\n" +
+	"\x05whole\x18\x02 \x01(\bR\x05whole\x12\x16\n" +
+	"\x06topics\x18\x03 \x03(\tR\x06topics\x12\x1a\n" +
+	"\binterest\x18\x04 \x01(\x04R\binterest\"P\n" +
+	"\bInterest\x12\x12\n" +
+	"\x04take\x18\x01 \x03(\tR\x04take\x12\x14\n" +
+	"\x05leave\x18\x02 \x03(\tR\x05leave\x12\x1a\n" +
+	"\binterest\x18\x03 \x01(\x04R\binterest\"i\n" +
 	"\x05Known\x12\x16\n" +
 	"\x06writer\x18\x01 \x01(\tR\x06writer\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x10\n" +
@@ -1541,8 +1658,10 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
-	"\x05value\x18\x05 \x01(\fR\x05value\"\a\n" +
-	"\x05Alive\"5\n" +
+	"\x05value\x18\x05 \x01(\fR\x05value\"9\n" +
+	"\x05Alive\x12\x1a\n" +
+	"\binterest\x18\x01 \x01(\x04R\binterest\x12\x14\n" +
+	"\x05whole\x18\x02 \x01(\bR\x05whole\"5\n" +
 	"\vFindRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\":\n" +
@@ -1632,68 +1751,70 @@ func file_discovery_discoverypb_discovery_proto_rawDescGZIP() []byte {
 	return file_discovery_discoverypb_discovery_proto_rawDescData
 }
 
-var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_discovery_discoverypb_discovery_proto_goTypes = []any{
 	(*SyncMessage)(nil),      // 0: weft.discovery.v1.SyncMessage
 	(*Digest)(nil),           // 1: weft.discovery.v1.Digest
-	(*Known)(nil),            // 2: weft.discovery.v1.Known
-	(*Batch)(nil),            // 3: weft.discovery.v1.Batch
-	(*BatchRow)(nil),         // 4: weft.discovery.v1.BatchRow
-	(*Alive)(nil),            // 5: weft.discovery.v1.Alive
-	(*FindRequest)(nil),      // 6: weft.discovery.v1.FindRequest
-	(*FindResponse)(nil),     // 7: weft.discovery.v1.FindResponse
-	(*AppliedRequest)(nil),   // 8: weft.discovery.v1.AppliedRequest
-	(*AppliedResponse)(nil),  // 9: weft.discovery.v1.AppliedResponse
-	(*Name)(nil),             // 10: weft.discovery.v1.Name
-	(*NamedPort)(nil),        // 11: weft.discovery.v1.NamedPort
-	(*AnnounceRequest)(nil),  // 12: weft.discovery.v1.AnnounceRequest
-	(*AnnounceResponse)(nil), // 13: weft.discovery.v1.AnnounceResponse
-	(*RetractRequest)(nil),   // 14: weft.discovery.v1.RetractRequest
-	(*RetractResponse)(nil),  // 15: weft.discovery.v1.RetractResponse
-	(*LookupRequest)(nil),    // 16: weft.discovery.v1.LookupRequest
-	(*LookupResponse)(nil),   // 17: weft.discovery.v1.LookupResponse
-	(*Record)(nil),           // 18: weft.discovery.v1.Record
-	(*NodesRequest)(nil),     // 19: weft.discovery.v1.NodesRequest
-	(*NodesResponse)(nil),    // 20: weft.discovery.v1.NodesResponse
-	(*NodeStatus)(nil),       // 21: weft.discovery.v1.NodeStatus
-	(*RowsRequest)(nil),      // 22: weft.discovery.v1.RowsRequest
-	(*RowsResponse)(nil),     // 23: weft.discovery.v1.RowsResponse
-	(*Row)(nil),              // 24: weft.discovery.v1.Row
+	(*Interest)(nil),         // 2: weft.discovery.v1.Interest
+	(*Known)(nil),            // 3: weft.discovery.v1.Known
+	(*Batch)(nil),            // 4: weft.discovery.v1.Batch
+	(*BatchRow)(nil),         // 5: weft.discovery.v1.BatchRow
+	(*Alive)(nil),            // 6: weft.discovery.v1.Alive
+	(*FindRequest)(nil),      // 7: weft.discovery.v1.FindRequest
+	(*FindResponse)(nil),     // 8: weft.discovery.v1.FindResponse
+	(*AppliedRequest)(nil),   // 9: weft.discovery.v1.AppliedRequest
+	(*AppliedResponse)(nil),  // 10: weft.discovery.v1.AppliedResponse
+	(*Name)(nil),             // 11: weft.discovery.v1.Name
+	(*NamedPort)(nil),        // 12: weft.discovery.v1.NamedPort
+	(*AnnounceRequest)(nil),  // 13: weft.discovery.v1.AnnounceRequest
+	(*AnnounceResponse)(nil), // 14: weft.discovery.v1.AnnounceResponse
+	(*RetractRequest)(nil),   // 15: weft.discovery.v1.RetractRequest
+	(*RetractResponse)(nil),  // 16: weft.discovery.v1.RetractResponse
+	(*LookupRequest)(nil),    // 17: weft.discovery.v1.LookupRequest
+	(*LookupResponse)(nil),   // 18: weft.discovery.v1.LookupResponse
+	(*Record)(nil),           // 19: weft.discovery.v1.Record
+	(*NodesRequest)(nil),     // 20: weft.discovery.v1.NodesRequest
+	(*NodesResponse)(nil),    // 21: weft.discovery.v1.NodesResponse
+	(*NodeStatus)(nil),       // 22: weft.discovery.v1.NodeStatus
+	(*RowsRequest)(nil),      // 23: weft.discovery.v1.RowsRequest
+	(*RowsResponse)(nil),     // 24: weft.discovery.v1.RowsResponse
+	(*Row)(nil),              // 25: weft.discovery.v1.Row
 }
 var file_discovery_discoverypb_discovery_proto_depIdxs = []int32{
 	1,  // 0: weft.discovery.v1.SyncMessage.digest:type_name -> weft.discovery.v1.Digest
-	3,  // 1: weft.discovery.v1.SyncMessage.batch:type_name -> weft.discovery.v1.Batch
-	5,  // 2: weft.discovery.v1.SyncMessage.alive:type_name -> weft.discovery.v1.Alive
-	2,  // 3: weft.discovery.v1.Digest.known:type_name -> weft.discovery.v1.Known
-	4,  // 4: weft.discovery.v1.Batch.rows:type_name -> weft.discovery.v1.BatchRow
-	24, // 5: weft.discovery.v1.FindResponse.rows:type_name -> weft.discovery.v1.Row
-	2,  // 6: weft.discovery.v1.AppliedRequest.known:type_name -> weft.discovery.v1.Known
-	11, // 7: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
-	10, // 8: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
-	18, // 9: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
-	21, // 10: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
-	24, // 11: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
-	0,  // 12: weft.discovery.v1.Sync.Exchange:input_type -> weft.discovery.v1.SyncMessage
-	6,  // 13: weft.discovery.v1.Sync.Find:input_type -> weft.discovery.v1.FindRequest
-	8,  // 14: weft.discovery.v1.Sync.Applied:input_type -> weft.discovery.v1.AppliedRequest
-	12, // 15: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
-	14, // 16: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
-	16, // 17: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
-	19, // 18: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
-	22, // 19: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
-	0,  // 20: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
-	7,  // 21: weft.discovery.v1.Sync.Find:output_type -> weft.discovery.v1.FindResponse
-	9,  // 22: weft.discovery.v1.Sync.Applied:output_type -> weft.discovery.v1.AppliedResponse
-	13, // 23: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
-	15, // 24: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
-	17, // 25: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
-	20, // 26: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
-	23, // 27: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 1: weft.discovery.v1.SyncMessage.batch:type_name -> weft.discovery.v1.Batch
+	6,  // 2: weft.discovery.v1.SyncMessage.alive:type_name -> weft.discovery.v1.Alive
+	2,  // 3: weft.discovery.v1.SyncMessage.interest:type_name -> weft.discovery.v1.Interest
+	3,  // 4: weft.discovery.v1.Digest.known:type_name -> weft.discovery.v1.Known
+	5,  // 5: weft.discovery.v1.Batch.rows:type_name -> weft.discovery.v1.BatchRow
+	25, // 6: weft.discovery.v1.FindResponse.rows:type_name -> weft.discovery.v1.Row
+	3,  // 7: weft.discovery.v1.AppliedRequest.known:type_name -> weft.discovery.v1.Known
+	12, // 8: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
+	11, // 9: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
+	19, // 10: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
+	22, // 11: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
+	25, // 12: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
+	0,  // 13: weft.discovery.v1.Sync.Exchange:input_type -> weft.discovery.v1.SyncMessage
+	7,  // 14: weft.discovery.v1.Sync.Find:input_type -> weft.discovery.v1.FindRequest
+	9,  // 15: weft.discovery.v1.Sync.Applied:input_type -> weft.discovery.v1.AppliedRequest
+	13, // 16: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
+	15, // 17: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
+	17, // 18: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
+	20, // 19: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
+	23, // 20: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
+	0,  // 21: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
+	8,  // 22: weft.discovery.v1.Sync.Find:output_type -> weft.discovery.v1.FindResponse
+	10, // 23: weft.discovery.v1.Sync.Applied:output_type -> weft.discovery.v1.AppliedResponse
+	14, // 24: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
+	16, // 25: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
+	18, // 26: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
+	21, // 27: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
+	24, // 28: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_discovery_discoverypb_discovery_proto_init() }
@@ -1705,6 +1826,7 @@ func file_discovery_discoverypb_discovery_proto_init() {
 		(*SyncMessage_Digest)(nil),
 		(*SyncMessage_Batch)(nil),
 		(*SyncMessage_Alive)(nil),
+		(*SyncMessage_Interest)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1712,7 +1834,7 @@ func file_discovery_discoverypb_discovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_discovery_discoverypb_discovery_proto_rawDesc), len(file_discovery_discoverypb_discovery_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

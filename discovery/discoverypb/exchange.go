@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"weft/discovery"
 	"weft/discovery/state"
 )
 
@@ -24,10 +28,10 @@ type link interface {
 
 // exchange is one stream. Two goroutines run side by side:
 //
-//	send  own digest, then, once the other digest is known: what the other side lacks, whenever
-//	      something changes. It holds no queue: while the other side reads slowly, changes only
-//	      move the store on, and what became old meanwhile is never sent.
-//	recv  digests and batches; a batch that leaves a gap makes send ask for a fresh look.
+//	send  own digest, then, once the other digest is known: what the other side lacks of the topics that
+//	      it takes, whenever that changes, and own changes of interest. It holds no queue: while the other
+//	      side reads slowly, changes only move the store on, and what became old meanwhile is never sent.
+//	recv  digests, interests and batches; a batch that leaves a gap makes send ask for a fresh look.
 type exchange struct {
 	s    *Syncer
 	link link
@@ -40,7 +44,14 @@ type exchange struct {
 	look    chan struct{} // there is a new cursor; capacity 1: the newest is enough
 	lacking chan struct{} // we lack something; capacity 1: once is enough
 
+	// Of send alone.
+	greeted  bool
+	answered uint64            // the other side's interest that all was sent of
+	told     []discovery.Topic // our interest as the other side knows it
+	interest uint64
+
 	mu     sync.Mutex
+	ended  bool
 	cursor *state.Cursor // what the other side knows; nil until its digest came
 }
 
@@ -64,6 +75,14 @@ func (x *exchange) run(ctx context.Context) error {
 	s := x.s
 	s.open.Add(1)
 	defer s.open.Add(-1)
+	s.answers.begin(x)
+	defer s.answers.end(x)
+	defer func() {
+		x.mu.Lock()
+		x.ended = true
+		x.mu.Unlock()
+		x.unfollow()
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 2) // one per goroutine
@@ -100,10 +119,9 @@ func (x *exchange) send(ctx context.Context) error {
 	}
 	idle := time.NewTimer(aliveEvery)
 	defer idle.Stop()
-	greeted := false
 	for {
-		changed := x.s.store.Changed()
-		if err := x.sendMissing(); err != nil {
+		turned := x.s.store.InterestChanged()
+		if err := errors.Join(x.sendInterest(), x.sendMissing()); err != nil {
 			return err
 		}
 		idle.Reset(aliveEvery)
@@ -115,54 +133,91 @@ func (x *exchange) send(ctx context.Context) error {
 				return err
 			}
 		case <-x.look:
-			if greeted {
-				continue
-			}
-			greeted = true
-			if err := x.greet(); err != nil {
-				return err
-			}
-		case <-changed:
+		case <-x.pending():
+		case <-turned:
 		case <-idle.C:
-			if err := x.link.Send(alive()); err != nil {
+			if err := x.sendAlive(); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// greet sends all that the other side lacks at first, and that this was all.
-func (x *exchange) greet() error {
-	x.s.met.Add(1)
-	if x.met != nil {
-		x.met()
-	}
-	if err := x.sendMissing(); err != nil {
-		return err
-	}
-	return x.link.Send(alive())
-}
-
 func (x *exchange) sendDigest() error {
-	return x.link.Send(&SyncMessage{Body: &SyncMessage_Digest{Digest: digestOut(x.s.store.Digest())}})
+	d := x.s.store.Digest()
+	x.told, x.interest = d.Topics, d.Interest
+	return x.link.Send(&SyncMessage{Body: &SyncMessage_Digest{Digest: digestOut(d)}})
 }
 
-// sendMissing sends what the other side lacks now, nothing while its digest is unknown.
+// sendInterest tells what changed of the topics that this side takes.
+func (x *exchange) sendInterest() error {
+	now, version := x.s.store.Interest()
+	if version == x.interest {
+		return nil
+	}
+	message := &Interest{Interest: version, Take: topicsOut(missingFrom(x.told, now)), Leave: topicsOut(missingFrom(now, x.told))}
+	x.told, x.interest = now, version
+	return x.link.Send(&SyncMessage{Body: &SyncMessage_Interest{Interest: message}})
+}
+
+// missingFrom returns what is in list, but not in other. Both are in order.
+func missingFrom(other, list []discovery.Topic) (missing []discovery.Topic) {
+	for _, t := range list {
+		if _, there := slices.BinarySearchFunc(other, t, discovery.Topic.Compare); !there {
+			missing = append(missing, t)
+		}
+	}
+	return missing
+}
+
+// sendMissing sends what the other side lacks now, nothing while its digest is unknown, and says so when all of
+// an interest was sent.
 func (x *exchange) sendMissing() error {
-	x.mu.Lock()
-	cursor := x.cursor
-	x.mu.Unlock()
+	cursor := x.follower()
 	if cursor == nil {
 		return nil
 	}
+	first := !x.greeted
+	if first {
+		x.greeted = true
+		x.s.met.Add(1)
+		if x.met != nil {
+			x.met()
+		}
+	}
+	interest := cursor.Interest()
 	for batch := range cursor.Next() {
 		for message := range batchOut(batch) {
+			x.s.wire.Add(uint64(proto.Size(message)))
 			if err := x.link.Send(message); err != nil {
 				return err
 			}
 		}
 		x.s.sent.Add(uint64(len(batch.Rows)))
 		x.s.transfer.Add(rowBytes(batch.Rows))
+	}
+	if !first && interest == x.answered {
+		return nil
+	}
+	x.answered = interest
+	return x.sendAlive()
+}
+
+func (x *exchange) sendAlive() error {
+	return x.link.Send(&SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{Interest: x.answered, Whole: x.s.knowsAll()}}})
+}
+
+// follower returns the cursor of the other side's digest, nil while that is unknown.
+func (x *exchange) follower() *state.Cursor {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.cursor
+}
+
+// pending is never ready while the other digest is unknown.
+func (x *exchange) pending() <-chan struct{} {
+	if cursor := x.follower(); cursor != nil {
+		return cursor.Pending()
 	}
 	return nil
 }
@@ -193,20 +248,32 @@ func (x *exchange) recv() error {
 					return err
 				}
 			}
+		case *SyncMessage_Interest:
+			x.takeInterest(body.Interest)
 		case *SyncMessage_Alive:
 			x.s.first.Do(func() { close(x.s.caughtUp) })
+			x.s.answers.take(x, body.Alive.GetInterest(), body.Alive.GetWhole())
 		}
 	}
 }
 
 // takeDigest begins to follow what the other side knows: from here on what it sends counts as well.
 func (x *exchange) takeDigest(d state.Digest) {
+	x.unfollow()
 	x.mu.Lock()
-	x.cursor = x.s.store.Cursor(d)
+	if !x.ended {
+		x.cursor = x.s.store.Follow(d)
+	}
 	x.mu.Unlock()
 	select {
 	case x.look <- struct{}{}:
 	default:
+	}
+}
+
+func (x *exchange) takeInterest(i *Interest) {
+	if cursor := x.follower(); cursor != nil {
+		cursor.Turn(topicsIn(i.GetTake()), topicsIn(i.GetLeave()), i.GetInterest())
 	}
 }
 
@@ -234,4 +301,14 @@ func (x *exchange) takeBatch(b state.Batch) error {
 	}
 	x.s.changed.Add(uint64(changed))
 	return err
+}
+
+// unfollow forgets what the other side knows.
+func (x *exchange) unfollow() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cursor != nil {
+		x.cursor.Close()
+		x.cursor = nil
+	}
 }

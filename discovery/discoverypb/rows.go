@@ -18,20 +18,39 @@ const (
 	batchLimit = 256 << 20
 )
 
-func alive() *SyncMessage { return &SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{}}} }
-
 func digestOut(d state.Digest) *Digest {
-	out := &Digest{Known: make([]*Known, 0, len(d.Known)), Whole: d.Whole}
+	out := &Digest{
+		Known: make([]*Known, 0, len(d.Known)), Whole: d.Whole, Topics: topicsOut(d.Topics), Interest: d.Interest,
+	}
 	for of, p := range d.Known {
-		out.Known = append(out.Known, &Known{Writer: of.Writer, Topic: of.Topic, Incarnation: p.Incarnation, Seq: p.Seq})
+		out.Known = append(out.Known, &Known{Writer: of.Writer, Topic: of.Topic.String(), Incarnation: p.Incarnation, Seq: p.Seq})
 	}
 	return out
 }
 
 func digestIn(d *Digest) state.Digest {
-	in := state.Digest{Known: make(map[state.Stream]state.Position, len(d.GetKnown())), Whole: d.GetWhole()}
+	in := state.Digest{
+		Known: make(map[state.Stream]state.Position, len(d.GetKnown())), Whole: d.GetWhole(),
+		Topics: topicsIn(d.GetTopics()), Interest: d.GetInterest(),
+	}
 	for _, k := range d.GetKnown() {
-		in.Known[state.Stream{Writer: k.GetWriter(), Topic: k.GetTopic()}] = state.Position{Incarnation: k.GetIncarnation(), Seq: k.GetSeq()}
+		in.Known[state.Stream{Writer: k.GetWriter(), Topic: discovery.ParseTopic(k.GetTopic())}] = state.Position{Incarnation: k.GetIncarnation(), Seq: k.GetSeq()}
+	}
+	return in
+}
+
+func topicsOut(topics []discovery.Topic) []string {
+	out := make([]string, len(topics))
+	for i, t := range topics {
+		out[i] = t.String()
+	}
+	return out
+}
+
+func topicsIn(texts []string) []discovery.Topic {
+	in := make([]discovery.Topic, len(texts))
+	for i, text := range texts {
+		in[i] = discovery.ParseTopic(text)
 	}
 	return in
 }
@@ -42,7 +61,7 @@ func batchOut(b state.Batch) iter.Seq[*SyncMessage] {
 		rows := b.Rows
 		for {
 			piece := &Batch{
-				Writer: b.Writer, Topic: b.Topic, Incarnation: b.Incarnation, From: b.From, To: b.To, Reset_: b.Reset,
+				Writer: b.Writer, Topic: b.Topic.String(), Incarnation: b.Incarnation, From: b.From, To: b.To, Reset_: b.Reset,
 			}
 			size := 0
 			for len(rows) > 0 && size < messageBytes {
@@ -71,7 +90,7 @@ type batchIn struct {
 // add takes the next message and tells whether the batch is complete.
 func (in *batchIn) add(b *Batch) (complete bool, err error) {
 	head := state.Batch{
-		Stream:      state.Stream{Writer: b.GetWriter(), Topic: b.GetTopic()},
+		Stream:      state.Stream{Writer: b.GetWriter(), Topic: discovery.ParseTopic(b.GetTopic())},
 		Incarnation: b.GetIncarnation(), From: b.GetFrom(), To: b.GetTo(), Reset: b.GetReset_(),
 	}
 	if !in.begun {

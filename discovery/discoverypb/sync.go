@@ -37,7 +37,10 @@ type SyncOptions struct {
 	Secret []byte
 	// Applied returns when this process acts by rows up to where they are known. Nil: it never says.
 	Applied func(ctx context.Context, known map[state.Stream]state.Position) error
-	Log     *slog.Logger // nil: nobody
+	// Complete tells, of a store of every topic, that all writers there are have brought their rows, as far as
+	// is known; asked until it says yes. Nil: yes.
+	Complete func() bool
+	Log      *slog.Logger // nil: nobody
 }
 
 // SyncStats counts what all exchanges of a Syncer did.
@@ -49,6 +52,7 @@ type SyncStats struct {
 	Changed  uint64 // received rows that changed something
 	Gaps     uint64 // batches that did not fit and were asked for again
 	Bytes    uint64 // of keys and values sent and received
+	Wire     uint64 // bytes of messages with rows that were sent
 }
 
 // Syncer exchanges the rows of a store with others, as server and as client.
@@ -65,8 +69,12 @@ type Syncer struct {
 	caughtUp chan struct{}  // closed by the first exchange that catches up
 	first    sync.Once
 
-	open                                         atomic.Int64
-	met, sent, received, changed, gaps, transfer atomic.Uint64
+	isComplete func() bool
+	complete   atomic.Bool
+	answers    *answers
+
+	open                                               atomic.Int64
+	met, sent, received, changed, gaps, transfer, wire atomic.Uint64
 }
 
 // NewSyncer returns a Syncer; nothing runs before Register or With.
@@ -79,7 +87,7 @@ func NewSyncer(o SyncOptions) (*Syncer, error) {
 	}
 	return &Syncer{
 		store: o.Store, secret: o.Secret, applied: o.Applied, log: o.Log,
-		closing: make(chan struct{}), caughtUp: make(chan struct{}),
+		closing: make(chan struct{}), caughtUp: make(chan struct{}), isComplete: o.Complete, answers: newAnswers(),
 	}, nil
 }
 
@@ -133,6 +141,7 @@ func (s *Syncer) Stats() SyncStats {
 	return SyncStats{
 		Open: s.open.Load(), Met: s.met.Load(), Sent: s.sent.Load(), Received: s.received.Load(),
 		Changed: s.changed.Load(), Gaps: s.gaps.Load(), Bytes: s.transfer.Load(),
+		Wire: s.wire.Load(),
 	}
 }
 

@@ -328,7 +328,7 @@ func TestSlowReaderOverTheWire(t *testing.T) {
 	defer cancel()
 	go func() { // it sleeps, but it lives
 		defer close(asleep)
-		for tick := time.NewTicker(aliveEvery); ctx.Err() == nil && stream.Send(alive()) == nil; {
+		for tick := time.NewTicker(aliveEvery); ctx.Err() == nil && stream.Send(&SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{}}}) == nil; {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -502,7 +502,7 @@ func TestBadBatchEndsTheStream(t *testing.T) {
 }
 
 func TestBatchIsCutAndPutTogether(t *testing.T) {
-	batch := state.Batch{Stream: state.Stream{Writer: "b", Topic: "endpoint"}, Incarnation: 3, From: 4, To: 40}
+	batch := state.Batch{Stream: state.Stream{Writer: "b", Topic: discovery.Topic{Kind: "endpoint"}}, Incarnation: 3, From: 4, To: 40}
 	for i := range 36 {
 		batch.Rows = append(batch.Rows, discovery.Row{
 			Writer: "b", Kind: "endpoint", Key: fmt.Sprint(i), Incarnation: 3, Seq: uint64(i + 5), Value: make([]byte, 100_000),

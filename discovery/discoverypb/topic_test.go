@@ -3,7 +3,9 @@
 package discoverypb
 
 import (
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -57,6 +59,88 @@ func TestAMasterGetsATopicFromItsWriterThoughOthersToldTheRest(t *testing.T) {
 	until(t, func() string {
 		return cmp.Diff(content(master), []string{"a endpoint/web-1 = {}", "a name/web = 1"})
 	}, master)
+}
+
+// held waits until somebody who knows everything has answered for a version of the interest.
+func held(t *testing.T, s *Syncer, version uint64) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		changed := s.Answered()
+		if s.Held() >= version {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("held is %d, want %d within 10 s", s.Held(), version)
+		}
+	}
+}
+
+func TestATopicIsHeldOnceTakenAndForgottenOnceLeft(t *testing.T) {
+	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
+	master := openStore(t, state.Options{Whole: true})
+	conn, _ := serve(t, syncer(t, master, ""))
+	cb := syncer(t, b, "")
+	with(t, syncer(t, a, ""), conn)
+	with(t, cb, conn)
+	put(t, a, "web/1", "1")
+	put(t, a, "db/1", "2")
+	until(t, func() string { return cmp.Diff(content(master), []string{"a name/db/1 = 2", "a name/web/1 = 1"}) }, master)
+
+	web, none := discovery.NameTopic("web"), discovery.NameTopic("none")
+	held(t, cb, b.Take(web))
+	if diff := cmp.Diff(content(b), []string{"a name/web/1 = 1"}); diff != "" {
+		t.Errorf("b, which took web (-got +want):\n%s", diff)
+	}
+	held(t, cb, b.Take(none)) // that there is nothing is an answer
+	put(t, a, "none/1", "3")
+	until(t, func() string { return cmp.Diff(content(b), []string{"a name/none/1 = 3", "a name/web/1 = 1"}) }, b)
+
+	b.Leave(web)
+	put(t, a, "web/1", "4")
+	put(t, a, "none/1", "5")
+	until(t, func() string { return cmp.Diff(content(b), []string{"a name/none/1 = 5"}) }, b)
+	before := cb.Stats().Received
+	held(t, cb, b.Take(web))
+	if diff := cmp.Diff(content(b), []string{"a name/none/1 = 5", "a name/web/1 = 4"}); diff != "" {
+		t.Errorf("b, which took web again (-got +want):\n%s", diff)
+	}
+	if n := cb.Stats().Received - before; n != 1 {
+		t.Errorf("b received %d rows for one topic of one row", n)
+	}
+	held(t, cb, b.Take(discovery.Topic{Kind: discovery.KindName, Of: discovery.Every}))
+	if diff := cmp.Diff(content(b), content(master)); diff != "" {
+		t.Errorf("b, which took all names (-got +want master's):\n%s", diff)
+	}
+}
+
+func TestAMasterThatDoesNotKnowAllYetVouchesForNothing(t *testing.T) {
+	var complete atomic.Bool
+	b, master := openStore(t, state.Options{Self: "b"}), openStore(t, state.Options{Whole: true})
+	m, err := NewSyncer(SyncOptions{Store: master, Complete: complete.Load})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	conn, _ := serve(t, m)
+	cb := syncer(t, b, "")
+	with(t, cb, conn)
+	version := b.Take(discovery.NameTopic("web"))
+	deadline := time.After(10 * time.Second)
+	for changed := cb.Answered(); cb.Shared(version) == 0; changed = cb.Answered() {
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatal("the master has not answered within 10 s")
+		}
+	}
+	if h := cb.Held(); h >= version {
+		t.Errorf("held is %d, though the master waits for rows", h)
+	}
+	complete.Store(true)
+	held(t, cb, version)
 }
 
 func TestFindReturnsWhatTheOtherHolds(t *testing.T) {

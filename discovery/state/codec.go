@@ -5,6 +5,7 @@ package state
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"weft/discovery"
 )
@@ -14,19 +15,22 @@ import (
 //	opRow     writer kind key incarnation seq deleted value   set the row
 //	opDrop    writer kind key                                 forget the row
 //	opStream  writer topic incarnation seq floor              set what is known of the stream
+//	opForget  writer topic                                    forget that; its rows were dropped
 //
 // Numbers are varints, texts have their length before them.
 const (
 	opRow byte = iota + 1
 	opDrop
 	opOldWriter // of version 1, which had no topics: as opStream without one
+	opOldStream // of version 2, in which names had no topics: as opStream
 	opStream
+	opForget
 )
 
 type operation struct {
 	code   byte
 	row    discovery.Row // opRow; of opDrop the names
-	stream stream        // opStream
+	stream stream        // opStream; of opForget the names
 }
 
 func appendRow(b []byte, r *discovery.Row) []byte {
@@ -47,10 +51,14 @@ func appendDrop(b []byte, r *discovery.Row) []byte {
 }
 
 func appendStream(b []byte, st *stream) []byte {
-	b = appendNames(append(b, opStream), st.Writer, st.Topic)
+	b = appendNames(append(b, opStream), st.Writer, st.Topic.String())
 	b = binary.AppendUvarint(b, st.incarnation)
 	b = binary.AppendUvarint(b, st.seq)
 	return binary.AppendUvarint(b, st.floor)
+}
+
+func appendForget(b []byte, of Stream) []byte {
+	return appendNames(append(b, opForget), of.Writer, of.Topic.String())
 }
 
 func appendNames(b []byte, names ...string) []byte {
@@ -96,6 +104,15 @@ func (r *opReader) name() string {
 	return name
 }
 
+func (r *opReader) topic() discovery.Topic {
+	text := string(r.bytes(MaxName))
+	t := discovery.ParseTopic(text)
+	if t.String() != text || strings.IndexByte(text, 0) >= 0 {
+		r.bad = true
+	}
+	return t
+}
+
 // readOp reads the first operation of b. It keeps no part of b.
 func readOp(b []byte) (op operation, rest []byte, err error) {
 	if len(b) == 0 {
@@ -113,10 +130,12 @@ func readOp(b []byte) (op operation, rest []byte, err error) {
 		}
 	case opDrop:
 		op.row.Writer, op.row.Kind, op.row.Key = r.name(), discovery.Kind(r.name()), r.name()
-	case opStream, opOldWriter:
+	case opForget:
+		op.stream.Writer, op.stream.Topic = r.name(), r.topic()
+	case opStream, opOldStream, opOldWriter:
 		op.stream.Writer = r.name()
-		if op.code == opStream {
-			op.stream.Topic = string(r.bytes(MaxName))
+		if op.code != opOldWriter {
+			op.stream.Topic = r.topic()
 		}
 		op.stream.incarnation, op.stream.seq, op.stream.floor = r.number(), r.number(), r.number()
 	default:

@@ -96,6 +96,10 @@ func (s *Store) publish(t *tx) {
 		s.log.Warn("own rows begin a new life: others knew more of them, or the masters removed this node",
 			"node", s.self, "incarnation", s.Incarnation())
 	}
+	s.hub.wake(t.touched)
+	if t.turned {
+		close(*s.turned.Swap(new(make(chan struct{}))))
+	}
 	if len(t.kinds) > 0 {
 		s.watch.wake(t.kinds)
 	}
@@ -137,6 +141,7 @@ func (s *Store) replay(t *tx) (fresh bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	t.resume()
 	if found.whole {
 		t.recount()
 		s.log.Error("state file is broken; the copy beside it is whole and is used",
@@ -165,7 +170,7 @@ func (t *tx) repair() {
 	var drop []*discovery.Row
 	t.mem.each("", func(r *discovery.Row) {
 		of := streamOf(r)
-		if !t.s.takes(of) {
+		if !t.takes(of) {
 			drop = append(drop, r)
 			return
 		}
@@ -234,8 +239,10 @@ func (t *tx) redo(ops []byte) error {
 			t.mem.set(&row)
 		case opDrop:
 			t.mem.drop(&op.row)
-		case opStream, opOldWriter:
-			t.old = t.old || op.code == opOldWriter
+		case opForget:
+			t.mem.dropStream(op.stream.Stream)
+		case opStream, opOldStream, opOldWriter:
+			t.old = t.old || op.code != opStream
 			t.s.rev++
 			op.stream.rev = t.s.rev
 			t.mem.setStream(op.stream)

@@ -16,22 +16,51 @@ import (
 const batchBytes = 256 << 10
 
 // Cursor follows what one other store knows, so that looking for what it lacks costs no more than
-// what changed. Next is for one goroutine, Knows for any.
+// what changed. Next is for one goroutine, the rest for any.
 type Cursor struct {
-	s   *Store
-	rev uint64 // streams that changed up to here were looked at
+	s    *Store
+	rev  uint64        // streams that changed up to here were looked at
+	wake chan struct{} // capacity 1: that something is pending; nil unless the cursor follows
 
-	mu    sync.Mutex // guards known
-	known Digest
+	mu      sync.Mutex // guards what follows
+	known   Digest     // Topics is empty: topics has them
+	topics  map[discovery.Topic]struct{}
+	pending map[Stream]struct{} // of a cursor that follows: changed since Next looked
 }
 
 // Cursor returns a cursor for someone with digest d, which is not changed.
 func (s *Store) Cursor(d Digest) *Cursor {
-	d.Known = maps.Clone(d.Known)
-	if d.Known == nil {
-		d.Known = make(map[Stream]Position)
+	c := &Cursor{s: s, known: d, topics: make(map[discovery.Topic]struct{}, len(d.Topics))}
+	c.known.Known = maps.Clone(d.Known)
+	if c.known.Known == nil {
+		c.known.Known = make(map[Stream]Position)
 	}
-	return &Cursor{s: s, known: d}
+	c.known.Topics = nil
+	for _, t := range d.Topics {
+		c.topics[t] = struct{}{}
+	}
+	return c
+}
+
+// Follow returns a cursor that is told of changes of what the other side takes, and of no others; Close it.
+func (s *Store) Follow(d Digest) *Cursor {
+	c := s.Cursor(d)
+	c.wake, c.pending = make(chan struct{}, 1), make(map[Stream]struct{})
+	s.hub.add(c, d.Whole, d.Topics)
+	return c
+}
+
+// Pending returns the channel that has something in it when there is something for Next.
+func (c *Cursor) Pending() <-chan struct{} { return c.wake }
+
+// Close ends Follow.
+func (c *Cursor) Close() { c.s.hub.remove(c) }
+
+// Interest is the version of the interest that the other side has told.
+func (c *Cursor) Interest() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known.Interest
 }
 
 // Knows notes that the other side has a stream up to p, because it sent that.
@@ -43,29 +72,110 @@ func (c *Cursor) Knows(of Stream, p Position) {
 	}
 }
 
+// Turn follows a change of the other side's interest: what it left it forgot.
+func (c *Cursor) Turn(take, leave []discovery.Topic, interest uint64) {
+	if c.wake != nil {
+		c.s.hub.turn(c, take, leave)
+	}
+	mem := c.s.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range leave {
+		delete(c.topics, t)
+	}
+	if len(leave) > 0 {
+		maps.DeleteFunc(c.known.Known, func(of Stream, _ Position) bool { return !c.takes(of.Topic) })
+	}
+	for _, t := range take {
+		c.topics[t] = struct{}{}
+		mem.eachOn(t, func(of Stream) { c.note(of) })
+	}
+	c.known.Interest = interest
+	c.signal() // also that there is nothing for it is worth saying
+}
+
+// Forget forgets that the other side has streams, when it does not any more.
+func (c *Cursor) Forget(gone func(Stream) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.known.Known, func(of Stream, _ Position) bool { return gone(of) })
+}
+
+// note is told of a stream that changed; the caller holds mu.
+func (c *Cursor) note(of Stream) {
+	if c.pending == nil {
+		return
+	}
+	c.pending[of] = struct{}{}
+	c.signal()
+}
+
+func (c *Cursor) signal() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// takes tells whether the other side wants a topic; the caller holds mu.
+func (c *Cursor) takes(t discovery.Topic) bool {
+	if t.IsZero() || c.known.Whole {
+		return true
+	}
+	if _, ok := c.topics[t]; ok {
+		return true
+	}
+	_, ok := c.topics[discovery.Topic{Kind: t.Kind, Of: discovery.Every}]
+	return ok
+}
+
 // position returns how far the other side has a stream, and whether it wants it.
 func (c *Cursor) position(of Stream) (p Position, known, wanted bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, known = c.known.Known[of]
-	return p, known, c.known.wants(of)
+	return p, known, known || c.takes(of.Topic)
 }
 
 // Next returns what the other side lacks as of now. A batch counts as known to it once the loop
 // asks for the next one; a loop that is left early gets the rest again.
 func (c *Cursor) Next() iter.Seq[Batch] {
 	return func(yield func(Batch) bool) {
-		mem := c.s.now()
-		changed, rev := changedStreams(mem, c.rev)
-		for _, st := range changed {
+		mem, rev := c.s.now(), c.rev
+		var changed []Stream
+		if c.pending == nil || rev == 0 {
+			changed, rev = changedStreams(mem, c.rev)
+		} else {
+			changed, mem = c.take()
+		}
+		for i, st := range changed {
 			for b := range c.behind(mem, st) {
 				if !yield(b) {
+					c.again(changed[i:])
 					return
 				}
 				c.Knows(b.Stream, Position{Incarnation: b.Incarnation, Seq: b.To})
 			}
 		}
 		c.rev = rev
+	}
+}
+
+// take returns what is pending, and rows in which all of it is.
+func (c *Cursor) take() ([]Stream, *memory) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := slices.SortedFunc(maps.Keys(c.pending), ledgerFirst)
+	clear(c.pending)
+	return changed, c.s.now()
+}
+
+// again makes streams pending that were not sent.
+func (c *Cursor) again(rest []Stream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, of := range rest {
+		c.note(of)
 	}
 }
 
@@ -77,14 +187,18 @@ func changedStreams(mem *memory, rev uint64) (changed []Stream, last uint64) {
 		changed = append(changed, st.Stream)
 		last = st.rev
 	}
+	slices.SortFunc(changed, ledgerFirst)
+	return changed, last
+}
+
+func ledgerFirst(a, b Stream) int {
 	rank := func(of Stream) int {
 		if of.Writer == discovery.Ledger {
 			return 0
 		}
 		return 1
 	}
-	slices.SortFunc(changed, func(a, b Stream) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.compare(b)) })
-	return changed, last
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), a.compare(b))
 }
 
 // behind returns what the other side lacks of one stream.

@@ -11,25 +11,25 @@ import (
 	"weft/discovery"
 )
 
-// Stream is the rows of one writer on one topic (discovery.Kind.Topic), in the order of Seq. It is held
+// Stream is the rows of one writer on one topic, in the order of Seq. It is held
 // whole or not at all, so that one Position says what is known of it.
 type Stream struct {
 	Writer string
-	Topic  string // empty: the rows that everyone holds
+	Topic  discovery.Topic
 }
 
-func streamOf(r *discovery.Row) Stream { return Stream{r.Writer, r.Kind.Topic()} }
+func streamOf(r *discovery.Row) Stream { return Stream{r.Writer, r.Kind.Topic(r.Key)} }
 
 func (a Stream) compare(b Stream) int {
-	return cmp.Or(cmp.Compare(a.Writer, b.Writer), cmp.Compare(a.Topic, b.Topic))
+	return cmp.Or(cmp.Compare(a.Writer, b.Writer), a.Topic.Compare(b.Topic))
 }
 
 // String is for people: the writer, and the topic behind a slash.
 func (a Stream) String() string {
-	if a.Topic == "" {
+	if a.Topic.IsZero() {
 		return a.Writer
 	}
-	return a.Writer + "/" + a.Topic
+	return a.Writer + "/" + a.Topic.String()
 }
 
 // Position is how far a stream is known: all rows up to Seq of that Incarnation.
@@ -50,13 +50,12 @@ func (p Position) after(q Position) bool {
 // stand at the greatest Seq of the removed incarnation: nothing of it is wanted any more.
 type Digest struct {
 	Known map[Stream]Position
-	// Whole wants the streams of every topic; else those without one, and those that are known.
-	Whole bool
-}
-
-func (d *Digest) wants(of Stream) bool {
-	_, known := d.Known[of]
-	return of.Topic == "" || d.Whole || known
+	// Whole wants the streams of every topic; else those of Topics, those that everyone holds, and those that
+	// are known.
+	Whole  bool
+	Topics []discovery.Topic
+	// Interest is the store's count of changes of Topics.
+	Interest uint64
 }
 
 // Batch is a piece of one stream: all its changes after From up to To. Rows of one Seq are never in two
@@ -73,8 +72,8 @@ type Batch struct {
 
 // Digest returns what is known now.
 func (s *Store) Digest() Digest {
-	d := Digest{Known: make(map[Stream]Position), Whole: s.whole}
 	mem := s.now()
+	d := Digest{Known: make(map[Stream]Position), Whole: s.whole, Topics: mem.interest.list(), Interest: mem.interest.version}
 	mem.eachStream(func(st *stream) {
 		now := mem.stream(st.Stream)
 		if p, ok := now.position(); ok {

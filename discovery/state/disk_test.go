@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -137,13 +138,41 @@ func TestTheFirstVersionIsReadAndReplaced(t *testing.T) {
 			t.Errorf("rows (-got +want):\n%s", diff)
 		}
 		known := s.Digest().Known
-		for _, of := range []Stream{{Writer: "a"}, {"a", "endpoint"}} {
+		for _, of := range []Stream{{Writer: "a"}, {"a", discovery.Topic{Kind: "endpoint"}}} {
 			if p := known[of]; p.Incarnation != s.Incarnation() || p.Incarnation <= 5 || p.Seq != 1 {
 				t.Errorf("%s is at %v, want the first of a new life", of, p)
 			}
 		}
 		if p, ok := known[Stream{Writer: "b"}]; ok {
 			t.Errorf("claims to know b up to %v", p)
+		}
+		s = reopen(t, s, o)
+	}
+}
+
+func TestTopicsAreHeldAgainAfterARestartAndLeftOnesAreNot(t *testing.T) {
+	o := Options{Self: "a", Dir: t.TempDir()}
+	s := open(t, o)
+	web, db := discovery.Topic{Kind: "name", Of: "web"}, discovery.Topic{Kind: "name", Of: "db"}
+	if v, again := s.Take(web, db), s.Take(web); v != again || v == 0 {
+		t.Errorf("taken in version %d, and %d the second time", v, again)
+	}
+	for i, key := range []string{"web/1", "db/1", "other/1"} {
+		row := discovery.Row{Writer: "b", Kind: "name", Key: key, Incarnation: 1, Seq: uint64(i + 1), Value: []byte("v")}
+		if _, err := s.Apply([]discovery.Row{row}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Leave(db)
+	for range 2 {
+		if diff := cmp.Diff(content(s), []string{"b name/web/1 = v"}); diff != "" {
+			t.Errorf("rows (-got +want):\n%s", diff)
+		}
+		if got, _ := s.Interest(); !slices.Equal(got, []discovery.Topic{web}) {
+			t.Errorf("interest %v, want %v", got, web)
+		}
+		if n := s.Stats().Streams; n != 2 {
+			t.Errorf("%d streams, want 2: its own, and web of b", n)
 		}
 		s = reopen(t, s, o)
 	}
@@ -449,7 +478,7 @@ func TestFullDiskIsToldAndMended(t *testing.T) {
 func FuzzReadOp(f *testing.F) {
 	f.Add(appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2, Value: []byte("v")}))
 	f.Add(appendDrop(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x"}))
-	f.Add(appendStream(nil, &stream{Stream: Stream{"a", "endpoint"}, incarnation: 1, seq: 2, floor: 1}))
+	f.Add(appendStream(nil, &stream{Stream: Stream{"a", discovery.Topic{Kind: "endpoint"}}, incarnation: 1, seq: 2, floor: 1}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		op, rest, err := readOp(data)
 		if err != nil {

@@ -28,7 +28,7 @@ type stream struct {
 // removed tells that the masters declared this life of the writer over.
 func (st *stream) removed() bool { return st.gone > 0 && st.incarnation <= st.gone }
 
-// memory is the rows in four orders and the streams in two. A published one is only read; changes
+// memory is the rows in four orders and the streams in three. A published one is only read; changes
 // are made to a fork, which shares what stays as it is.
 type memory struct {
 	rows  *btree.BTreeG[*discovery.Row] // by writer, kind, key
@@ -37,7 +37,10 @@ type memory struct {
 	tombs *btree.BTreeG[*discovery.Row] // the same, tombstones only
 
 	streams *btree.BTreeG[*stream] // by writer, topic
+	topics  *btree.BTreeG[*stream] // by topic, writer: those that not everyone holds
 	revs    *btree.BTreeG[*stream] // by rev
+
+	interest *interest // never changed
 }
 
 func newMemory() *memory {
@@ -50,7 +53,11 @@ func newMemory() *memory {
 		seqs:    row(bySeq),
 		tombs:   row(bySeq),
 		streams: btree.NewG(degree, func(a, b *stream) bool { return a.compare(b.Stream) < 0 }),
-		revs:    btree.NewG(degree, func(a, b *stream) bool { return a.rev < b.rev }),
+		topics: btree.NewG(degree, func(a, b *stream) bool {
+			return cmp.Or(a.Topic.Compare(b.Topic), cmp.Compare(a.Writer, b.Writer)) < 0
+		}),
+		revs:     btree.NewG(degree, func(a, b *stream) bool { return a.rev < b.rev }),
+		interest: &interest{},
 	}
 }
 
@@ -70,7 +77,7 @@ func bySeq(a, b *discovery.Row) int {
 func (m *memory) fork() *memory {
 	return &memory{
 		rows: m.rows.Clone(), kinds: m.kinds.Clone(), seqs: m.seqs.Clone(), tombs: m.tombs.Clone(),
-		streams: m.streams.Clone(), revs: m.revs.Clone(),
+		streams: m.streams.Clone(), topics: m.topics.Clone(), revs: m.revs.Clone(), interest: m.interest,
 	}
 }
 
@@ -134,9 +141,14 @@ func (m *memory) eachAfter(of Stream, seq uint64, f func(*discovery.Row) bool) {
 	m.seqs.AscendGreaterOrEqual(pivot(of, seq+1), func(r *discovery.Row) bool { return streamOf(r) == of && f(r) })
 }
 
-// pivot is before every row of a stream from seq on: the first kind of its topic has no shorter name.
+// pivot is before every row of a stream from seq on: the first kind of its topic has no shorter name, and
+// the key no shorter one of that topic.
 func pivot(of Stream, seq uint64) *discovery.Row {
-	return &discovery.Row{Writer: of.Writer, Kind: discovery.Kind(of.Topic), Seq: seq}
+	r := &discovery.Row{Writer: of.Writer, Kind: of.Topic.Kind, Seq: seq}
+	if of.Topic.Of != "" {
+		r.Key = of.Topic.Of + "/"
+	}
+	return r
 }
 
 // oldestTombstone returns none where there is none.
@@ -157,7 +169,7 @@ func (m *memory) stream(of Stream) stream {
 		st = &stream{Stream: of}
 	}
 	now := *st
-	if of.Topic != "" {
+	if !of.Topic.IsZero() {
 		now.gone = m.stream(Stream{Writer: of.Writer}).gone
 	}
 	return now
@@ -169,7 +181,34 @@ func (m *memory) setStream(st stream) (added bool) {
 		m.revs.Delete(old)
 	}
 	m.revs.ReplaceOrInsert(&st)
+	if !st.Topic.IsZero() {
+		m.topics.ReplaceOrInsert(&st)
+	}
 	return !there
+}
+
+func (m *memory) dropStream(of Stream) (dropped bool) {
+	old, there := m.streams.Delete(&stream{Stream: of})
+	if there {
+		m.revs.Delete(old)
+		m.topics.Delete(old)
+	}
+	return there
+}
+
+// eachOn calls f for the streams of a topic, of all topics of its kind where that is Every.
+func (m *memory) eachOn(topic discovery.Topic, f func(Stream)) {
+	from := topic
+	if topic.Of == discovery.Every {
+		from.Of = ""
+	}
+	m.topics.AscendGreaterOrEqual(&stream{Stream: Stream{Topic: from}}, func(st *stream) bool {
+		if st.Topic.Kind != topic.Kind || topic.Of != discovery.Every && st.Topic.Of != topic.Of {
+			return false
+		}
+		f(st.Stream)
+		return true
+	})
 }
 
 // eachStream calls f for every stream, as it is in the tree. f must not change m.

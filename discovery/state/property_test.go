@@ -61,7 +61,7 @@ func truth(rows []discovery.Row) map[string]string {
 	newest := map[string]discovery.Row{}
 	// A topic's life is its own, and begins no earlier than that of what everyone has.
 	for _, r := range rows {
-		if r.Kind.Topic() == "" {
+		if r.Kind.Topic(r.Key).IsZero() {
 			life[r.Writer] = max(life[r.Writer], r.Incarnation)
 		}
 	}
@@ -180,10 +180,14 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			i := rapid.IntRange(0, n-1).Draw(t, "store")
 			s := stores[i]
-			key := rapid.SampledFrom([]string{"u", "v", "w", "x", "y"}).Draw(t, "key")
+			key := rapid.SampledFrom([]string{"u", "v", "w/1", "w/2", "y/1"}).Draw(t, "key")
 			kind := discovery.Kind(rapid.SampledFrom([]string{"name", "endpoint"}).Draw(t, "kind"))
 			id := s.self + " " + string(kind) + "/" + key
-			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			switch rapid.IntRange(0, 11).Draw(t, "what") {
+			case 10:
+				s.Take(topic(t))
+			case 11:
+				s.Leave(topic(t))
 			case 0, 1, 2:
 				wish[id] = rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "value")
 				if err := s.Put(kind, key, []byte(wish[id])); err != nil {
@@ -215,14 +219,17 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 			for range n {
 				for i := range stores {
 					exchange(t, stores[i], stores[(i+1)%n])
-					exchange(t, stores[i], stores[0]) // topics go from their writer only
+					exchange(t, stores[i], stores[0]) // a topic goes from its writer and by those who take it
+					exchange(t, stores[0], stores[i])
 				}
 			}
 		}
 		for _, s := range stores {
 			want := maps.Clone(wish)
 			maps.DeleteFunc(want, func(id, _ string) bool {
-				return !s.whole && strings.Contains(id, " endpoint/") && !strings.HasPrefix(id, s.self+" ")
+				writer, row, _ := strings.Cut(id, " ")
+				kind, key, _ := strings.Cut(row, "/")
+				return !s.Holds(Stream{writer, discovery.Kind(kind).Topic(key)})
 			})
 			if diff := cmp.Diff(believed(s), want); diff != "" {
 				t.Fatalf("%s believes (-got +want):\n%s", s.self, diff)
@@ -230,11 +237,80 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 			agree(t, s)
 			known := s.Digest().Known
 			for of, p := range stores[0].Digest().Known {
-				if st := s.now().stream(of); s.takes(of) && known[of] != p && !st.removed() && p.Seq < math.MaxUint64 {
+				if st := s.now().stream(of); s.Holds(of) && known[of] != p && !st.removed() && p.Seq < math.MaxUint64 {
 					t.Fatalf("%s and %s agree on rows and not on %s: %v, %v", s.self, stores[0].self, of, known[of], p)
 				}
 			}
 		}
+	})
+}
+
+// topic is one of those that rows are on.
+func topic(t *rapid.T) discovery.Topic {
+	return rapid.SampledFrom([]discovery.Topic{
+		{Kind: "endpoint"}, {Kind: "name", Of: "w"}, {Kind: "name", Of: "y"}, {Kind: "name", Of: discovery.Every},
+	}).Draw(t, "topic")
+}
+
+// A node takes and leaves topics of a master that follows it, as the two ends of a stream do.
+func TestAFollowedNodeHoldsWhatItTakesAndNoMore(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		master, node := openRapid(t, Options{Whole: true}), openRapid(t, Options{Self: "n", Tombstones: 1})
+		c := master.Follow(node.Digest())
+		defer c.Close()
+		bring := func() {
+			for b := range c.Next() {
+				if _, err := node.ApplyBatch(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		bring()
+		seq := map[Stream]uint64{}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			case 0:
+				one := topic(t)
+				node.Take(one)
+				_, interest := node.Interest()
+				c.Turn([]discovery.Topic{one}, nil, interest)
+			case 1:
+				one := topic(t)
+				node.Leave(one)
+				_, interest := node.Interest()
+				c.Turn(nil, []discovery.Topic{one}, interest)
+			case 2:
+				bring()
+			default:
+				r := discovery.Row{
+					Writer: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "writer"), Kind: "name", Incarnation: 1,
+					Key:     rapid.SampledFrom([]string{"u", "w/1", "w/2", "y/1"}).Draw(t, "key"),
+					Deleted: rapid.Bool().Draw(t, "deleted"),
+				}
+				seq[streamOf(&r)]++
+				if r.Seq = seq[streamOf(&r)]; !r.Deleted {
+					r.Value = fmt.Append(nil, r.Seq)
+				}
+				if _, err := master.Apply([]discovery.Row{r}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		select {
+		case <-c.Pending(): // else there was nothing to tell
+			bring()
+		default:
+		}
+		want := believed(master)
+		maps.DeleteFunc(want, func(id, _ string) bool {
+			writer, row, _ := strings.Cut(id, " ")
+			kind, key, _ := strings.Cut(row, "/")
+			return !node.Holds(Stream{writer, discovery.Kind(kind).Topic(key)})
+		})
+		if diff := cmp.Diff(believed(node), want); diff != "" {
+			t.Fatalf("the node believes (-got +want):\n%s", diff)
+		}
+		agree(t, node)
 	})
 }
 

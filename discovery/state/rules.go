@@ -26,7 +26,9 @@ type tx struct {
 	rows, tombstones, streams int64 // differences
 	refused, renewals         uint64
 	renewed                   time.Time
-	old                       bool // read from a log without topics
+	old                       bool // read from a log without the present topics
+	turned                    bool // the interest changed
+	touched                   []Stream
 }
 
 func (s *Store) begin() *tx {
@@ -51,7 +53,7 @@ func (t *tx) del(kind discovery.Kind, key string) {
 }
 
 func (t *tx) write(old *discovery.Row, r discovery.Row) {
-	st := t.mem.stream(Stream{t.s.self, r.Kind.Topic()})
+	st := t.mem.stream(Stream{t.s.self, r.Kind.Topic(r.Key)})
 	st.incarnation = t.mem.stream(Stream{Writer: t.s.self}).incarnation // the topic's first row begins it
 	st.seq++
 	r.Writer, r.Incarnation, r.Seq = st.Writer, st.incarnation, st.seq
@@ -82,7 +84,7 @@ func byStream(a, b discovery.Row) int { return streamOf(&a).compare(streamOf(&b)
 // applyRun takes rows of one stream.
 func (t *tx) applyRun(rows []discovery.Row) (changed int) {
 	st := t.mem.stream(streamOf(&rows[0]))
-	if !t.s.takes(st.Stream) {
+	if !t.takes(st.Stream) {
 		return 0
 	}
 	before := st
@@ -124,7 +126,7 @@ func (t *tx) current(st *stream, incarnation uint64) bool {
 // life is the incarnation that a stream's rows must have at least. That of the rows which everyone has
 // counts for the writer's topics too: they may never say anything in a new life.
 func (t *tx) life(st *stream) uint64 {
-	if st.Topic == "" {
+	if st.Topic.IsZero() {
 		return st.incarnation
 	}
 	return max(st.incarnation, t.mem.stream(Stream{Writer: st.Writer}).incarnation)
@@ -132,11 +134,11 @@ func (t *tx) life(st *stream) uint64 {
 
 // endTopics forgets what a writer said on topics before the life that st begins.
 func (t *tx) endTopics(st *stream) {
-	if st.Topic != "" {
+	if !st.Topic.IsZero() {
 		return
 	}
 	for _, of := range t.mem.streamsOf(st.Writer) {
-		if topic := t.mem.stream(of); of.Topic != "" && topic.incarnation < st.incarnation {
+		if topic := t.mem.stream(of); !of.Topic.IsZero() && topic.incarnation < st.incarnation {
 			t.clear(&topic)
 			t.setStream(topic)
 		}
@@ -165,7 +167,7 @@ func (t *tx) applyBatch(b *Batch) (changed int, err error) {
 	case b.Writer == t.s.self:
 		t.meetSelf(b.Stream, Position{Incarnation: b.Incarnation, Seq: b.To})
 		return 0, nil
-	case !t.s.takes(b.Stream):
+	case !t.takes(b.Stream):
 		return 0, nil
 	}
 	st := t.mem.stream(b.Stream)
@@ -353,6 +355,7 @@ func (t *tx) setStream(st stream) {
 	if t.mem.setStream(st) {
 		t.streams++
 	}
+	t.touched = append(t.touched, st.Stream)
 	t.ops = appendStream(t.ops, &st)
 }
 

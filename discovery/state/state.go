@@ -56,8 +56,8 @@ type Options struct {
 	Self string
 	// Dir is the folder of the store, used by one process at a time; empty: memory only.
 	Dir string
-	// Whole takes rows of every topic (discovery.Kind.Topic), as masters do; else rows that everyone
-	// holds, and own ones.
+	// Whole takes rows of every topic, as masters do; else rows that everyone holds, own ones, and those of
+	// the topics that Take named. Topics that were held when the folder was last used are held again.
 	Whole bool
 	// Tombstones overrides DefaultTombstones.
 	Tombstones int
@@ -87,6 +87,8 @@ type Store struct {
 	log        *slog.Logger
 	published  atomic.Pointer[memory] // what readers see; never changed
 	watch      watchers
+	hub        hub
+	turned     atomic.Pointer[chan struct{}] // closed at the next change of the interest
 
 	queueMu sync.Mutex
 	queue   []*change
@@ -140,6 +142,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s := &Store{self: o.Self, whole: o.Whole, tombstones: o.Tombstones, log: o.Log}
 	s.published.Store(newMemory())
+	s.turned.Store(new(make(chan struct{})))
 	if s.tombstones == 0 {
 		s.tombstones = DefaultTombstones
 	}
@@ -161,11 +164,11 @@ func Open(o Options) (*Store, error) {
 // now is the rows as readers see them.
 func (s *Store) now() *memory { return s.published.Load() }
 
-// takes tells whether a stream is held here.
-func (s *Store) takes(of Stream) bool { return of.Topic == "" || s.whole || of.Writer == s.self }
-
 // Self returns the writer of own rows.
 func (s *Store) Self() string { return s.self }
+
+// Whole tells whether rows of every topic are taken.
+func (s *Store) Whole() bool { return s.whole }
 
 // Put writes an own row and returns when it is on disk. The same value again changes nothing.
 func (s *Store) Put(kind discovery.Kind, key string, value []byte) error {
