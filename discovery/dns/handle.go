@@ -57,6 +57,10 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		return
 	}
 	s.stats.own.Add(1)
+	held := s.hold == nil || s.hold(ctx, q.name)
+	if q.zone = s.zone.Load(); !held {
+		q.zone = q.zone.Doubted()
+	}
 	a := compose(q.zone, q.network, apex, q.name, q.qtype)
 	s.send(w, &q, s.reply(&q, a))
 	if !q.tcp {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -207,6 +208,29 @@ func (l *learner) again(r *resident) {
 	}
 	l.remove(r)
 	l.insert(r, p)
+}
+
+// names calls yield for every name that a resident answer depends on.
+func (l *learner) names(yield func(string) bool) {
+	l.mu.Lock()
+	names := slices.Collect(maps.Keys(l.byName))
+	l.mu.Unlock()
+	for _, name := range names {
+		if !yield(name) {
+			return
+		}
+	}
+}
+
+// forget withdraws the answers that depend on one of these names.
+func (l *learner) forget(of func(string) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.entries {
+		if of(r.name) || slices.ContainsFunc(r.depends, of) {
+			l.withdraw(r)
+		}
+	}
 }
 
 // put makes the answer resident: in the kernel, unless it is too long for it, then here. What the

@@ -69,6 +69,9 @@ type Options struct {
 	// View says which network an asker is in (0 and "" for the host). Nil: the network that has the
 	// address in its subnets.
 	View func(netip.Addr) (vni uint32, network string)
+	// Hold waits until all that is known of a name of ours is in the zone, and returns whether it is; nil: it is.
+	// Answers that are resident are given without it.
+	Hold func(ctx context.Context, name string) bool
 	// Resolvers answer for names that are not ours; see SystemResolvers. Without, such questions get
 	// SERVFAIL. Addresses of Listen are left out, they would ask us.
 	Resolvers []netip.AddrPort
@@ -112,6 +115,7 @@ func (o *Options) validate() error {
 // Server is the name server of a node.
 type Server struct {
 	view    func(netip.Addr) (uint32, string)
+	hold    func(context.Context, string) bool
 	log     *slog.Logger
 	zone    atomic.Pointer[zone.Zone] // written by SetZone only
 	memory  *memory
@@ -159,7 +163,7 @@ func Open(o Options) (*Server, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
-	s := &Server{view: o.View, log: o.Log, mesos: o.Mesos, memory: newMemory(), limits: newLimits(o.Rate)}
+	s := &Server{view: o.View, hold: o.Hold, log: o.Log, mesos: o.Mesos, memory: newMemory(), limits: newLimits(o.Rate)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -236,6 +240,13 @@ func (s *Server) isOwn(a netip.AddrPort) bool {
 func (s *Server) SetZone(z *zone.Zone, diff zone.Diff) {
 	s.learner.renew(z, diff, func() { s.zone.Store(z) })
 }
+
+// Resident calls yield for the names that have resident answers, or a part in one.
+func (s *Server) Resident(yield func(name string) bool) { s.learner.names(yield) }
+
+// Forget takes away the resident answers that have a part from one of these names: the next question for
+// them comes to the server.
+func (s *Server) Forget(of func(name string) bool) { s.learner.forget(of) }
 
 // Run answers until ctx ends, then closes the sockets. What is in the kernel stays there.
 func (s *Server) Run(ctx context.Context) error {

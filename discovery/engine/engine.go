@@ -46,6 +46,12 @@ type Server interface {
 	SetZone(z *zone.Zone, diff zone.Diff)
 }
 
+// Interest says which names are held; discovery/interest does.
+type Interest interface {
+	// Use waits for the rows of topics that somebody asks about, and returns whether all of them are here.
+	Use(ctx context.Context, topics ...discovery.Topic) bool
+}
+
 // Options say what the engine works with.
 type Options struct {
 	// Store holds the rows. Required; its Self is this node.
@@ -54,6 +60,8 @@ type Options struct {
 	Members Members
 	// Server gets each new zone; nil: nobody.
 	Server Server
+	// Interest takes the names that are asked for; nil: all are held.
+	Interest Interest
 	// Zone says what the zones are.
 	Zone zone.Options
 	// Synced tells that this node has, since its disk was empty, heard all rows of somebody, so that
@@ -70,12 +78,14 @@ type Engine struct {
 	self    discovery.NodeID
 	members Members
 	server  Server
+	wanted  Interest
 	synced  func() bool
 	log     *slog.Logger
 	stats   counters
 
 	zone    atomic.Pointer[zone.Zone] // written under mu
 	changed atomic.Pointer[chan struct{}]
+	seen    atomic.Uint64 // the store's revision that the zone is made of, at least
 
 	mu       sync.Mutex // guards what follows
 	cursor   *state.Cursor
@@ -110,7 +120,7 @@ func New(o Options) (*Engine, error) {
 		return nil, errors.New("discovery engine: store: a row store is needed")
 	}
 	e := &Engine{
-		store: o.Store, self: discovery.NodeID(o.Store.Self()), members: o.Members, server: o.Server, synced: o.Synced,
+		store: o.Store, self: discovery.NodeID(o.Store.Self()), members: o.Members, server: o.Server, wanted: o.Interest, synced: o.Synced,
 		log: o.Log, services: map[string][]discovery.ServiceName{}, alive: map[discovery.NodeID]liveness{},
 	}
 	if e.log == nil {
@@ -176,12 +186,12 @@ func (e *Engine) Announce(ctx context.Context, name discovery.Name) error {
 	if name.Framework == "" {
 		name.Framework = discovery.DefaultFramework
 	}
-	if err := state.Put(e.store, discovery.KindName, name.Task, name); err != nil {
+	if err := state.Put(e.store, discovery.KindName, name.RowKey(), name); err != nil {
 		return fmt.Errorf("announce %s: %w", name.Task, err)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.refresh()
+	if err := e.withdraw(name.Task, name.RowKey()); err != nil {
+		return fmt.Errorf("announce %s: %w", name.Task, err)
+	}
 	return nil
 }
 
@@ -190,8 +200,20 @@ func (e *Engine) Retract(ctx context.Context, task string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("retract %s: %w", task, err)
 	}
-	if err := e.store.Delete(discovery.KindName, task); err != nil {
+	if err := e.withdraw(task, ""); err != nil {
 		return fmt.Errorf("retract %s: %w", task, err)
+	}
+	return nil
+}
+
+// withdraw deletes the rows of a task's names, but for one, and makes the zone follow.
+func (e *Engine) withdraw(task, but string) error {
+	for _, r := range e.store.Own(discovery.KindName) {
+		if n, err := state.Value[discovery.Name](r); err == nil && n.Task == task && r.Key != but {
+			if err := e.store.Delete(discovery.KindName, r.Key); err != nil {
+				return err
+			}
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

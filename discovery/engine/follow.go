@@ -30,7 +30,7 @@ type writer map[rowID]version
 
 // restart forgets how far the rows were followed, not what they said.
 func (e *Engine) restart() {
-	e.cursor = e.store.Cursor(state.Digest{})
+	e.cursor = e.store.Cursor(state.Digest{Whole: true})
 	if e.writers == nil {
 		e.writers, e.gone = map[string]writer{}, map[string]uint64{}
 	}
@@ -41,6 +41,7 @@ func (e *Engine) restart() {
 func (e *Engine) refresh() {
 	var changes []zone.Change
 	removed := false
+	e.seen.Store(e.store.Revision())
 	for b := range e.cursor.Next() {
 		changes = e.follow(changes, b, &removed)
 	}
@@ -55,7 +56,7 @@ func (e *Engine) refresh() {
 		}
 		for name := range e.writers {
 			if !told[name] {
-				changes = e.void(changes, name, nil)
+				changes = e.void(changes, name, func(rowID) bool { return false })
 			}
 		}
 	}
@@ -73,7 +74,7 @@ func (e *Engine) follow(changes []zone.Change, b state.Batch, removed *bool) []z
 		for _, r := range b.Rows {
 			keep[rowID{r.Kind, r.Key}] = true
 		}
-		changes = e.void(changes, b.Writer, keep)
+		changes = e.void(changes, b.Writer, func(id rowID) bool { return keep[id] || id.kind.Topic(id.key) != b.Topic })
 	}
 	for _, r := range b.Rows {
 		if r.Kind == discovery.KindAdmission && r.Writer == discovery.Ledger && e.removes(r) {
@@ -85,9 +86,9 @@ func (e *Engine) follow(changes []zone.Change, b state.Batch, removed *bool) []z
 }
 
 // void takes away the rows of a writer, but for some.
-func (e *Engine) void(changes []zone.Change, name string, keep map[rowID]bool) []zone.Change {
+func (e *Engine) void(changes []zone.Change, name string, keep func(rowID) bool) []zone.Change {
 	for id := range e.writers[name] {
-		if !keep[id] {
+		if !keep(id) {
 			delete(e.writers[name], id)
 			changes = append(changes, zone.Change{Source: zone.Source{Kind: id.kind, Key: id.key, Writer: name}})
 		}

@@ -19,8 +19,9 @@ func (e *Engine) Lookup(ctx context.Context, network, name string) ([]discovery.
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("look up %s: %w", name, err)
 	}
-	z := e.zone.Load()
 	fqdn := strings.ToLower(strings.TrimSuffix(name, ".")) + "."
+	held := e.Hold(ctx, fqdn)
+	z := e.zone.Load()
 	var records []discovery.Record
 	for _, r := range z.Lookup(network, fqdn).Records {
 		records = append(records, r.Export())
@@ -31,7 +32,7 @@ func (e *Engine) Lookup(ctx context.Context, network, name string) ([]discovery.
 	if _, own := z.Apex(fqdn); !own {
 		return nil, fmt.Errorf("look up %s: %w: it is in no zone of this cluster", name, discovery.ErrNotFound)
 	}
-	if !z.Complete() {
+	if !z.Complete() || !held {
 		return nil, fmt.Errorf("look up %s: %w: this node has not heard all names yet", name, discovery.ErrNotFound)
 	}
 	return nil, fmt.Errorf("look up %s: %w", name, discovery.ErrNotFound)

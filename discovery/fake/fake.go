@@ -58,11 +58,12 @@ func (s *Service) Announce(ctx context.Context, name discovery.Name) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.retract(name.Task)
 	s.seq++
 	s.rows[name.Task] = discovery.Row{
-		Writer: string(s.self), Kind: discovery.KindName, Key: name.Task, Incarnation: 1, Seq: s.seq, Value: value,
+		Writer: string(s.self), Kind: discovery.KindName, Key: name.RowKey(), Incarnation: 1, Seq: s.seq, Value: value,
 	}
-	s.set(name.Task, zone.Task{Name: name})
+	s.set(name, zone.Task{Name: name})
 	return nil
 }
 
@@ -73,13 +74,20 @@ func (s *Service) Retract(ctx context.Context, task string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.rows, task)
-	s.set(task, nil)
+	s.retract(task)
 	return nil
 }
 
-func (s *Service) set(task string, f zone.Fact) {
-	source := zone.Source{Kind: discovery.KindName, Key: task, Writer: string(s.self)}
+func (s *Service) retract(task string) {
+	var name discovery.Name
+	if r, ok := s.rows[task]; ok && json.Unmarshal(r.Value, &name) == nil {
+		delete(s.rows, task)
+		s.set(name, nil)
+	}
+}
+
+func (s *Service) set(name discovery.Name, f zone.Fact) {
+	source := zone.Source{Kind: discovery.KindName, Key: name.RowKey(), Writer: string(s.self)}
 	s.zone, _ = s.zone.With([]zone.Change{{Source: source, Fact: f}})
 }
 

@@ -4,6 +4,7 @@ package httpapi
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -19,7 +20,9 @@ import (
 
 // NodeOptions say what a node answers.
 type NodeOptions struct {
-	Zone  func() *zone.Zone // as it is now; required
+	Zone func() *zone.Zone // as it is now; required
+	// Hold waits until a name is in the zone, if there is one, or until all are when it is empty; nil: they are.
+	Hold  func(ctx context.Context, name string)
 	VIPs  func() []VIP
 	Nodes func() []Node
 	// Changed returns what is closed at the next change of each of the three. Take it before asking them.
@@ -80,6 +83,9 @@ func NewNode(o NodeOptions) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Hold == nil {
+		o.Hold = func(context.Context, string) {}
+	}
 	n := &node{o, "dcos-dns"}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "Page Not Found") })
@@ -126,6 +132,7 @@ func (n *node) send(w http.ResponseWriter, r *http.Request, document any) {
 // nodeHosts answers with all addresses of a name; dcos-net says [] when there are none.
 func (n *node) nodeHosts(w http.ResponseWriter, r *http.Request) {
 	name := fqdn(r.PathValue("name"))
+	n.Hold(r.Context(), name)
 	look := n.Zone().Lookup("", name)
 	records := []hostRecord{}
 	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
@@ -145,7 +152,9 @@ type nodeService struct {
 }
 
 func (n *node) nodeServices(w http.ResponseWriter, r *http.Request) {
-	z, name := n.Zone(), fqdn(r.PathValue("name"))
+	name := fqdn(r.PathValue("name"))
+	n.Hold(r.Context(), name)
+	z := n.Zone()
 	records := []nodeService{}
 	for _, srv := range z.Lookup("", name).Of(zone.SRV) {
 		look := z.Lookup("", srv.Target)
@@ -166,6 +175,7 @@ type nodeRecord struct {
 
 // records lists every record that an answer can hold, each value once.
 func (n *node) records(w http.ResponseWriter, r *http.Request) {
+	n.Hold(r.Context(), "")
 	list := []nodeRecord{}
 	for rec := range n.Zone().All {
 		if one := (nodeRecord{rec.Name, rec.Value(), rec.Type.String()}); rec.Answerable() && (len(list) == 0 || list[len(list)-1] != one) {
@@ -204,6 +214,7 @@ type target struct {
 // targets lists the ports of tasks, those that the query asks for.
 func (n *node) targets(w http.ResponseWriter, r *http.Request) {
 	wanted := func(key, value string) bool { return !r.URL.Query().Has(key) || r.URL.Query().Get(key) == value }
+	n.Hold(r.Context(), "")
 	list := []target{}
 	for s := range n.Zone().Facts {
 		t, ok := s.Fact.(zone.Task)

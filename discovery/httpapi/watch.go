@@ -64,6 +64,9 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 	tick := time.NewTicker(keepAlive)
 	defer tick.Stop()
 	for {
+		for _, name := range names {
+			n.Hold(r.Context(), fqdn(name)) // a watch is a question that goes on
+		}
 		namesChanged, vipsChanged, nodesChanged := n.Changed()
 		if n.tellAll(names, query.Has("vips"), query.Has("nodes"), tell) != nil || out.Flush() != nil {
 			return // the reader went away

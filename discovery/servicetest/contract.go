@@ -112,7 +112,7 @@ func (s subject) provenance() {
 		s.t.Fatalf("look up: %v, %v, want one record", records, err)
 	}
 	r := records[0]
-	if r.Name != "web.weft.mesos." || r.From != "name/t1" || r.Writer != "host-a" || r.TTL <= 0 {
+	if r.Name != "web.weft.mesos." || r.From != "name/web/t1" || r.Writer != "host-a" || r.TTL <= 0 {
 		s.t.Errorf("record %+v, want web.weft.mesos. from name/t1 by host-a", r)
 	}
 }
@@ -222,7 +222,7 @@ func (s subject) rows() {
 		if err := json.Unmarshal(rows[i].Value, &n); err != nil {
 			s.t.Error(err)
 		}
-		if rows[i].Key != task || rows[i].Writer != "host-a" || rows[i].Kind != discovery.KindName ||
+		if rows[i].Key != n.RowKey() || rows[i].Writer != "host-a" || rows[i].Kind != discovery.KindName ||
 			n.Task != task || n.Node != "host-a" || n.Framework != discovery.DefaultFramework {
 			s.t.Errorf("row %+v with %+v, want name %s of host-a", rows[i], n, task)
 		}

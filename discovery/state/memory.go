@@ -41,6 +41,7 @@ type memory struct {
 	revs    *btree.BTreeG[*stream] // by rev
 
 	interest *interest // never changed
+	rev      uint64    // of the last change of a stream
 }
 
 func newMemory() *memory {
@@ -77,7 +78,7 @@ func bySeq(a, b *discovery.Row) int {
 func (m *memory) fork() *memory {
 	return &memory{
 		rows: m.rows.Clone(), kinds: m.kinds.Clone(), seqs: m.seqs.Clone(), tombs: m.tombs.Clone(),
-		streams: m.streams.Clone(), topics: m.topics.Clone(), revs: m.revs.Clone(), interest: m.interest,
+		streams: m.streams.Clone(), topics: m.topics.Clone(), revs: m.revs.Clone(), interest: m.interest, rev: m.rev,
 	}
 }
 
@@ -181,6 +182,7 @@ func (m *memory) setStream(st stream) (added bool) {
 		m.revs.Delete(old)
 	}
 	m.revs.ReplaceOrInsert(&st)
+	m.rev = max(m.rev, st.rev)
 	if !st.Topic.IsZero() {
 		m.topics.ReplaceOrInsert(&st)
 	}

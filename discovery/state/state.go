@@ -164,6 +164,9 @@ func Open(o Options) (*Store, error) {
 // now is the rows as readers see them.
 func (s *Store) now() *memory { return s.published.Load() }
 
+// Revision grows with every change of rows, wherever they are from.
+func (s *Store) Revision() uint64 { return s.now().rev }
+
 // Self returns the writer of own rows.
 func (s *Store) Self() string { return s.self }
 

@@ -151,6 +151,13 @@ func (z *Zone) Completed() *Zone {
 	return &c
 }
 
+// Doubted returns the same zone, not complete: for a question that it may not hold all rows of.
+func (z *Zone) Doubted() *Zone {
+	c := *z
+	c.complete = false
+	return &c
+}
+
 // Records counts the records, those that several facts give once for each.
 func (z *Zone) Records() int { return z.records }
 

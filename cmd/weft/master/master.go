@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -37,6 +39,7 @@ type daemon struct {
 	peers  *peers.Peers // the other masters
 	master *controlmaster.Master
 	secret string
+	ready  atomic.Pointer[time.Time] // when a majority of the masters had come together
 }
 
 // Run is a master until ctx ends.
@@ -73,7 +76,7 @@ func (d *daemon) open() error {
 	if err != nil {
 		return err
 	}
-	if d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Secret: secret, Log: d.log.WithGroup("sync")}); err != nil {
+	if d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Secret: secret, Complete: d.complete, Log: d.log.WithGroup("sync")}); err != nil {
 		return err
 	}
 	d.peers, err = peers.New(peers.Options{
@@ -109,10 +112,42 @@ func (d *daemon) listen(port uint16) string { return ":" + strconv.Itoa(int(port
 func (d *daemon) announce(ctx context.Context) error {
 	select {
 	case <-d.master.Ready():
+		d.ready.Store(new(time.Now()))
 		d.log.InfoContext(ctx, "ready", "master", d.o.ID, "addr", d.master.Addr().String())
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// How long after a start a master waits, before it vouches for rows, for nodes that have not brought theirs: to
+// hear who lives, and for those that live.
+const (
+	waitForMembers = 3 * time.Second
+	waitForNodes   = 15 * time.Second
+)
+
+// complete tells whether every node has brought its rows since this master started: all that were admitted and
+// live, for some time.
+func (d *daemon) complete() bool {
+	ready := d.ready.Load()
+	if ready == nil || len(d.store.Rows(discovery.KindMaster)) == 0 {
+		return false // the ledger's rows are not here
+	}
+	since := time.Since(*ready)
+	admitted, err := state.All[discovery.Admission](d.store, discovery.KindAdmission)
+	if err != nil {
+		d.log.Debug("rows of admissions", "error", err)
+	}
+	here := make(map[string]bool)
+	for _, r := range d.store.Rows(discovery.KindNode) {
+		here[r.Writer] = true
+	}
+	for _, a := range admitted {
+		if a.VTEP.IsValid() && !here[string(a.Node)] && (since < waitForMembers || d.gossip.Alive(a.Node) && since < waitForNodes) {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *daemon) close() error {

@@ -4,8 +4,10 @@ package netd
 
 import (
 	"context"
+	"slices"
 
 	"weft/discovery"
+	"weft/discovery/state"
 )
 
 // followTasks takes tasks out of VIPs and names when the overlay says that they ended: whatever
@@ -34,9 +36,9 @@ func (d *daemon) followTasks(ctx context.Context) error {
 				d.leave(ctx, task, d.lb.Withdraw)
 			}
 		}
-		for _, name := range named {
-			if !alive[name.Key] {
-				d.leave(ctx, name.Key, d.discovery.Retract)
+		for _, r := range named {
+			if name, err := state.Value[discovery.Name](r); err == nil && !alive[name.Task] {
+				d.leave(ctx, name.Task, d.discovery.Retract)
 			}
 		}
 	}
@@ -72,4 +74,20 @@ func (d *daemon) followVIPs(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// adoptAnswers goes on taking the names that an earlier process answers for in the kernel.
+func (d *daemon) adoptAnswers() {
+	z := d.discovery.Zone()
+	for name := range d.names.Resident {
+		d.interest.Adopt(z.Topics(name))
+	}
+}
+
+// forgetAnswers takes the answers made of topics out of the kernel.
+func (d *daemon) forgetAnswers(topics []discovery.Topic) {
+	z := d.discovery.Zone()
+	d.names.Forget(func(name string) bool {
+		return slices.ContainsFunc(z.Topics(name), func(t discovery.Topic) bool { return slices.Contains(topics, t) })
+	})
 }

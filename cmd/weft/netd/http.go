@@ -28,6 +28,7 @@ func (d *daemon) serveHTTP(ctx context.Context) error {
 	}
 	mesos := httpapi.New(httpapi.Options{
 		Snapshot: func() httpapi.Snapshot {
+			d.discovery.HoldAll(ctx)
 			z := d.discovery.Zone()
 			return httpapi.Snapshot{Zone: z, Listing: z.Listing()}
 		},
@@ -35,7 +36,7 @@ func (d *daemon) serveHTTP(ctx context.Context) error {
 		Config: func() any { return d.o }, Enumeration: true, Refresh: refreshEvery, Log: d.log.WithGroup("http"),
 	})
 	node := httpapi.NewNode(httpapi.NodeOptions{
-		Zone: func() *zone.Zone { return d.discovery.Zone() }, VIPs: d.listVIPs, Nodes: d.listNodes,
+		Zone: func() *zone.Zone { return d.discovery.Zone() }, Hold: d.hold, VIPs: d.listVIPs, Nodes: d.listNodes,
 		Changed: func() (names, vips, nodes <-chan struct{}) {
 			return d.discovery.Changed(), d.lb.Changed(), d.gossip.Changed()
 		},
@@ -46,6 +47,15 @@ func (d *daemon) serveHTTP(ctx context.Context) error {
 		go func() { failed <- d.serveAt(ctx, addr, handler) }()
 	}
 	return errors.Join(<-failed, <-failed)
+}
+
+// hold waits for a name, for all names when it is empty. What does not come in time is left out.
+func (d *daemon) hold(ctx context.Context, name string) {
+	if name == "" {
+		d.discovery.HoldAll(ctx)
+	} else {
+		d.discovery.Hold(ctx, name)
+	}
 }
 
 func (d *daemon) serveAt(ctx context.Context, addr string, handler http.Handler) error {

@@ -37,6 +37,8 @@ func (d *daemon) report(send process.Send) {
 	send("sync_streams", "streams of rows that are open", gauge, float64(streams.Open))
 	send("sync_rows_total", "rows exchanged", counter, float64(streams.Sent), "direction", "sent")
 	send("sync_rows_total", "rows exchanged", counter, float64(streams.Received), "direction", "received")
+	held := d.interest.Stats()
+	send("interest_topics", "topics of names that are taken", gauge, float64(held.Topics))
 	d.reportNames(send)
 	if s := d.lb.Snapshot(); s != nil {
 		send("vips", "VIPs declared anywhere", gauge, float64(s.Stats.VIPs))

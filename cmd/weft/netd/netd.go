@@ -28,6 +28,7 @@ import (
 	"weft/discovery/dns"
 	discoveryengine "weft/discovery/engine"
 	"weft/discovery/gossip"
+	"weft/discovery/interest"
 	"weft/discovery/peers"
 	"weft/discovery/state"
 	"weft/discovery/zone"
@@ -52,6 +53,7 @@ type daemon struct {
 	syncer   *discoverypb.Syncer
 	peers    *peers.Peers
 	asker    *asker
+	interest *interest.Interest
 	names    *dns.Server
 	static   static
 	prober   *apply.Prober
@@ -156,6 +158,13 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 	d.peers, err = peers.New(peers.Options{
 		Masters: func() []string { return d.o.Masters }, Peers: d.livingPeers, Exchange: d.exchange, Log: d.log.WithGroup("peers"),
 	})
+	if err != nil {
+		return err
+	}
+	d.interest, err = interest.New(interest.Options{
+		Store: d.store, Answers: d.syncer, Master: func() bool { return d.peers.Stats().Master != "" },
+		Cool: d.forgetAnswers, Left: func() { d.discovery.Left() }, Log: d.log.WithGroup("interest"),
+	})
 	return err
 }
 
@@ -248,6 +257,7 @@ func (d *daemon) makeNames(context.Context) error {
 			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer6), 53),
 		},
 		Resolvers: resolvers, ZoneResolvers: d.static.forward, Rate: d.static.rate, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
+		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})
 	return err
@@ -272,7 +282,7 @@ func (d *daemon) resolvers() ([]netip.AddrPort, error) {
 // makeDiscovery makes the room that answers for names, and tells the cluster who this node is.
 func (d *daemon) makeDiscovery(context.Context) (err error) {
 	d.discovery, err = discoveryengine.New(discoveryengine.Options{
-		Store: d.store, Members: d.gossip, Server: d.names, Log: d.log.WithGroup("names"),
+		Store: d.store, Members: d.gossip, Server: d.names, Interest: d.interest, Log: d.log.WithGroup("names"),
 		Zone: zone.Options{
 			TTL: d.static.ttl, Zones: d.static.zones, Static: d.static.records,
 			Servers: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
@@ -281,7 +291,7 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 		Synced: func() bool {
 			select {
 			case <-d.syncer.CaughtUp():
-				return true
+				return d.interest.Settled()
 			default:
 				return false
 			}
@@ -290,6 +300,7 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	d.adoptAnswers()
 	if d.hostname, err = os.Hostname(); err != nil {
 		return err
 	}
@@ -300,7 +311,7 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		d.gossip.Run, d.peers.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
+		d.gossip.Run, d.peers.Run, d.interest.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
 		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.prober.Run, d.serve, d.serveMetrics, d.serveHTTP,
 		d.serveDCOS,
 	} {

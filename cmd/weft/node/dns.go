@@ -164,6 +164,9 @@ func explain(ctx context.Context, s discovery.Service, network, name string) ([]
 // why tells by which rule a fact gives a record its name.
 func why(r discovery.Record) string {
 	kind, key, _ := strings.Cut(r.From, "/")
+	if _, task, ok := strings.Cut(key, "/"); ok && kind == string(discovery.KindName) {
+		key = task // the rest is the row's topic
+	}
 	is := func(part string) bool { return strings.Contains(r.Name, part) }
 	switch {
 	case r.Type == "SOA" || r.Type == "NS" || kind == "zone":

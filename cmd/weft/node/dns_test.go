@@ -29,8 +29,8 @@ func TestExplainNamesRowAndWriter(t *testing.T) {
 			t.Errorf("%s: %v, %v", asked, list, err)
 			continue
 		}
-		if e := list[0]; e.Why != want || e.From != "name/t1" || e.Writer != "host-a" || e.WriterAlive == nil || !*e.WriterAlive {
-			t.Errorf("%s: %+v, want %q from name/t1 of host-a, which lives", asked, e, want)
+		if e := list[0]; e.Why != want || e.From != "name/web/t1" || e.Writer != "host-a" || e.WriterAlive == nil || !*e.WriterAlive {
+			t.Errorf("%s: %+v, want %q from name/web/t1 of host-a, which lives", asked, e, want)
 		}
 	}
 	if _, err := explain(t.Context(), s, "", "missing.weft.mesos."); err == nil || !strings.Contains(err.Error(), "missing.weft.mesos") {
@@ -41,10 +41,10 @@ func TestExplainNamesRowAndWriter(t *testing.T) {
 func TestWhyFollowsTheRuleOfTheName(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, kind, from, want string }{
-		{"web.weft.slave.mesos.", "A", "name/t1", "node of task t1"},
-		{"web.weft.autoip.dcos.thisdcos.directory.", "A", "name/t1", "where task t1 is reached"},
+		{"web.weft.slave.mesos.", "A", "name/web/t1", "node of task t1"},
+		{"web.weft.autoip.dcos.thisdcos.directory.", "A", "name/web/t1", "where task t1 is reached"},
 		{"web.weft.l4lb.thisdcos.directory.", "A", "pin/web.weft", "VIP web.weft: its addresses by the masters' word"},
-		{"2.0.1.9.in-addr.arpa.", "PTR", "name/t1", "reverse name of an address of name t1"},
+		{"2.0.1.9.in-addr.arpa.", "PTR", "name/web/t1", "reverse name of an address of name t1"},
 		{"mesos.", "SOA", "zone/apex", "the zone itself"},
 		{"db.corp.example.", "A", "static//etc/weft/names.json", "configuration of this node"},
 		{"slave.mesos.", "A", "node/host-a", "address of node host-a"},

@@ -122,9 +122,10 @@ func (s size) rowsOf(n int, named bool) []discovery.Row {
 			HostInterface: apply.LinkName(taskID(n, i)), Cookie: uint64(i + 1), Since: time.Unix(1, 0),
 		})
 		if named {
-			say(discovery.KindName, taskID(n, i), discovery.Name{
+			name := discovery.Name{
 				Task: taskID(n, i), Label: "web", Framework: "weft", Network: "prod", Node: id, Addrs: []netip.Addr{taskAddr(n, i)},
-			})
+			}
+			say(discovery.KindName, name.RowKey(), name)
 		}
 	}
 	return rows
