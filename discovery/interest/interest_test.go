@@ -58,8 +58,21 @@ type world struct {
 	*others
 	store *state.Store
 	*Interest
-	cooled []discovery.Topic
-	left   int
+	past sync.Mutex // guards what follows
+	cool []discovery.Topic
+	left int
+}
+
+func (w *world) cooled() []discovery.Topic {
+	w.past.Lock()
+	defer w.past.Unlock()
+	return slices.Clone(w.cool)
+}
+
+func (w *world) timesLeft() int {
+	w.past.Lock()
+	defer w.past.Unlock()
+	return w.left
 }
 
 func run(t *testing.T, f func(t *testing.T, w *world)) {
@@ -73,7 +86,16 @@ func run(t *testing.T, f func(t *testing.T, w *world)) {
 		}
 		w.Interest, err = New(Options{
 			Store: w.store, Answers: w.others, Master: w.master.Load,
-			Cool: func(topics []discovery.Topic) { w.cooled = append(w.cooled, topics...) }, Left: func() { w.left++ },
+			Cool: func(topics []discovery.Topic) {
+				w.past.Lock()
+				defer w.past.Unlock()
+				w.cool = append(w.cool, topics...)
+			},
+			Left: func() {
+				w.past.Lock()
+				defer w.past.Unlock()
+				w.left++
+			},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -130,15 +152,15 @@ func TestWhatNobodyAsksForCoolsAndGoes(t *testing.T) {
 		time.Sleep(DefaultIdle / 2)
 		w.Use(t.Context(), db)
 		time.Sleep(DefaultIdle/2 + DefaultColdFor/2)
-		if !slices.Equal(w.cooled, []discovery.Topic{web}) || len(w.taken()) != 2 {
-			t.Fatalf("cooled %v, taken %v; want web alone cooled, both taken", w.cooled, w.taken())
+		if !slices.Equal(w.cooled(), []discovery.Topic{web}) || len(w.taken()) != 2 {
+			t.Fatalf("cooled %v, taken %v; want web alone cooled, both taken", w.cooled(), w.taken())
 		}
 		time.Sleep(DefaultColdFor)
-		if !slices.Equal(w.taken(), []discovery.Topic{db}) || w.left != 1 {
-			t.Fatalf("taken %v, left %d times; want db, once", w.taken(), w.left)
+		if !slices.Equal(w.taken(), []discovery.Topic{db}) || w.timesLeft() != 1 {
+			t.Fatalf("taken %v, left %d times; want db, once", w.taken(), w.timesLeft())
 		}
 		time.Sleep(DefaultIdle / 2)
-		if !slices.Contains(w.cooled, db) {
+		if !slices.Contains(w.cooled(), db) {
 			t.Fatal("db is not cooled")
 		}
 		w.Use(t.Context(), db) // answers are asked for here again
@@ -184,8 +206,8 @@ func TestAllNamesAreTakenWhileNoMasterAnswers(t *testing.T) {
 		}
 		w.say(version+9, version)
 		time.Sleep(2 * look)
-		if !slices.Equal(w.taken(), []discovery.Topic{db, web}) || w.left != 1 {
-			t.Errorf("taken %v, left %d times; want what was asked for, once", w.taken(), w.left)
+		if !slices.Equal(w.taken(), []discovery.Topic{db, web}) || w.timesLeft() != 1 {
+			t.Errorf("taken %v, left %d times; want what was asked for, once", w.taken(), w.timesLeft())
 		}
 	})
 }
