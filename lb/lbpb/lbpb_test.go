@@ -64,10 +64,13 @@ type refusing struct{ err error }
 func (r refusing) Publish(context.Context, lb.Registration) ([]lb.VIPStatus, error) {
 	return nil, r.err
 }
+
 func (r refusing) SetState(context.Context, string, lb.State) ([]discovery.NodeID, error) {
 	return []discovery.NodeID{"n2"}, r.err
 }
+
 func (r refusing) Withdraw(context.Context, string) error { return r.err }
+
 func (r refusing) VIPs(context.Context, string) ([]lb.VIPStatus, error) {
 	return nil, r.err
 }

@@ -91,6 +91,9 @@ func (w *wish) publish(text string) error {
 // validate reports what no single flag shows.
 func (w *wish) validate() error {
 	var all []overlay.PortMapping
+	if w.health != nil && !slices.ContainsFunc(w.joins, func(m membership) bool { return len(m.vips) > 0 }) {
+		return fmt.Errorf("%w: --health decides whether the task is behind its VIPs, and there is no --vip", show.ErrUsage)
+	}
 	for _, m := range w.joins {
 		for _, p := range m.ports {
 			for _, o := range all {
@@ -115,42 +118,42 @@ func (w *wish) attachment(i int) (id, link string) {
 
 // join makes the waiting task reachable in every network, the first one first: its link gets the
 // default route.
-func join(ctx context.Context, d *Daemon, task *sandbox.Task, w wish) ([]overlay.Endpoint, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+func join(ctx context.Context, d *Daemon, task *sandbox.Task, w wish) (endpoints []overlay.Endpoint, all []behind, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+lb.MaxWait)
 	defer cancel()
-	var endpoints []overlay.Endpoint
 	for i := range w.joins {
-		e, err := joinOne(ctx, d, task, w, i)
+		e, b, err := joinOne(ctx, d, task, w, i)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		endpoints = append(endpoints, e)
+		endpoints, all = append(endpoints, e), append(all, b)
 	}
-	return endpoints, nil
+	return endpoints, all, nil
 }
 
-func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) (overlay.Endpoint, error) {
+func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) (endpoint overlay.Endpoint, b behind, err error) {
 	m := w.joins[i]
 	id, link := w.attachment(i)
-	endpoint, err := d.Overlay.Attach(ctx, overlay.Attachment{
+	endpoint, err = d.Overlay.Attach(ctx, overlay.Attachment{
 		ID: id, Task: w.id, Name: w.name, Network: m.network, Groups: m.groups, Interface: link, Ports: m.ports, Fixed: m.fixed,
 		NetNS: task.NetNS, OwnerPID: task.PID, OwnerStart: task.StartTime, Cgroup: task.Cgroup,
 	})
 	if err != nil {
-		return overlay.Endpoint{}, err
+		return endpoint, b, err
 	}
 	named := slices.Clone(w.named)
 	if len(m.vips) > 0 {
-		vips, err := d.LB.Publish(ctx, lb.Registration{Task: id, Network: m.network, Framework: Framework, Addrs: endpoint.Addrs(), Labels: m.vips})
+		vips, err := d.LB.Publish(ctx, lb.Registration{Task: id, Network: m.network, Framework: Framework, Addrs: endpoint.Addrs(), Labels: m.vips, Health: w.firstHealth()})
 		if err != nil {
-			return overlay.Endpoint{}, err
+			return endpoint, b, err
 		}
 		named = append(named, vipPorts(vips, id)...)
+		b = behindOf(id, vips)
 	}
 	err = d.Discovery.Announce(ctx, discovery.Name{
 		Task: id, Label: w.name, Framework: Framework, Network: m.network, Node: endpoint.Node, Addrs: endpoint.Addrs(), Ports: named,
 	})
-	return endpoint, err
+	return endpoint, b, err
 }
 
 // leave takes the task out of VIPs, names and networks.

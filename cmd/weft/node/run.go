@@ -7,16 +7,19 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"weft/agent/health"
 	"weft/agent/sandbox"
 	"weft/cmd/weft/show"
 	"weft/discovery"
@@ -37,8 +40,19 @@ type wish struct {
 	ports        []string
 	joins        []membership
 
-	id    string
-	named []discovery.NamedPort // ports, read
+	id     string
+	named  []discovery.NamedPort // ports, read
+	health *health.Check
+}
+
+// running is a task of `weft run`.
+type running struct {
+	id     string
+	daemon *Daemon
+	task   *sandbox.Task
+	out    io.Writer
+	addr   netip.Addr // its first
+	behind []behind
 }
 
 func (c *client) run() *cobra.Command {
@@ -49,6 +63,8 @@ func (c *client) run() *cobra.Command {
 		Long: "Run starts COMMAND in a network namespace of its own, joined to a virtual network. Its address, groups,\n" +
 			"VIPs and names live as long as it does. Run waits for it and ends with its exit status; when run is\n" +
 			"killed, the task ends too.\n\n" +
+			"On SIGTERM and SIGINT the task leaves its VIPs first: it gets the signal when no node opens connections to it\n" +
+			"any more and none is open, or when the VIP's deadline is over (--vip ...,wait=2s); a second one goes to it at once.\n\n" +
 			"With several --network the task has an interface in each: eth0 in the first, with the default route, the\n" +
 			"name server and the VIPs that it sees; eth1 and so on in the others. The flags --group, --ip, --vip and\n" +
 			"--publish are of the network named before them.",
@@ -64,6 +80,8 @@ func (c *client) run() *cobra.Command {
 	cmd.Flags().Var(flag(w.publish), "publish", "port of the node that leads to one of the task: [HOST_IP:]HOST_PORT:PORT[/tcp|udp] (repeatable)")
 	cmd.Flags().Var(flag(w.ip), "ip", "address that the task shall have, one of a family (repeatable; default: the lowest that is free)")
 	cmd.Flags().Var(flag(w.vip), "vip", "VIP and the task's own port behind it: /web:80=8080, with /tcp or /udp for one protocol only (repeatable)")
+	cmd.Flags().Var(flag(w.readHealth), "health", "check of the task, which is behind its VIPs while it succeeds: tcp:PORT, http[s]:PORT[/PATH],\n"+
+		"grpc:PORT[/SERVICE] or command:COMMAND, with ,interval=2s ,timeout=1s ,healthy=1 ,unhealthy=3 ,grace=10s")
 	cmd.Flags().StringArrayVar(&w.ports, "port", nil, "port for SRV records: [NAME=]tcp/8080 (repeatable; VIP ports have one anyway)")
 	cmd.Flags().StringVar(&w.cgroup, "cgroup", c.env.Getenv("WEFT_CGROUP"), "cgroup2 folder for the task (WEFT_CGROUP; default: the daemon's)")
 	cmd.MarkFlagRequired("network") //nolint:errcheck // the flag is the one above
@@ -80,8 +98,9 @@ func (c *client) run() *cobra.Command {
 //  1. sandbox: the process is there, in its namespaces, and waits
 //  2. attach:  it has an address
 //  3. announce, publish: names and VIPs lead to it
-//  4. release: the command runs
-//  5. wait, then withdraw in the reverse order
+//  4. release: the command runs, and is checked
+//  5. wait; a signal to end waits until the task is drained
+//  6. withdraw in the reverse order
 func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []string) (err error) {
 	w.id = w.name + "-" + strings.ToLower(rand.Text()[:8])
 	if w.named, err = parsePorts(w.ports); err != nil {
@@ -108,7 +127,7 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	}
 	defer func() { err = errors.Join(err, task.Close()) }()
 	defer func() { err = errors.Join(err, leave(ctx, d, w)) }()
-	endpoints, err := join(ctx, d, task, w)
+	endpoints, behind, err := join(ctx, d, task, w)
 	if err != nil {
 		return err
 	}
@@ -116,21 +135,51 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	for _, e := range endpoints {
 		addrs = append(addrs, e.Addrs()...)
 	}
+	r := &running{id: w.id, daemon: d, task: task, out: c.env.Stderr, addr: addrs[0], behind: behind}
 	fmt.Fprintf(c.env.Stderr, "weft: task %s is %s on %s\n", w.id, show.List(addrs), endpoints[0].Node)
 	if err := task.Release(ctx); err != nil {
 		return err
 	}
+	return r.attend(ctx, w.health, signals)
+}
+
+// attend checks the task and hands it signals until it ends.
+func (r *running) attend(ctx context.Context, check *health.Check, signals <-chan os.Signal) error {
+	var watching, draining sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer draining.Wait()
+	defer watching.Wait()
+	defer cancel()
+	checking, stopChecking := context.WithCancel(ctx)
+	defer stopChecking()
+	if check != nil {
+		watching.Go(func() { r.watch(checking, *check) })
+	}
+	drained := make(chan os.Signal, 1) // there is one drain
+	begun := false
 	for {
+		var now os.Signal
 		select {
-		case s := <-signals:
-			if err := task.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				return err
+		case now = <-signals:
+			if (now == unix.SIGTERM || now == unix.SIGINT) && !begun {
+				begun = true
+				stopChecking()
+				draining.Go(func() {
+					watching.Wait() // what a check says last does not undo the drain
+					drain(ctx, r.daemon, r.out, r.task.PID, r.behind)
+					drained <- now
+				})
+				continue
 			}
-		case <-task.Done():
-			exit, err := task.Wait(ctx)
+		case now = <-drained:
+		case <-r.task.Done():
+			exit, err := r.task.Wait(ctx)
 			if err == nil && exit != (sandbox.Exit{}) {
 				err = ExitError{Code: exit.Status()}
 			}
+			return err
+		}
+		if err := r.task.Signal(now); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return err
 		}
 	}

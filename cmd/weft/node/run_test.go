@@ -84,7 +84,7 @@ func TestJoinOutlivesTheDaemon(t *testing.T) {
 	t.Cleanup(func() { daemon.Close() }) //nolint:errcheck // nothing is sent any more
 	joined := make(chan error, 1)
 	go func() {
-		_, err := join(t.Context(), daemon, &sandbox.Task{NetNS: "/proc/self/ns/net"}, wish{
+		_, _, err := join(t.Context(), daemon, &sandbox.Task{NetNS: "/proc/self/ns/net"}, wish{
 			joins: []membership{{network: "prod", vips: []string{"/web:80=8080"}}}, name: "web", id: "web-1",
 		})
 		joined <- err

@@ -15,6 +15,7 @@ import (
 
 	"weft/agent/sandbox"
 	"weft/cmd/weft/show"
+	"weft/lb"
 	"weft/overlay"
 )
 
@@ -107,10 +108,13 @@ func (c *client) taskExec() *cobra.Command {
 func (c *client) taskKill() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "kill TASK", Short: "end every process of a task; its address, names and VIPs go with it",
+		Long: "Kill takes the task out of its VIPs first, and ends it when no node opens connections to it any more and none is\n" +
+			"open, or when the VIP's deadline is over.",
 		Args: cobra.ExactArgs(1),
 	}
+	now := cmd.Flags().Bool("now", false, "end it at once, whoever is connected to it")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		ctx, cancel := context.WithTimeout(ctx, callTimeout+lb.MaxWait)
 		defer cancel()
 		e, err := find(ctx, d, args[0])
 		if err != nil {
@@ -118,6 +122,11 @@ func (c *client) taskKill() *cobra.Command {
 		}
 		if e.Cgroup == "" {
 			return fmt.Errorf("task %s was not started by weft run: end it by what started it", e.Task)
+		}
+		if !*now {
+			if err := drainEndpoints(ctx, d, c.env.Stderr, e); err != nil {
+				return err
+			}
 		}
 		return sandbox.Kill(e.Cgroup)
 	})

@@ -89,25 +89,17 @@ func vipTable(w io.Writer, vips []lb.VIPStatus) {
 }
 
 func backendTable(w io.Writer, vips []lb.VIPStatus) {
-	show.Row(w, "VIP", "NETWORK", "TASK", "NODE", "ADDRESS", "PORT", "WEIGHT", "IN", "GIVEN", "OPEN", "FAILED", "LATENCY", "REASON")
+	show.Row(w, "VIP", "NETWORK", "TASK", "NODE", "ADDRESS", "PORT", "WEIGHT", "IN", "EJECTED", "GIVEN", "OPEN", "FAILED", "LATENCY", "REASON")
 	for _, v := range vips {
 		for _, b := range v.Backends {
 			t := b.Traffic
-			show.Row(w, vipName(v), v.Network, b.Task, b.Node, show.List(b.Addrs), b.Port, b.Weight, b.In,
-				t.Chosen, t.InFlight, failed(t), t.Latency.Round(time.Microsecond), reason(b))
+			show.Row(w, vipName(v), v.Network, b.Task, b.Node, show.List(b.Addrs), b.Port, b.Weight, b.In, b.Ejected,
+				t.Chosen, t.InFlight, failed(t), t.Latency.Round(time.Microsecond), b.Reason)
 		}
 	}
 }
 
 func failed(t lb.Traffic) uint64 { return t.Refused + t.Timeouts + t.Resets }
-
-// reason tells of a backend that is in for the cluster whether this node leaves it out.
-func reason(b lb.BackendStatus) string {
-	if b.In && b.Traffic.Barred > 0 {
-		return fmt.Sprintf("%s, but this node's connections failed: left out for %s", b.Reason, b.Traffic.Barred.Round(100*time.Millisecond))
-	}
-	return b.Reason
-}
 
 func (c *client) vipTop() *cobra.Command {
 	cmd := &cobra.Command{
@@ -175,7 +167,7 @@ func topTable(w io.Writer, before, now []lb.VIPStatus, span time.Duration) {
 			}
 			show.Row(w, vipName(v), b.Task, b.Node, fmt.Sprintf("%d%%", 100*given[i]/max(1, all)),
 				fmt.Sprintf("%.0f", float64(given[i])/span.Seconds()), t.InFlight, failed(t), t.Ejections,
-				t.Latency.Round(time.Microsecond), reason(b))
+				t.Latency.Round(time.Microsecond), b.Reason)
 		}
 	}
 }
