@@ -71,6 +71,8 @@ type Node struct {
 	VTEP     netip.Addr `json:"vtep,omitzero"`
 	Blocks   int        `json:"blocks"`
 	Shares   []Share    `json:"shares"` // by network
+	// Plain is what the operator said of a plain node; nil: it is one of Weft.
+	Plain *overlay.PlainNode `json:"plain,omitempty"`
 	// Refusals say what of it can't be granted, and why.
 	Refusals []string `json:"refusals"`
 }
@@ -135,6 +137,8 @@ type Service interface {
 	Rules(ctx context.Context, network string) ([]overlay.Rule, error)
 	// Nodes returns every node that is known, admitted or not.
 	Nodes(ctx context.Context) ([]Node, error)
+	// AddPlainNode takes a host without Weft into a network and returns it with its identity.
+	AddPlainNode(ctx context.Context, n overlay.PlainNode) (overlay.PlainNode, error)
 	// RemoveNode makes a node's rows void and its blocks free. A node that is alive is only removed
 	// with force.
 	RemoveNode(ctx context.Context, id discovery.NodeID, force bool) error

@@ -45,6 +45,7 @@ const (
 	KindIdentity  Kind = "identity"  // overlay.GroupSet; key: network/identity
 	KindPin       Kind = "pin"       // lb.Pin; key: VIP name
 	KindAdmission Kind = "admission" // discovery.Admission; key: node id
+	KindPlain     Kind = "plain"     // overlay.PlainNode; key: node id
 	KindLeader    Kind = "leader"    // discovery.Master; key: "leader"
 	KindMaster    Kind = "master"    // discovery.Master; key: master id
 	KindRefusal   Kind = "refusal"   // discovery.Refusal; key: node id/kind/key of the row refused

@@ -30,6 +30,9 @@ type VNI uint32
 // for the reserved ones.
 type Identity uint16
 
+// IdentityUngrouped is that of no groups.
+const IdentityUngrouped Identity = 3
+
 // RuleID numbers a rule within the cluster; 0 is "common groups".
 type RuleID uint32
 

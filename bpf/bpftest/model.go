@@ -250,7 +250,10 @@ func (m Model) route(p packet, w row.Workload, meta Meta) Outcome {
 	if w.Flags&row.WorkloadDirected != 0 {
 		m.remember(p)
 	}
-	if block.Flags&row.BlockLocal == 0 {
+	switch {
+	case block.Flags&row.BlockPlain != 0:
+		return m.toPlain(p, block, meta)
+	case block.Flags&row.BlockLocal == 0:
 		return m.send(p, block, meta)
 	}
 	e, ok := m.Endpoints[row.EndpointKey{VNI: w.VNI, Addr: row.AddrOf(p.dst)}]

@@ -64,11 +64,12 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 	if !ok {
 		return end(row.ReasonNotOurs)
 	}
-	if _, ok := m.VTEPs[row.AddrOf(outer.src)]; !ok {
+	v, ok := m.VTEPs[row.AddrOf(outer.src)]
+	if !ok {
 		return end(row.ReasonUnknownVTEP)
 	}
 	udp := frame[outer.l4:]
-	if m.SlowDecap || outer.fragment != 0 || outer.l4 != m.outerL4() || udp[6]|udp[7] != 0 {
+	if m.SlowDecap || v.Flags&row.VTEPPlain != 0 || outer.fragment != 0 || outer.l4 != m.outerL4() || udp[6]|udp[7] != 0 {
 		return end(row.ReasonSlowPath)
 	}
 	vxlan := udp[8:]
@@ -150,8 +151,12 @@ func (m Model) openOuter6(frame []byte) (headers, bool) {
 
 // FromTunnel decides about a frame that the kernel's device opened.
 func (m Model) FromTunnel(frame []byte, meta Meta) Outcome {
-	if _, ok := m.VTEPs[row.AddrOf(meta.Tunnel.VTEP)]; !ok {
+	v, ok := m.VTEPs[row.AddrOf(meta.Tunnel.VTEP)]
+	if !ok {
 		return end(row.ReasonUnknownVTEP)
+	}
+	if v.Flags&row.VTEPPlain != 0 {
+		return m.fromPlain(frame, v, meta)
 	}
 	return m.receive(frame, meta.Tunnel.VNI, meta.Tunnel.Identity, meta)
 }

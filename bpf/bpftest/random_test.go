@@ -97,6 +97,8 @@ func (b *bench) checkOut(program string, frame []byte, meta bpftest.Meta, got bp
 		if !bytes.Equal(got.Out, frame) {
 			return errors.New("what was left to the stack was changed")
 		}
+	case model.Block.Flags&row.BlockPlain != 0:
+		return b.checkEncapsulated(frame, got.Out, model.Block)
 	case model.Reason == row.ReasonDelivered || model.Reason == row.ReasonAudited:
 		return checkDelivered(program, frame, got.Out, model.To)
 	case model.Reason == row.ReasonEncapsulated && meta.GSOSize == 0:
@@ -138,6 +140,9 @@ func checkDelivered(program string, frame, out []byte, to row.Endpoint) error {
 }
 
 func (b *bench) checkEncapsulated(frame, out []byte, to row.Block) error {
+	if to.Flags&row.BlockPlain != 0 && (bpftest.MAC(out[:6]) != plainMAC || bpftest.MAC(out[6:12]) != ownMAC || len(out) != len(frame)) {
+		return errors.New("sent to a plain node by another MAC or way")
+	}
 	if len(out) == len(frame) { // by the device, for it may be fragmented
 		return nil
 	}
@@ -190,6 +195,9 @@ func (g *generator) frame(program string) ([]byte, bpftest.Meta) {
 		if g.chance(5) {
 			meta.Tunnel.VTEP = pick(g, noNode, node, world6)
 		}
+		if g.chance(30) {
+			meta.Tunnel.VTEP = plainNode
+		}
 		if g.chance(5) {
 			meta.Tunnel.VNI = pick(g, uint32(netB), 0, 0xffffff)
 		}
@@ -209,7 +217,7 @@ func (g *generator) address(a addrs) netip.Addr {
 	if !a.web.Is4() && g.chance(6) {
 		return pick(g, addr("::"), addr("::1"), addr("fe80::1"), addr("fe80::5"), addr("::ffff:10.1.1.30"), addr("::2"))
 	}
-	return pick(g, a.web, a.db, a.db, a.peer, a.peer, a.open, a.none, a.remote, a.remote, a.unheld, a.foreign,
+	return pick(g, a.web, a.db, a.db, a.peer, a.peer, a.open, a.none, a.remote, a.remote, a.plain, a.plain, a.unheld, a.foreign,
 		a.world, a.world, a.multicast, a.dns)
 }
 
@@ -262,7 +270,7 @@ func (g *generator) quote(a addrs) []byte {
 func (g *generator) arp() []byte {
 	return bpftest.ARPPacket{
 		SrcMAC: mac(webLink), Operation: uint16(g.IntN(4)), SenderMAC: pick(g, mac(webLink), mac(webLink), mac(webLink), mac(dbLink)),
-		SenderAddr: pick(g, v4.web, v4.web, g.address(v4)), TargetAddr: g.address(v4),
+		SenderAddr: pick(g, v4.web, v4.web, v4.plain, g.address(v4)), TargetAddr: g.address(v4),
 	}.Bytes()
 }
 
@@ -286,7 +294,7 @@ func (g *generator) wrap(frame []byte) []byte {
 	u := outer(g.identity())
 	u.Outer.TOS = uint8(g.IntN(4))
 	if g.chance(10) {
-		u.Outer.Src = pick(g, noNode, node)
+		u.Outer.Src = pick(g, noNode, node, plainNode)
 	}
 	if g.chance(5) {
 		u.VNI = pick(g, uint32(netB), 0, 0xffffff)

@@ -24,6 +24,7 @@ const (
 
 	// identities: web and peer have a group in common, db is named by rules, open is public.
 	web, db, public, stranger = 16, 17, 18, 19
+	outside                   = 20 // of the plain node
 
 	peerPort = 80 // that the world reaches by the node
 
@@ -33,6 +34,7 @@ const (
 var (
 	node      = netip.MustParseAddr("192.0.2.1")
 	otherNode = netip.MustParseAddr("192.0.2.2")
+	plainNode = netip.MustParseAddr("192.0.2.3")
 	noNode    = netip.MustParseAddr("192.0.2.9")
 	dns4      = netip.MustParseAddr("198.51.100.1")
 	dns6      = netip.MustParseAddr("fd01:d::c633:6401")
@@ -44,6 +46,7 @@ var (
 type addrs struct {
 	web, db, peer, open       netip.Addr
 	none, remote, unheld      netip.Addr // in web's block but no task; on otherNode; in no block
+	plain                     netip.Addr // on plainNode
 	foreign, world, multicast netip.Addr // of netB; outside; never carried
 	dns                       netip.Addr
 }
@@ -51,15 +54,17 @@ type addrs struct {
 var (
 	v4 = addrs{
 		web: addr("10.1.1.10"), db: addr("10.1.1.20"), peer: addr("10.1.1.30"), open: addr("10.1.1.40"),
-		none: addr("10.1.1.99"), remote: addr("10.1.2.10"), unheld: addr("10.1.9.9"),
+		none: addr("10.1.1.99"), remote: addr("10.1.2.10"), unheld: addr("10.1.9.9"), plain: addr("10.1.3.10"),
 		foreign: addr("10.2.1.10"), world: world4, multicast: addr("224.0.0.251"), dns: dns4,
 	}
 	v6 = addrs{
 		web: addr("fd01:1::1:a"), db: addr("fd01:1::1:14"), peer: addr("fd01:1::1:1e"), open: addr("fd01:1::1:28"),
-		none: addr("fd01:1::1:63"), remote: addr("fd01:1::2:a"), unheld: addr("fd01:1::9:9"),
+		none: addr("fd01:1::1:63"), remote: addr("fd01:1::2:a"), unheld: addr("fd01:1::9:9"), plain: addr("fd01:1::3:a"),
 		foreign: addr("fd01:2::1:a"), world: world6, multicast: addr("ff02::fb"), dns: dns6,
 	}
 	families = map[string]addrs{"ipv4": v4, "ipv6": v6}
+
+	plainMAC, ownMAC = bpftest.MAC{0x0a, 0x58, 192, 0, 2, 3}, bpftest.MAC{0x0a, 0x58, 192, 0, 2, 1}
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -105,7 +110,10 @@ func newTables(mtu uint16) *bpftest.Tables {
 			row.PrefixKeyOf(netip.MustParsePrefix("10.2.0.0/16")): {VNI: netB},
 			row.PrefixKeyOf(netip.MustParsePrefix("fd01:2::/64")): {VNI: netB},
 		},
-		VTEPs:    map[row.Addr]row.VTEP{row.AddrOf(otherNode): {}},
+		VTEPs: map[row.Addr]row.VTEP{row.AddrOf(otherNode): {}, row.AddrOf(plainNode): {
+			Flags: row.VTEPPlain | row.VTEPDirected, VNI: netA, As: row.Endpoint{Identity: outside, MAC: plainMAC}, OwnMAC: ownMAC,
+			Block4: 24, Block6: 112,
+		}},
 		Verdicts: make(map[row.VerdictKey]row.Verdict),
 		Openings: make(map[row.OpeningKey]row.Opening),
 		Clauses:  make(map[row.ClausesKey]row.Clauses),
@@ -151,6 +159,9 @@ func newTables(mtu uint16) *bpftest.Tables {
 	for _, prefix := range []string{"10.1.2.0/24", "fd01:1::2:0/112"} {
 		block(prefix, row.Block{VTEP: row.AddrOf(otherNode), MTU: mtu})
 	}
+	for _, prefix := range []string{"10.1.3.0/24", "fd01:1::3:0/112"} {
+		block(prefix, row.Block{VTEP: row.AddrOf(plainNode), MTU: mtu, Flags: row.BlockPlain})
+	}
 	set := func(src, dst uint32, clauses ...row.Clause) {
 		t.Set(row.VerdictKey{VNI: netA, Src: src, Dst: dst}, clauses...)
 	}
@@ -167,6 +178,10 @@ func newTables(mtu uint16) *bpftest.Tables {
 		row.ClauseOf(bpftest.UDP, 0, row.VerdictAudit, ruleAudit),
 		none(bpftest.UDP+1, 0))
 	set(db, web, none(0, 0), row.ClauseOf(bpftest.UDP, 0, row.VerdictDeny, ruleDeny), none(bpftest.UDP+1, 0))
+	set(outside, web, none(0, 0), row.ClauseOf(bpftest.TCP, 80, row.VerdictAllow, ruleAllow), none(bpftest.TCP, 81))
+	set(web, outside,
+		none(0, 0), row.ClauseOf(bpftest.TCP, 5432, row.VerdictAllow, ruleAllow), none(bpftest.TCP, 5433),
+		row.ClauseOf(bpftest.UDP, 0, row.VerdictAudit, ruleAudit), none(bpftest.UDP+1, 0))
 	set(web, public,
 		row.ClauseOf(0, 0, row.VerdictAllow, 0),
 		row.ClauseOf(bpftest.TCP, 22, row.VerdictDeny, ruleDeny),

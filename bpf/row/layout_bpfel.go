@@ -435,8 +435,13 @@ type VIPKey struct {
 
 // VTEP is struct vtep of src/shared.
 type VTEP struct {
-	_     structs.HostLayout
-	Flags uint32
+	_      structs.HostLayout
+	Flags  uint32
+	VNI    uint32
+	As     Endpoint
+	OwnMAC [6]uint8
+	Block4 uint8
+	Block6 uint8
 }
 
 // Workload is struct workload of src/shared.
@@ -456,6 +461,7 @@ type Workload struct {
 // Values of enum block_flags.
 const (
 	BlockLocal = 1
+	BlockPlain = 2
 )
 
 // Values of enum clauses_size.
@@ -500,7 +506,7 @@ const (
 
 // Values of enum layout.
 const (
-	LayoutVersion = 2
+	LayoutVersion = 3
 )
 
 // Values of enum program.
@@ -555,6 +561,8 @@ const (
 	ReasonBadTunnel      Reason = 83
 	ReasonNotServed      Reason = 84
 	ReasonExtension      Reason = 85
+	ReasonWrongNetwork   Reason = 86
+	ReasonSpoofedBlock   Reason = 87
 	ReasonMax            Reason = 96
 )
 
@@ -595,6 +603,12 @@ const (
 	VIPLeastLatency     = 1
 	VIPLeastConnections = 2
 	VIPRoundRobin       = 3
+)
+
+// Values of enum vtep_flags.
+const (
+	VTEPPlain    = 1
+	VTEPDirected = 2
 )
 
 // Values of enum workload_flags.
@@ -644,4 +658,6 @@ var reasons = map[Reason][2]string{
 	83: {"bad_tunnel", "tunnel header with flags this build does not know"},
 	84: {"not_served", "to a VIP's address at the edge, but none of its ports"},
 	85: {"extension", "IPv6 extension headers where the edge needs ports"},
+	86: {"wrong_network", "from a plain node, of a network that it is not in"},
+	87: {"spoofed_block", "from a plain node, but not of a block that it holds"},
 }

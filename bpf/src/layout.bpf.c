@@ -62,6 +62,7 @@ enum identity layout_identity;
 enum workload_flags layout_workload_flags;
 enum endpoint_flags layout_endpoint_flags;
 enum block_flags layout_block_flags;
+enum vtep_flags layout_vtep_flags;
 enum verdict_source layout_verdict_source;
 enum verdict_action layout_verdict_action;
 enum clauses_size layout_clauses_size;

@@ -11,12 +11,14 @@
  *      to a VIP, by an edge node: its backend      lib/serve.h
  *   What is odd goes on to the kernel's VXLAN device.
  *
- * from_tunnel (ingress of that device): the same, the kernel having done 1 and half of 2.
+ * from_tunnel (ingress of that device): the same, the kernel having done 1 and half of 2; and what
+ * plain nodes send, all of it                     lib/plain.h
  */
 
 #include "lib/count.h"
 #include "lib/decap.h"
 #include "lib/echo.h"
+#include "lib/plain.h"
 #include "lib/receive.h"
 
 static __always_inline int walk_underlay(struct __sk_buff *skb, struct packet *p)
@@ -28,7 +30,10 @@ static __always_inline int walk_underlay(struct __sk_buff *skb, struct packet *p
 		verdict = open_tunnel(skb, p);
 	if (verdict != CONTINUE)
 		return verdict;
-	return p->vni ? receive(skb, p, inner(), tos) : answer_probe(skb, p);
+	if (!p->vni)
+		return answer_probe(skb, p);
+	verdict = parse(skb, p, inner());
+	return verdict == CONTINUE ? receive(skb, p, inner(), tos) : verdict;
 }
 
 SEC("tc")
@@ -43,30 +48,35 @@ int from_underlay(struct __sk_buff *skb)
 
 /* What the kernel's device took off. The other family underneath has no such key, and is no node's.
  */
-static __always_inline int read_tunnel(struct __sk_buff *skb, struct packet *p)
+static __always_inline const struct vtep *read_tunnel(struct __sk_buff *skb, struct packet *p,
+						      struct addr *vtep)
 {
 	struct bpf_tunnel_key key = {};
 	__u32 policy = 0;
-	struct addr vtep;
 
 	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), underlay6 ? BPF_F_TUNINFO_IPV6 : 0))
-		return drop(p, REASON_UNKNOWN_VTEP);
+		return NULL;
 	if (underlay6)
-		memcpy(&vtep, key.remote_ipv6, sizeof(vtep));
+		memcpy(vtep, key.remote_ipv6, sizeof(*vtep));
 	else
-		set_addr4(&vtep, bpf_htonl(key.remote_ipv4));
-	if (!is_node(&vtep))
-		return drop(p, REASON_UNKNOWN_VTEP);
+		set_addr4(vtep, bpf_htonl(key.remote_ipv4));
 	bpf_skb_get_tunnel_opt(skb, &policy, sizeof(policy));
 	p->vni = key.tunnel_id;
 	p->src_identity = policy & 0xffff;
-	return CONTINUE;
+	return find_vtep(vtep);
 }
 
 static __always_inline int walk_tunnel(struct __sk_buff *skb, struct packet *p)
 {
-	int verdict = read_tunnel(skb, p);
+	struct addr vtep;
+	const struct vtep *v = read_tunnel(skb, p, &vtep);
+	int verdict;
 
+	if (!v)
+		return drop(p, REASON_UNKNOWN_VTEP);
+	verdict = parse(skb, p, 0);
+	if (verdict == CONTINUE && v->flags & VTEP_PLAIN)
+		verdict = check_plain(skb, p, v, &vtep);
 	return verdict == CONTINUE ? receive(skb, p, 0, 0) : verdict;
 }
 

@@ -14,6 +14,7 @@
  *        none:   a VIP becomes a backend, which has one          lib/vip.h
  *        here:   verdict, VIP of an answer, into the task        lib/policy.h, lib/deliver.h
  *        remote: size, tunnel, out of the underlay               lib/toobig.h, lib/encap.h
+ *                to a plain node: verdict before                 lib/plain.h
  *        else:   to a client of the edge, from the VIP           lib/serve.h
  *                of no block of a network, or left to the stack  lib/route.h
  *
@@ -28,6 +29,7 @@
 #include "lib/neighbour.h"
 #include "lib/opening.h"
 #include "lib/parse.h"
+#include "lib/plain.h"
 #include "lib/policy.h"
 #include "lib/route.h"
 #include "lib/serve.h"
@@ -94,7 +96,9 @@ static __always_inline int go(struct __sk_buff *skb, struct packet *p, const str
 		remember(p, skb->ifindex);
 	if (to->flags & BLOCK_LOCAL)
 		return go_here(skb, p);
-	verdict = check_size(skb, p, w, to);
+	verdict = to->flags & BLOCK_PLAIN ? judge_plain(skb, p, to) : CONTINUE;
+	if (verdict == CONTINUE)
+		verdict = check_size(skb, p, w, to);
 	if (verdict != CONTINUE)
 		return verdict;
 	return encap(skb, p, to);

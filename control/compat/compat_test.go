@@ -196,3 +196,26 @@ func TestVTEPsAreOfTheirOwn(t *testing.T) {
 		t.Errorf("got %v, want the subnet to be full", err)
 	}
 }
+
+func TestAgentsOfDCOSKnowANodeByTheMACOfItsDocuments(t *testing.T) {
+	t.Parallel()
+	networks := []overlay.Network{
+		{Name: "dcos6", VNI: 1025, Subnet6: netip.MustParsePrefix("fd01:b::/64"), Block6: 80},
+		{Name: "dcos", VNI: 1024, Subnet4: netip.MustParsePrefix("9.0.0.0/8")},
+	}
+	var blocks []overlay.Block
+	for _, b := range newCluster().blocks {
+		if b.Network = "dcos"; b.Prefix.Addr().Is6() {
+			b.Network = "dcos6"
+		}
+		blocks = append(blocks, b)
+	}
+	for node, want := range map[discovery.NodeID][6]byte{"h1": {0x70, 0xb3, 0xd5, 0x80, 0, 1}, "h2": {0x70, 0xb3, 0xd5, 0x80, 0, 2}, "h3": {}} {
+		if got := compat.DefaultPlan().MACOf(networks, blocks, node); got != want {
+			t.Errorf("%s: got %x, want %x", node, got, want)
+		}
+	}
+	if got := compat.DefaultPlan().MACOf(nil, blocks, "h1"); got != [6]byte{} {
+		t.Errorf("without networks: got %x, want none", got)
+	}
+}

@@ -7,6 +7,7 @@ package compat
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -15,8 +16,8 @@ import (
 	"weft/overlay"
 )
 
-// Plan is what DC/OS calls the network: where the VTEPs of agents have their addresses and MACs from.
-// Nothing in a packet depends on it.
+// Plan is what DC/OS calls the network: where the VTEPs of agents have their addresses and MACs from. In packets
+// between nodes of Weft nothing depends on it; agents of DC/OS know a node by its MAC.
 type Plan struct {
 	VTEPs4 netip.Prefix
 	VTEPs6 netip.Prefix
@@ -30,6 +31,28 @@ func DefaultPlan() Plan {
 		VTEPs4: netip.MustParsePrefix("44.128.0.0/20"), VTEPs6: netip.MustParsePrefix("fd01:a::/64"),
 		OUI: [3]byte{0x70, 0xb3, 0xd5}, Device: "weft-vx0",
 	}
+}
+
+// MACOf is the link address that the documents give an agent, zero before it holds a block of the first overlay.
+func (p Plan) MACOf(networks []overlay.Network, blocks []overlay.Block, node discovery.NodeID) (mac [6]byte) {
+	var list []control.Network
+	for _, n := range networks {
+		with := control.Network{Network: n}
+		for _, b := range blocks {
+			if b.Network == n.Name {
+				with.Blocks = append(with.Blocks, b)
+			}
+		}
+		list = append(list, with)
+	}
+	for _, n := range byVNI(list)[:min(1, len(list))] {
+		if first := blocksOf(n, node)[0]; first.IsValid() {
+			_, _, text, _ := p.VTEP(number(n.Subnet4, first)) // without a place for it there is no text
+			parsed, _ := net.ParseMAC(text)
+			copy(mac[:], parsed)
+		}
+	}
+	return mac
 }
 
 // VTEP is the n-th agent's, counted from 0: the lowest host address of the subnet is the first's.
@@ -124,7 +147,7 @@ func StateOf(p Plan, networks []control.Network, nodes []control.Node) State {
 		s.Network.Overlays = append(s.Network.Overlays, info)
 	}
 	for _, n := range nodes {
-		if n.VTEP.IsValid() {
+		if n.VTEP.IsValid() && n.Plain == nil {
 			s.Agents = append(s.Agents, AgentOf(p, networks, n))
 		}
 	}

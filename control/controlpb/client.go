@@ -196,6 +196,15 @@ func (c *Client) Nodes(ctx context.Context) ([]control.Node, error) {
 	return eachErr(m.GetNodes(), nodeIn)
 }
 
+// AddPlainNode implements control.Service.
+func (c *Client) AddPlainNode(ctx context.Context, n overlay.PlainNode) (overlay.PlainNode, error) {
+	m, err := c.fabric.AddPlainNode(ctx, plainOut(n))
+	if err != nil {
+		return overlay.PlainNode{}, failures.Error(err)
+	}
+	return plainIn(m)
+}
+
 // RemoveNode implements control.Service.
 func (c *Client) RemoveNode(ctx context.Context, id discovery.NodeID, force bool) error {
 	_, err := c.fabric.RemoveNode(ctx, &NodeName{Id: string(id), Force: force})

@@ -868,6 +868,7 @@ type Node struct {
 	Blocks        int32                  `protobuf:"varint,11,opt,name=blocks,proto3" json:"blocks,omitempty"`
 	Refusals      []string               `protobuf:"bytes,12,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	Shares        []*Share               `protobuf:"bytes,13,rep,name=shares,proto3" json:"shares,omitempty"`
+	Plain         *PlainNode             `protobuf:"bytes,14,opt,name=plain,proto3" json:"plain,omitempty"` // of a plain node alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -993,6 +994,114 @@ func (x *Node) GetShares() []*Share {
 	return nil
 }
 
+func (x *Node) GetPlain() *PlainNode {
+	if x != nil {
+		return x.Plain
+	}
+	return nil
+}
+
+// PlainNode is a host that is in a network by a VXLAN device of its own, without Weft.
+type PlainNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Vtep          string                 `protobuf:"bytes,2,opt,name=vtep,proto3" json:"vtep,omitempty"`
+	Network       string                 `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
+	Groups        []string               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	Blocks        []string               `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Mac           string                 `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`            // of its device; empty: 0a:58 and the last four bytes of vtep
+	Mtu           int32                  `protobuf:"varint,7,opt,name=mtu,proto3" json:"mtu,omitempty"`           // of the way there, bytes; 0: that of each node's own link
+	Identity      uint32                 `protobuf:"varint,8,opt,name=identity,proto3" json:"identity,omitempty"` // chosen by the masters
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlainNode) Reset() {
+	*x = PlainNode{}
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlainNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlainNode) ProtoMessage() {}
+
+func (x *PlainNode) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlainNode.ProtoReflect.Descriptor instead.
+func (*PlainNode) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PlainNode) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PlainNode) GetVtep() string {
+	if x != nil {
+		return x.Vtep
+	}
+	return ""
+}
+
+func (x *PlainNode) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *PlainNode) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *PlainNode) GetBlocks() []string {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *PlainNode) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *PlainNode) GetMtu() int32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *PlainNode) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
 type Nodes struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -1002,7 +1111,7 @@ type Nodes struct {
 
 func (x *Nodes) Reset() {
 	*x = Nodes{}
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1123,7 @@ func (x *Nodes) String() string {
 func (*Nodes) ProtoMessage() {}
 
 func (x *Nodes) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_control_controlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1136,7 @@ func (x *Nodes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nodes.ProtoReflect.Descriptor instead.
 func (*Nodes) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Nodes) GetNodes() []*Node {
@@ -1049,7 +1158,7 @@ type Pin struct {
 
 func (x *Pin) Reset() {
 	*x = Pin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1170,7 @@ func (x *Pin) String() string {
 func (*Pin) ProtoMessage() {}
 
 func (x *Pin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1183,7 @@ func (x *Pin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pin.ProtoReflect.Descriptor instead.
 func (*Pin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pin) GetName() string {
@@ -1107,7 +1216,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1228,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1241,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pins) GetPins() []*Pin {
@@ -1154,7 +1263,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1275,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1288,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Master) GetId() string {
@@ -1224,7 +1333,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1345,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1358,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Status) GetAnswered() string {
@@ -1299,7 +1408,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1420,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1433,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Ledger) GetHealthy() bool {
@@ -1364,7 +1473,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1485,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1498,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Counts) GetNetworks() int32 {
@@ -1504,7 +1613,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\rR\x02id\"0\n" +
 	"\bNodeName\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\xc6\x02\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xf8\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x14\n" +
@@ -1519,7 +1628,17 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	" \x01(\tR\x04vtep\x12\x16\n" +
 	"\x06blocks\x18\v \x01(\x05R\x06blocks\x12\x1a\n" +
 	"\brefusals\x18\f \x03(\tR\brefusals\x12.\n" +
-	"\x06shares\x18\r \x03(\v2\x16.weft.control.v1.ShareR\x06shares\"4\n" +
+	"\x06shares\x18\r \x03(\v2\x16.weft.control.v1.ShareR\x06shares\x120\n" +
+	"\x05plain\x18\x0e \x01(\v2\x1a.weft.control.v1.PlainNodeR\x05plain\"\xb9\x01\n" +
+	"\tPlainNode\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04vtep\x18\x02 \x01(\tR\x04vtep\x12\x18\n" +
+	"\anetwork\x18\x03 \x01(\tR\anetwork\x12\x16\n" +
+	"\x06groups\x18\x04 \x03(\tR\x06groups\x12\x16\n" +
+	"\x06blocks\x18\x05 \x03(\tR\x06blocks\x12\x10\n" +
+	"\x03mac\x18\x06 \x01(\tR\x03mac\x12\x10\n" +
+	"\x03mtu\x18\a \x01(\x05R\x03mtu\x12\x1a\n" +
+	"\bidentity\x18\b \x01(\rR\bidentity\"4\n" +
 	"\x05Nodes\x12+\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x15.weft.control.v1.NodeR\x05nodes\"E\n" +
 	"\x03Pin\x12\x12\n" +
@@ -1552,7 +1671,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"identities\x18\x05 \x01(\x05R\n" +
 	"identities\x12\x12\n" +
 	"\x04pins\x18\x06 \x01(\x05R\x04pins\x12\x1c\n" +
-	"\tendpoints\x18\a \x01(\x05R\tendpoints2\x90\a\n" +
+	"\tendpoints\x18\a \x01(\x05R\tendpoints2\xd8\a\n" +
 	"\x06Fabric\x12@\n" +
 	"\n" +
 	"AddNetwork\x12\x18.weft.control.v1.Network\x1a\x18.weft.control.v1.Network\x12@\n" +
@@ -1568,7 +1687,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"RemoveRule\x12\x19.weft.control.v1.RuleName\x1a\x16.weft.control.v1.Empty\x12A\n" +
 	"\tListRules\x12\x1c.weft.control.v1.NetworkName\x1a\x16.weft.control.v1.Rules\x12;\n" +
-	"\tListNodes\x12\x16.weft.control.v1.Empty\x1a\x16.weft.control.v1.Nodes\x12?\n" +
+	"\tListNodes\x12\x16.weft.control.v1.Empty\x1a\x16.weft.control.v1.Nodes\x12F\n" +
+	"\fAddPlainNode\x12\x1a.weft.control.v1.PlainNode\x1a\x1a.weft.control.v1.PlainNode\x12?\n" +
 	"\n" +
 	"RemoveNode\x12\x19.weft.control.v1.NodeName\x1a\x16.weft.control.v1.Empty\x129\n" +
 	"\bListPins\x12\x16.weft.control.v1.Empty\x1a\x15.weft.control.v1.Pins\x12<\n" +
@@ -1586,7 +1706,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_control_controlpb_control_proto_rawDescData
 }
 
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(*Empty)(nil),       // 0: weft.control.v1.Empty
 	(*NetworkName)(nil), // 1: weft.control.v1.NetworkName
@@ -1602,13 +1722,14 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*RuleName)(nil),    // 11: weft.control.v1.RuleName
 	(*NodeName)(nil),    // 12: weft.control.v1.NodeName
 	(*Node)(nil),        // 13: weft.control.v1.Node
-	(*Nodes)(nil),       // 14: weft.control.v1.Nodes
-	(*Pin)(nil),         // 15: weft.control.v1.Pin
-	(*Pins)(nil),        // 16: weft.control.v1.Pins
-	(*Master)(nil),      // 17: weft.control.v1.Master
-	(*Status)(nil),      // 18: weft.control.v1.Status
-	(*Ledger)(nil),      // 19: weft.control.v1.Ledger
-	(*Counts)(nil),      // 20: weft.control.v1.Counts
+	(*PlainNode)(nil),   // 14: weft.control.v1.PlainNode
+	(*Nodes)(nil),       // 15: weft.control.v1.Nodes
+	(*Pin)(nil),         // 16: weft.control.v1.Pin
+	(*Pins)(nil),        // 17: weft.control.v1.Pins
+	(*Master)(nil),      // 18: weft.control.v1.Master
+	(*Status)(nil),      // 19: weft.control.v1.Status
+	(*Ledger)(nil),      // 20: weft.control.v1.Ledger
+	(*Counts)(nil),      // 21: weft.control.v1.Counts
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	5,  // 0: weft.control.v1.Network.blocks:type_name -> weft.control.v1.Block
@@ -1618,45 +1739,48 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	9,  // 4: weft.control.v1.Rule.ports:type_name -> weft.control.v1.PortRange
 	8,  // 5: weft.control.v1.Rules.rules:type_name -> weft.control.v1.Rule
 	3,  // 6: weft.control.v1.Node.shares:type_name -> weft.control.v1.Share
-	13, // 7: weft.control.v1.Nodes.nodes:type_name -> weft.control.v1.Node
-	15, // 8: weft.control.v1.Pins.pins:type_name -> weft.control.v1.Pin
-	17, // 9: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
-	19, // 10: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
-	20, // 11: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
-	13, // 12: weft.control.v1.Status.nodes:type_name -> weft.control.v1.Node
-	2,  // 13: weft.control.v1.Fabric.AddNetwork:input_type -> weft.control.v1.Network
-	2,  // 14: weft.control.v1.Fabric.SetNetwork:input_type -> weft.control.v1.Network
-	1,  // 15: weft.control.v1.Fabric.RemoveNetwork:input_type -> weft.control.v1.NetworkName
-	1,  // 16: weft.control.v1.Fabric.ListNetworks:input_type -> weft.control.v1.NetworkName
-	6,  // 17: weft.control.v1.Fabric.AddGroup:input_type -> weft.control.v1.Group
-	6,  // 18: weft.control.v1.Fabric.RemoveGroup:input_type -> weft.control.v1.Group
-	1,  // 19: weft.control.v1.Fabric.ListGroups:input_type -> weft.control.v1.NetworkName
-	8,  // 20: weft.control.v1.Fabric.AddRule:input_type -> weft.control.v1.Rule
-	11, // 21: weft.control.v1.Fabric.RemoveRule:input_type -> weft.control.v1.RuleName
-	1,  // 22: weft.control.v1.Fabric.ListRules:input_type -> weft.control.v1.NetworkName
-	0,  // 23: weft.control.v1.Fabric.ListNodes:input_type -> weft.control.v1.Empty
-	12, // 24: weft.control.v1.Fabric.RemoveNode:input_type -> weft.control.v1.NodeName
-	0,  // 25: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.Empty
-	0,  // 26: weft.control.v1.Fabric.GetStatus:input_type -> weft.control.v1.Empty
-	2,  // 27: weft.control.v1.Fabric.AddNetwork:output_type -> weft.control.v1.Network
-	2,  // 28: weft.control.v1.Fabric.SetNetwork:output_type -> weft.control.v1.Network
-	0,  // 29: weft.control.v1.Fabric.RemoveNetwork:output_type -> weft.control.v1.Empty
-	4,  // 30: weft.control.v1.Fabric.ListNetworks:output_type -> weft.control.v1.Networks
-	6,  // 31: weft.control.v1.Fabric.AddGroup:output_type -> weft.control.v1.Group
-	0,  // 32: weft.control.v1.Fabric.RemoveGroup:output_type -> weft.control.v1.Empty
-	7,  // 33: weft.control.v1.Fabric.ListGroups:output_type -> weft.control.v1.Groups
-	8,  // 34: weft.control.v1.Fabric.AddRule:output_type -> weft.control.v1.Rule
-	0,  // 35: weft.control.v1.Fabric.RemoveRule:output_type -> weft.control.v1.Empty
-	10, // 36: weft.control.v1.Fabric.ListRules:output_type -> weft.control.v1.Rules
-	14, // 37: weft.control.v1.Fabric.ListNodes:output_type -> weft.control.v1.Nodes
-	0,  // 38: weft.control.v1.Fabric.RemoveNode:output_type -> weft.control.v1.Empty
-	16, // 39: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
-	18, // 40: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
-	27, // [27:41] is the sub-list for method output_type
-	13, // [13:27] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 7: weft.control.v1.Node.plain:type_name -> weft.control.v1.PlainNode
+	13, // 8: weft.control.v1.Nodes.nodes:type_name -> weft.control.v1.Node
+	16, // 9: weft.control.v1.Pins.pins:type_name -> weft.control.v1.Pin
+	18, // 10: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
+	20, // 11: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
+	21, // 12: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
+	13, // 13: weft.control.v1.Status.nodes:type_name -> weft.control.v1.Node
+	2,  // 14: weft.control.v1.Fabric.AddNetwork:input_type -> weft.control.v1.Network
+	2,  // 15: weft.control.v1.Fabric.SetNetwork:input_type -> weft.control.v1.Network
+	1,  // 16: weft.control.v1.Fabric.RemoveNetwork:input_type -> weft.control.v1.NetworkName
+	1,  // 17: weft.control.v1.Fabric.ListNetworks:input_type -> weft.control.v1.NetworkName
+	6,  // 18: weft.control.v1.Fabric.AddGroup:input_type -> weft.control.v1.Group
+	6,  // 19: weft.control.v1.Fabric.RemoveGroup:input_type -> weft.control.v1.Group
+	1,  // 20: weft.control.v1.Fabric.ListGroups:input_type -> weft.control.v1.NetworkName
+	8,  // 21: weft.control.v1.Fabric.AddRule:input_type -> weft.control.v1.Rule
+	11, // 22: weft.control.v1.Fabric.RemoveRule:input_type -> weft.control.v1.RuleName
+	1,  // 23: weft.control.v1.Fabric.ListRules:input_type -> weft.control.v1.NetworkName
+	0,  // 24: weft.control.v1.Fabric.ListNodes:input_type -> weft.control.v1.Empty
+	14, // 25: weft.control.v1.Fabric.AddPlainNode:input_type -> weft.control.v1.PlainNode
+	12, // 26: weft.control.v1.Fabric.RemoveNode:input_type -> weft.control.v1.NodeName
+	0,  // 27: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.Empty
+	0,  // 28: weft.control.v1.Fabric.GetStatus:input_type -> weft.control.v1.Empty
+	2,  // 29: weft.control.v1.Fabric.AddNetwork:output_type -> weft.control.v1.Network
+	2,  // 30: weft.control.v1.Fabric.SetNetwork:output_type -> weft.control.v1.Network
+	0,  // 31: weft.control.v1.Fabric.RemoveNetwork:output_type -> weft.control.v1.Empty
+	4,  // 32: weft.control.v1.Fabric.ListNetworks:output_type -> weft.control.v1.Networks
+	6,  // 33: weft.control.v1.Fabric.AddGroup:output_type -> weft.control.v1.Group
+	0,  // 34: weft.control.v1.Fabric.RemoveGroup:output_type -> weft.control.v1.Empty
+	7,  // 35: weft.control.v1.Fabric.ListGroups:output_type -> weft.control.v1.Groups
+	8,  // 36: weft.control.v1.Fabric.AddRule:output_type -> weft.control.v1.Rule
+	0,  // 37: weft.control.v1.Fabric.RemoveRule:output_type -> weft.control.v1.Empty
+	10, // 38: weft.control.v1.Fabric.ListRules:output_type -> weft.control.v1.Rules
+	15, // 39: weft.control.v1.Fabric.ListNodes:output_type -> weft.control.v1.Nodes
+	14, // 40: weft.control.v1.Fabric.AddPlainNode:output_type -> weft.control.v1.PlainNode
+	0,  // 41: weft.control.v1.Fabric.RemoveNode:output_type -> weft.control.v1.Empty
+	17, // 42: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
+	19, // 43: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
+	29, // [29:44] is the sub-list for method output_type
+	14, // [14:29] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -1670,7 +1794,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

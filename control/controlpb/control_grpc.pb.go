@@ -34,6 +34,7 @@ const (
 	Fabric_RemoveRule_FullMethodName    = "/weft.control.v1.Fabric/RemoveRule"
 	Fabric_ListRules_FullMethodName     = "/weft.control.v1.Fabric/ListRules"
 	Fabric_ListNodes_FullMethodName     = "/weft.control.v1.Fabric/ListNodes"
+	Fabric_AddPlainNode_FullMethodName  = "/weft.control.v1.Fabric/AddPlainNode"
 	Fabric_RemoveNode_FullMethodName    = "/weft.control.v1.Fabric/RemoveNode"
 	Fabric_ListPins_FullMethodName      = "/weft.control.v1.Fabric/ListPins"
 	Fabric_GetStatus_FullMethodName     = "/weft.control.v1.Fabric/GetStatus"
@@ -67,6 +68,8 @@ type FabricClient interface {
 	ListRules(ctx context.Context, in *NetworkName, opts ...grpc.CallOption) (*Rules, error)
 	// ListNodes returns every node that is known.
 	ListNodes(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Nodes, error)
+	// AddPlainNode takes a host without Weft into a network; the same again is no error.
+	AddPlainNode(ctx context.Context, in *PlainNode, opts ...grpc.CallOption) (*PlainNode, error)
 	// RemoveNode makes a node's rows void and its blocks free.
 	RemoveNode(ctx context.Context, in *NodeName, opts ...grpc.CallOption) (*Empty, error)
 	// ListPins returns the addresses of all named VIPs.
@@ -193,6 +196,16 @@ func (c *fabricClient) ListNodes(ctx context.Context, in *Empty, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *fabricClient) AddPlainNode(ctx context.Context, in *PlainNode, opts ...grpc.CallOption) (*PlainNode, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlainNode)
+	err := c.cc.Invoke(ctx, Fabric_AddPlainNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fabricClient) RemoveNode(ctx context.Context, in *NodeName, opts ...grpc.CallOption) (*Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
@@ -251,6 +264,8 @@ type FabricServer interface {
 	ListRules(context.Context, *NetworkName) (*Rules, error)
 	// ListNodes returns every node that is known.
 	ListNodes(context.Context, *Empty) (*Nodes, error)
+	// AddPlainNode takes a host without Weft into a network; the same again is no error.
+	AddPlainNode(context.Context, *PlainNode) (*PlainNode, error)
 	// RemoveNode makes a node's rows void and its blocks free.
 	RemoveNode(context.Context, *NodeName) (*Empty, error)
 	// ListPins returns the addresses of all named VIPs.
@@ -299,6 +314,9 @@ func (UnimplementedFabricServer) ListRules(context.Context, *NetworkName) (*Rule
 }
 func (UnimplementedFabricServer) ListNodes(context.Context, *Empty) (*Nodes, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodes not implemented")
+}
+func (UnimplementedFabricServer) AddPlainNode(context.Context, *PlainNode) (*PlainNode, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddPlainNode not implemented")
 }
 func (UnimplementedFabricServer) RemoveNode(context.Context, *NodeName) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
@@ -528,6 +546,24 @@ func _Fabric_ListNodes_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Fabric_AddPlainNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlainNode)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServer).AddPlainNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fabric_AddPlainNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServer).AddPlainNode(ctx, req.(*PlainNode))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Fabric_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(NodeName)
 	if err := dec(in); err != nil {
@@ -632,6 +668,10 @@ var Fabric_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListNodes",
 			Handler:    _Fabric_ListNodes_Handler,
+		},
+		{
+			MethodName: "AddPlainNode",
+			Handler:    _Fabric_AddPlainNode_Handler,
 		},
 		{
 			MethodName: "RemoveNode",

@@ -63,6 +63,13 @@ var (
 		Alive: true, Admitted: true, VTEP: netip.MustParseAddr("10.0.0.1"), Blocks: 1, Refusals: []string{"no block left"},
 		Shares: []control.Share{share},
 	}
+	plain = overlay.PlainNode{
+		Node: "old-1", VTEP: netip.MustParseAddr("10.0.0.7"), Network: "prod", Groups: []string{"db"}, MAC: "0a:58:0a:00:00:07", MTU: 1400,
+		Blocks: []netip.Prefix{netip.MustParsePrefix("9.0.9.0/24")}, Identity: 17,
+	}
+	plainNode = control.Node{
+		Node: discovery.Node{ID: "old-1", Addrs: []netip.Addr{}}, Admitted: true, VTEP: plain.VTEP, Plain: &plain, Refusals: []string{}, Shares: []control.Share{},
+	}
 	pin    = lb.Pin{Name: "web.weft", Addr4: netip.MustParseAddr("11.0.0.1"), Addr6: netip.MustParseAddr("fd01:c::1")}
 	status = control.Status{
 		Answered: "m1",
@@ -118,7 +125,11 @@ func (f *fake) Rules(_ context.Context, name string) ([]overlay.Rule, error) {
 }
 
 func (f *fake) Nodes(context.Context) ([]control.Node, error) {
-	return []control.Node{node}, f.ask("Nodes")
+	return []control.Node{node, plainNode}, f.ask("Nodes")
+}
+
+func (f *fake) AddPlainNode(_ context.Context, n overlay.PlainNode) (overlay.PlainNode, error) {
+	return plain, f.ask("AddPlainNode", n)
 }
 
 func (f *fake) RemoveNode(_ context.Context, id discovery.NodeID, force bool) error {
@@ -170,7 +181,8 @@ func TestTheClientIsTheServiceItself(t *testing.T) {
 		"AddRule":       {func() (any, error) { return c.AddRule(ctx, rule) }, rule, []any{"AddRule", rule}},
 		"RemoveRule":    {func() (any, error) { return nil, c.RemoveRule(ctx, "prod", 4) }, nil, []any{"RemoveRule", "prod", overlay.RuleID(4)}},
 		"Rules":         {func() (any, error) { return c.Rules(ctx, "prod") }, []overlay.Rule{rule}, []any{"Rules", "prod"}},
-		"Nodes":         {func() (any, error) { return c.Nodes(ctx) }, []control.Node{node}, []any{"Nodes"}},
+		"Nodes":         {func() (any, error) { return c.Nodes(ctx) }, []control.Node{node, plainNode}, []any{"Nodes"}},
+		"AddPlainNode":  {func() (any, error) { return c.AddPlainNode(ctx, plain) }, plain, []any{"AddPlainNode", plain}},
 		"RemoveNode":    {func() (any, error) { return nil, c.RemoveNode(ctx, "n1", true) }, nil, []any{"RemoveNode", discovery.NodeID("n1"), true}},
 		"Pins":          {func() (any, error) { return c.Pins(ctx) }, []lb.Pin{pin}, []any{"Pins"}},
 		"Status":        {func() (any, error) { return c.Status(ctx) }, status, []any{"Status"}},

@@ -184,16 +184,46 @@ func nodeIn(m *Node) (control.Node, error) {
 		Refusals: list(m.GetRefusals()), Shares: each(m.GetShares(), shareIn),
 	}
 	n.Addrs = each(m.GetAddrs(), func(a string) netip.Addr { return r.addr("addrs", a) })
+	if m.GetPlain() != nil {
+		plain, err := plainIn(m.GetPlain())
+		if err != nil {
+			return n, err
+		}
+		n.Plain = &plain
+	}
 	return n, r.err()
 }
 
+func plainIn(m *PlainNode) (overlay.PlainNode, error) {
+	var r reader
+	n := overlay.PlainNode{
+		Node: discovery.NodeID(m.GetId()), VTEP: r.addr("vtep", m.GetVtep()), Network: m.GetNetwork(), Groups: m.GetGroups(),
+		MAC: m.GetMac(), MTU: int(m.GetMtu()), Identity: overlay.Identity(m.GetIdentity()),
+	}
+	for _, b := range m.GetBlocks() {
+		n.Blocks = append(n.Blocks, r.prefix("blocks", b))
+	}
+	return n, r.err()
+}
+
+func plainOut(n overlay.PlainNode) *PlainNode {
+	return &PlainNode{
+		Id: string(n.Node), Vtep: addrText(n.VTEP), Network: n.Network, Groups: n.Groups, Blocks: each(n.Blocks, prefixText),
+		Mac: n.MAC, Mtu: int32(n.MTU), Identity: uint32(n.Identity),
+	}
+}
+
 func nodeOut(n control.Node) *Node {
-	return &Node{
+	out := &Node{
 		Id: string(n.ID), Hostname: n.Hostname, Addrs: each(n.Addrs, addrText), Peer: n.Peer, Mtu: int32(n.MTU),
 		Zone: n.Zone, Version: n.Version, Alive: n.Alive, Admitted: n.Admitted, Vtep: addrText(n.VTEP),
 		Blocks: int32(n.Blocks), Refusals: n.Refusals,
 		Shares: each(n.Shares, shareOut),
 	}
+	if n.Plain != nil {
+		out.Plain = plainOut(*n.Plain)
+	}
+	return out
 }
 
 func pinIn(m *Pin) (lb.Pin, error) {

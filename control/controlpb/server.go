@@ -123,6 +123,18 @@ func (s *server) ListNodes(ctx context.Context, _ *Empty) (*Nodes, error) {
 	})
 }
 
+// AddPlainNode implements FabricServer.
+func (s *server) AddPlainNode(ctx context.Context, r *PlainNode) (*PlainNode, error) {
+	return call(ctx, s, func() (*PlainNode, error) {
+		n, err := plainIn(r)
+		if err != nil {
+			return nil, err
+		}
+		n, err = s.service.AddPlainNode(ctx, n)
+		return plainOut(n), err
+	})
+}
+
 // RemoveNode implements FabricServer.
 func (s *server) RemoveNode(ctx context.Context, r *NodeName) (*Empty, error) {
 	return call(ctx, s, func() (*Empty, error) {

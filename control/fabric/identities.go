@@ -39,33 +39,38 @@ func (p *planner) grantIdentity(w wantClaim) {
 	if p.sets[w.Network] == nil {
 		p.sets[w.Network] = newIdentityCursor(p.s, w.Network)
 	}
-	cursor := p.sets[w.Network]
-	if set, known := cursor.known[strings.Join(groups, ",")]; known {
-		if set.Retired != 0 {
-			set.Retired = 0
-			p.d.set(discovery.KindIdentity, fmt.Sprintf("%s/%d", w.Network, set.Identity), set)
-		}
-		return
+	set, isNew, reason := p.s.numbered(p.sets[w.Network], w.Network, groups)
+	switch {
+	case reason != "":
+		p.refuse(w.node, discovery.KindWant, w.key, "%s", reason)
+	case isNew:
+		p.d.set(discovery.KindIdentity, fmt.Sprintf("%s/%d", w.Network, set.Identity), set)
+	}
+}
+
+// numbered returns the set of groups, sorted, with its number, whether that is news, or why there can be none.
+func (s *snapshot) numbered(cursor *identityCursor, network string, groups []string) (set overlay.GroupSet, isNew bool, reason string) {
+	all := strings.Join(groups, ",")
+	if set, known := cursor.known[all]; known {
+		isNew = set.Retired != 0
+		set.Retired = 0
+		return set, isNew, ""
 	}
 	for _, g := range groups {
-		if !p.s.isGroup(w.Network, g) {
-			p.refuse(w.node, discovery.KindWant, w.key, "%s", missing("group of network "+w.Network, g, p.s.groupsOf(w.Network)))
-			return
+		if !s.isGroup(network, g) {
+			return set, false, missing("group of network "+network, g, s.groupsOf(network))
 		}
 	}
-	if n := p.s.ranges(w.Network, groups); n > overlay.MaxPortRanges {
-		p.refuse(w.node, discovery.KindWant, w.key, "rules of network %s name %d ranges of ports towards tasks in %s together: %d are the limit",
-			w.Network, n, strings.Join(groups, ","), overlay.MaxPortRanges)
-		return
+	if n := s.ranges(network, groups); n > overlay.MaxPortRanges {
+		return set, false, fmt.Sprintf("rules of network %s name %d ranges of ports towards tasks in %s together: %d are the limit",
+			network, n, all, overlay.MaxPortRanges)
 	}
 	identity, ok := cursor.next(groups)
 	if !ok {
-		p.refuse(w.node, discovery.KindWant, w.key, "network %s has no identity left for groups %s: all %d are taken by other sets of groups; "+
-			"let tasks share sets of groups, or use several networks", w.Network, strings.Join(groups, ","), len(cursor.used))
-		return
+		return set, false, fmt.Sprintf("network %s has no identity left for groups %s: all %d are taken by other sets of groups; "+
+			"let tasks share sets of groups, or use several networks", network, all, len(cursor.used))
 	}
-	p.d.set(discovery.KindIdentity, fmt.Sprintf("%s/%d", w.Network, identity),
-		overlay.GroupSet{Network: w.Network, Groups: groups, Identity: identity})
+	return overlay.GroupSet{Network: network, Groups: groups, Identity: identity}, true, ""
 }
 
 // retire looks after the numbers that nobody uses, in networks where they run short.
@@ -121,6 +126,11 @@ func (p *planner) usedSets(network string, c claims) map[overlay.Identity]bool {
 	for _, e := range c.endpoints() {
 		if e.Network == network {
 			used[e.Identity] = true
+		}
+	}
+	for _, n := range p.s.plain {
+		if n.Network == network {
+			used[n.Identity] = true
 		}
 	}
 	byGroups := make(map[string]overlay.Identity)

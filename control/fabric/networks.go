@@ -61,6 +61,9 @@ func (s *snapshot) underlay() map[netip.Prefix]string {
 			hosts[netip.PrefixFrom(a.VTEP, a.VTEP.BitLen())] = "node " + string(a.Node)
 		}
 	}
+	for _, p := range s.plain {
+		hosts[netip.PrefixFrom(p.VTEP, p.VTEP.BitLen())] = "plain node " + string(p.Node)
+	}
 	for _, m := range s.masters {
 		if m.Addr.IsValid() && !m.Addr.IsUnspecified() && !m.Addr.IsLoopback() {
 			hosts[netip.PrefixFrom(m.Addr.Unmap(), m.Addr.Unmap().BitLen())] = "master " + m.ID
@@ -157,6 +160,10 @@ func (s *snapshot) inTheWay(old, now overlay.Network, endpoints []overlay.Endpoi
 func removeNetwork(s *snapshot, name string) (*decision, error) {
 	if err := s.has(name); err != nil {
 		return nil, err
+	}
+	if plain := s.plainIn(name, ""); len(plain) > 0 {
+		return nil, fmt.Errorf("%w: plain nodes %s are in network %s; weft node remove %s first",
+			control.ErrInUse, shorten(plain), name, plain[0])
 	}
 	d := &decision{}
 	d.drop(discovery.KindNetwork, name)

@@ -45,6 +45,10 @@ func removeGroup(s *snapshot, g overlay.Group, endpoints []overlay.Endpoint) (*d
 		return nil, fmt.Errorf("%w: group %q of network %s is named by rule %d; weft rule remove %s %d first",
 			control.ErrInUse, g.Name, g.Network, rules[0], g.Network, rules[0])
 	}
+	if plain := s.plainIn(g.Network, g.Name); len(plain) > 0 {
+		return nil, fmt.Errorf("%w: plain nodes %s are in group %q of network %s; weft node remove %s first",
+			control.ErrInUse, shorten(plain), g.Name, g.Network, plain[0])
+	}
 	var tasks []string
 	for _, e := range endpoints {
 		if e.Network == g.Network && slices.Contains(e.Groups, g.Name) {
@@ -205,6 +209,9 @@ func (s *snapshot) ruleIDs(network string) []string {
 // several changes; left tells that another is needed. The first one shuts the node out, so that it is
 // given nothing meanwhile.
 func removeNode(s *snapshot, id discovery.NodeID, incarnation uint64) (d *decision, left bool, err error) {
+	if _, plain := s.plain[string(id)]; plain {
+		return removePlainNode(s, id), false, nil
+	}
 	a, known := s.admissions[string(id)]
 	var held []string
 	for _, key := range s.blocks.keys() {
@@ -235,5 +242,5 @@ func (s *snapshot) admittedNodes() []string {
 			ids = append(ids, id)
 		}
 	}
-	return ids
+	return append(ids, s.plain.keys()...)
 }

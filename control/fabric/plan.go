@@ -64,9 +64,16 @@ func (p *planner) admit(c claims) {
 			p.vteps[a.VTEP] = a.Node
 		}
 	}
+	for _, id := range p.s.plain.keys() {
+		p.vteps[p.s.plain[id].VTEP] = discovery.NodeID(id)
+	}
 	for _, n := range c.nodes {
 		if p.d.full() {
 			return
+		}
+		if _, plain := p.s.plain[string(n.ID)]; plain {
+			p.refuse(n.ID, discovery.KindNode, string(n.ID), "%s is the name of a plain node: give this one another id, or weft node remove %s", n.ID, n.ID)
+			continue
 		}
 		a := p.s.admissions[string(n.ID)]
 		if n.incarnation <= a.Gone {
@@ -106,14 +113,7 @@ func (p *planner) vtep(n nodeClaim, a discovery.Admission) (netip.Addr, string) 
 	if other, taken := p.vteps[vtep]; taken && other != n.ID {
 		return vtep, fmt.Sprintf("address %s is node %s's", vtep, other)
 	}
-	for _, name := range p.s.networks.keys() {
-		for _, subnet := range p.s.networks[name].Subnets() {
-			if subnet.Contains(vtep) {
-				return vtep, fmt.Sprintf("address %s lies in %s of network %s: the underlay may not be part of a network", vtep, subnet, name)
-			}
-		}
-	}
-	return vtep, ""
+	return vtep, p.s.inNetwork(vtep)
 }
 
 // grant answers wishes for blocks and identities.

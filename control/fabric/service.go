@@ -124,6 +124,15 @@ func (f *Fabric) RemoveRule(ctx context.Context, network string, id overlay.Rule
 	return f.transact(ctx, func(s *snapshot) (*decision, error) { return removeRule(s, network, id) })
 }
 
+// AddPlainNode implements control.Service.
+func (f *Fabric) AddPlainNode(ctx context.Context, n overlay.PlainNode) (made overlay.PlainNode, err error) {
+	err = f.transact(ctx, func(s *snapshot) (d *decision, err error) {
+		made, d, err = addPlainNode(s, n)
+		return d, err
+	})
+	return made, err
+}
+
 // RemoveNode implements control.Service.
 func (f *Fabric) RemoveNode(ctx context.Context, id discovery.NodeID, force bool) error {
 	if f.alive(id) && !force {

@@ -23,6 +23,9 @@ func (s *snapshot) shares(endpoints []overlay.Endpoint) []control.Share {
 	}
 	held := make(map[of]*control.Share)
 	for _, b := range s.blocks {
+		if _, plain := s.plain[string(b.Node)]; plain {
+			continue // nobody gives addresses of it
+		}
 		at := of{b.Network, b.Node}
 		if held[at] == nil {
 			held[at] = &control.Share{Network: b.Network, Node: b.Node}

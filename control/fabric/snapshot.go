@@ -51,6 +51,7 @@ type snapshot struct {
 	identities table[overlay.GroupSet]    // by network/identity
 	pins       table[lb.Pin]              // by name
 	admissions table[discovery.Admission] // by node
+	plain      table[overlay.PlainNode]   // by node
 	refusals   table[discovery.Refusal]   // by node/kind/key
 	masters    table[discovery.Master]    // by id
 	leader     table[discovery.Master]    // one or none, by leaderKey
@@ -116,6 +117,8 @@ func (s *snapshot) table(kind discovery.Kind) anyTable {
 		return &s.pins
 	case discovery.KindAdmission:
 		return &s.admissions
+	case discovery.KindPlain:
+		return &s.plain
 	case discovery.KindRefusal:
 		return &s.refusals
 	case discovery.KindMaster:

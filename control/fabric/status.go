@@ -127,6 +127,9 @@ func (f *Fabric) nodes(s *snapshot) []control.Node {
 		}
 		all[a.Node].Admitted, all[a.Node].VTEP = true, a.VTEP
 	}
+	for _, p := range s.plain {
+		all[p.Node] = &control.Node{Node: discovery.Node{ID: p.Node, MTU: p.MTU}, Plain: &p, Admitted: true, VTEP: p.VTEP}
+	}
 	for _, b := range s.blocks {
 		if n := all[b.Node]; n != nil {
 			n.Blocks++
@@ -143,6 +146,11 @@ func (f *Fabric) nodes(s *snapshot) []control.Node {
 			n.Shares = append(n.Shares, share)
 		}
 	}
+	return f.byID(all)
+}
+
+// byID lists nodes, with what is left out as what there is none of.
+func (f *Fabric) byID(all map[discovery.NodeID]*control.Node) []control.Node {
 	list := []control.Node{}
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		n := *all[id]

@@ -34,6 +34,8 @@ type Facts struct {
 	MTU      int                // of its underlay link, bytes
 	Nodes    []Node             // that are admitted; see Nodes
 	Paths    map[netip.Addr]int // by VTEP: largest IP packet that was seen to arrive, bytes
+	Plain    []overlay.PlainNode
+	OwnMAC   [6]byte // of this node, as plain ones know it; zero: overlay.VTEPMAC
 	Networks []overlay.Network
 	Blocks   []overlay.Block
 	Sets     []overlay.GroupSet
@@ -84,7 +86,7 @@ func (p *Policy) Places(f Facts) Rows {
 	r := Rows{
 		Blocks:   blocks(f, networks),
 		Prefixes: prefixes(networks),
-		VTEPs:    vteps(f),
+		VTEPs:    vteps(f, networks),
 		Openings: openings(f),
 	}
 	r.Workloads, r.Endpoints, r.Spaces = tasks(f, networks, p.prefixed())

@@ -186,7 +186,33 @@ func everyone(f Facts, w World) []overlay.Endpoint {
 		all = append(all, t.Endpoint)
 	}
 	all = append(all, w.Remote...)
+	for _, p := range f.Plain {
+		addr4, addr6 := p.Addrs()
+		all = append(all, plainEndpoint(p, addr4, addr6))
+	}
 	return slices.DeleteFunc(all, func(e overlay.Endpoint) bool { return len(e.Addrs()) == 0 })
+}
+
+// PlainEndpoint returns what has an address at a plain node, as the one endpoint that all of it counts as.
+func PlainEndpoint(nodes []overlay.PlainNode, a netip.Addr) (overlay.Endpoint, bool) {
+	for _, n := range nodes {
+		switch {
+		case !n.Holds(a):
+		case a.Is4():
+			return plainEndpoint(n, a, netip.Addr{}), true
+		default:
+			return plainEndpoint(n, netip.Addr{}, a), true
+		}
+	}
+	return overlay.Endpoint{}, false
+}
+
+func plainEndpoint(n overlay.PlainNode, addr4, addr6 netip.Addr) overlay.Endpoint {
+	name := string(n.Node)
+	return overlay.Endpoint{
+		Attachment: overlay.Attachment{ID: name, Task: name, Name: name, Network: n.Network, Groups: n.Groups},
+		Node:       n.Node, Identity: n.Identity, Addr4: addr4, Addr6: addr6, MAC: n.MAC,
+	}
 }
 
 func isVIP(addr netip.Addr) bool {
@@ -203,6 +229,9 @@ func findAddr(f Facts, w World, addr netip.Addr) side {
 		if slices.Contains(e.Addrs(), addr) {
 			return sideOf(e, addr)
 		}
+	}
+	if e, ok := PlainEndpoint(f.Plain, addr); ok {
+		return sideOf(e, addr)
 	}
 	s := side{addr: addr, node: slices.Contains(w.NodeAddrs, addr) || addr == f.VTEP}
 	for _, n := range f.Networks {

@@ -190,4 +190,18 @@ var faults = map[row.Reason]Fault{
 		Text:  "{source} sent IPv6 extension headers to VIP {destination}: the edge needs ports behind the IPv6 header",
 		Check: "let the client send without extension headers",
 	},
+	row.ReasonWrongNetwork: {
+		Owner: OwnerOperator, Step: "check_plain",
+		Means: "A plain node, a host with a VXLAN device and no Weft, sent a frame of another network than the one that it " +
+			"was added to.",
+		Text:  "a plain node sent {src} to {dst} by a network that it is not in",
+		Check: "on the plain node: ip -d link show type vxlan; its id must be the vni of its network (weft node show NODE, weft network list)",
+	},
+	row.ReasonSpoofedBlock: {
+		Owner: OwnerOperator, Step: "check_plain",
+		Means: "A plain node may send from the blocks alone that it was given when it was added, also in ARP and neighbour " +
+			"discovery.",
+		Text:  "a plain node sent as {source} to {dst}, which is not of its blocks",
+		Check: "weft node show NODE has its blocks; on the plain node: ip address show, and masquerade what is not of them",
+	},
 }

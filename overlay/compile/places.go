@@ -58,10 +58,17 @@ func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.B
 		nodes[n.ID] = n
 	}
 	nodes[f.Node] = Node{ID: f.Node, VTEP: f.VTEP, MTU: f.MTU}
+	plain := make(map[discovery.NodeID]string, len(f.Plain)) // -> network
+	for _, p := range f.Plain {
+		nodes[p.Node], plain[p.Node] = Node{ID: p.Node, VTEP: p.VTEP, MTU: p.MTU}, p.Network
+	}
 	rows := make(map[row.BlockKey]row.Block, len(f.Blocks))
 	for _, b := range f.Blocks {
 		n, known := networks[b.Network]
 		holder, admitted := nodes[b.Node]
+		if network, isPlain := plain[b.Node]; isPlain && network != b.Network {
+			continue
+		}
 		if !known || !admitted || !inside(n, b.Prefix) || holder.VTEP.Is6() != f.VTEP.Is6() {
 			continue
 		}
@@ -73,7 +80,9 @@ func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.B
 			mtu = min(mtu, TaskMTU(holder.VTEP, path))
 		}
 		r := row.Block{VTEP: row.AddrOf(holder.VTEP), MTU: uint16(mtu)}
-		if b.Node == f.Node {
+		if _, isPlain := plain[b.Node]; isPlain {
+			r.Flags = row.BlockPlain
+		} else if b.Node == f.Node {
 			r.Flags = row.BlockLocal
 		}
 		rows[row.BlockKey{VNI: uint32(n.VNI), Addr: row.AddrOf(b.Prefix.Masked().Addr())}] = r
@@ -103,8 +112,8 @@ func prefixes(networks map[string]overlay.Network) map[row.PrefixKey]row.Prefix 
 	return rows
 }
 
-func vteps(f Facts) map[row.Addr]row.VTEP {
-	rows := make(map[row.Addr]row.VTEP, len(f.Nodes))
+func vteps(f Facts, networks map[string]overlay.Network) map[row.Addr]row.VTEP {
+	rows := make(map[row.Addr]row.VTEP, len(f.Nodes)+len(f.Plain))
 	for _, n := range f.Nodes {
 		if n.ID != f.Node && n.VTEP != f.VTEP {
 			rows[row.AddrOf(n.VTEP)] = row.VTEP{}
@@ -112,6 +121,25 @@ func vteps(f Facts) map[row.Addr]row.VTEP {
 				rows[row.AddrOf(n.Former)] = row.VTEP{}
 			}
 		}
+	}
+	directed := directedNetworks(f)
+	own := f.OwnMAC
+	if own == [6]byte{} {
+		own = [6]byte(overlay.VTEPMAC(f.VTEP))
+	}
+	for _, p := range f.Plain {
+		n, known := networks[p.Network]
+		if _, taken := rows[row.AddrOf(p.VTEP)]; !known || taken || p.VTEP == f.VTEP || p.VTEP.Is6() != f.VTEP.Is6() {
+			continue
+		}
+		v := row.VTEP{
+			Flags: row.VTEPPlain, VNI: uint32(n.VNI), As: row.Endpoint{Identity: uint16(p.Identity), MAC: p.HardwareAddr()},
+			OwnMAC: own, Block4: blockBits(n.Block4), Block6: blockBits(n.Block6),
+		}
+		if directed[n.Name] {
+			v.Flags |= row.VTEPDirected
+		}
+		rows[row.AddrOf(p.VTEP)] = v
 	}
 	return rows
 }

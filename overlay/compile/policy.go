@@ -81,6 +81,11 @@ func (p *Policy) Update(f Facts) Change {
 		}
 		here[t.Network][t.Identity] = t.Groups
 	}
+	for _, n := range f.Plain { // towards which tasks' nodes judge, for they can't themselves
+		if local := here[n.Network]; local != nil {
+			local[n.Identity] = n.Groups
+		}
+	}
 	for name, d := range p.domains {
 		if n := networks[name]; here[name] == nil || n.VNI != d.n.VNI || n.Ungrouped != d.n.Ungrouped {
 			d.clear()
@@ -191,7 +196,7 @@ func (p *Policy) verdict(list []row.Clause) (row.Verdict, bool) {
 	return row.Verdict{Clauses: id}, true
 }
 
-// target is an identity of this node's tasks, towards which verdicts are compiled.
+// target is an identity of this node's tasks or of a plain node, towards which verdicts are compiled.
 type target struct {
 	party
 	about    []*rule                // by id

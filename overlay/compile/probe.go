@@ -50,7 +50,7 @@ func PlanProbe(f Facts, w World, q overlay.Question, port uint16) (Probe, error)
 	if p.Protocol == ICMP {
 		p.To = netip.AddrPortFrom(a.dst.addr, port)
 	}
-	if a.dst.task && a.dst.Node != f.Node {
+	if _, plain := PlainEndpoint(f.Plain, a.dst.addr); a.dst.task && a.dst.Node != f.Node && !plain { // which reports nothing
 		p.Node = a.dst.Node
 	}
 	return p, nil

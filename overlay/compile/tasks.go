@@ -91,5 +91,10 @@ func directedNetworks(f Facts) map[string]bool {
 			directed[t.Network] = true
 		}
 	}
+	for _, p := range f.Plain {
+		if slices.Contains(p.Groups, overlay.GroupPublic) {
+			directed[p.Network] = true
+		}
+	}
 	return directed
 }

@@ -13,6 +13,7 @@ import (
 	"weft/discovery"
 	"weft/discovery/state"
 	"weft/overlay"
+	"weft/overlay/compile"
 )
 
 // Finder asks others for rows that this node does not hold: the endpoints of other nodes. The packet
@@ -82,7 +83,7 @@ func (o *elsewhere) Sides(ctx context.Context, q overlay.Question, here []entry)
 		var err error
 		if a, bad := netip.ParseAddr(what); bad == nil {
 			some, err = o.byAddr(ctx, a.Unmap())
-		} else if what != overlay.World {
+		} else if what != overlay.World && !o.isPlain(what) {
 			some, err = o.byName(ctx, what)
 		}
 		if err != nil && !slices.ContainsFunc(here, func(en entry) bool { return isCalled(en.Endpoint, what) }) {
@@ -93,12 +94,19 @@ func (o *elsewhere) Sides(ctx context.Context, q overlay.Question, here []entry)
 	return found, nil
 }
 
+func (o *elsewhere) isPlain(name string) bool {
+	return slices.ContainsFunc(o.facts.Plain(), func(n overlay.PlainNode) bool { return string(n.Node) == name })
+}
+
 func isCalled(e overlay.Endpoint, name string) bool {
 	return e.ID == name || e.Task == name || e.Name == name
 }
 
 // byAddr asks the node whose block an address lies in: it knows, whoever else lives.
 func (o *elsewhere) byAddr(ctx context.Context, a netip.Addr) ([]overlay.Endpoint, error) {
+	if _, plain := compile.PlainEndpoint(o.facts.Plain(), a); plain {
+		return nil, nil // there is nobody to ask
+	}
 	for _, b := range o.facts.Blocks() {
 		if !b.Prefix.Contains(a) || b.Node == o.self {
 			continue

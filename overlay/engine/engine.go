@@ -90,6 +90,8 @@ type Options struct {
 	Prober   Prober           // nil: paths are taken to carry what the links do
 	// Eager wants a block of every network from the start, as DC/OS' agents have, not from the first task on.
 	Eager bool
+	// OwnMAC chooses what plain nodes know this node by; nil or zero: overlay.VTEPMAC.
+	OwnMAC func([]overlay.Network, []overlay.Block) [6]byte
 	// WaitOwner returns nil when a process has ended; nil: apply.WaitProcess.
 	WaitOwner func(ctx context.Context, pid int, start uint64) error
 	Log       *slog.Logger // nil: none

@@ -175,6 +175,9 @@ func (e *Engine) endpointAt(ctx context.Context, network string, a netip.Addr) (
 			return en.Endpoint, true
 		}
 	}
+	if ep, plain := compile.PlainEndpoint(e.facts.Plain(), a); plain {
+		return ep, true
+	}
 	return e.elsewhere.At(ctx, a)
 }
 

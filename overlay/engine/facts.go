@@ -26,6 +26,7 @@ type facts struct {
 	rules      kind[overlay.Rule]
 	blocks     kind[overlay.Block]
 	admissions kind[discovery.Admission]
+	plain      kind[overlay.PlainNode]
 	nodes      kind[discovery.Node]
 }
 
@@ -122,6 +123,8 @@ func check(v any) error {
 		return v.Validate()
 	case overlay.Rule:
 		return v.Validate()
+	case overlay.PlainNode:
+		return v.Validate()
 	}
 	return nil
 }
@@ -140,6 +143,10 @@ func (f *facts) Blocks() []overlay.Block  { return values(&f.blocks, f, discover
 func (f *facts) Rules() []overlay.Rule    { return values(&f.rules, f, discovery.KindRule) }
 func (f *facts) Admissions() []discovery.Admission {
 	return values(&f.admissions, f, discovery.KindAdmission)
+}
+
+func (f *facts) Plain() []overlay.PlainNode {
+	return values(&f.plain, f, discovery.KindPlain)
 }
 func (f *facts) Nodes() []discovery.Node { return values(&f.nodes, f, discovery.KindNode) }
 
@@ -175,12 +182,21 @@ func (e *Engine) compileFacts() compile.Facts {
 	f := compile.Facts{
 		Node: e.o.Node, VTEP: e.o.Underlay.Addr, MTU: e.o.Underlay.MTU,
 		Nodes: compile.Nodes(e.facts.Admissions(), e.facts.Nodes()), Paths: e.paths.snapshot(),
+		Plain: e.facts.Plain(), OwnMAC: e.ownMAC(),
 		Networks: e.facts.Networks(), Blocks: e.facts.Blocks(), Sets: e.facts.Sets(), Rules: e.facts.Rules(),
 	}
 	for _, en := range e.liveEntries() {
 		f.Tasks = append(f.Tasks, compile.Task{Endpoint: en.Endpoint, Ifindex: en.ifindex})
 	}
 	return f
+}
+
+// ownMAC is what plain nodes know this node by, zero for overlay.VTEPMAC.
+func (e *Engine) ownMAC() (mac [6]byte) {
+	if e.o.OwnMAC != nil && len(e.facts.Plain()) > 0 {
+		mac = e.o.OwnMAC(e.facts.Networks(), e.facts.Blocks())
+	}
+	return mac
 }
 
 // liveEntries returns copies of the live entries, by id.

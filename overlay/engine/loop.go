@@ -33,7 +33,7 @@ func (e *Engine) loop(ctx context.Context, g *errgroup.Group) error {
 	failures := 0
 	for {
 		changed := e.o.Rows.Changed(discovery.KindNetwork, discovery.KindGroup, discovery.KindRule, discovery.KindBlock,
-			discovery.KindIdentity, discovery.KindAdmission, discovery.KindNode)
+			discovery.KindIdentity, discovery.KindAdmission, discovery.KindPlain, discovery.KindNode)
 		err := e.step(ctx, g)
 		if ctx.Err() != nil {
 			return ctx.Err()

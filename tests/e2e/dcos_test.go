@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"reflect"
 	"strings"
@@ -43,6 +44,51 @@ func fetch(h *lab.Host, method, url, body string, into any) error {
 		return fmt.Errorf("%s %s: %s: %s", method, url, answer.Status, text)
 	}
 	return json.Unmarshal(text, into)
+}
+
+// joinAgentOfDCOS makes the master's host what an agent of DC/OS is, with a container at 9.0.250.5: what dcos-net
+// reads in the agents' documents it writes as permanent rows (net.md A5), and nothing else tells it of them.
+func joinAgentOfDCOS(t *testing.T, m *lab.Host, peer string, state compat.State, task netip.Addr) {
+	t.Helper()
+	const mac = "70:b3:d5:80:00:fb" // of 44.128.0.251
+	commands := []string{
+		"weft node add agent-250 --vtep " + m.Addr.String() + " --network dcos --block 9.0.250.0/24 --mac " + mac,
+		"ip link add vtep1024 address " + mac + " type vxlan id 1024 dstport 64000 local " + m.Addr.String(),
+		"ip link set vtep1024 mtu 1450 up",
+		"ip address add 44.128.0.251/20 dev vtep1024",
+		"ip link add m-dcos type bridge",
+		"ip link set m-dcos up",
+		"ip address add 9.0.250.5/25 dev m-dcos",
+	}
+	for _, a := range state.Agents {
+		x := a.Overlays[0].Backend.VXLAN
+		vtep, _, _ := strings.Cut(x.VTEPIP, "/")
+		commands = append(commands, fmt.Sprintf("ip neigh add %s lladdr %s dev vtep1024 nud permanent", vtep, x.VTEPMAC),
+			fmt.Sprintf("bridge fdb add %s dev vtep1024 dst %s", x.VTEPMAC, a.IP),
+			fmt.Sprintf("ip route add %s via %s dev vtep1024 src 9.0.250.5", a.Overlays[0].Subnet, vtep))
+	}
+	for _, command := range commands {
+		words := strings.Fields(command)
+		if out, err := m.Command(t.Context(), words[0], words[1:]...).Output(); err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+	}
+	serve := m.Command(t.Context(), peer, "serve", "-name", "agent", "-tcp", "9090")
+	if err := serve.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = serve.Wait() }) // it ends with the lab
+	eventually(t, func() error {
+		out, err := m.Command(t.Context(), peer, "ask", "tcp", task.String()+":80").Output()
+		if err == nil && !strings.Contains(out, "server 9.0.250.5") {
+			err = errors.New("answered " + out)
+		}
+		return err
+	})
+	// Its device learns who sends: nodes by the MACs that their documents say.
+	if rows, err := m.Command(t.Context(), "bridge", "fdb", "show", "dev", "vtep1024").Output(); err != nil || strings.Contains(rows, "0a:") {
+		t.Errorf("a node sends with another MAC than its documents': %v\n%s", err, rows)
+	}
 }
 
 // TestDCOSPreset makes the networks of docs/dcos.md and reads what DC/OS' own checks read: the masters' and the
@@ -115,6 +161,16 @@ func TestDCOSPreset(t *testing.T) {
 	})
 	if ports, err := l.Hosts[0].Command(t.Context(), "cat", "/proc/net/udp").Output(); err != nil || !strings.Contains(ports, ":FA00 ") {
 		t.Errorf("nobody is at UDP port 64000: %s %v", ports, err)
+	}
+
+	task, err := taskOf(t, l.Hosts[0], "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	joinAgentOfDCOS(t, m, peer, state, task.Addr4)
+	text6, err := l.Hosts[0].Weft(t.Context(), "task", "exec", "server", "--", peer, "ask", "tcp", "9.0.250.5:9090").Output()
+	if err != nil || !strings.Contains(text6, "agent") {
+		t.Errorf("a task asks a container of an agent of DC/OS: %v: %s", err, text6)
 	}
 
 	// A restart of the master changes nothing; an agent that is gone is deleted, one that lives is not.

@@ -31,6 +31,7 @@ func TestRulesPage(t *testing.T) {
 func TestNetworksPage(t *testing.T) {
 	wantPrinted(t, typePage(t, "docs/networks.md"),
 		"9.0.3.7", "9.0.3.0/24 of h1", "of h1: 0 used, 254 free; IPv6 0 used, 65535 free",
+		"plain node old-1 is in network prod, its VXLAN device has 0a:58:0a:4d:00:c9", "legacy", "plain",
 		"network prod is vni 1, subnet 9.0.0.0/16 in blocks of /24, subnet fd01:b::/64 in blocks of /112, ungrouped own",
 		"9.0.0.0/16 in blocks of /24, subnet fd01:b::/64 in blocks of /112, ungrouped open")
 }

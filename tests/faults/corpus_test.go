@@ -197,6 +197,36 @@ func edge(w *world, a family) (list []fault) {
 	return list
 }
 
+// plain is what comes from a host without Weft, and what is sent to it.
+func plain(w *world) (list []fault) {
+	for _, a := range families {
+		from := func(name string, src, dst netip.Addr, want row.Reason, vni uint32, change func(*bpftest.Packet)) {
+			p := bpftest.Packet{Src: src, Dst: dst, Proto: bpftest.TCP, SPort: 40000, DPort: 80, Flags: bpftest.SYN}
+			if change != nil {
+				change(&p)
+			}
+			list = append(list, fault{
+				name: a.name + " from a plain node: " + name, program: "from_tunnel", frame: p.Bytes(), want: want,
+				meta: bpftest.Meta{Tunnel: &bpftest.TunnelMeta{VTEP: old, VNI: vni}},
+			})
+		}
+		web, db := a.of(w.tasks["web"]), a.of(w.tasks["db"])
+		from("to db, a port beside the rule's", a.old, db, row.ReasonNoCommonGroup, vniProd, service(bpftest.TCP, 81))
+		from("to web, no rule", a.old, web, row.ReasonNoCommonGroup, vniProd, nil)
+		from("another network than its own", a.old, db, row.ReasonWrongNetwork, vniDev, nil)
+		from("as a task of another node", a.of(far[2]), db, row.ReasonSpoofedBlock, vniProd, nil)
+		from("as the world", a.world, db, row.ReasonSpoofedBlock, vniProd, nil)
+		from("to an address that no task has", a.old, a.none, row.ReasonNoEndpoint, vniProd, nil)
+		list = append(list, w.at(a, "to a plain node, no rule", "web", a.old, row.ReasonNoCommonGroup, nil),
+			w.at(a, "to a plain node, a port beside the rule's", "db", a.old, row.ReasonNoCommonGroup, service(bpftest.UDP, 98)))
+	}
+	return append(list, fault{
+		name: "ARP of a plain node as another node's task", program: "from_tunnel", want: row.ReasonSpoofedBlock,
+		frame: bpftest.ARPPacket{Operation: 1, SenderAddr: far[0].Addr4, TargetAddr: w.tasks["web"].Addr4}.Bytes(),
+		meta:  bpftest.Meta{Tunnel: &bpftest.TunnelMeta{VTEP: old, VNI: vniProd}},
+	})
+}
+
 // tunnels is what comes from other nodes, and from what is none.
 func tunnels(w *world) (list []fault) {
 	for _, a := range families {

@@ -127,7 +127,8 @@ func (w *world) agrees(t *testing.T, f fault, e overlay.Event) {
 
 func corpus(w *world) []fault {
 	list := append(policy(w), links(w)...)
-	return append(append(list, places(w)...), tunnels(w)...)
+	list = append(append(list, places(w)...), tunnels(w)...)
+	return append(list, plain(w)...)
 }
 
 // family is one of the two, for what both have.
@@ -143,6 +144,7 @@ type family struct {
 	world netip.Addr
 	many  netip.Addr // multicast
 	vip   netip.Addr
+	old   netip.Addr // of the plain node's block
 }
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -150,11 +152,11 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 var families = []family{
 	{
 		"ipv4", func(e overlay.Endpoint) netip.Addr { return e.Addr4 }, bpftest.ICMP, 8, addr("10.1.1.99"), addr("10.1.2.99"),
-		addr("10.1.9.9"), addr("10.2.2.9"), addr("203.0.113.5"), addr("224.0.0.251"), addr("11.1.2.3"),
+		addr("10.1.9.9"), addr("10.2.2.9"), addr("203.0.113.5"), addr("224.0.0.251"), addr("11.1.2.3"), addr("10.1.3.9"),
 	},
 	{
 		"ipv6", func(e overlay.Endpoint) netip.Addr { return e.Addr6 }, bpftest.ICMPv6, 128, addr("fd01:1::1:99"), addr("fd01:1::2:99"),
-		addr("fd01:1::9:9"), addr("fd01:2::2:9"), addr("2001:db8:5::5"), addr("ff02::fb"), addr("fd01:c::11"),
+		addr("fd01:1::9:9"), addr("fd01:2::2:9"), addr("2001:db8:5::5"), addr("ff02::fb"), addr("fd01:c::11"), addr("fd01:1::3:9"),
 	},
 }
 

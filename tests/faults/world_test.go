@@ -31,9 +31,10 @@ import (
 	"weft/overlay/engine"
 )
 
-// The cluster of the corpus: node n1, whose programs run here, and n2.
+// The cluster of the corpus: node n1, whose programs run here, n2, and a host without Weft.
 var (
 	node1, node2 = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	old          = netip.MustParseAddr("192.0.2.3") // a plain node
 	stranger     = netip.MustParseAddr("192.0.2.9")
 	dns4         = netip.MustParseAddr(apply.NameServer4)
 	dns6         = netip.MustParseAddr(apply.NameServer6)
@@ -229,6 +230,14 @@ func say(t *testing.T, store *state.Store) {
 				add(discovery.Ledger, discovery.KindBlock, prefix, overlay.Block{Network: n.Name, Node: node, Prefix: p})
 			}
 		}
+	}
+	plain := overlay.PlainNode{
+		Node: "old", VTEP: old, Network: "prod", Groups: []string{"api"}, Identity: idAPI,
+		Blocks: []netip.Prefix{netip.MustParsePrefix("10.1.3.0/24"), netip.MustParsePrefix("fd01:1::3:0/112")},
+	}.Normal()
+	add(discovery.Ledger, discovery.KindPlain, "old", plain)
+	for _, p := range plain.Blocks {
+		add(discovery.Ledger, discovery.KindBlock, p.String(), overlay.Block{Network: "prod", Node: "old", Prefix: p})
 	}
 	for _, g := range []string{"web", "db", "api"} {
 		add(discovery.Ledger, discovery.KindGroup, "prod/"+g, overlay.Group{Network: "prod", Name: g})

@@ -17,9 +17,9 @@ static __always_inline __u32 inner(void)
 	return underlay6 ? TUNNEL_ROOM6 : TUNNEL_ROOM;
 }
 
-static __always_inline bool is_node(const struct addr *addr)
+static __always_inline const struct vtep *find_vtep(const struct addr *addr)
 {
-	return bpf_map_lookup_elem(&vteps, addr) != NULL;
+	return bpf_map_lookup_elem(&vteps, addr);
 }
 
 static __always_inline int not_ours(struct packet *p)
@@ -87,6 +87,7 @@ static __always_inline int open_outer(struct __sk_buff *skb, struct packet *p)
 {
 	struct cursor c = cursor_at(skb, 0, sizeof(struct ethernet) + inner());
 	struct ethernet *eth = take(&c, sizeof(*eth));
+	const struct vtep *v;
 	struct udp udp;
 	int verdict;
 
@@ -101,11 +102,12 @@ static __always_inline int open_outer(struct __sk_buff *skb, struct packet *p)
 	p->proto = PROTO_UDP;
 	p->sport = udp.sport;
 	p->dport = udp.dport;
-	if (!is_node(&p->src))
+	v = find_vtep(&p->src);
+	if (!v)
 		return drop(p, REASON_UNKNOWN_VTEP);
 	/* A checksum is verified where the kernel does it. */
-	if (slow_decap || p->fragment || p->l4 + sizeof(udp) + sizeof(struct vxlan) != inner() ||
-	    udp.checksum)
+	if (slow_decap || v->flags & VTEP_PLAIN || p->fragment ||
+	    p->l4 + sizeof(udp) + sizeof(struct vxlan) != inner() || udp.checksum)
 		return slow_path(p);
 	return CONTINUE;
 }

@@ -7,6 +7,7 @@
  */
 
 #include "lib/frame.h"
+#include "lib/maps.h"
 
 static __always_inline void tunnel_ends(struct bpf_tunnel_key *key, const struct addr *vtep)
 {
@@ -33,13 +34,23 @@ __noinline int encap_slow(struct __sk_buff *skb, struct packet *p, const struct 
 	tunnel_ends(&key, &to->vtep);
 	policy = p->src_identity;
 	inner_macs(p, macs, macs + 6);
+	if (to->flags & BLOCK_PLAIN) {
+		const struct vtep *v = bpf_map_lookup_elem(&vteps, &to->vtep);
+
+		if (!v)
+			return drop(p, REASON_NO_BLOCK); /* it goes at this moment */
+		policy = IDENTITY_NONE; /* so the device writes no policy */
+		memcpy(macs, v->as.mac, 6);
+		memcpy(macs + 6, v->own_mac, 6);
+	}
 	if (p->dont_fragment)
 		flags |= BPF_F_DONT_FRAGMENT;
 	if (!tunnel_ifindex || bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags) ||
 	    bpf_skb_set_tunnel_opt(skb, &policy, sizeof(policy)) ||
 	    bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		return drop(p, REASON_ENCAP_FAILED);
-	return end(p, REASON_ENCAPSULATED, bpf_redirect(tunnel_ifindex, 0));
+	return end(p, p->audited ? REASON_AUDITED : REASON_ENCAPSULATED,
+		   bpf_redirect(tunnel_ifindex, 0));
 }
 
 /* To the neighbour that a node in the underlay's own network is, or to the next hop that routes
@@ -108,7 +119,7 @@ __noinline int encap(struct __sk_buff *skb, struct packet *p, const struct block
 		return TCX_DROP;
 	if (is_mapped(&to->vtep) == underlay6) /* a node of the other family can't be reached */
 		return drop(p, REASON_ENCAP_FAILED);
-	if (slow_encap)
+	if (slow_encap || to->flags & BLOCK_PLAIN)
 		return encap_slow(skb, p, to);
 	hash = bpf_get_hash_recalc(skb); /* of the inner flow, so before there is an outer one */
 	hash ^= hash >> 16;

@@ -15,8 +15,9 @@ struct arp_frame {
 	struct arp arp;
 } __attribute__((packed));
 
-static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p,
-				      const struct arp *asked)
+/* Makes the question an answer: who has mac. */
+static __always_inline int reply_arp(struct __sk_buff *skb, const struct arp *asked,
+				     const __u8 *mac)
 {
 	struct arp_frame f = {
 		.eth.type = bpf_htons(ETHERTYPE_ARP),
@@ -34,11 +35,33 @@ static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p,
 
 	memcpy(f.eth.dst, asked->sender_mac, 6);
 	memcpy(f.arp.target_mac, asked->sender_mac, 6);
-	gateway(f.eth.src);
-	gateway(f.arp.sender_mac);
-	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
+	memcpy(f.eth.src, mac, 6);
+	memcpy(f.arp.sender_mac, mac, 6);
+	return bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0);
+}
+
+static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p,
+				      const struct arp *asked)
+{
+	__u8 mac[6];
+
+	gateway(mac);
+	if (reply_arp(skb, asked, mac))
 		return drop(p, REASON_REDIRECT_FAILED);
 	return send_back(skb, p, REASON_ANSWERED_ARP);
+}
+
+/* Reads an ARP packet of IPv4 and Ethernet; its two addresses are p's from then on. */
+static __always_inline int read_arp(struct __sk_buff *skb, struct packet *p, struct arp *arp)
+{
+	if (bpf_skb_load_bytes(skb, p->l3, arp, sizeof(*arp)) ||
+	    arp->hardware != bpf_htons(ARP_ETHERNET) ||
+	    arp->protocol != bpf_htons(ETHERTYPE_IPV4) || arp->hardware_len != 6 ||
+	    arp->protocol_len != 4)
+		return -1;
+	set_addr4(&p->src, arp->sender);
+	set_addr4(&p->dst, arp->target);
+	return 0;
 }
 
 /* Requests are answered, replies are for the node's stack, which asked. */
@@ -47,12 +70,8 @@ static __always_inline int handle_arp(struct __sk_buff *skb, struct packet *p,
 {
 	struct arp arp;
 
-	if (bpf_skb_load_bytes(skb, p->l3, &arp, sizeof(arp)) ||
-	    arp.hardware != bpf_htons(ARP_ETHERNET) || arp.protocol != bpf_htons(ETHERTYPE_IPV4) ||
-	    arp.hardware_len != 6 || arp.protocol_len != 4)
+	if (read_arp(skb, p, &arp))
 		return drop(p, REASON_MALFORMED);
-	set_addr4(&p->src, arp.sender);
-	set_addr4(&p->dst, arp.target);
 	if (!same_mac(arp.sender_mac, w->mac))
 		return drop(p, REASON_SPOOFED_MAC);
 	/* Whether its own address is in use (RFC 5227): silence says no. */
@@ -83,11 +102,17 @@ static __always_inline __be16 fold(__s64 sum)
 	return ~wide;
 }
 
+/* MACs of an answer. */
+struct link_ends {
+	__u8 to[6];
+	__u8 from[6];
+};
+
 /*
- * Makes the solicitation an advertisement of asked by the gateway, in place.
+ * Makes the solicitation an advertisement of asked, in place.
  * Global: its frame would not fit the caller's stack.
  */
-__noinline int advertise(struct __sk_buff *skb, const struct workload *w, const struct addr *to,
+__noinline int advertise(struct __sk_buff *skb, const struct link_ends *ends, const struct addr *to,
 			 const struct addr *asked)
 {
 	struct neighbour_frame f = {
@@ -110,14 +135,14 @@ __noinline int advertise(struct __sk_buff *skb, const struct workload *w, const 
 	__be32 words[16];
 	__s64 sum;
 
-	if (!w || !to || !asked || bpf_skb_change_tail(skb, sizeof(f), 0))
+	if (!ends || !to || !asked || bpf_skb_change_tail(skb, sizeof(f), 0))
 		return -1;
-	memcpy(f.eth.dst, w->mac, 6);
-	gateway(f.eth.src);
+	memcpy(f.eth.dst, ends->to, 6);
+	memcpy(f.eth.src, ends->from, 6);
 	memcpy(f.ip.src, asked, 16);
 	memcpy(f.ip.dst, to, 16);
 	memcpy(f.nd.target, asked, 16);
-	gateway(f.nd.mac);
+	memcpy(f.nd.mac, ends->from, 6);
 	memcpy(words, f.ip.src, 32); /* what is summed has to be aligned */
 	memcpy(words + 8, &f.nd, 32);
 	sum = bpf_csum_diff(NULL, 0, words, sizeof(words), bpf_htonl(sizeof(f.nd) + PROTO_ICMPV6));
@@ -137,23 +162,35 @@ static __always_inline bool is_multicast(const struct packet *p, const struct ad
 	return a->bytes[0] == 0xff;
 }
 
-static __always_inline int handle_solicitation(struct __sk_buff *skb, struct packet *p,
-					       const struct workload *w)
+static __always_inline int read_solicitation(struct __sk_buff *skb, const struct packet *p,
+					     struct addr *asked)
 {
 	struct neighbour nd;
-	struct addr asked;
 
 	/* Without the option, which only answers need. */
 	if (p->ttl != ND_HOP_LIMIT ||
 	    bpf_skb_load_bytes(skb, p->l4, &nd, __builtin_offsetof(struct neighbour, option)))
+		return -1;
+	memcpy(asked, nd.target, sizeof(*asked));
+	return 0;
+}
+
+static __always_inline int handle_solicitation(struct __sk_buff *skb, struct packet *p,
+					       const struct workload *w)
+{
+	struct link_ends ends;
+	struct addr asked;
+
+	if (read_solicitation(skb, p, &asked))
 		return drop(p, REASON_MALFORMED);
-	memcpy(&asked, nd.target, sizeof(asked));
 	/* Whether its own address is in use (RFC 4862 5.4): silence says no. */
 	if (no_addr(&p->src) || same_addr(&asked, &w->addr6))
 		return drop(p, REASON_CHATTER);
 	if (!is_link_local(&p->src) && !same_addr(&p->src, &w->addr6))
 		return drop(p, REASON_SPOOFED_ADDRESS);
-	if (is_multicast(p, &asked) || advertise(skb, w, &p->src, &asked))
+	memcpy(ends.to, w->mac, 6);
+	gateway(ends.from);
+	if (is_multicast(p, &asked) || advertise(skb, &ends, &p->src, &asked))
 		return drop(p, REASON_MALFORMED);
 	return send_back(skb, p, REASON_ANSWERED_ND);
 }

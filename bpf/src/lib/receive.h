@@ -34,17 +34,15 @@ static __always_inline int receive_client(struct __sk_buff *skb, struct packet *
 }
 
 /*
- * Judges and delivers the frame at offset base. vni and identity of the sender are in p already;
- * tos is the outer header's, where base is not 0.
+ * Judges and delivers the frame at offset base, which is parsed. vni and identity of the sender are
+ * in p already; tos is the outer header's, where base is not 0.
  */
 static __always_inline int receive(struct __sk_buff *skb, struct packet *p, __u32 base, __u8 tos)
 {
 	struct endpoint_key key = {.vni = p->vni};
 	const struct endpoint *e;
-	int verdict = parse(skb, p, base);
+	int verdict = check_inner(p);
 
-	if (verdict == CONTINUE)
-		verdict = check_inner(p);
 	if (verdict != CONTINUE)
 		return verdict;
 	/* Datagrams that were joined (UDP GSO) can't be opened here: they would be lost unseen. */

@@ -17,16 +17,21 @@ static __always_inline __be32 mask_of(int bits)
 	return bits >= 32 ? ~0U : bpf_htonl(~0U << (32 - bits));
 }
 
-static __always_inline const struct block *find_block(const struct packet *p,
-						      const struct workload *w)
+/* The block of length bits, of the 128-bit form, that an address is of. */
+static __always_inline const struct block *block_of(__u32 vni, const struct addr *a, int bits)
 {
-	int bits = is_ipv4(p) ? w->block4 + 96 : w->block6;
-	struct block_key key = {.vni = w->vni};
+	struct block_key key = {.vni = vni};
 	__be32 *words = (__be32 *)key.addr.bytes;
 
 	for (int i = 0; i < 4; i++)
-		words[i] = word(&p->dst, i) & mask_of(bits - 32 * i);
+		words[i] = word(a, i) & mask_of(bits - 32 * i);
 	return bpf_map_lookup_elem(&blocks, &key);
+}
+
+static __always_inline const struct block *find_block(const struct packet *p,
+						      const struct workload *w)
+{
+	return block_of(w->vni, &p->dst, is_ipv4(p) ? w->block4 + 96 : w->block6);
 }
 
 /* An address that no packet of a task has a reason to carry. */

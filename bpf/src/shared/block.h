@@ -4,6 +4,7 @@
 /* Where addresses live. */
 
 #include "shared/layout.h"
+#include "shared/task.h"
 
 /* The address is masked to the network's block length. */
 struct block_key {
@@ -13,6 +14,7 @@ struct block_key {
 
 enum block_flags {
 	BLOCK_LOCAL = 1 << 0, /* this node's own */
+	BLOCK_PLAIN = 1 << 1, /* of a plain node: see struct vtep */
 };
 
 /* blocks: block of addresses -> the node that holds it. Go writes. */
@@ -34,7 +36,24 @@ struct prefix {
 	__u32 vni;
 };
 
-/* vteps: the nodes whose frames are accepted (struct addr -> struct vtep). Go writes. */
+enum vtep_flags {
+	VTEP_PLAIN =
+		1 << 0, /* a host with a VXLAN device and no Weft: what follows is of it alone */
+	VTEP_DIRECTED = 1 << 1, /* its network has rules or public: what it opens is remembered */
+};
+
+/*
+ * vteps: the nodes whose frames are accepted (struct addr -> struct vtep). Go writes. A plain node
+ * sends and knows no identities: its frames count as those of one endpoint in one network, from the
+ * blocks that it holds, and what is sent to it is judged here.
+ */
 struct vtep {
 	__u32 flags;
+	__u32 vni;
+	struct endpoint as; /* without a link; mac is of its VXLAN device */
+	__u8 own_mac[6]; /* of this node, as the plain one knows it */
+	__u8 block4; /* as in struct workload */
+	__u8 block6;
 };
+
+_Static_assert(sizeof(struct vtep) == 32, "vtep");

@@ -47,6 +47,8 @@ enum reason {
 	REASON_BAD_TUNNEL = 83, /* tunnel header with flags this build does not know */
 	REASON_NOT_SERVED = 84, /* to a VIP's address at the edge, but none of its ports */
 	REASON_EXTENSION = 85, /* IPv6 extension headers where the edge needs ports */
+	REASON_WRONG_NETWORK = 86, /* from a plain node, of a network that it is not in */
+	REASON_SPOOFED_BLOCK = 87, /* from a plain node, but not of a block that it holds */
 
 	REASON_MAX = 96, /* size of counters */
 };

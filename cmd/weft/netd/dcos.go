@@ -9,11 +9,20 @@ import (
 	"weft/control"
 	"weft/control/compat"
 	"weft/discovery"
+	"weft/overlay"
 )
 
 // serveDCOS answers what programs made for DC/OS ask an agent about its overlays.
 func (d *daemon) serveDCOS(ctx context.Context) error {
 	return process.ServeHTTP(ctx, d.o.DCOS, compat.AgentHandler(d.agent))
+}
+
+// ownMAC is what agents of DC/OS know this node by.
+func (d *daemon) ownMAC(networks []overlay.Network, blocks []overlay.Block) (mac [6]byte) {
+	if d.o.Preset != process.PresetDCOS {
+		return mac
+	}
+	return compat.DefaultPlan().MACOf(networks, blocks, discovery.NodeID(d.o.Node))
 }
 
 // agent is this node in DC/OS' words.

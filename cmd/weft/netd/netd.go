@@ -224,8 +224,8 @@ func (d *daemon) makeOverlay(ctx context.Context) (err error) {
 		},
 		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr4, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
 		Tracer: &overlayengine.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
-		Prober: d.prober,
-		Log:    d.log.WithGroup("overlay"),
+		Prober: d.prober, OwnMAC: d.ownMAC,
+		Log: d.log.WithGroup("overlay"),
 	})
 	return err
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func (o *operator) node() *cobra.Command {
-	return noun("node", "nodes of the cluster", "  weft node list\n  weft node remove h3", o.nodeList(), o.nodeShow(), o.nodeRemove())
+	return noun("node", "nodes of the cluster", "  weft node list\n  weft node remove h3", o.nodeAdd(), o.nodeList(), o.nodeShow(), o.nodeRemove())
 }
 
 func (o *operator) nodeList() *cobra.Command {
@@ -46,6 +46,8 @@ func nodeTable(w io.Writer, nodes []control.Node) {
 
 func state(n control.Node) string {
 	switch {
+	case n.Plain != nil:
+		return "plain"
 	case !n.Admitted && n.Alive:
 		return "alive, not admitted"
 	case !n.Admitted:
@@ -89,6 +91,7 @@ func (o *operator) nodeShow() *cobra.Command {
 				show.Row(w, "hostname", n.Hostname)
 				show.Row(w, "addresses", show.List(n.Addrs))
 				show.Row(w, "vtep", n.VTEP)
+				plainRows(w, n.Plain)
 				show.Row(w, "blocks", n.Blocks)
 				for _, s := range n.Shares {
 					show.Row(w, "addresses", fmt.Sprintf("in %s: %d used, %d free; IPv6 %d used, %d free",
