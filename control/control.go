@@ -142,6 +142,13 @@ type Service interface {
 	// RemoveNode makes a node's rows void and its blocks free. A node that is alive is only removed
 	// with force.
 	RemoveNode(ctx context.Context, id discovery.NodeID, force bool) error
+	// Publish makes clients outside of every network reach a VIP at an address, by the nodes of the edge. An address
+	// and port that are another VIP's are ErrExists; the same with other options changes them.
+	Publish(ctx context.Context, p lb.Publication) error
+	// Unpublish takes it back, by its name (203.0.113.10:443/tcp).
+	Unpublish(ctx context.Context, name string) error
+	// Publications returns those of a network, or all.
+	Publications(ctx context.Context, network string) ([]lb.Publication, error)
 	// Pins returns the addresses of all named VIPs.
 	Pins(ctx context.Context) ([]lb.Pin, error)
 	// Status answers without a majority too, from what the master knows.

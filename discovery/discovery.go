@@ -38,17 +38,18 @@ const (
 	KindTrace    Kind = "trace"    // overlay.Trace; key: its id. Gone after seconds
 	KindWalk     Kind = "walk"     // overlay.Walk; key: the trace's id. Goes with the trace
 
-	KindNetwork   Kind = "network"   // overlay.Network; key: name
-	KindGroup     Kind = "group"     // overlay.Group; key: network/name
-	KindRule      Kind = "rule"      // overlay.Rule; key: network/id
-	KindBlock     Kind = "block"     // overlay.Block; key: prefix
-	KindIdentity  Kind = "identity"  // overlay.GroupSet; key: network/identity
-	KindPin       Kind = "pin"       // lb.Pin; key: VIP name
-	KindAdmission Kind = "admission" // discovery.Admission; key: node id
-	KindPlain     Kind = "plain"     // overlay.PlainNode; key: node id
-	KindLeader    Kind = "leader"    // discovery.Master; key: "leader"
-	KindMaster    Kind = "master"    // discovery.Master; key: master id
-	KindRefusal   Kind = "refusal"   // discovery.Refusal; key: node id/kind/key of the row refused
+	KindNetwork     Kind = "network"     // overlay.Network; key: name
+	KindGroup       Kind = "group"       // overlay.Group; key: network/name
+	KindRule        Kind = "rule"        // overlay.Rule; key: network/id
+	KindBlock       Kind = "block"       // overlay.Block; key: prefix
+	KindIdentity    Kind = "identity"    // overlay.GroupSet; key: network/identity
+	KindPin         Kind = "pin"         // lb.Pin; key: VIP name
+	KindPublication Kind = "publication" // lb.Publication; key: address, port and protocol
+	KindAdmission   Kind = "admission"   // discovery.Admission; key: node id
+	KindPlain       Kind = "plain"       // overlay.PlainNode; key: node id
+	KindLeader      Kind = "leader"      // discovery.Master; key: "leader"
+	KindMaster      Kind = "master"      // discovery.Master; key: master id
+	KindRefusal     Kind = "refusal"     // discovery.Refusal; key: node id/kind/key of the row refused
 )
 
 // Row is one fact. It has one writer, so rows need no merge rules: of two rows with the same

@@ -56,8 +56,9 @@ func run(args []string) int {
 	}
 	add("process", netd.Command(env, version), master.Command(env, version), dev.Command(env, version), labs.Command(env),
 		mesosdns.Command(env, version))
-	add("node", node.Commands(env)...)
-	add("operator", operator.Commands(operator.Env{Stdout: env.Stdout, Stderr: env.Stderr, Getenv: env.Getenv})...)
+	operators := operator.Env{Stdout: env.Stdout, Stderr: env.Stderr, Getenv: env.Getenv}
+	add("node", node.Commands(env, operator.Publishing(operators)...)...)
+	add("operator", operator.Commands(operators)...)
 	root.SetArgs(args)
 	return status(env, root.ExecuteContext(ctx))
 }

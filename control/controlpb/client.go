@@ -211,6 +211,27 @@ func (c *Client) RemoveNode(ctx context.Context, id discovery.NodeID, force bool
 	return failures.Error(err)
 }
 
+// Publish implements control.Service.
+func (c *Client) Publish(ctx context.Context, p lb.Publication) error {
+	_, err := c.fabric.Publish(ctx, publicationOut(p))
+	return failures.Error(err)
+}
+
+// Unpublish implements control.Service.
+func (c *Client) Unpublish(ctx context.Context, name string) error {
+	_, err := c.fabric.Unpublish(ctx, &PublicationName{Name: name})
+	return failures.Error(err)
+}
+
+// Publications implements control.Service.
+func (c *Client) Publications(ctx context.Context, network string) ([]lb.Publication, error) {
+	m, err := c.fabric.ListPublications(ctx, &NetworkName{Name: network})
+	if err != nil {
+		return nil, failures.Error(err)
+	}
+	return eachErr(m.GetPublications(), publicationIn)
+}
+
 // Pins implements control.Service.
 func (c *Client) Pins(ctx context.Context) ([]lb.Pin, error) {
 	m, err := c.fabric.ListPins(ctx, &Empty{})

@@ -1146,6 +1146,180 @@ func (x *Nodes) GetNodes() []*Node {
 	return nil
 }
 
+// Publication is an address and port at which clients outside of every network reach a VIP.
+type Publication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addr          string                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Network       string                 `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
+	Vip           string                 `protobuf:"bytes,4,opt,name=vip,proto3" json:"vip,omitempty"`            // web.weft:80/tcp; without the protocol tcp
+	Affinity      bool                   `protobuf:"varint,5,opt,name=affinity,proto3" json:"affinity,omitempty"` // all connections of a client's address go to one backend
+	Quic          bool                   `protobuf:"varint,6,opt,name=quic,proto3" json:"quic,omitempty"`         // connection ids may name a backend
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publication) Reset() {
+	*x = Publication{}
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publication) ProtoMessage() {}
+
+func (x *Publication) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publication.ProtoReflect.Descriptor instead.
+func (*Publication) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Publication) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *Publication) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Publication) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Publication) GetVip() string {
+	if x != nil {
+		return x.Vip
+	}
+	return ""
+}
+
+func (x *Publication) GetAffinity() bool {
+	if x != nil {
+		return x.Affinity
+	}
+	return false
+}
+
+func (x *Publication) GetQuic() bool {
+	if x != nil {
+		return x.Quic
+	}
+	return false
+}
+
+// PublicationName is ADDRESS:PORT/PROTOCOL; over HTTP its parts, the protocol last.
+type PublicationName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicationName) Reset() {
+	*x = PublicationName{}
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicationName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicationName) ProtoMessage() {}
+
+func (x *PublicationName) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicationName.ProtoReflect.Descriptor instead.
+func (*PublicationName) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PublicationName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type Publications struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Publications  []*Publication         `protobuf:"bytes,1,rep,name=publications,proto3" json:"publications,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publications) Reset() {
+	*x = Publications{}
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publications) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publications) ProtoMessage() {}
+
+func (x *Publications) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publications.ProtoReflect.Descriptor instead.
+func (*Publications) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Publications) GetPublications() []*Publication {
+	if x != nil {
+		return x.Publications
+	}
+	return nil
+}
+
 // Pin is the addresses of a named VIP.
 type Pin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1158,7 +1332,7 @@ type Pin struct {
 
 func (x *Pin) Reset() {
 	*x = Pin{}
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1344,7 @@ func (x *Pin) String() string {
 func (*Pin) ProtoMessage() {}
 
 func (x *Pin) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1357,7 @@ func (x *Pin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pin.ProtoReflect.Descriptor instead.
 func (*Pin) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pin) GetName() string {
@@ -1216,7 +1390,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1402,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1415,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Pins) GetPins() []*Pin {
@@ -1263,7 +1437,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1449,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1462,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Master) GetId() string {
@@ -1333,7 +1507,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1519,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1532,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Status) GetAnswered() string {
@@ -1408,7 +1582,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1594,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1607,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Ledger) GetHealthy() bool {
@@ -1473,7 +1647,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1659,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1672,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Counts) GetNetworks() int32 {
@@ -1640,7 +1814,18 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x03mtu\x18\a \x01(\x05R\x03mtu\x12\x1a\n" +
 	"\bidentity\x18\b \x01(\rR\bidentity\"4\n" +
 	"\x05Nodes\x12+\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x15.weft.control.v1.NodeR\x05nodes\"E\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x15.weft.control.v1.NodeR\x05nodes\"\x91\x01\n" +
+	"\vPublication\x12\x12\n" +
+	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x18\n" +
+	"\anetwork\x18\x03 \x01(\tR\anetwork\x12\x10\n" +
+	"\x03vip\x18\x04 \x01(\tR\x03vip\x12\x1a\n" +
+	"\baffinity\x18\x05 \x01(\bR\baffinity\x12\x12\n" +
+	"\x04quic\x18\x06 \x01(\bR\x04quic\"%\n" +
+	"\x0fPublicationName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"P\n" +
+	"\fPublications\x12@\n" +
+	"\fpublications\x18\x01 \x03(\v2\x1c.weft.control.v1.PublicationR\fpublications\"E\n" +
 	"\x03Pin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05addr4\x18\x02 \x01(\tR\x05addr4\x12\x14\n" +
@@ -1671,7 +1856,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"identities\x18\x05 \x01(\x05R\n" +
 	"identities\x12\x12\n" +
 	"\x04pins\x18\x06 \x01(\x05R\x04pins\x12\x1c\n" +
-	"\tendpoints\x18\a \x01(\x05R\tendpoints2\xd8\a\n" +
+	"\tendpoints\x18\a \x01(\x05R\tendpoints2\xb7\t\n" +
 	"\x06Fabric\x12@\n" +
 	"\n" +
 	"AddNetwork\x12\x18.weft.control.v1.Network\x1a\x18.weft.control.v1.Network\x12@\n" +
@@ -1690,7 +1875,10 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\tListNodes\x12\x16.weft.control.v1.Empty\x1a\x16.weft.control.v1.Nodes\x12F\n" +
 	"\fAddPlainNode\x12\x1a.weft.control.v1.PlainNode\x1a\x1a.weft.control.v1.PlainNode\x12?\n" +
 	"\n" +
-	"RemoveNode\x12\x19.weft.control.v1.NodeName\x1a\x16.weft.control.v1.Empty\x129\n" +
+	"RemoveNode\x12\x19.weft.control.v1.NodeName\x1a\x16.weft.control.v1.Empty\x12E\n" +
+	"\aPublish\x12\x1c.weft.control.v1.Publication\x1a\x1c.weft.control.v1.Publication\x12E\n" +
+	"\tUnpublish\x12 .weft.control.v1.PublicationName\x1a\x16.weft.control.v1.Empty\x12O\n" +
+	"\x10ListPublications\x12\x1c.weft.control.v1.NetworkName\x1a\x1d.weft.control.v1.Publications\x129\n" +
 	"\bListPins\x12\x16.weft.control.v1.Empty\x1a\x15.weft.control.v1.Pins\x12<\n" +
 	"\tGetStatus\x12\x16.weft.control.v1.Empty\x1a\x17.weft.control.v1.StatusB\x18Z\x16weft/control/controlpbb\x06proto3"
 
@@ -1706,30 +1894,33 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_control_controlpb_control_proto_rawDescData
 }
 
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_control_controlpb_control_proto_goTypes = []any{
-	(*Empty)(nil),       // 0: weft.control.v1.Empty
-	(*NetworkName)(nil), // 1: weft.control.v1.NetworkName
-	(*Network)(nil),     // 2: weft.control.v1.Network
-	(*Share)(nil),       // 3: weft.control.v1.Share
-	(*Networks)(nil),    // 4: weft.control.v1.Networks
-	(*Block)(nil),       // 5: weft.control.v1.Block
-	(*Group)(nil),       // 6: weft.control.v1.Group
-	(*Groups)(nil),      // 7: weft.control.v1.Groups
-	(*Rule)(nil),        // 8: weft.control.v1.Rule
-	(*PortRange)(nil),   // 9: weft.control.v1.PortRange
-	(*Rules)(nil),       // 10: weft.control.v1.Rules
-	(*RuleName)(nil),    // 11: weft.control.v1.RuleName
-	(*NodeName)(nil),    // 12: weft.control.v1.NodeName
-	(*Node)(nil),        // 13: weft.control.v1.Node
-	(*PlainNode)(nil),   // 14: weft.control.v1.PlainNode
-	(*Nodes)(nil),       // 15: weft.control.v1.Nodes
-	(*Pin)(nil),         // 16: weft.control.v1.Pin
-	(*Pins)(nil),        // 17: weft.control.v1.Pins
-	(*Master)(nil),      // 18: weft.control.v1.Master
-	(*Status)(nil),      // 19: weft.control.v1.Status
-	(*Ledger)(nil),      // 20: weft.control.v1.Ledger
-	(*Counts)(nil),      // 21: weft.control.v1.Counts
+	(*Empty)(nil),           // 0: weft.control.v1.Empty
+	(*NetworkName)(nil),     // 1: weft.control.v1.NetworkName
+	(*Network)(nil),         // 2: weft.control.v1.Network
+	(*Share)(nil),           // 3: weft.control.v1.Share
+	(*Networks)(nil),        // 4: weft.control.v1.Networks
+	(*Block)(nil),           // 5: weft.control.v1.Block
+	(*Group)(nil),           // 6: weft.control.v1.Group
+	(*Groups)(nil),          // 7: weft.control.v1.Groups
+	(*Rule)(nil),            // 8: weft.control.v1.Rule
+	(*PortRange)(nil),       // 9: weft.control.v1.PortRange
+	(*Rules)(nil),           // 10: weft.control.v1.Rules
+	(*RuleName)(nil),        // 11: weft.control.v1.RuleName
+	(*NodeName)(nil),        // 12: weft.control.v1.NodeName
+	(*Node)(nil),            // 13: weft.control.v1.Node
+	(*PlainNode)(nil),       // 14: weft.control.v1.PlainNode
+	(*Nodes)(nil),           // 15: weft.control.v1.Nodes
+	(*Publication)(nil),     // 16: weft.control.v1.Publication
+	(*PublicationName)(nil), // 17: weft.control.v1.PublicationName
+	(*Publications)(nil),    // 18: weft.control.v1.Publications
+	(*Pin)(nil),             // 19: weft.control.v1.Pin
+	(*Pins)(nil),            // 20: weft.control.v1.Pins
+	(*Master)(nil),          // 21: weft.control.v1.Master
+	(*Status)(nil),          // 22: weft.control.v1.Status
+	(*Ledger)(nil),          // 23: weft.control.v1.Ledger
+	(*Counts)(nil),          // 24: weft.control.v1.Counts
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	5,  // 0: weft.control.v1.Network.blocks:type_name -> weft.control.v1.Block
@@ -1741,46 +1932,53 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	3,  // 6: weft.control.v1.Node.shares:type_name -> weft.control.v1.Share
 	14, // 7: weft.control.v1.Node.plain:type_name -> weft.control.v1.PlainNode
 	13, // 8: weft.control.v1.Nodes.nodes:type_name -> weft.control.v1.Node
-	16, // 9: weft.control.v1.Pins.pins:type_name -> weft.control.v1.Pin
-	18, // 10: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
-	20, // 11: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
-	21, // 12: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
-	13, // 13: weft.control.v1.Status.nodes:type_name -> weft.control.v1.Node
-	2,  // 14: weft.control.v1.Fabric.AddNetwork:input_type -> weft.control.v1.Network
-	2,  // 15: weft.control.v1.Fabric.SetNetwork:input_type -> weft.control.v1.Network
-	1,  // 16: weft.control.v1.Fabric.RemoveNetwork:input_type -> weft.control.v1.NetworkName
-	1,  // 17: weft.control.v1.Fabric.ListNetworks:input_type -> weft.control.v1.NetworkName
-	6,  // 18: weft.control.v1.Fabric.AddGroup:input_type -> weft.control.v1.Group
-	6,  // 19: weft.control.v1.Fabric.RemoveGroup:input_type -> weft.control.v1.Group
-	1,  // 20: weft.control.v1.Fabric.ListGroups:input_type -> weft.control.v1.NetworkName
-	8,  // 21: weft.control.v1.Fabric.AddRule:input_type -> weft.control.v1.Rule
-	11, // 22: weft.control.v1.Fabric.RemoveRule:input_type -> weft.control.v1.RuleName
-	1,  // 23: weft.control.v1.Fabric.ListRules:input_type -> weft.control.v1.NetworkName
-	0,  // 24: weft.control.v1.Fabric.ListNodes:input_type -> weft.control.v1.Empty
-	14, // 25: weft.control.v1.Fabric.AddPlainNode:input_type -> weft.control.v1.PlainNode
-	12, // 26: weft.control.v1.Fabric.RemoveNode:input_type -> weft.control.v1.NodeName
-	0,  // 27: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.Empty
-	0,  // 28: weft.control.v1.Fabric.GetStatus:input_type -> weft.control.v1.Empty
-	2,  // 29: weft.control.v1.Fabric.AddNetwork:output_type -> weft.control.v1.Network
-	2,  // 30: weft.control.v1.Fabric.SetNetwork:output_type -> weft.control.v1.Network
-	0,  // 31: weft.control.v1.Fabric.RemoveNetwork:output_type -> weft.control.v1.Empty
-	4,  // 32: weft.control.v1.Fabric.ListNetworks:output_type -> weft.control.v1.Networks
-	6,  // 33: weft.control.v1.Fabric.AddGroup:output_type -> weft.control.v1.Group
-	0,  // 34: weft.control.v1.Fabric.RemoveGroup:output_type -> weft.control.v1.Empty
-	7,  // 35: weft.control.v1.Fabric.ListGroups:output_type -> weft.control.v1.Groups
-	8,  // 36: weft.control.v1.Fabric.AddRule:output_type -> weft.control.v1.Rule
-	0,  // 37: weft.control.v1.Fabric.RemoveRule:output_type -> weft.control.v1.Empty
-	10, // 38: weft.control.v1.Fabric.ListRules:output_type -> weft.control.v1.Rules
-	15, // 39: weft.control.v1.Fabric.ListNodes:output_type -> weft.control.v1.Nodes
-	14, // 40: weft.control.v1.Fabric.AddPlainNode:output_type -> weft.control.v1.PlainNode
-	0,  // 41: weft.control.v1.Fabric.RemoveNode:output_type -> weft.control.v1.Empty
-	17, // 42: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
-	19, // 43: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
-	29, // [29:44] is the sub-list for method output_type
-	14, // [14:29] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	16, // 9: weft.control.v1.Publications.publications:type_name -> weft.control.v1.Publication
+	19, // 10: weft.control.v1.Pins.pins:type_name -> weft.control.v1.Pin
+	21, // 11: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
+	23, // 12: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
+	24, // 13: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
+	13, // 14: weft.control.v1.Status.nodes:type_name -> weft.control.v1.Node
+	2,  // 15: weft.control.v1.Fabric.AddNetwork:input_type -> weft.control.v1.Network
+	2,  // 16: weft.control.v1.Fabric.SetNetwork:input_type -> weft.control.v1.Network
+	1,  // 17: weft.control.v1.Fabric.RemoveNetwork:input_type -> weft.control.v1.NetworkName
+	1,  // 18: weft.control.v1.Fabric.ListNetworks:input_type -> weft.control.v1.NetworkName
+	6,  // 19: weft.control.v1.Fabric.AddGroup:input_type -> weft.control.v1.Group
+	6,  // 20: weft.control.v1.Fabric.RemoveGroup:input_type -> weft.control.v1.Group
+	1,  // 21: weft.control.v1.Fabric.ListGroups:input_type -> weft.control.v1.NetworkName
+	8,  // 22: weft.control.v1.Fabric.AddRule:input_type -> weft.control.v1.Rule
+	11, // 23: weft.control.v1.Fabric.RemoveRule:input_type -> weft.control.v1.RuleName
+	1,  // 24: weft.control.v1.Fabric.ListRules:input_type -> weft.control.v1.NetworkName
+	0,  // 25: weft.control.v1.Fabric.ListNodes:input_type -> weft.control.v1.Empty
+	14, // 26: weft.control.v1.Fabric.AddPlainNode:input_type -> weft.control.v1.PlainNode
+	12, // 27: weft.control.v1.Fabric.RemoveNode:input_type -> weft.control.v1.NodeName
+	16, // 28: weft.control.v1.Fabric.Publish:input_type -> weft.control.v1.Publication
+	17, // 29: weft.control.v1.Fabric.Unpublish:input_type -> weft.control.v1.PublicationName
+	1,  // 30: weft.control.v1.Fabric.ListPublications:input_type -> weft.control.v1.NetworkName
+	0,  // 31: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.Empty
+	0,  // 32: weft.control.v1.Fabric.GetStatus:input_type -> weft.control.v1.Empty
+	2,  // 33: weft.control.v1.Fabric.AddNetwork:output_type -> weft.control.v1.Network
+	2,  // 34: weft.control.v1.Fabric.SetNetwork:output_type -> weft.control.v1.Network
+	0,  // 35: weft.control.v1.Fabric.RemoveNetwork:output_type -> weft.control.v1.Empty
+	4,  // 36: weft.control.v1.Fabric.ListNetworks:output_type -> weft.control.v1.Networks
+	6,  // 37: weft.control.v1.Fabric.AddGroup:output_type -> weft.control.v1.Group
+	0,  // 38: weft.control.v1.Fabric.RemoveGroup:output_type -> weft.control.v1.Empty
+	7,  // 39: weft.control.v1.Fabric.ListGroups:output_type -> weft.control.v1.Groups
+	8,  // 40: weft.control.v1.Fabric.AddRule:output_type -> weft.control.v1.Rule
+	0,  // 41: weft.control.v1.Fabric.RemoveRule:output_type -> weft.control.v1.Empty
+	10, // 42: weft.control.v1.Fabric.ListRules:output_type -> weft.control.v1.Rules
+	15, // 43: weft.control.v1.Fabric.ListNodes:output_type -> weft.control.v1.Nodes
+	14, // 44: weft.control.v1.Fabric.AddPlainNode:output_type -> weft.control.v1.PlainNode
+	0,  // 45: weft.control.v1.Fabric.RemoveNode:output_type -> weft.control.v1.Empty
+	16, // 46: weft.control.v1.Fabric.Publish:output_type -> weft.control.v1.Publication
+	0,  // 47: weft.control.v1.Fabric.Unpublish:output_type -> weft.control.v1.Empty
+	18, // 48: weft.control.v1.Fabric.ListPublications:output_type -> weft.control.v1.Publications
+	20, // 49: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
+	22, // 50: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
+	33, // [33:51] is the sub-list for method output_type
+	15, // [15:33] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_control_controlpb_control_proto_init() }
@@ -1794,7 +1992,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

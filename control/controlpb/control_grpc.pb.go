@@ -23,21 +23,24 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Fabric_AddNetwork_FullMethodName    = "/weft.control.v1.Fabric/AddNetwork"
-	Fabric_SetNetwork_FullMethodName    = "/weft.control.v1.Fabric/SetNetwork"
-	Fabric_RemoveNetwork_FullMethodName = "/weft.control.v1.Fabric/RemoveNetwork"
-	Fabric_ListNetworks_FullMethodName  = "/weft.control.v1.Fabric/ListNetworks"
-	Fabric_AddGroup_FullMethodName      = "/weft.control.v1.Fabric/AddGroup"
-	Fabric_RemoveGroup_FullMethodName   = "/weft.control.v1.Fabric/RemoveGroup"
-	Fabric_ListGroups_FullMethodName    = "/weft.control.v1.Fabric/ListGroups"
-	Fabric_AddRule_FullMethodName       = "/weft.control.v1.Fabric/AddRule"
-	Fabric_RemoveRule_FullMethodName    = "/weft.control.v1.Fabric/RemoveRule"
-	Fabric_ListRules_FullMethodName     = "/weft.control.v1.Fabric/ListRules"
-	Fabric_ListNodes_FullMethodName     = "/weft.control.v1.Fabric/ListNodes"
-	Fabric_AddPlainNode_FullMethodName  = "/weft.control.v1.Fabric/AddPlainNode"
-	Fabric_RemoveNode_FullMethodName    = "/weft.control.v1.Fabric/RemoveNode"
-	Fabric_ListPins_FullMethodName      = "/weft.control.v1.Fabric/ListPins"
-	Fabric_GetStatus_FullMethodName     = "/weft.control.v1.Fabric/GetStatus"
+	Fabric_AddNetwork_FullMethodName       = "/weft.control.v1.Fabric/AddNetwork"
+	Fabric_SetNetwork_FullMethodName       = "/weft.control.v1.Fabric/SetNetwork"
+	Fabric_RemoveNetwork_FullMethodName    = "/weft.control.v1.Fabric/RemoveNetwork"
+	Fabric_ListNetworks_FullMethodName     = "/weft.control.v1.Fabric/ListNetworks"
+	Fabric_AddGroup_FullMethodName         = "/weft.control.v1.Fabric/AddGroup"
+	Fabric_RemoveGroup_FullMethodName      = "/weft.control.v1.Fabric/RemoveGroup"
+	Fabric_ListGroups_FullMethodName       = "/weft.control.v1.Fabric/ListGroups"
+	Fabric_AddRule_FullMethodName          = "/weft.control.v1.Fabric/AddRule"
+	Fabric_RemoveRule_FullMethodName       = "/weft.control.v1.Fabric/RemoveRule"
+	Fabric_ListRules_FullMethodName        = "/weft.control.v1.Fabric/ListRules"
+	Fabric_ListNodes_FullMethodName        = "/weft.control.v1.Fabric/ListNodes"
+	Fabric_AddPlainNode_FullMethodName     = "/weft.control.v1.Fabric/AddPlainNode"
+	Fabric_RemoveNode_FullMethodName       = "/weft.control.v1.Fabric/RemoveNode"
+	Fabric_Publish_FullMethodName          = "/weft.control.v1.Fabric/Publish"
+	Fabric_Unpublish_FullMethodName        = "/weft.control.v1.Fabric/Unpublish"
+	Fabric_ListPublications_FullMethodName = "/weft.control.v1.Fabric/ListPublications"
+	Fabric_ListPins_FullMethodName         = "/weft.control.v1.Fabric/ListPins"
+	Fabric_GetStatus_FullMethodName        = "/weft.control.v1.Fabric/GetStatus"
 )
 
 // FabricClient is the client API for Fabric service.
@@ -72,6 +75,12 @@ type FabricClient interface {
 	AddPlainNode(ctx context.Context, in *PlainNode, opts ...grpc.CallOption) (*PlainNode, error)
 	// RemoveNode makes a node's rows void and its blocks free.
 	RemoveNode(ctx context.Context, in *NodeName, opts ...grpc.CallOption) (*Empty, error)
+	// Publish makes clients outside of every network reach a VIP; the same again is no error.
+	Publish(ctx context.Context, in *Publication, opts ...grpc.CallOption) (*Publication, error)
+	// Unpublish takes a publication back.
+	Unpublish(ctx context.Context, in *PublicationName, opts ...grpc.CallOption) (*Empty, error)
+	// ListPublications returns those of a network, or of all.
+	ListPublications(ctx context.Context, in *NetworkName, opts ...grpc.CallOption) (*Publications, error)
 	// ListPins returns the addresses of all named VIPs.
 	ListPins(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Pins, error)
 	// GetStatus returns the cluster in one screen.
@@ -216,6 +225,36 @@ func (c *fabricClient) RemoveNode(ctx context.Context, in *NodeName, opts ...grp
 	return out, nil
 }
 
+func (c *fabricClient) Publish(ctx context.Context, in *Publication, opts ...grpc.CallOption) (*Publication, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Publication)
+	err := c.cc.Invoke(ctx, Fabric_Publish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricClient) Unpublish(ctx context.Context, in *PublicationName, opts ...grpc.CallOption) (*Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Empty)
+	err := c.cc.Invoke(ctx, Fabric_Unpublish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricClient) ListPublications(ctx context.Context, in *NetworkName, opts ...grpc.CallOption) (*Publications, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Publications)
+	err := c.cc.Invoke(ctx, Fabric_ListPublications_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fabricClient) ListPins(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Pins, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Pins)
@@ -268,6 +307,12 @@ type FabricServer interface {
 	AddPlainNode(context.Context, *PlainNode) (*PlainNode, error)
 	// RemoveNode makes a node's rows void and its blocks free.
 	RemoveNode(context.Context, *NodeName) (*Empty, error)
+	// Publish makes clients outside of every network reach a VIP; the same again is no error.
+	Publish(context.Context, *Publication) (*Publication, error)
+	// Unpublish takes a publication back.
+	Unpublish(context.Context, *PublicationName) (*Empty, error)
+	// ListPublications returns those of a network, or of all.
+	ListPublications(context.Context, *NetworkName) (*Publications, error)
 	// ListPins returns the addresses of all named VIPs.
 	ListPins(context.Context, *Empty) (*Pins, error)
 	// GetStatus returns the cluster in one screen.
@@ -320,6 +365,15 @@ func (UnimplementedFabricServer) AddPlainNode(context.Context, *PlainNode) (*Pla
 }
 func (UnimplementedFabricServer) RemoveNode(context.Context, *NodeName) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
+}
+func (UnimplementedFabricServer) Publish(context.Context, *Publication) (*Publication, error) {
+	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
+}
+func (UnimplementedFabricServer) Unpublish(context.Context, *PublicationName) (*Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unpublish not implemented")
+}
+func (UnimplementedFabricServer) ListPublications(context.Context, *NetworkName) (*Publications, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPublications not implemented")
 }
 func (UnimplementedFabricServer) ListPins(context.Context, *Empty) (*Pins, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPins not implemented")
@@ -582,6 +636,60 @@ func _Fabric_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Fabric_Publish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Publication)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServer).Publish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fabric_Publish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServer).Publish(ctx, req.(*Publication))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Fabric_Unpublish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PublicationName)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServer).Unpublish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fabric_Unpublish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServer).Unpublish(ctx, req.(*PublicationName))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Fabric_ListPublications_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NetworkName)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServer).ListPublications(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fabric_ListPublications_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServer).ListPublications(ctx, req.(*NetworkName))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Fabric_ListPins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Empty)
 	if err := dec(in); err != nil {
@@ -676,6 +784,18 @@ var Fabric_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveNode",
 			Handler:    _Fabric_RemoveNode_Handler,
+		},
+		{
+			MethodName: "Publish",
+			Handler:    _Fabric_Publish_Handler,
+		},
+		{
+			MethodName: "Unpublish",
+			Handler:    _Fabric_Unpublish_Handler,
+		},
+		{
+			MethodName: "ListPublications",
+			Handler:    _Fabric_ListPublications_Handler,
 		},
 		{
 			MethodName: "ListPins",

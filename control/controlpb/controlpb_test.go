@@ -70,6 +70,10 @@ var (
 	plainNode = control.Node{
 		Node: discovery.Node{ID: "old-1", Addrs: []netip.Addr{}}, Admitted: true, VTEP: plain.VTEP, Plain: &plain, Refusals: []string{}, Shares: []control.Share{},
 	}
+	publication = lb.Publication{
+		Addr: netip.MustParseAddr("203.0.113.10"), Port: 443, Affinity: true, QUIC: true,
+		VIP: lb.Key{Network: "prod", Name: "web.weft", Port: 8443, Protocol: "udp"},
+	}
 	pin    = lb.Pin{Name: "web.weft", Addr4: netip.MustParseAddr("11.0.0.1"), Addr6: netip.MustParseAddr("fd01:c::1")}
 	status = control.Status{
 		Answered: "m1",
@@ -136,6 +140,13 @@ func (f *fake) RemoveNode(_ context.Context, id discovery.NodeID, force bool) er
 	return f.ask("RemoveNode", id, force)
 }
 
+func (f *fake) Publish(_ context.Context, p lb.Publication) error { return f.ask("Publish", p) }
+func (f *fake) Unpublish(_ context.Context, name string) error    { return f.ask("Unpublish", name) }
+
+func (f *fake) Publications(_ context.Context, network string) ([]lb.Publication, error) {
+	return []lb.Publication{publication}, f.ask("Publications", network)
+}
+
 func (f *fake) Pins(context.Context) ([]lb.Pin, error)         { return []lb.Pin{pin}, f.ask("Pins") }
 func (f *fake) Status(context.Context) (control.Status, error) { return status, f.ask("Status") }
 
@@ -184,6 +195,9 @@ func TestTheClientIsTheServiceItself(t *testing.T) {
 		"Nodes":         {func() (any, error) { return c.Nodes(ctx) }, []control.Node{node, plainNode}, []any{"Nodes"}},
 		"AddPlainNode":  {func() (any, error) { return c.AddPlainNode(ctx, plain) }, plain, []any{"AddPlainNode", plain}},
 		"RemoveNode":    {func() (any, error) { return nil, c.RemoveNode(ctx, "n1", true) }, nil, []any{"RemoveNode", discovery.NodeID("n1"), true}},
+		"Publish":       {func() (any, error) { return nil, c.Publish(ctx, publication) }, nil, []any{"Publish", publication}},
+		"Unpublish":     {func() (any, error) { return nil, c.Unpublish(ctx, "203.0.113.10:443/udp") }, nil, []any{"Unpublish", "203.0.113.10:443/udp"}},
+		"Publications":  {func() (any, error) { return c.Publications(ctx, "prod") }, []lb.Publication{publication}, []any{"Publications", "prod"}},
 		"Pins":          {func() (any, error) { return c.Pins(ctx) }, []lb.Pin{pin}, []any{"Pins"}},
 		"Status":        {func() (any, error) { return c.Status(ctx) }, status, []any{"Status"}},
 	} {
@@ -275,6 +289,10 @@ func TestJSONOverHTTP(t *testing.T) {
 		{"DELETE", "/v1/networks/prod/rules/4", ""},
 		{"GET", "/v1/nodes", ""},
 		{"DELETE", "/v1/nodes/n1?force=true", ""},
+		{"POST", "/v1/publications", `{"addr":"203.0.113.10","port":443,"network":"prod","vip":"web.weft:8443/udp"}`},
+		{"GET", "/v1/publications", ""},
+		{"DELETE", "/v1/publications/203.0.113.10:443/udp", ""},
+		{"POST", "/v1/publications", `{"addr":"203.0.113.10","network":"prod","vip":"web.weft"}`},
 		{"GET", "/v1/pins", ""},
 		{"GET", "/v1/status", ""},
 		{"POST", "/v1/networks", `{"title":"prod"}`},

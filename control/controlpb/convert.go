@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 
 	"weft/control"
 	"weft/discovery"
@@ -224,6 +225,26 @@ func nodeOut(n control.Node) *Node {
 		out.Plain = plainOut(*n.Plain)
 	}
 	return out
+}
+
+func publicationIn(m *Publication) (lb.Publication, error) {
+	var r reader
+	p := lb.Publication{
+		Addr: r.addr("addr", m.GetAddr()), Port: r.port("port", m.GetPort()), Affinity: m.GetAffinity(), QUIC: m.GetQuic(),
+	}
+	key, err := lb.ParseKey(m.GetNetwork(), m.GetVip())
+	if err != nil {
+		r.errs = append(r.errs, fmt.Errorf("%w vip: %w", control.ErrInvalid, err))
+	}
+	p.VIP = key
+	return p, r.err()
+}
+
+func publicationOut(p lb.Publication) *Publication {
+	_, vip, _ := strings.Cut(p.VIP.String(), "/")
+	return &Publication{
+		Addr: addrText(p.Addr), Port: uint32(p.Port), Network: p.VIP.Network, Vip: vip, Affinity: p.Affinity, Quic: p.QUIC,
+	}
 }
 
 func pinIn(m *Pin) (lb.Pin, error) {

@@ -142,6 +142,30 @@ func (s *server) RemoveNode(ctx context.Context, r *NodeName) (*Empty, error) {
 	})
 }
 
+// Publish implements FabricServer.
+func (s *server) Publish(ctx context.Context, r *Publication) (*Publication, error) {
+	return call(ctx, s, func() (*Publication, error) {
+		p, err := publicationIn(r)
+		if err != nil {
+			return nil, err
+		}
+		return publicationOut(p), s.service.Publish(ctx, p)
+	})
+}
+
+// Unpublish implements FabricServer.
+func (s *server) Unpublish(ctx context.Context, r *PublicationName) (*Empty, error) {
+	return call(ctx, s, func() (*Empty, error) { return &Empty{}, s.service.Unpublish(ctx, r.GetName()) })
+}
+
+// ListPublications implements FabricServer.
+func (s *server) ListPublications(ctx context.Context, r *NetworkName) (*Publications, error) {
+	return call(ctx, s, func() (*Publications, error) {
+		list, err := s.service.Publications(ctx, r.GetName())
+		return &Publications{Publications: each(list, publicationOut)}, err
+	})
+}
+
 // ListPins implements FabricServer.
 func (s *server) ListPins(ctx context.Context, _ *Empty) (*Pins, error) {
 	return call(ctx, s, func() (*Pins, error) {

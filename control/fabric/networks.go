@@ -171,5 +171,8 @@ func removeNetwork(s *snapshot, name string) (*decision, error) {
 	d.dropBelow(discovery.KindRule, name, s.rules.below(name))
 	d.dropBelow(discovery.KindBlock, name, s.blocks.below(name))
 	d.dropBelow(discovery.KindIdentity, name, s.identities.below(name))
+	for _, p := range s.publicationsOf(name) {
+		d.drop(discovery.KindPublication, p.Name())
+	}
 	return d, nil
 }

@@ -16,7 +16,7 @@ import (
 func isRow(kind discovery.Kind) bool {
 	switch kind {
 	case discovery.KindNetwork, discovery.KindGroup, discovery.KindRule, discovery.KindBlock, discovery.KindIdentity,
-		discovery.KindPin, discovery.KindAdmission, discovery.KindPlain, discovery.KindRefusal, discovery.KindMaster, discovery.KindLeader:
+		discovery.KindPin, discovery.KindPublication, discovery.KindAdmission, discovery.KindPlain, discovery.KindRefusal, discovery.KindMaster, discovery.KindLeader:
 		return true
 	default:
 		return false

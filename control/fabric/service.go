@@ -56,6 +56,7 @@ func (f *Fabric) transact(ctx context.Context, decide func(*snapshot) (*decision
 func said(err error) error {
 	for _, same := range []struct{ from, to error }{
 		{overlay.ErrInvalid, control.ErrInvalid},
+		{lb.ErrInvalid, control.ErrInvalid},
 		{overlay.ErrConflict, control.ErrExists},
 		{overlay.ErrExhausted, control.ErrInUse},
 		{ledger.ErrUnavailable, control.ErrUnavailable},

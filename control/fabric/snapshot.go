@@ -44,18 +44,19 @@ type snapshot struct {
 	revision uint64
 	version  uint64 // base of the next decision
 
-	networks   table[overlay.Network]     // by name
-	groups     table[overlay.Group]       // by network/name
-	rules      table[overlay.Rule]        // by network/id
-	blocks     table[overlay.Block]       // by network/prefix
-	identities table[overlay.GroupSet]    // by network/identity
-	pins       table[lb.Pin]              // by name
-	admissions table[discovery.Admission] // by node
-	plain      table[overlay.PlainNode]   // by node
-	refusals   table[discovery.Refusal]   // by node/kind/key
-	masters    table[discovery.Master]    // by id
-	leader     table[discovery.Master]    // one or none, by leaderKey
-	numbers    table[uint64]
+	networks     table[overlay.Network]     // by name
+	groups       table[overlay.Group]       // by network/name
+	rules        table[overlay.Rule]        // by network/id
+	blocks       table[overlay.Block]       // by network/prefix
+	identities   table[overlay.GroupSet]    // by network/identity
+	pins         table[lb.Pin]              // by name
+	publications table[lb.Publication]      // by name
+	admissions   table[discovery.Admission] // by node
+	plain        table[overlay.PlainNode]   // by node
+	refusals     table[discovery.Refusal]   // by node/kind/key
+	masters      table[discovery.Master]    // by id
+	leader       table[discovery.Master]    // one or none, by leaderKey
+	numbers      table[uint64]
 }
 
 // table is one kind of keys.
@@ -115,6 +116,8 @@ func (s *snapshot) table(kind discovery.Kind) anyTable {
 		return &s.identities
 	case discovery.KindPin:
 		return &s.pins
+	case discovery.KindPublication:
+		return &s.publications
 	case discovery.KindAdmission:
 		return &s.admissions
 	case discovery.KindPlain:

@@ -89,10 +89,10 @@ func patient() []grpc.DialOption {
 // Close ends the connection.
 func (d *Daemon) Close() error { return d.conn.Close() }
 
-// Commands returns the commands of this package.
-func Commands(env Env) []*cobra.Command {
+// Commands returns the commands of this package; `weft vip` gets vip besides, for operators.
+func Commands(env Env, vip ...*cobra.Command) []*cobra.Command {
 	c := &client{env: env}
-	return []*cobra.Command{c.run(), c.task(), c.vip(), c.name(), c.dns(), c.why(), c.trace(), c.flows(), c.doctor()}
+	return []*cobra.Command{c.run(), c.task(), c.vip(vip), c.name(), c.dns(), c.why(), c.trace(), c.flows(), c.doctor()}
 }
 
 // client holds what all commands share.

@@ -16,7 +16,7 @@ import (
 	"weft/lb"
 )
 
-func (c *client) vip() *cobra.Command {
+func (c *client) vip(more []*cobra.Command) *cobra.Command {
 	group := &cobra.Command{Use: "vip", Short: "VIPs and their backends, as this node sees them"}
 	list := &cobra.Command{Use: "list", Short: "list VIPs", Example: "  weft vip list\n  weft vip list --network prod -o json", Args: cobra.NoArgs}
 	output, network := show.Output(list), list.Flags().String("network", "", "only VIPs of this network")
@@ -42,6 +42,7 @@ func (c *client) vip() *cobra.Command {
 		return show.Value(c.env.Stdout, *oneOutput, found, func(w io.Writer) { backendTable(w, found) })
 	})
 	group.AddCommand(list, one, c.vipTop(), c.vipAddress())
+	group.AddCommand(more...)
 	return group
 }
 

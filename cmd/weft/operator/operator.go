@@ -51,13 +51,16 @@ type operator struct {
 
 // Commands returns `weft network`, `group`, `rule`, `node` and `status`.
 func Commands(env Env) []*cobra.Command {
+	return commands(env, (*operator).network, (*operator).group, (*operator).rule, (*operator).node, (*operator).status)
+}
+
+// commands makes each of make, with the flags that all have.
+func commands(env Env, make ...func(*operator) *cobra.Command) []*cobra.Command {
 	if env.Dial == nil {
 		env.Dial = func(addrs []string, secret string) (Client, error) { return controlpb.Dial(addrs, secret) }
 	}
 	var commands []*cobra.Command
-	for _, command := range []func(*operator) *cobra.Command{
-		(*operator).network, (*operator).group, (*operator).rule, (*operator).node, (*operator).status,
-	} {
+	for _, command := range make {
 		o := &operator{env: env}
 		cmd := command(o)
 		cmd.SetOut(env.Stdout)

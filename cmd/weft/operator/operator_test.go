@@ -103,9 +103,13 @@ func weft(t *testing.T, master string, line string) string {
 	var out bytes.Buffer
 	root := &cobra.Command{Use: "weft", SilenceErrors: true, SilenceUsage: true}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", show.ErrUsage, err) })
-	root.AddCommand(operator.Commands(operator.Env{Stdout: &out, Stderr: &out, Getenv: func(name string) string {
+	env := operator.Env{Stdout: &out, Stderr: &out, Getenv: func(name string) string {
 		return map[string]string{"WEFT_MASTER": master}[name]
-	}})...)
+	}}
+	root.AddCommand(operator.Commands(env)...)
+	vip := &cobra.Command{Use: "vip"} // the rest of it is cmd/weft/node's
+	vip.AddCommand(operator.Publishing(env)...)
+	root.AddCommand(vip)
 	root.SetArgs(strings.Fields(line))
 	if err := root.ExecuteContext(t.Context()); err != nil {
 		kind := "error"
@@ -186,7 +190,8 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 			walk(sub)
 		}
 	}
-	for _, c := range operator.Commands(operator.Env{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}, Getenv: os.Getenv}) {
+	env := operator.Env{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}, Getenv: os.Getenv}
+	for _, c := range append(operator.Commands(env), operator.Publishing(env)...) {
 		walk(c)
 	}
 }
