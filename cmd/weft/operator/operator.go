@@ -54,13 +54,13 @@ func Commands(env Env) []*cobra.Command {
 	return commands(env, (*operator).network, (*operator).group, (*operator).rule, (*operator).node, (*operator).status)
 }
 
-// commands makes each of make, with the flags that all have.
-func commands(env Env, make ...func(*operator) *cobra.Command) []*cobra.Command {
+// commands makes each of makers, with the flags that all have.
+func commands(env Env, makers ...func(*operator) *cobra.Command) []*cobra.Command {
 	if env.Dial == nil {
 		env.Dial = func(addrs []string, secret string) (Client, error) { return controlpb.Dial(addrs, secret) }
 	}
 	var commands []*cobra.Command
-	for _, command := range make {
+	for _, command := range makers {
 		o := &operator{env: env}
 		cmd := command(o)
 		cmd.SetOut(env.Stdout)
