@@ -5,6 +5,10 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -62,9 +66,9 @@ func edgeLearns() uint32 {
 var edgeHooks = []hook{{program: "edge_tc"}}
 
 // AttachEdge puts the edge onto a device that clients outside come in by: edge_tc always, and edge,
-// which is XDP, where the driver has that; fast tells. Doing it again is no change.
-func (p *Plane) AttachEdge(ifindex uint32) (fast bool, err error) {
-	if err := p.attachHooks(ifindex, edgeHooks); err != nil {
+// which is XDP, where it is asked for and the driver has it; fast tells. Doing it again is no change.
+func (p *Plane) AttachEdge(ifindex uint32, xdp bool) (fast bool, err error) {
+	if err := p.attachHooks(ifindex, edgeHooks); err != nil || !xdp {
 		return false, err
 	}
 	p.mu.Lock()
@@ -93,6 +97,34 @@ func (p *Plane) DetachEdge(ifindex uint32) error {
 	return errors.Join(err, oerr)
 }
 
+// DetachEdges takes the edge off all interfaces but those given: a node may have lost that duty since an earlier
+// process, of whatever layout.
+func (p *Plane) DetachEdges(but ...uint32) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.classic != nil && len(but) == 0 {
+		return p.classic.Remove(classicPrefix + "edge_tc")
+	}
+	if !p.pins.on() {
+		return nil
+	}
+	dirs, err := p.pins.others()
+	errs := []error{err}
+	for _, dir := range append(dirs, p.pins.layout()) {
+		names, err := linkNames(filepath.Join(dir, "link"))
+		errs = append(errs, err)
+		for _, name := range names {
+			var ifindex uint32
+			var program string
+			n, _ := fmt.Sscanf(name, "%d-%s", &ifindex, &program)
+			if n == 2 && (program == "edge" || program == "edge_tc") && !slices.Contains(but, ifindex) {
+				errs = append(errs, unpin(filepath.Join(dir, "link", name)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func edgeLink(ifindex uint32) string { return fmt.Sprintf("%d-edge", ifindex) }
 
 // attachXDP attaches in the driver alone: the kernel's generic form is slower than edge_tc.
@@ -101,6 +133,9 @@ func (p *Plane) attachXDP(ifindex uint32) error {
 	if !ok {
 		return fmt.Errorf("%w: no such program", ErrInvalid)
 	}
+	if err := p.inherit(edgeLink(ifindex)); err != nil {
+		return err
+	}
 	return p.attachLink(edgeLink(ifindex), prog,
 		func(l link.Link) (bool, error) { return xdpIsOn(l, ifindex) },
 		func() (link.Link, error) {
@@ -108,6 +143,21 @@ func (p *Plane) attachXDP(ifindex uint32) error {
 				Program: prog.Program, Interface: int(ifindex), Flags: link.XDPDriverMode,
 			})
 		})
+}
+
+// inherit makes the link of that name of another layout's build ours: a device has room for one XDP program, so
+// it can't have both for a while.
+func (p *Plane) inherit(name string) error {
+	others, err := p.pins.others()
+	if err != nil || !missing(p.pins.link(name)) {
+		return err
+	}
+	for _, dir := range others {
+		if err := os.Rename(filepath.Join(dir, "link", name), p.pins.link(name)); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // xdpIsOn reports whether l sits on the interface with that index. In another namespace's life the

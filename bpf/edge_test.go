@@ -34,7 +34,7 @@ func TestEdgeIsLoadedWhenAsked(t *testing.T) {
 			t.Errorf("%s is pinned, though nobody asked", name)
 		}
 	}
-	if _, err := plain.AttachEdge(index); !errors.Is(err, bpf.ErrInvalid) {
+	if _, err := plain.AttachEdge(index, true); !errors.Is(err, bpf.ErrInvalid) {
 		t.Errorf("attach without the option: got %v, want %v", err, bpf.ErrInvalid)
 	}
 	closing(t, plain)
@@ -47,7 +47,7 @@ func TestEdgeIsLoadedWhenAsked(t *testing.T) {
 	must(t, tables.VIPs.Put(key, row.EdgeVIP{Slots: 7}), tables.Slots.Put(3, row.EdgeSlot{Current: 5, Previous: 5}),
 		tables.Backends.Put(5, row.EdgeBackend{VNI: 9}))
 	for range 2 { // doing it again is no change
-		fast, err := p.AttachEdge(index)
+		fast, err := p.AttachEdge(index, true)
 		must(t, err)
 		if !fast {
 			t.Fatal("a veth has native XDP, but the edge has not")
@@ -67,7 +67,20 @@ func TestEdgeIsLoadedWhenAsked(t *testing.T) {
 	if !hasXDP(t, "w1") {
 		t.Error("between the processes the edge was not attached")
 	}
-	must(t, again.DetachEdge(index), again.DetachEdge(index))
+	must(t, again.DetachEdges(index))
+	if !hasXDP(t, "w1") {
+		t.Error("DetachEdges took the edge off an interface that keeps it")
+	}
+	closing(t, again)
+	without := open(t, options(pin)) // the node has lost the duty
+	must(t, without.DetachEdges())
+	if hasXDP(t, "w1") || len(attached(t, index, ebpf.AttachTCXIngress)) != 0 {
+		t.Error("the edge is still attached after DetachEdges")
+	}
+	closing(t, without)
+	again = open(t, o)
+	_, err = again.AttachEdge(index, true)
+	must(t, err, again.DetachEdge(index), again.DetachEdge(index))
 	if hasXDP(t, "w1") || len(attached(t, index, ebpf.AttachTCXIngress)) != 0 {
 		t.Error("the edge is still attached after DetachEdge")
 	}
@@ -85,7 +98,7 @@ func TestEdgeOfAGoneDeviceIsSwept(t *testing.T) {
 	o := options(pinFolder(t))
 	o.Edge = true
 	p := open(t, o)
-	_, err := p.AttachEdge(n.index("w1"))
+	_, err := p.AttachEdge(n.index("w1"), true)
 	must(t, err)
 	device, err := netlink.LinkByName("w1")
 	must(t, err)

@@ -68,7 +68,7 @@ func (p *Plane) placesOf(dir string) ([]place, error) {
 			continue
 		}
 		var ok bool
-		if l.hook, ok = hookOf(program); !ok {
+		if l.hook, ok = hookOf(program); !ok || p.programs[program] == nil {
 			continue
 		}
 		on, err := pinnedOn(filepath.Join(dir, name), l.ifindex, l.hook)
@@ -101,7 +101,7 @@ func (p *Plane) take(places []place) (map[place]link.Link, error) {
 }
 
 func hookOf(program string) (hook, bool) {
-	all := slices.Concat(workloadHooks, underlayHooks, tunnelHooks, hostHooks)
+	all := slices.Concat(workloadHooks, underlayHooks, tunnelHooks, hostHooks, edgeHooks)
 	i := slices.IndexFunc(all, func(h hook) bool { return h.program == program })
 	if i < 0 {
 		return hook{}, false

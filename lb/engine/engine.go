@@ -203,6 +203,19 @@ func (e *Engine) Changed() <-chan struct{} {
 	return e.changed
 }
 
+// VIP returns a VIP that has a backend, without what connections to it came to.
+func (e *Engine) VIP(key lb.Key) (lb.VIPStatus, bool) {
+	s := e.snapshot.Load()
+	if s == nil {
+		return lb.VIPStatus{}, false
+	}
+	v := s.find(key)
+	if v == nil {
+		return lb.VIPStatus{}, false
+	}
+	return clone(v.VIPStatus), true
+}
+
 // Names returns the names of VIPs by network, for discovery to answer.
 func (e *Engine) Names() map[string][]discovery.ServiceName {
 	if s := e.snapshot.Load(); s != nil {

@@ -59,6 +59,16 @@ func (l *Lab) makeUnderlay() error {
 	return nil
 }
 
+// Route makes the outside world send what is to an address by way of a host.
+func (l *Lab) Route(to netip.Addr, by *Host) error {
+	via := by.Addr
+	if to.Is6() {
+		via = by.Addr6
+	}
+	route := &netlink.Route{Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())}, Gw: via.AsSlice()}
+	return withNetlink(l.fabric(), func(h *netlink.Handle) error { return h.RouteReplace(route) })
+}
+
 // plug makes a host's namespace and joins it to the bridge.
 func (l *Lab) plug(h *Host) error {
 	if err := newNamespace(h.netns()); err != nil {

@@ -20,14 +20,15 @@ import (
 
 // Options of a node daemon; Command fills them from flags.
 type Options struct {
-	Node                 string // id; default the host name's first label
-	Zone                 string // failure zone, for VIPs that prefer their own; empty: none
-	State                string // folder on disk
-	Socket               string // unix socket for clients of this node
-	Pin                  string // folder of bpffs
-	Cgroup               string // cgroup2 folder; processes below it see VIPs at connect time
-	Underlay             string // interface; default that of the default route
-	Underlay6            bool   // tunnels over IPv6 though it has an IPv4 address
+	Node                 string   // id; default the host name's first label
+	Zone                 string   // failure zone, for VIPs that prefer their own; empty: none
+	State                string   // folder on disk
+	Socket               string   // unix socket for clients of this node
+	Pin                  string   // folder of bpffs
+	Cgroup               string   // cgroup2 folder; processes below it see VIPs at connect time
+	Underlay             string   // interface; default that of the default route
+	Edge                 []string // interfaces that clients outside come in by; none: this node is no edge
+	Underlay6            bool     // tunnels over IPv6 though it has an IPv4 address
 	Masters              []string
 	Join                 []string
 	Port                 uint16 // TCP, where peers stream rows
@@ -76,6 +77,7 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: weft in the unified hierarchy)")
 	f.BoolVar(&o.Underlay6, "underlay-ipv6", false, "run tunnels over IPv6, also where the interface has an IPv4 address; the same on all nodes")
 	f.StringVar(&o.Underlay, "underlay", "", "interface that reaches the other nodes (default: that of the default route)")
+	edgeFlags(cmd, &o)
 	f.StringArrayVar(&o.Masters, "master", nil, "host:port of a master (repeatable)")
 	f.StringArrayVar(&o.Join, "join", nil, "address of a member to join; masters are joined anyway (repeatable)")
 	f.Uint16Var(&o.Port, "port", o.Port, "TCP port where peers exchange rows")
@@ -94,19 +96,26 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.StringVar(&o.DCOS, "dcos", "", "address that answers /overlay-agent/overlay; empty: none (preset dcos: :5051)")
 	f.BoolVar(&o.Debug, "debug", false, "log more")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		preset := func(flag string) bool { return o.Preset == process.PresetDCOS && !f.Changed(flag) }
-		if preset("tunnel-port") {
-			o.Tunnel = process.TunnelDCOS
-		}
-		if preset("dcos") {
-			o.DCOS = ":5051"
-		}
+		o.preset(f.Changed)
 		if err := o.Complete(); err != nil {
 			return fmt.Errorf("%w: %w", show.ErrUsage, err)
 		}
 		return Run(cmd.Context(), o, process.Log(env.Stderr, o.Debug))
 	}
 	return cmd
+}
+
+// preset sets what the preset says and no flag does.
+func (o *Options) preset(given func(flag string) bool) {
+	if o.Preset != process.PresetDCOS {
+		return
+	}
+	if !given("tunnel-port") {
+		o.Tunnel = process.TunnelDCOS
+	}
+	if !given("dcos") {
+		o.DCOS = ":5051"
+	}
 }
 
 // Complete fills in what depends on the machine and joins every problem.

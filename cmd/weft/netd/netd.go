@@ -33,6 +33,7 @@ import (
 	"weft/discovery/state"
 	"weft/discovery/zone"
 	lbapply "weft/lb/apply"
+	edgeengine "weft/lb/edge/engine"
 	lbengine "weft/lb/engine"
 	"weft/overlay/apply"
 	overlayengine "weft/overlay/engine"
@@ -63,6 +64,7 @@ type daemon struct {
 
 	overlay   *overlayengine.Engine
 	lb        *lbengine.Engine
+	edge      *edgeengine.Engine
 	discovery *discoveryengine.Engine
 }
 
@@ -94,6 +96,7 @@ func run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 		{"kernel half", d.openPlane},
 		{"overlay", d.makeOverlay},
 		{"load balancing", d.makeLB},
+		{"edge", d.makeEdge},
 		{"names", d.makeNames},
 		{"discovery", d.makeDiscovery},
 	} {
@@ -186,8 +189,9 @@ func (d *daemon) openPlane(ctx context.Context) error {
 			NodeAddr: d.underlay.Addr, Underlay: d.underlay.Ifindex, Neighbours: d.underlay.Prefix.Bits(),
 			Tunnel: tunnel, TunnelPort: d.o.Tunnel,
 			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6),
-			SlowEncap: d.o.SlowEncap, SlowDecap: d.o.SlowDecap, EventsPerSecond: d.o.Events,
+			SlowEncap: d.o.SlowEncap, SlowDecap: d.o.SlowDecap, EventsPerSecond: d.o.Events, EdgeSeed: edgeSeed(d.secret),
 		},
+		Edge: len(d.o.Edge) > 0,
 	})
 	if err != nil {
 		return err
@@ -205,6 +209,7 @@ func (d *daemon) openPlane(ctx context.Context) error {
 		d.plane.AttachTunnel(tunnel),
 		d.plane.AttachHost(loopback),
 		d.plane.AttachCgroup(d.o.Cgroup),
+		d.attachEdge(ctx),
 	)
 }
 
@@ -311,7 +316,7 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		d.gossip.Run, d.peers.Run, d.interest.Run, d.overlay.Run, d.lb.Run, d.discovery.Run, d.names.Run,
+		d.gossip.Run, d.peers.Run, d.interest.Run, d.overlay.Run, d.lb.Run, d.edge.Run, d.discovery.Run, d.names.Run,
 		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.prober.Run, d.serve, d.serveMetrics, d.serveHTTP,
 		d.serveDCOS,
 	} {

@@ -70,7 +70,7 @@ func run(args []string, out io.Writer) error {
 	return fmt.Errorf("wrong arguments: %s", strings.Join(args, " "))
 }
 
-// serve answers every connection and datagram with who it is and whom it sees.
+// serve answers every line and datagram with who it is and whom it sees.
 func serve(name string, tcp, udp int) error {
 	failed := make(chan error, 2) // one per server
 	config := new(net.ListenConfig)
@@ -88,7 +88,7 @@ func serve(name string, tcp, udp int) error {
 				}
 				go func() {
 					defer c.Close()
-					if _, err := bufio.NewReader(c).ReadString('\n'); err == nil {
+					for lines := bufio.NewScanner(c); lines.Scan(); {
 						fmt.Fprintf(c, "%s %s\n", name, host(c.RemoteAddr()))
 					}
 				}()

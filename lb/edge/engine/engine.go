@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package engine keeps the tables of the edge equal to what is published: on every node what its tasks serve to clients
+// outside, on nodes of the edge also which backend a client's packet goes to. The decisions are lb/edge's, and which
+// backends are in is lb/engine's.
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"weft/bpf"
+	"weft/bpf/row"
+	"weft/bpf/table"
+	"weft/discovery"
+	"weft/discovery/state"
+	"weft/lb"
+	"weft/lb/edge"
+)
+
+const (
+	flowsEvery = time.Minute            // known flows are looked through while a change is in progress
+	firstRetry = 100 * time.Millisecond // after a failed write, doubling
+	lastRetry  = 10 * time.Second
+)
+
+// VIPs says which backends of a VIP are in; lb/engine implements it.
+type VIPs interface {
+	VIP(key lb.Key) (lb.VIPStatus, bool)
+	// Changed is closed at the next change; it is taken before VIP is asked.
+	Changed() <-chan struct{}
+}
+
+// Members says which nodes live.
+type Members interface {
+	Alive(id discovery.NodeID) bool
+	Changed() <-chan struct{}
+}
+
+// Options is how New makes an Engine.
+type Options struct {
+	Store   *state.Store // required
+	Members Members      // required
+	VIPs    VIPs         // required
+	// Served is what tasks of this node serve; required.
+	Served table.Table[row.EdgeServedKey, row.Peer]
+	// Edge holds the tables of a node of the edge; nil: it is none.
+	Edge *bpf.EdgeTables
+	Log  *slog.Logger // nil: none
+}
+
+func (o Options) validate() error {
+	var errs []error
+	for what, there := range map[string]bool{
+		"Store": o.Store != nil, "Members": o.Members != nil, "VIPs": o.VIPs != nil, "Served": o.Served != nil,
+	} {
+		if !there {
+			errs = append(errs, errors.New("no "+what))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Engine keeps the tables equal. Make it with New and let Run run.
+type Engine struct {
+	o     Options
+	log   *slog.Logger
+	self  discovery.NodeID
+	stats atomic.Pointer[Stats]
+
+	// Used by Run alone.
+	plan   *edge.Plan // nil: to be restored
+	have   edge.Rows  // what the tables hold
+	served servedRows
+	looked time.Duration // when known flows were looked through last
+}
+
+// Stats is how the edge stands.
+type Stats struct {
+	Publications int // that there are
+	Served       int // ports of tasks of this node behind them
+	Backends     int // at the edge
+	Passes       uint64
+	Failures     uint64 // passes whose writes failed
+	Err          error  // why the tables are not as they should be; it is tried again
+}
+
+// New checks o and returns an Engine that does nothing until Run.
+func New(o Options) (*Engine, error) {
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("make edge engine: %w", err)
+	}
+	e := &Engine{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), self: discovery.NodeID(o.Store.Self())}
+	e.stats.Store(&Stats{})
+	return e, nil
+}
+
+// Stats returns those of the last pass.
+func (e *Engine) Stats() Stats { return *e.stats.Load() }
+
+// Run keeps the tables equal until ctx ends. It may be called once.
+func (e *Engine) Run(ctx context.Context) error {
+	retry := firstRetry
+	for {
+		rows := e.o.Store.Changed(discovery.KindPublication, discovery.KindNetwork, discovery.KindAdmission, discovery.KindNode)
+		members, vips := e.o.Members.Changed(), e.o.VIPs.Changed()
+		wait, err := e.pass(monotonic())
+		if err != nil {
+			e.log.Error("edge tables not written", "error", err, "retry_in", retry)
+			wait = retry/2 + rand.N(retry/2)
+			retry = min(2*retry, lastRetry)
+		} else {
+			retry = firstRetry
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-rows:
+		case <-members:
+		case <-vips:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// pass compiles once, writes what differs, and returns for how long it holds if nothing changes.
+func (e *Engine) pass(now time.Duration) (wait time.Duration, err error) {
+	facts := e.facts(now)
+	wait = flowsEvery
+	stats := Stats{Publications: len(facts.Publications), Passes: e.stats.Load().Passes + 1, Failures: e.stats.Load().Failures}
+	due, err := e.served.sync(e.o.Served, edge.Served(facts), now)
+	if due != 0 {
+		wait = min(wait, due-now)
+	}
+	stats.Served = len(e.served.have)
+	if e.o.Edge != nil {
+		due, eerr := e.steer(facts)
+		if due != 0 {
+			wait = min(wait, max(due-now, 0))
+		}
+		stats.Backends = len(e.have.Backends)
+		err = errors.Join(err, eerr)
+	}
+	if stats.Err = err; err != nil {
+		stats.Failures++
+	}
+	e.stats.Store(&stats)
+	return max(wait, time.Millisecond), err
+}
+
+// steer is the pass of a node of the edge.
+func (e *Engine) steer(f edge.Facts) (due time.Duration, err error) {
+	if e.plan == nil {
+		if e.have, err = read(e.o.Edge); err != nil {
+			return 0, err
+		}
+		e.plan = edge.Restore(e.have, f.Now)
+		// A row that the earlier process wrote last may be younger than what programs keep.
+		if err := raise(e.o.Edge); err != nil {
+			return 0, err
+		}
+	}
+	if e.plan.Pending() && f.Now-e.looked >= flowsEvery {
+		if err := e.lookThrough(f.Now); err != nil {
+			return 0, err
+		}
+	}
+	want, due, unserved := e.plan.Compile(f)
+	if err := write(e.o.Edge, e.have, want); err != nil {
+		e.plan = nil // what the tables hold is to be read
+		return 0, errors.Join(err, unserved)
+	}
+	e.have = want
+	return due, unserved
+}
+
+// lookThrough forgets known flows that ended or whose backend is gone, and ends the changes that have none left.
+func (e *Engine) lookThrough(now time.Duration) error {
+	flows, err := e.o.Edge.Flows.All()
+	if err != nil {
+		return fmt.Errorf("read edge_flows: %w", err)
+	}
+	known := make(map[row.EdgeVIPKey]bool)
+	over := make(map[row.EdgeFlowKey]struct{})
+	for key, f := range flows {
+		life := edge.LifeTCP
+		if key.VIP.Proto == unix.IPPROTO_UDP {
+			life = edge.LifeUDP
+		}
+		if _, serves := e.have.Backends[f.Backend]; !serves || now-time.Duration(f.Seen) > life {
+			over[key] = struct{}{}
+		} else {
+			known[key.VIP] = true
+		}
+	}
+	if _, err := table.DeleteAll(e.o.Edge.Flows, over); err != nil {
+		return fmt.Errorf("forget edge_flows: %w", err)
+	}
+	e.plan.Purged(e.looked) // what was gone by then was in no slot when this look began
+	e.plan.Merge(known)
+	e.looked = now
+	return nil
+}
+
+// monotonic is the clock of the kernel half's rows.
+func monotonic() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0 // the clock is one that Linux always has
+	}
+	return time.Duration(now.Nano())
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"weft/bpf"
+	"weft/bpf/row"
+	"weft/bpf/table"
+	"weft/discovery"
+	"weft/discovery/state"
+	"weft/lb"
+	"weft/lb/edge/engine"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cluster is everybody alive, and one VIP whose backends tests set.
+type cluster struct {
+	mu       sync.Mutex
+	backends []lb.BackendStatus
+	changed  chan struct{}
+}
+
+func (*cluster) Alive(discovery.NodeID) bool { return true }
+
+func (c *cluster) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+func (c *cluster) VIP(lb.Key) (lb.VIPStatus, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return lb.VIPStatus{Backends: c.backends}, len(c.backends) > 0
+}
+
+func (c *cluster) set(addrs ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.backends = nil
+	for _, a := range addrs {
+		c.backends = append(c.backends, lb.BackendStatus{In: true, Backend: lb.Backend{
+			VIP: vip, Task: a, Node: "n1", Addrs: []netip.Addr{netip.MustParseAddr(a)}, Port: 8080, Weight: 1,
+		}})
+	}
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+var (
+	vip = lb.Key{Network: "prod", Name: "web.weft", Port: 80, Protocol: lb.TCP}
+	key = row.EdgeVIPKey{Addr: row.AddrOf(netip.MustParseAddr("203.0.113.10")), Port: row.Port(80), Proto: 6}
+)
+
+// watched is a table that calls after each write.
+type watched[K, V comparable] struct {
+	table.Memory[K, V]
+	after func()
+}
+
+func (w *watched[K, V]) Put(k K, v V) error {
+	err := w.Memory.Put(k, v)
+	w.after()
+	return err
+}
+
+func (w *watched[K, V]) Delete(k K) error {
+	err := w.Memory.Delete(k)
+	w.after()
+	return err
+}
+
+// TestNoPacketMeetsWhatIsNotThere looks at the tables after every single write, while backends come and go and writes
+// fail: slots of a VIP lead to backends that are there, and no VIP stays that programs may keep as it was.
+func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
+	store, err := state.Open(state.Options{Self: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	seq := uint64(0)
+	ledger := func(kind discovery.Kind, name string, v any) {
+		value, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seq++
+		if _, err := store.Apply([]discovery.Row{{Writer: discovery.Ledger, Kind: kind, Key: name, Incarnation: 1, Seq: seq, Value: value}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &cluster{changed: make(chan struct{})}
+	var refuse atomic.Bool
+	var vips watched[row.EdgeVIPKey, row.EdgeVIP]
+	var slots watched[uint32, row.EdgeSlot]
+	var backends watched[uint32, row.EdgeBackend]
+	var served watched[row.EdgeServedKey, row.Peer]
+	var generation watched[uint32, uint32]
+	var wrong atomic.Pointer[string]
+	look := func() {
+		v, ok, _ := vips.Get(key)
+		if !ok || v.Slots == 0 {
+			return
+		}
+		for i := range v.Slots {
+			s, _, _ := slots.Get(v.First + i)
+			if b, _, _ := backends.Get(s.Current); b == (row.EdgeBackend{}) {
+				text := "a slot leads to a backend that is not there"
+				wrong.Store(&text)
+				return
+			}
+		}
+	}
+	vips.after, backends.after, served.after, generation.after = look, look, func() {}, func() {}
+	slots.after = func() {} // thousands: what they lead to is looked at with the next write of another table
+	slots.Fail = func(uint32) error {
+		if refuse.Load() {
+			return errors.New("no memory")
+		}
+		return nil
+	}
+	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: &served, Edge: &bpf.EdgeTables{
+		VIPs: &vips, Slots: &slots, Backends: &backends, Flows: &table.Memory[row.EdgeFlowKey, row.EdgeFlow]{},
+		Connections: &table.Memory[row.EdgeConnectionKey, uint32]{}, Generation: &generation,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	ledger(discovery.KindNetwork, "prod", map[string]any{"name": "prod", "vni": 7})
+	ledger(discovery.KindAdmission, "n1", discovery.Admission{Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1")})
+	ledger(discovery.KindPublication, "p", lb.Publication{Addr: netip.MustParseAddr("203.0.113.10"), Port: 80, VIP: vip})
+	for i, addrs := range [][]string{{"9.1.0.1"}, {"9.1.0.1", "9.1.0.2"}, {"9.1.0.2", "9.1.0.3"}, {"9.1.0.4"}} {
+		refuse.Store(i%2 == 1)
+		c.set(addrs...)
+		if refuse.Load() {
+			wait(t, func() bool { return e.Stats().Err != nil })
+			refuse.Store(false)
+		}
+		wait(t, func() bool {
+			rows, _ := served.All()
+			have := make(map[string]bool)
+			for _, p := range rows {
+				have[p.Addr.Netip().String()] = true
+			}
+			for _, a := range addrs {
+				if !have[a] {
+					return false
+				}
+			}
+			return e.Stats().Err == nil && e.Stats().Served >= len(addrs)
+		})
+		if text := wrong.Load(); text != nil {
+			t.Fatalf("%v: %s", addrs, *text)
+		}
+	}
+	if n, _, _ := generation.Get(0); n == 0 {
+		t.Error("what programs keep of VIPs was never made void")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func wait(t *testing.T, reached func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !reached(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not reached in 30 s")
+		}
+	}
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"net/netip"
+	"time"
+
+	"weft/discovery"
+	"weft/discovery/state"
+	"weft/lb"
+	"weft/lb/edge"
+)
+
+// tunnelRoom is what the tunnel takes of the underlay's packets, bytes; defaultMTU stands where a node has not told.
+const (
+	tunnelRoom = 50
+	defaultMTU = 1500
+)
+
+// network is what this room needs of a network row; the whole of it is the overlay's.
+type network struct {
+	Name string `json:"name"`
+	VNI  uint32 `json:"vni"`
+}
+
+func (e *Engine) facts(now time.Duration) edge.Facts {
+	f := edge.Facts{
+		VIPs: make(map[lb.Key]lb.VIPStatus), Networks: make(map[string]uint32), Nodes: make(map[discovery.NodeID]edge.Node),
+		Own: make(map[netip.Addr]bool), Self: e.self, Now: now,
+	}
+	for _, p := range all[lb.Publication](e, discovery.KindPublication) {
+		if err := p.Validate(); err != nil {
+			e.log.Error("publication is left out", "publication", p.Name(), "error", err)
+			continue
+		}
+		f.Publications = append(f.Publications, p)
+		if v, ok := e.o.VIPs.VIP(p.VIP); ok {
+			f.VIPs[p.VIP] = v
+		}
+	}
+	for _, n := range all[network](e, discovery.KindNetwork) {
+		f.Networks[n.Name] = n.VNI
+	}
+	mtu := make(map[discovery.NodeID]int)
+	for _, n := range all[discovery.Node](e, discovery.KindNode) {
+		mtu[n.ID] = n.MTU
+		for _, a := range n.Addrs {
+			f.Own[a] = true
+		}
+	}
+	own := mtu[e.self]
+	if own == 0 {
+		own = defaultMTU
+	}
+	for _, a := range all[discovery.Admission](e, discovery.KindAdmission) {
+		if !a.VTEP.IsValid() {
+			continue
+		}
+		way := own
+		if m := mtu[a.Node]; m != 0 {
+			way = min(way, m)
+		}
+		f.Nodes[a.Node] = edge.Node{
+			Addr: a.VTEP.Unmap(), MTU: uint16(min(max(way-tunnelRoom, 0), 1<<16-1)),
+			Alive: a.Node == e.self || e.o.Members.Alive(a.Node),
+		}
+	}
+	return f
+}
+
+func all[T any](e *Engine, kind discovery.Kind) []T {
+	values, err := state.All[T](e.o.Store, kind)
+	if err != nil {
+		e.log.Error("rows are left out", "kind", kind, "error", err)
+	}
+	return values
+}
