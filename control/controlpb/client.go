@@ -11,11 +11,11 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"weft/control"
 	"weft/discovery"
+	"weft/discovery/wire"
 	"weft/lb"
 	"weft/overlay"
 )
@@ -43,13 +43,13 @@ func Dial(addrs []string, secret string) (*Client, error) {
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("%w: no master's address is given", control.ErrInvalid)
 	}
-	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
-	if secret != "" {
-		options = append(options, grpc.WithPerRPCCredentials(bearer(secret)))
+	creds, err := wire.Credentials([]byte(secret))
+	if err != nil {
+		return nil, err
 	}
 	var m masters
 	for _, addr := range addrs {
-		conn, err := grpc.NewClient("passthrough:///"+addr, options...)
+		conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("master %s: %w", addr, err), m.close())
 		}
@@ -85,7 +85,7 @@ func (m masters) Invoke(ctx context.Context, method string, args, reply any, opt
 		err := one.invoke(ctx, method, args, reply, opts...)
 		switch status.Code(err) {
 		case codes.Unavailable, codes.DeadlineExceeded:
-			failed = append(failed, fmt.Sprintf("%s: %s", one.addr, status.Convert(err).Message()))
+			failed = append(failed, fmt.Sprintf("%s: %s", one.addr, why(err)))
 		default:
 			return err
 		}
@@ -94,6 +94,15 @@ func (m masters) Invoke(ctx context.Context, method string, args, reply any, opt
 		}
 	}
 	return status.Errorf(codes.Unavailable, "no master answers (%s)", strings.Join(failed, "; "))
+}
+
+// why says in words what a master with a secret does to those who have none.
+func why(err error) string {
+	text := status.Convert(err).Message()
+	if strings.Contains(text, "server preface") {
+		text += "; a cluster with a secret answers those who have it: --secret-file FILE"
+	}
+	return text
 }
 
 func (m master) invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {

@@ -12,10 +12,10 @@ import (
 	"weft/control"
 )
 
-// header carries the secret, in gRPC metadata as in HTTP (RFC 6750 section 2.1).
+// header carries the secret in HTTP (RFC 6750 section 2.1); gRPC is secured by package wire.
 const header, scheme = "authorization", "Bearer "
 
-// check compares in constant time, so that the answer's time tells nothing of the secret.
+// check asks for the secret of who came by HTTP, and compares in constant time, so that the answer's time tells nothing of the secret.
 func (s *server) check(ctx context.Context) error {
 	if s.secret == "" {
 		return nil
@@ -26,15 +26,3 @@ func (s *server) check(ctx context.Context) error {
 	}
 	return fmt.Errorf("%w: the cluster's secret is missing or wrong", control.ErrDenied)
 }
-
-// bearer presents the secret with every call. The masters' port has no TLS yet: the underlay is
-// trusted not to be listened to.
-type bearer string
-
-// GetRequestMetadata implements credentials.PerRPCCredentials.
-func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{header: scheme + string(b)}, nil
-}
-
-// RequireTransportSecurity implements credentials.PerRPCCredentials.
-func (b bearer) RequireTransportSecurity() bool { return false }

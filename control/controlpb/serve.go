@@ -15,6 +15,8 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -27,9 +29,14 @@ type Registration func(grpc.ServiceRegistrar)
 // grace bounds how long calls may go on once the end was asked for.
 const grace = 2 * time.Second
 
-// Serve answers gRPC calls on the listener until ctx ends. It closes the listener.
-func Serve(ctx context.Context, listener net.Listener, services ...Registration) error {
+// Serve answers gRPC calls on the listener until ctx ends, of whoever comes by the credentials; nil lets
+// everyone in. It closes the listener.
+func Serve(ctx context.Context, listener net.Listener, creds credentials.TransportCredentials, services ...Registration) error {
+	if creds == nil {
+		creds = insecure.NewCredentials()
+	}
 	server := grpc.NewServer(
+		grpc.Creds(creds),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 3 * time.Second}),
 	)
@@ -54,7 +61,7 @@ func Serve(ctx context.Context, listener net.Listener, services ...Registration)
 	return nil
 }
 
-// Handler answers the same as JSON over HTTP, below /v1/.
+// Handler answers the same as JSON over HTTP, below /v1/, of whoever shows the secret, if there is one.
 func Handler(ctx context.Context, s control.Service, secret string) (http.Handler, error) {
 	mux := runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
 		MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true},

@@ -12,20 +12,15 @@ import (
 	"weft/overlay"
 )
 
-// Register serves s on r. With a secret, only who presents it is answered.
-func Register(r grpc.ServiceRegistrar, s control.Service, secret string) {
-	RegisterFabricServer(r, &server{service: s, secret: secret})
-}
-
-// Operators is Register as a Registration.
-func Operators(s control.Service, secret string) Registration {
-	return func(r grpc.ServiceRegistrar) { Register(r, s, secret) }
+// Operators serves s. Who may connect may ask.
+func Operators(s control.Service) Registration {
+	return func(r grpc.ServiceRegistrar) { RegisterFabricServer(r, &server{service: s}) }
 }
 
 type server struct {
 	UnimplementedFabricServer
 	service control.Service
-	secret  string
+	secret  string // wanted with each call, if not empty
 }
 
 // AddNetwork implements FabricServer.

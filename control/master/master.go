@@ -21,6 +21,7 @@ import (
 	"weft/control/fabric"
 	"weft/control/ledger"
 	"weft/discovery"
+	"weft/discovery/wire"
 )
 
 // Options configure a Master.
@@ -40,7 +41,7 @@ type Options struct {
 	Emit func([]discovery.Row) error
 	// Services are served beside the operators'.
 	Services []controlpb.Registration
-	// Secret, if not empty, is asked of operators. Services ask for themselves.
+	// Secret, if not empty, is asked of all who come, by gRPC or HTTP.
 	Secret string
 	// Now is the clock, by default the machine's.
 	Now func() time.Time
@@ -164,9 +165,13 @@ func (m *Master) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	creds, err := wire.Credentials([]byte(m.o.Secret))
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
-	services := append([]controlpb.Registration{controlpb.Operators(m.fabric, m.o.Secret)}, m.o.Services...)
-	group.Go(func() error { return controlpb.Serve(ctx, m.grpc, services...) })
+	services := append([]controlpb.Registration{controlpb.Operators(m.fabric)}, m.o.Services...)
+	group.Go(func() error { return controlpb.Serve(ctx, m.grpc, creds, services...) })
 	group.Go(func() error { return m.fabric.Run(ctx, m.o.Emit) })
 	if m.http != nil {
 		group.Go(func() error { return controlpb.ServeHTTP(ctx, m.http, handler) })

@@ -15,15 +15,12 @@ import (
 const foundAtMost = 100
 
 // Find implements SyncServer.
-func (s *Syncer) Find(ctx context.Context, r *FindRequest) (*FindResponse, error) {
-	if err := CheckToken(ctx, s.secret); err != nil {
-		return nil, err
-	}
+func (s *Syncer) Find(_ context.Context, r *FindRequest) (*FindResponse, error) {
 	return &FindResponse{Rows: rowsOut(s.store.Find(discovery.Kind(r.GetKind()), r.GetText(), foundAtMost))}, nil
 }
 
 // Ask returns the rows of a kind that the other end of conn holds and whose value holds text as a JSON
-// string, the first hundred of them. The connection shows the cluster's secret.
+// string, the first hundred of them.
 func Ask(ctx context.Context, conn grpc.ClientConnInterface, kind discovery.Kind, text string) ([]discovery.Row, error) {
 	found, err := NewSyncClient(conn).Find(ctx, &FindRequest{Kind: string(kind), Text: text})
 	if err != nil {

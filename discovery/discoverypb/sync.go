@@ -30,11 +30,9 @@ const (
 	silentAfter = 4 * time.Second
 )
 
-// SyncOptions say what is exchanged and with whom.
+// SyncOptions say what is exchanged. With whom is what connections and servers are for: package wire.
 type SyncOptions struct {
 	Store *state.Store // required
-	// Secret is shared by the whole cluster; who can't show it gets no rows. Empty: nobody is asked.
-	Secret []byte
 	// Applied returns when this process acts by rows up to where they are known. Nil: it never says.
 	Applied func(ctx context.Context, known map[state.Stream]state.Position) error
 	// Complete tells, of a store of every topic, that all writers there are have brought their rows, as far as
@@ -59,7 +57,6 @@ type SyncStats struct {
 type Syncer struct {
 	UnimplementedSyncServer
 	store   *state.Store
-	secret  []byte
 	applied func(ctx context.Context, known map[state.Stream]state.Position) error
 	log     *slog.Logger
 
@@ -86,7 +83,7 @@ func NewSyncer(o SyncOptions) (*Syncer, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Syncer{
-		store: o.Store, secret: o.Secret, applied: o.Applied, log: o.Log,
+		store: o.Store, applied: o.Applied, log: o.Log,
 		closing: make(chan struct{}), caughtUp: make(chan struct{}), isComplete: o.Complete, answers: newAnswers(),
 	}, nil
 }
@@ -96,9 +93,6 @@ func (s *Syncer) Register(r grpc.ServiceRegistrar) { RegisterSyncServer(r, s) }
 
 // Exchange implements SyncServer: it ends with the stream or with Close.
 func (s *Syncer) Exchange(stream grpc.BidiStreamingServer[SyncMessage, SyncMessage]) error {
-	if err := CheckToken(stream.Context(), s.secret); err != nil {
-		return err
-	}
 	// The goroutines end when the stream does, which is after this returns; Close waits for them.
 	err := s.newExchange(stream, nil).run(stream.Context())
 	switch {
@@ -115,11 +109,7 @@ func (s *Syncer) Exchange(stream grpc.BidiStreamingServer[SyncMessage, SyncMessa
 func (s *Syncer) With(ctx context.Context, conn grpc.ClientConnInterface, met func()) error {
 	streamCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var options []grpc.CallOption
-	if len(s.secret) > 0 {
-		options = append(options, grpc.PerRPCCredentials(Token(s.secret)))
-	}
-	stream, err := NewSyncClient(conn).Exchange(streamCtx, options...)
+	stream, err := NewSyncClient(conn).Exchange(streamCtx)
 	if err == nil {
 		x := s.newExchange(stream, met)
 		err = x.run(streamCtx)

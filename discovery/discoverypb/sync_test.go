@@ -40,9 +40,9 @@ func openStore(t *testing.T, o state.Options) *state.Store {
 	return s
 }
 
-func syncer(t *testing.T, store *state.Store, secret string) *Syncer {
+func syncer(t *testing.T, store *state.Store) *Syncer {
 	t.Helper()
-	s, err := NewSyncer(SyncOptions{Store: store, Secret: []byte(secret)})
+	s, err := NewSyncer(SyncOptions{Store: store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestRowsTravelBothWays(t *testing.T) {
 	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
 	put(t, a, "web", "before")
 	put(t, b, "db", "before")
-	server, client := syncer(t, a, ""), syncer(t, b, "")
+	server, client := syncer(t, a), syncer(t, b)
 	conn, _ := serve(t, server)
 	with(t, client, conn)
 	same(t, a, b)
@@ -171,8 +171,8 @@ func TestRowsTravelBothWays(t *testing.T) {
 
 func TestRowsGoOnThroughAThird(t *testing.T) {
 	a, b, m := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"}), openStore(t, state.Options{})
-	conn, _ := serve(t, syncer(t, m, ""))
-	ca, cb := syncer(t, a, ""), syncer(t, b, "")
+	conn, _ := serve(t, syncer(t, m))
+	ca, cb := syncer(t, a), syncer(t, b)
 	with(t, ca, conn)
 	with(t, cb, conn)
 	put(t, a, "web", "1")
@@ -197,12 +197,12 @@ func TestTenThousandRowsAndARestart(t *testing.T) {
 	if _, err := a.Apply(rows); err != nil {
 		t.Fatal(err)
 	}
-	server := syncer(t, a, "")
+	server := syncer(t, a)
 	conn, _ := serve(t, server)
 
 	b := openStore(t, state.Options{Self: "b", Dir: dir})
 	begin := time.Now()
-	stop := with(t, syncer(t, b, ""), conn)
+	stop := with(t, syncer(t, b), conn)
 	same(t, a, b)
 	t.Logf("%d rows of %d bytes arrived after %v", n, len(value), time.Since(begin).Round(time.Millisecond))
 	if err := stop(); !errors.Is(err, context.Canceled) {
@@ -223,7 +223,7 @@ func TestTenThousandRowsAndARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	b = openStore(t, state.Options{Self: "b", Dir: dir})
-	client := syncer(t, b, "")
+	client := syncer(t, b)
 	with(t, client, conn)
 	same(t, a, b)
 	if got := client.Stats().Received; got != 10 {
@@ -234,10 +234,10 @@ func TestTenThousandRowsAndARestart(t *testing.T) {
 func TestServerRestartsWithEmptyMemory(t *testing.T) {
 	b := openStore(t, state.Options{Self: "b"})
 	put(t, b, "web", "1")
-	client := syncer(t, b, "")
+	client := syncer(t, b)
 	for range 3 {
 		m := openStore(t, state.Options{})
-		conn, stopServer := serve(t, syncer(t, m, ""))
+		conn, stopServer := serve(t, syncer(t, m))
 		stop := with(t, client, conn)
 		same(t, b, m)
 		stopServer()
@@ -280,7 +280,7 @@ func TestSlowReaderGetsTheLatestOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := openStore(t, state.Options{Self: "a"})
 		put(t, a, "web", "0")
-		s := syncer(t, a, "")
+		s := syncer(t, a)
 		ctx, cancel := context.WithCancel(t.Context())
 		l := newSlowLink(ctx)
 		ended := make(chan error, 1)
@@ -313,7 +313,7 @@ func TestSlowReaderGetsTheLatestOnly(t *testing.T) {
 
 func TestSlowReaderOverTheWire(t *testing.T) {
 	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
-	server := syncer(t, a, "")
+	server := syncer(t, a)
 	conn, _ := serve(t, server)
 	stream, err := NewSyncClient(conn).Exchange(t.Context())
 	if err != nil {
@@ -370,7 +370,7 @@ func TestSlowReaderOverTheWire(t *testing.T) {
 func TestSilenceEndsAnExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := openStore(t, state.Options{Self: "a"})
-		s := syncer(t, a, "")
+		s := syncer(t, a)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		l := newSlowLink(ctx)
@@ -398,7 +398,7 @@ func TestSilenceEndsAnExchange(t *testing.T) {
 
 func TestIdleExchangeLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := syncer(t, openStore(t, state.Options{Self: "a"}), ""), syncer(t, openStore(t, state.Options{Self: "b"}), "")
+		a, b := syncer(t, openStore(t, state.Options{Self: "a"})), syncer(t, openStore(t, state.Options{Self: "b"}))
 		ctx, cancel := context.WithCancel(t.Context())
 		l := newSlowLink(ctx)
 		back := &slowLink{done: ctx.Done(), in: l.out, out: l.in}
@@ -419,7 +419,7 @@ func TestIdleExchangeLives(t *testing.T) {
 func TestGapIsAskedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := openStore(t, state.Options{Self: "a"})
-		s := syncer(t, a, "")
+		s := syncer(t, a)
 		ctx, cancel := context.WithCancel(t.Context())
 		l := newSlowLink(ctx)
 		go func() { _ = s.newExchange(l, nil).run(ctx) }()
@@ -445,25 +445,6 @@ func TestGapIsAskedForAgain(t *testing.T) {
 	})
 }
 
-func TestSecretIsAskedFor(t *testing.T) {
-	a := openStore(t, state.Options{Self: "a"})
-	put(t, a, "web", "1")
-	conn, _ := serve(t, syncer(t, a, "right"))
-	for _, secret := range []string{"", "wrong"} {
-		b := openStore(t, state.Options{Self: "b"})
-		err := syncer(t, b, secret).With(t.Context(), conn, nil)
-		if status.Code(errors.Unwrap(err)) != codes.Unauthenticated {
-			t.Errorf("secret %q: %v, want Unauthenticated", secret, err)
-		}
-		if got := content(b); got != nil {
-			t.Errorf("secret %q: rows %v", secret, got)
-		}
-	}
-	b := openStore(t, state.Options{Self: "b"})
-	with(t, syncer(t, b, "right"), conn)
-	same(t, a, b)
-}
-
 func TestBadBatchEndsTheStream(t *testing.T) {
 	row := []*BatchRow{{Kind: "name", Key: "x", Seq: 1}}
 	for name, batches := range map[string][]*Batch{
@@ -475,7 +456,7 @@ func TestBadBatchEndsTheStream(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := openStore(t, state.Options{Self: "a"})
-			conn, _ := serve(t, syncer(t, a, ""))
+			conn, _ := serve(t, syncer(t, a))
 			stream, err := NewSyncClient(conn).Exchange(t.Context())
 			if err != nil {
 				t.Fatal(err)

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"weft/discovery"
 	"weft/discovery/state"
@@ -26,9 +24,9 @@ func putEndpoint(t *testing.T, s *state.Store, key, value string) {
 func TestATopicGoesToWhoTakesIt(t *testing.T) {
 	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
 	master := openStore(t, state.Options{Whole: true})
-	conn, _ := serve(t, syncer(t, master, ""))
-	cb := syncer(t, b, "")
-	with(t, syncer(t, a, ""), conn)
+	conn, _ := serve(t, syncer(t, master))
+	cb := syncer(t, b)
+	with(t, syncer(t, a), conn)
 	with(t, cb, conn)
 	putEndpoint(t, a, "web-1", "{}")
 	put(t, a, "web", "1")
@@ -45,14 +43,14 @@ func TestAMasterGetsATopicFromItsWriterThoughOthersToldTheRest(t *testing.T) {
 	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
 	putEndpoint(t, a, "web-1", "{}")
 	put(t, a, "web", "1")
-	toA, _ := serve(t, syncer(t, a, ""))
-	stop := with(t, syncer(t, b, ""), toA) // no master answers: peers
+	toA, _ := serve(t, syncer(t, a))
+	stop := with(t, syncer(t, b), toA) // no master answers: peers
 	until(t, func() string { return cmp.Diff(content(b), []string{"a name/web = 1"}) }, b)
 	_ = stop()
 
 	master := openStore(t, state.Options{Whole: true})
-	m := syncer(t, master, "")
-	toB, _ := serve(t, syncer(t, b, ""))
+	m := syncer(t, master)
+	toB, _ := serve(t, syncer(t, b))
 	with(t, m, toB)
 	until(t, func() string { return cmp.Diff(content(master), []string{"a name/web = 1"}) }, master)
 	with(t, m, toA)
@@ -81,9 +79,9 @@ func held(t *testing.T, s *Syncer, version uint64) {
 func TestATopicIsHeldOnceTakenAndForgottenOnceLeft(t *testing.T) {
 	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
 	master := openStore(t, state.Options{Whole: true})
-	conn, _ := serve(t, syncer(t, master, ""))
-	cb := syncer(t, b, "")
-	with(t, syncer(t, a, ""), conn)
+	conn, _ := serve(t, syncer(t, master))
+	cb := syncer(t, b)
+	with(t, syncer(t, a), conn)
 	with(t, cb, conn)
 	put(t, a, "web/1", "1")
 	put(t, a, "db/1", "2")
@@ -125,7 +123,7 @@ func TestAMasterThatDoesNotKnowAllYetVouchesForNothing(t *testing.T) {
 	}
 	t.Cleanup(m.Close)
 	conn, _ := serve(t, m)
-	cb := syncer(t, b, "")
+	cb := syncer(t, b)
 	with(t, cb, conn)
 	version := b.Take(discovery.NameTopic("web"))
 	deadline := time.After(10 * time.Second)
@@ -147,7 +145,7 @@ func TestFindReturnsWhatTheOtherHolds(t *testing.T) {
 	a := openStore(t, state.Options{Self: "a"})
 	putEndpoint(t, a, "web-1", `{"name":"web","addr4":"9.0.0.1"}`)
 	putEndpoint(t, a, "web-2", `{"name":"webs","addr4":"9.0.0.10"}`)
-	conn, _ := serve(t, syncer(t, a, ""))
+	conn, _ := serve(t, syncer(t, a))
 	for text, want := range map[string][]string{
 		"web": {"web-1"}, "9.0.0.1": {"web-1"}, "9.0.0.10": {"web-2"}, "9.0.0": nil, `"`: nil,
 	} {
@@ -162,13 +160,5 @@ func TestFindReturnsWhatTheOtherHolds(t *testing.T) {
 		if diff := cmp.Diff(got, want); diff != "" {
 			t.Errorf("rows with %q (-got +want):\n%s", text, diff)
 		}
-	}
-}
-
-func TestFindAsksForTheSecret(t *testing.T) {
-	conn, _ := serve(t, syncer(t, openStore(t, state.Options{Self: "a"}), "s3cret"))
-	_, err := NewSyncClient(conn).Find(t.Context(), &FindRequest{Kind: "endpoint", Text: "web"})
-	if status.Code(err) != codes.Unauthenticated {
-		t.Errorf("got %v, want Unauthenticated", err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,9 +16,17 @@ import (
 	"weft/tests/lab/labtest"
 )
 
-// TestThreeMasters kills the leader of three: another decides, and what was decided stays.
+// TestThreeMasters kills the leader of three, of a cluster with a secret: another decides, and what was
+// decided stays.
 func TestThreeMasters(t *testing.T) {
-	l := labtest.Up(t, lab.Options{Hosts: 1, Masters: 3})
+	const secret = "of a test, and long enough"
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("WEFT_SECRET", secret)
+	with := []string{"--secret-file", file}
+	l := labtest.Up(t, lab.Options{Hosts: 1, Masters: 3, Netd: with, Master: with})
 	weft := func(args ...string) (string, error) { return l.Hosts[0].Weft(t.Context(), args...).Output() }
 	must := func(args ...string) string {
 		t.Helper()
@@ -26,6 +36,12 @@ func TestThreeMasters(t *testing.T) {
 		}
 		return out
 	}
+	t.Run("without the secret", func(t *testing.T) {
+		t.Setenv("WEFT_SECRET", "")
+		if out, err := weft("network", "list"); err == nil || !strings.Contains(err.Error()+out, "--secret-file") {
+			t.Errorf("got %q, %v; want to be told of --secret-file", out, err)
+		}
+	})
 	must("network", "add", "prod", "--subnet", "9.1.0.0/16")
 	must("run", "--network", "prod", "--name", "before", "--", "true")
 	leader := func() (string, error) {

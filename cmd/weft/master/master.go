@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/credentials"
 
 	"weft/cmd/weft/process"
 	"weft/control/compat"
@@ -27,6 +28,7 @@ import (
 	"weft/discovery/gossip"
 	"weft/discovery/peers"
 	"weft/discovery/state"
+	"weft/discovery/wire"
 )
 
 // daemon is a master with all its parts.
@@ -39,7 +41,8 @@ type daemon struct {
 	peers  *peers.Peers // the other masters
 	master *controlmaster.Master
 	secret string
-	ready  atomic.Pointer[time.Time] // when a majority of the masters had come together
+	ready  atomic.Pointer[time.Time]        // when a majority of the masters had come together
+	wire   credentials.TransportCredentials // of connections to other masters
 }
 
 // Run is a master until ctx ends.
@@ -63,6 +66,9 @@ func (d *daemon) open() error {
 		return err
 	}
 	d.secret = string(secret)
+	if d.wire, err = wire.Credentials(secret); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(d.o.State, 0o700); err != nil {
 		return err
 	}
@@ -76,7 +82,7 @@ func (d *daemon) open() error {
 	if err != nil {
 		return err
 	}
-	if d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Secret: secret, Complete: d.complete, Log: d.log.WithGroup("sync")}); err != nil {
+	if d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{Store: d.store, Complete: d.complete, Log: d.log.WithGroup("sync")}); err != nil {
 		return err
 	}
 	d.peers, err = peers.New(peers.Options{

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"weft/discovery"
 	"weft/discovery/state"
@@ -33,7 +32,7 @@ func (d *daemon) otherMasters() []string {
 
 // exchange streams rows with another master until one side ends.
 func (d *daemon) exchange(ctx context.Context, addr string, met func()) error {
-	conn, err := grpc.NewClient("passthrough:"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:"+addr, grpc.WithTransportCredentials(d.wire))
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", addr, err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/credentials"
 
 	"weft/bpf"
 	"weft/bpf/row"
@@ -31,6 +32,7 @@ import (
 	"weft/discovery/interest"
 	"weft/discovery/peers"
 	"weft/discovery/state"
+	"weft/discovery/wire"
 	"weft/discovery/zone"
 	lbapply "weft/lb/apply"
 	edgeengine "weft/lb/edge/engine"
@@ -44,7 +46,8 @@ type daemon struct {
 	o        Options
 	log      *slog.Logger
 	secret   []byte
-	alone    net.Listener // held as long as this daemon has the namespace
+	wire     credentials.TransportCredentials // of connections to masters and nodes
+	alone    net.Listener                     // held as long as this daemon has the namespace
 	hostname string
 	underlay apply.Underlay
 	host     *apply.Host
@@ -81,6 +84,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 func run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	d := &daemon{o: o, log: log}
 	if d.secret, err = process.Secret(o.SecretFile); err != nil {
+		return err
+	}
+	if d.wire, err = wire.Credentials(d.secret); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
@@ -150,7 +156,7 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 		return err
 	}
 	d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{
-		Store: d.store, Secret: d.secret, Log: d.log.WithGroup("sync"),
+		Store: d.store, Log: d.log.WithGroup("sync"),
 		Applied: func(ctx context.Context, known map[state.Stream]state.Position) error { // served once d.lb is there
 			return d.lb.Applied(ctx, known)
 		},

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"weft/discovery"
@@ -48,13 +47,10 @@ func (d *daemon) exchange(ctx context.Context, addr string, met func()) error {
 
 func (d *daemon) connect(addr string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	options := append(more,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(d.wire),
 		// A side that vanished without a word is noticed in about four seconds.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 	)
-	if d.secret != nil {
-		options = append(options, grpc.WithPerRPCCredentials(discoverypb.Token(d.secret)))
-	}
 	conn, err := grpc.NewClient("passthrough:"+addr, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)

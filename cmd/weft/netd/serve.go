@@ -25,7 +25,7 @@ const stopGrace = time.Second
 // serve answers clients of this node at the socket, and peers at the underlay address. The socket
 // is opened last, so that who can connect finds a daemon that works.
 func (d *daemon) serve(ctx context.Context) error {
-	peers := grpc.NewServer()
+	peers := grpc.NewServer(grpc.Creds(d.wire))
 	d.syncer.Register(peers)
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(d.underlay.Addr.String(), strconv.Itoa(int(d.o.Port))))
 	if err != nil {
