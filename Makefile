@@ -119,6 +119,11 @@ chaos-overlay: build ## everything that networks must survive, under traffic: co
 	$(GO) run ./tests/chaos/nextlayout -o bin/weft-next
 	$(GO) run ./tests/chaos/overlay $(if $(SHORT),-short,-results tests/bench/results/chaos.jsonl) $(CHAOS)
 
+.PHONY: chaos-lb
+chaos-lb: build ## restarts, dead backends and lost nodes under a VIP's clients: counts what fails (root); SHORT=1 in seconds
+	@.ci/need.sh ip
+	$(GO) run ./tests/chaos/lb $(if $(SHORT),-short,-results tests/bench/results/chaos-lb.jsonl) $(CHAOS)
+
 .PHONY: bench-lb
 bench-lb: ## VIPs beside direct connections, nftables and iptables; choice and scale (root); SHORT=1 only that it runs
 	@.ci/need.sh nft iptables-restore

@@ -3,81 +3,23 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"weft/tests/chaos/actor"
 )
 
-// process is a traffic program that runs.
-type process struct {
-	cmd  interface{ Wait() error }
-	in   io.WriteCloser
-	out  *bufio.Scanner
-	diag *strings.Builder
-}
-
-// start runs the traffic program in a task's network. Below the host's cgroup its sockets see VIPs when they connect;
-// outside of it the packet path translates.
-func (s *stage) start(ctx context.Context, task string, below bool, args ...string) (*process, error) {
-	args = append([]string{"-t", strconv.Itoa(s.tasks[task].OwnerPID), "-n", s.traffic}, args...)
-	p := &process{diag: new(strings.Builder)}
-	if below {
-		cmd := s.host(string(s.tasks[task].Node)).Command(ctx, "nsenter", args...)
-		return p, p.begin(cmd.Cmd, cmd.Start)
-	}
-	cmd := exec.CommandContext(ctx, "nsenter", args...)
-	return p, p.begin(cmd, cmd.Start)
-}
-
-func (p *process) begin(cmd *exec.Cmd, start func() error) error {
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	cmd.Stderr = p.diag
-	p.cmd, p.in, p.out = cmd, in, bufio.NewScanner(out)
-	p.out.Buffer(nil, 1<<20)
-	if err := start(); err != nil {
-		return fmt.Errorf("start %s: %w", strings.Join(cmd.Args, " "), err)
-	}
-	return nil
-}
-
-// read reads one line of JSON.
-func (p *process) read(to any) error {
-	if !p.out.Scan() {
-		return errors.Join(fmt.Errorf("it ended: %s", strings.TrimSpace(p.diag.String())), p.out.Err())
-	}
-	return json.Unmarshal(p.out.Bytes(), to)
-}
-
-// ask lets it report.
-func (p *process) ask(to any) error {
-	if _, err := p.in.Write([]byte("\n")); err != nil {
-		return err
-	}
-	return p.read(to)
-}
-
-func (p *process) wait() error { return p.cmd.Wait() }
-
-// finish ends it and reads its last line.
-func (p *process) finish(to any) error {
-	return errors.Join(p.in.Close(), p.read(to), p.wait())
+// start runs the traffic program in a task's network.
+func (s *stage) start(ctx context.Context, task string, below bool, args ...string) (*actor.Actor, error) {
+	e := s.tasks[task]
+	return actor.Start(ctx, s.host(string(e.Node)), e.OwnerPID, below, s.traffic, args...)
 }
 
 // What traffic prints; see tests/chaos/traffic.
@@ -96,27 +38,19 @@ type (
 		Flows   []arrivals
 		Overrun int
 	}
-	connects struct {
-		Started, Failed, Delayed int
-		Longest                  time.Duration
-		Errors                   map[string]int
-	}
-	held struct {
-		Asked   int
-		Longest time.Duration
-		Cut     string
-	}
+	connects = actor.Connects
+	held     = actor.Held
 )
 
 // load is the traffic of one event.
 type load struct {
-	senders, connectors, holders []*process
+	senders, connectors, holders []*actor.Actor
 }
 
 // traffic starts all of it: of the rates a tenth more goes between tasks of one host.
 func (s *stage) begin(ctx context.Context) (*load, error) {
 	l := new(load)
-	add := func(list *[]*process, task string, below bool, args ...string) error {
+	add := func(list *[]*actor.Actor, task string, below bool, args ...string) error {
 		p, err := s.start(ctx, task, below, args...)
 		*list = append(*list, p)
 		return err
@@ -151,21 +85,21 @@ func (s *stage) begin(ctx context.Context) (*load, error) {
 func (s *stage) stop(l *load, o *outcome) error {
 	for _, p := range l.senders {
 		var r sent
-		if err := p.finish(&r); err != nil {
+		if err := p.Finish(&r); err != nil {
 			return fmt.Errorf("sender: %w", err)
 		}
 		o.sent = append(o.sent, r)
 	}
 	for _, p := range l.connectors {
 		var r connects
-		if err := p.finish(&r); err != nil {
+		if err := p.Finish(&r); err != nil {
 			return fmt.Errorf("connects: %w", err)
 		}
 		o.connects = append(o.connects, r)
 	}
 	for _, p := range l.holders {
 		var r held
-		if err := errors.Join(p.ask(&r), p.in.Close(), p.wait()); err != nil {
+		if err := errors.Join(p.Ask(&r), p.End()); err != nil {
 			return fmt.Errorf("held connection: %w", err)
 		}
 		o.held = append(o.held, r)
@@ -180,7 +114,7 @@ func (s *stage) arrived(o *outcome) error {
 		sum := 0
 		for _, p := range s.servers {
 			var r received
-			if err := p.ask(&r); err != nil {
+			if err := p.Ask(&r); err != nil {
 				return fmt.Errorf("server: %w", err)
 			}
 			o.overrun += r.Overrun
@@ -233,7 +167,7 @@ func (s *stage) during(ctx context.Context, e event) (outcome, error) {
 func (s *stage) overrunNow() (sum int) {
 	for _, p := range s.servers {
 		var r received
-		if p.ask(&r) == nil {
+		if p.Ask(&r) == nil {
 			sum += r.Overrun
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
@@ -25,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/cmd/weft/labs"
+	"weft/tests/chaos/actor"
 	"weft/tests/lab"
 )
 
@@ -71,12 +71,9 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tools)) }()
-	traffic := filepath.Join(tools, "traffic")
-	build := exec.CommandContext(ctx, "go", "build", "-o", traffic, "./tests/chaos/traffic")
-	build.Stdout, build.Stderr = out, os.Stderr
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build the traffic's program: %w", err)
+	traffic, err := actor.Build(ctx, tools)
+	if err != nil {
+		return err
 	}
 	began := time.Now()
 	l, err := lab.Up(ctx, lab.Options{Dir: o.dir, Hosts: 3, Masters: 3, Binary: o.weft})

@@ -17,6 +17,7 @@ import (
 
 	"weft/lb"
 	"weft/overlay"
+	"weft/tests/chaos/actor"
 	"weft/tests/lab"
 )
 
@@ -36,7 +37,7 @@ type stage struct {
 	vip     netip.AddrPort // of both servers
 	flow    uint32         // the last one given
 	running []*lab.Cmd
-	servers []*process
+	servers []*actor.Actor
 }
 
 var cast = []struct {
@@ -169,13 +170,10 @@ func until(ctx context.Context, f func(context.Context) error) error {
 // end stops what the stage started; the lab ends the rest.
 func (s *stage) end() error {
 	for _, p := range s.servers {
-		_ = p.in.Close() // which ends it
+		_ = p.End() // its status says nothing
 	}
 	for _, cmd := range s.running {
 		_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended with its task
-	}
-	for _, p := range s.servers {
-		_ = p.wait() // ended by us: its status says nothing
 	}
 	for _, cmd := range s.running {
 		_ = cmd.Wait()
