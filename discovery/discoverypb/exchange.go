@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -119,6 +120,8 @@ func (x *exchange) send(ctx context.Context) error {
 	}
 	idle := time.NewTimer(aliveEvery)
 	defer idle.Stop()
+	whole := time.NewTimer(digestEvery + rand.N(digestEvery))
+	defer whole.Stop()
 	for {
 		turned := x.s.store.InterestChanged()
 		if err := errors.Join(x.sendInterest(), x.sendMissing()); err != nil {
@@ -132,14 +135,37 @@ func (x *exchange) send(ctx context.Context) error {
 			if err := x.sendDigest(); err != nil {
 				return err
 			}
+		case <-whole.C:
+			// Nothing should ever be missing. If it is all the same, it is now looked for from the beginning.
+			whole.Reset(digestEvery + rand.N(digestEvery))
+			if err := x.sendDigest(); err != nil {
+				return err
+			}
 		case <-x.look:
 		case <-x.pending():
+			x.gather(ctx)
 		case <-turned:
 		case <-idle.C:
 			if err := x.sendAlive(); err != nil {
 				return err
 			}
 		}
+	}
+}
+
+// gather lets changes come together before they are sent, the longer the more exchanges there are: a message
+// costs as much as some rows. A new interest is not kept waiting.
+func (x *exchange) gather(ctx context.Context) {
+	cursor := x.follower()
+	if cursor == nil || !x.greeted || cursor.Interest() != x.answered {
+		return
+	}
+	timer := time.NewTimer(min(time.Duration(x.s.open.Load())*gatherEach, gatherMost))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-cursor.Turned():
+	case <-ctx.Done():
 	}
 }
 

@@ -311,6 +311,51 @@ func TestSlowReaderGetsTheLatestOnly(t *testing.T) {
 	})
 }
 
+// What should never happen, that one side lacks what the other takes for sent, is mended by the next digest.
+func TestWhatWasLostComesWithTheNextDigest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := openStore(t, state.Options{Self: "a"})
+		put(t, a, "web", "1")
+		s := syncer(t, a, "")
+		ctx, cancel := context.WithCancel(t.Context())
+		l := newSlowLink(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- s.newExchange(l, nil).run(ctx) }()
+		digest := func() *SyncMessage { return &SyncMessage{Body: &SyncMessage_Digest{Digest: &Digest{}}} }
+		began := time.Now()
+		batches, digests := 0, 0
+		tick := time.NewTicker(aliveEvery)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			select {
+			case m := <-l.out:
+				batches += len(m.GetBatch().GetRows())
+				if m.GetDigest() == nil {
+					continue
+				}
+				if digests++; digests == 2 && batches != 1 {
+					t.Errorf("%d rows were sent, want the one", batches)
+				}
+				if digests == 2 || digests == 1 {
+					l.in <- digest() // and it says that it has nothing
+				}
+			case <-tick.C:
+				l.in <- &SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{}}}
+			}
+			if digests == 2 && batches == 2 {
+				break
+			}
+			if time.Since(began) > 2*digestEvery+time.Minute {
+				t.Errorf("%d digests and %d rows after %v", digests, batches, time.Since(began))
+				break
+			}
+		}
+		cancel()
+		<-ended
+		s.Close()
+	})
+}
+
 func TestSlowReaderOverTheWire(t *testing.T) {
 	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
 	server := syncer(t, a)

@@ -21,6 +21,7 @@ type Cursor struct {
 	s    *Store
 	rev  uint64        // streams that changed up to here were looked at
 	wake chan struct{} // capacity 1: that something is pending; nil unless the cursor follows
+	turn chan struct{} // capacity 1: that the other side's interest changed
 
 	mu      sync.Mutex // guards what follows
 	known   Digest     // Topics is empty: topics has them
@@ -45,13 +46,16 @@ func (s *Store) Cursor(d Digest) *Cursor {
 // Follow returns a cursor that is told of changes of what the other side takes, and of no others; Close it.
 func (s *Store) Follow(d Digest) *Cursor {
 	c := s.Cursor(d)
-	c.wake, c.pending = make(chan struct{}, 1), make(map[Stream]struct{})
+	c.wake, c.turn, c.pending = make(chan struct{}, 1), make(chan struct{}, 1), make(map[Stream]struct{})
 	s.hub.add(c, d.Whole, d.Topics)
 	return c
 }
 
 // Pending returns the channel that has something in it when there is something for Next.
 func (c *Cursor) Pending() <-chan struct{} { return c.wake }
+
+// Turned returns the channel that has something in it when the other side's interest changed.
+func (c *Cursor) Turned() <-chan struct{} { return c.turn }
 
 // Close ends Follow.
 func (c *Cursor) Close() { c.s.hub.remove(c) }
@@ -91,7 +95,8 @@ func (c *Cursor) Turn(take, leave []discovery.Topic, interest uint64) {
 		mem.eachOn(t, func(of Stream) { c.note(of) })
 	}
 	c.known.Interest = interest
-	c.signal() // also that there is nothing for it is worth saying
+	signal(c.wake) // also that there is nothing for it is worth saying
+	signal(c.turn)
 }
 
 // Forget forgets that the other side has streams, when it does not any more.
@@ -107,12 +112,12 @@ func (c *Cursor) note(of Stream) {
 		return
 	}
 	c.pending[of] = struct{}{}
-	c.signal()
+	signal(c.wake)
 }
 
-func (c *Cursor) signal() {
+func signal(ch chan struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
