@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/memberlist"
+
 	"weft/discovery"
 )
 
@@ -52,7 +54,9 @@ type Options struct {
 	Tags   map[string]string // told to every member, at most 400 bytes in all
 	// Dir is a folder in which the members last seen are kept for the next start; empty: none.
 	Dir string
-	Log *slog.Logger // nil: nobody
+	// Transport carries what members say; nil: UDP and TCP at Bind and Port.
+	Transport memberlist.Transport
+	Log       *slog.Logger // nil: nobody
 }
 
 func (o *Options) validate() error {

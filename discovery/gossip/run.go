@@ -33,6 +33,7 @@ const (
 	probeTimeout  = 200 * time.Millisecond
 	suspicion     = 3
 	suspicionMax  = 3                      // times as long while nobody else confirms
+	retransmit    = 8                      // times log10(members) that each passes a message on: misses e^-8 of them (4: 2 %)
 	reclaim       = 100 * time.Millisecond // after a death: the id may be used at another address
 
 	// eventQueue is how many events serf may be ahead of the loop that only stores them.
@@ -122,10 +123,12 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 	m.ProbeInterval, m.ProbeTimeout = probeInterval, probeTimeout
 	m.SuspicionMult, m.SuspicionMaxTimeoutMult = suspicion, suspicionMax
 	m.GossipInterval = 100 * time.Millisecond
+	m.RetransmitMult = retransmit
 	m.PushPullInterval = 15 * time.Second
 	m.DeadNodeReclaimTime = reclaim
 	m.SecretKey = g.o.key()
 	m.LogOutput = logs
+	m.Transport = g.o.Transport
 
 	c := serf.DefaultConfig()
 	c.NodeName = memberName(g.o.ID, g.o.Role)
@@ -151,6 +154,9 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 // probePort tells in one sentence that the port can't be had; serf would say it in three and leave a
 // goroutine behind.
 func (g *Gossip) probePort(ctx context.Context) error {
+	if g.o.Transport != nil {
+		return nil
+	}
 	addr := netip.AddrPortFrom(g.o.Bind, g.o.Port).String()
 	var lc net.ListenConfig
 	stream, err := lc.Listen(ctx, "tcp", addr)

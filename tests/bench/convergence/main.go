@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package main measures how fast facts become true everywhere: on eight real nodes in the lab, on a thousand simulated
+// ones (real master, real rows and streams, no kernel), and among a thousand simulated members of which some die or
+// freeze (real serf over a transport in memory).
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"weft/tests/bench/report"
+)
+
+func main() {
+	var o options
+	flag.BoolVar(&o.short, "short", false, "small, and a few seconds: only that it runs")
+	flag.StringVar(&o.weft, "weft", "bin/weft", "the executable for real nodes")
+	flag.StringVar(&o.only, "only", "", "one part: facts, members or hosts")
+	flag.StringVar(&o.results, "results", "tests/bench/results", "folder of discovery.jsonl")
+	flag.StringVar(&o.page, "page", "", "page that shows the results; empty: none")
+	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes and members")
+	flag.Parse()
+	if err := run(context.Background(), o); err != nil {
+		fmt.Fprintln(os.Stderr, "convergence:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	short                     bool
+	nodes                     int
+	weft, only, results, page string
+}
+
+func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+
+func run(ctx context.Context, o options) error {
+	began, load := time.Now(), report.Load()
+	facts := size{nodes: o.nodes, tasks: 20 * o.nodes, services: 2 * o.nodes, uses: 20, vips: 10, rate: 100, lasting: 30 * time.Second}
+	members := crowd{members: o.nodes, deaths: 10, share: 20, rounds: 20, freeze: 5 * time.Second}
+	if o.short {
+		members = crowd{members: 20, deaths: 1, share: 20, rounds: 1, freeze: time.Second}
+		facts = size{nodes: 30, tasks: 600, services: 60, uses: 10, vips: 10, rate: 100, lasting: time.Second}
+	}
+	var lines []report.Line
+	for _, part := range []struct {
+		name string
+		run  func() ([]report.Line, error)
+	}{
+		{"facts", func() ([]report.Line, error) { return simulateFacts(ctx, facts) }},
+		{"members", func() ([]report.Line, error) { return simulateMembers(ctx, members) }},
+	} {
+		if o.only != "" && o.only != part.name {
+			continue
+		}
+		found, err := part.run()
+		if err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+		lines = append(lines, found...)
+	}
+	fmt.Print(report.Markdown(report.Table(lines)))
+	if o.short || o.results == "" {
+		return nil
+	}
+	if err := report.ReplaceLines(filepath.Join(o.results, "discovery.jsonl"), lines); err != nil || o.page == "" {
+		return err
+	}
+	return report.Show(o.page, "convergence", report.About(began, load)+".\n\n"+report.Markdown(report.Table(lines)))
+}

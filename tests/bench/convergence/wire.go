@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// queue is how many packets a member's socket holds, as the kernel's would; more are lost.
+const queue = 1024
+
+var errGone = errors.New("nobody answers")
+
+// air is where all members hear each other.
+type air struct {
+	mu    sync.Mutex // guards wires
+	wires map[string]*wire
+}
+
+// wire is one member's transport. A dead one hears and says nothing more. A frozen one is like a process that was
+// stopped: what comes for it waits, up to a queue, and what it would have said is said when it goes on.
+type wire struct {
+	air     *air
+	addr    netip.AddrPort
+	packets chan *memberlist.Packet // closed by nobody: members end by Shutdown
+	streams chan net.Conn
+
+	mu     sync.Mutex // guards what follows
+	dead   bool
+	frozen bool
+	held   []func() // what happens when it goes on
+}
+
+func (a *air) open(addr netip.AddrPort) *wire {
+	w := &wire{air: a, addr: addr, packets: make(chan *memberlist.Packet, queue), streams: make(chan net.Conn, queue)}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.wires == nil {
+		a.wires = make(map[string]*wire)
+	}
+	a.wires[addr.String()] = w
+	return w
+}
+
+func (a *air) at(addr string) *wire {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.wires[addr]
+}
+
+func (w *wire) kill() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dead, w.held = true, nil
+}
+
+func (w *wire) freeze() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.frozen = true
+}
+
+func (w *wire) thaw() {
+	w.mu.Lock()
+	w.frozen = false
+	held := w.held
+	w.held = nil
+	w.mu.Unlock()
+	for _, f := range held {
+		f()
+	}
+}
+
+// do carries f out, later if the member is frozen, never if it is dead or has too much to do by then.
+func (w *wire) do(f func()) {
+	w.mu.Lock()
+	switch {
+	case w.dead:
+	case w.frozen:
+		if len(w.held) < queue {
+			w.held = append(w.held, f)
+		}
+	default:
+		w.mu.Unlock()
+		f()
+		return
+	}
+	w.mu.Unlock()
+}
+
+func (w *wire) isDead() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dead
+}
+
+// FinalAdvertiseAddr implements memberlist.Transport, as do the others.
+func (w *wire) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return w.addr.Addr().AsSlice(), int(w.addr.Port()), nil
+}
+
+// WriteTo says a packet; as with UDP, nobody knows whether it was heard.
+func (w *wire) WriteTo(b []byte, addr string) (time.Time, error) {
+	now := time.Now()
+	to := w.air.at(addr)
+	if to == nil {
+		return now, nil
+	}
+	b = append([]byte(nil), b...)
+	from := net.UDPAddrFromAddrPort(w.addr)
+	w.do(func() {
+		to.do(func() {
+			select {
+			case to.packets <- &memberlist.Packet{Buf: b, From: from, Timestamp: time.Now()}:
+			default:
+			}
+		})
+	})
+	return now, nil
+}
+
+// PacketCh is where packets come.
+func (w *wire) PacketCh() <-chan *memberlist.Packet { return w.packets }
+
+// DialTimeout connects. A frozen member's kernel accepts, and nothing is read until it goes on.
+func (w *wire) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	to := w.air.at(addr)
+	if to == nil || to.isDead() || w.isDead() {
+		time.Sleep(timeout) // nobody says that nobody is there
+		return nil, fmt.Errorf("connect to %s: %w", addr, errGone)
+	}
+	here, there := net.Pipe()
+	w.do(func() {
+		to.do(func() {
+			select {
+			case to.streams <- there:
+			default:
+				_ = there.Close() // of a pipe, which does not fail
+			}
+		})
+	})
+	return here, nil
+}
+
+// StreamCh is where connections come.
+func (w *wire) StreamCh() <-chan net.Conn { return w.streams }
+
+// Shutdown ends it.
+func (w *wire) Shutdown() error {
+	w.kill()
+	return nil
+}
