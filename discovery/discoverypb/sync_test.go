@@ -316,7 +316,7 @@ func TestWhatWasLostComesWithTheNextDigest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := openStore(t, state.Options{Self: "a"})
 		put(t, a, "web", "1")
-		s := syncer(t, a, "")
+		s := syncer(t, a)
 		ctx, cancel := context.WithCancel(t.Context())
 		l := newSlowLink(ctx)
 		ended := make(chan error, 1)
