@@ -94,6 +94,11 @@ bench-overlay: build ## the overlay beside plain routing, Docker's and flannel's
 	$(GO) run ./tests/bench/overlay -weft bin/weft $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 	$(GO) run ./tests/bench/scale $(if $(SHORT),-short)
 
+.PHONY: bench-wires
+bench-wires: build ## the same on other links: MTU 9000, without segmentation, packets of 192 KiB (root); SHORT=1 only that it runs
+	@.ci/need.sh
+	$(GO) run ./tests/bench/overlay -weft bin/weft -wires $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
+
 .PHONY: bench-edge
 bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program (root); SHORT=1 only that it runs
 	@.ci/need.sh

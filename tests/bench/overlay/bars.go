@@ -2,7 +2,7 @@
 
 package main
 
-import "slices"
+import "weft/tests/bench/report"
 
 // bar is what a ratio of costs should not be above.
 type bar struct {
@@ -38,49 +38,16 @@ func bars() []bar {
 	return list
 }
 
-// line is one line of overlay.jsonl: a ratio of costs and what it should be.
-type line struct {
-	Measure string   `json:"measure"`
-	Against string   `json:"against"`
-	Value   float64  `json:"value"`
-	Bar     *float64 `json:"bar"` // null: there is none
-	Holds   *bool    `json:"holds"`
-	Runs    int      `json:"runs"`
-	// Quartiles of the paired ratios.
-	Low  float64 `json:"low"`
-	High float64 `json:"high"`
-}
-
-// newLine fills in whether the value holds.
-func newLine(measure, against string, ratios []float64, most float64) line {
-	slices.Sort(ratios)
-	l := line{
-		Measure: measure, Against: against, Runs: len(ratios),
-		Value: quantile(ratios, 0.5), Low: quantile(ratios, 0.25), High: quantile(ratios, 0.75),
-	}
-	if most > 0 {
-		holds := l.Value <= most
-		l.Bar, l.Holds = &most, &holds
-	}
-	return l
-}
-
-// quantile of sorted values, between the two that are nearest.
-func quantile(sorted []float64, q float64) float64 {
-	at := q * float64(len(sorted)-1)
-	i := int(at)
-	if i+1 >= len(sorted) {
-		return sorted[len(sorted)-1]
-	}
-	return sorted[i] + (sorted[i+1]-sorted[i])*(at-float64(i))
-}
-
-// judge compares samples with the bars, each round by itself.
-func judge(samples []sample, rounds int) []line {
-	var lines []line
+// judge compares samples with the bars, each round by itself. On another link than the usual one, which
+// suffix names, there are none.
+func judge(samples []sample, rounds int, suffix string) []report.Line {
+	var lines []report.Line
 	for _, b := range bars() {
+		if suffix != "" {
+			b.most = 0
+		}
 		if r := ratios(samples, rounds, b.measure, b.variant, b.against, cost); len(r) > 0 {
-			lines = append(lines, newLine(b.measure+"_cost", b.against, r, b.most))
+			lines = append(lines, report.NewLine(b.measure+"_cost"+suffix, b.against, r, report.Bar{Most: b.most}))
 		}
 	}
 	return lines

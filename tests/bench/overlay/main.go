@@ -14,10 +14,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"weft/tests/bench/report"
 )
 
 // options of a run.
@@ -27,8 +30,10 @@ type options struct {
 	span    time.Duration
 	mtu     int
 	gso     bool
+	big     int // bytes that packets on the way may have together, above 64 KiB; 0: what links begin with
 	short   bool
-	only    string // measures whose name has it
+	wires   bool
+	only    string // measures, separated by commas; empty: all
 	among   string // variants, separated by commas; empty: all
 	results string // folder
 	page    string // with the table; empty: none
@@ -42,7 +47,8 @@ func main() {
 	flag.IntVar(&o.mtu, "mtu", 1500, "of the link between hosts, bytes")
 	flag.BoolVar(&o.gso, "gso", true, "segmentation and joining of packets by the link between hosts")
 	flag.BoolVar(&o.short, "short", false, "one short round: that all of it works, no numbers")
-	flag.StringVar(&o.only, "only", "", "measures whose name contains this")
+	flag.BoolVar(&o.wires, "wires", false, "bulk and questions on other links between hosts")
+	flag.StringVar(&o.only, "only", "", "measures, separated by commas (default: all)")
 	flag.StringVar(&o.among, "variants", "", "variants to measure, separated by commas (default: all)")
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
 	flag.StringVar(&o.page, "page", "", "markdown page that shows it; plots go beside it")
@@ -56,12 +62,15 @@ func main() {
 }
 
 // run builds the variants, measures in rounds, and takes everything down whatever happened.
-func run(ctx context.Context, out io.Writer, o options) (err error) {
+func run(ctx context.Context, out io.Writer, o options) error {
 	if o.short {
 		o.rounds, o.span = 1, 50*time.Millisecond
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("it needs root: it makes network namespaces and loads BPF programs")
+	}
+	if o.wires {
+		return measureWires(ctx, out, o)
 	}
 	programs, err := measurePrograms(o)
 	if err != nil {
@@ -72,15 +81,8 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 		return err
 	}
 	programs = append(programs, policy...)
-	t, err := build(ctx, o)
-	if t != nil {
-		defer func() { err = errors.Join(err, t.down()) }()
-	}
-	if err != nil {
-		return err
-	}
-	began, load := time.Now(), loadAverage()
-	samples, err := rounds(ctx, out, t, o)
+	began, load := time.Now(), report.Load()
+	samples, err := converseAll(ctx, out, o)
 	if err != nil {
 		return err
 	}
@@ -88,21 +90,25 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 		fmt.Fprintf(out, "bench-overlay: %d conversations, all of them carried\n", len(samples))
 		return nil
 	}
-	r := report{
-		Options: o, Samples: samples, Lines: append(judge(samples, o.rounds), programs...),
-		Began: began, Load: [2]string{load, loadAverage()},
-	}
+	r := result{Options: o, Samples: samples, Lines: append(judge(samples, o.rounds, ""), programs...), Began: began, Load: load}
 	return r.write(out)
 }
 
-// loadAverage is how busy the machine is with all that runs, ours included.
-func loadAverage() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
+// converseAll builds the variants, has them talk and takes them down.
+func converseAll(ctx context.Context, out io.Writer, o options) (samples []sample, err error) {
+	t, err := build(ctx, o)
+	if t != nil {
+		defer func() { err = errors.Join(err, t.down()) }()
 	}
-	fields := strings.Fields(string(text))
-	return fields[0]
+	if err != nil {
+		return nil, err
+	}
+	return rounds(ctx, out, t, o)
+}
+
+// wants tells whether a measure is asked for.
+func (o options) wants(measure string) bool {
+	return o.only == "" || slices.Contains(strings.Split(o.only, ","), measure)
 }
 
 // absolute is a path that holds in every folder.

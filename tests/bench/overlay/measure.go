@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"weft/tests/bench/ends"
+	"weft/tests/bench/report"
 )
 
 // measure is one kind of conversation.
@@ -44,7 +45,7 @@ func measures(o options) []measure {
 	}
 	var chosen []measure
 	for _, m := range all {
-		if strings.Contains(m.name, o.only) {
+		if o.wants(m.name) {
 			chosen = append(chosen, m)
 		}
 	}
@@ -103,7 +104,7 @@ func rounds(ctx context.Context, out io.Writer, t *topology, o options) ([]sampl
 				samples = append(samples, s)
 			}
 		}
-		fmt.Fprintf(out, "round %d of %d, load %s\n", round+1, o.rounds, loadAverage())
+		fmt.Fprintf(out, "round %d of %d, load %s\n", round+1, o.rounds, report.Load())
 	}
 	return samples, nil
 }

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+
+	"weft/tests/bench/report"
 )
 
 // Geometry of the plot, pixels.
@@ -39,7 +41,7 @@ func colour(variant string) string {
 
 // plot draws a bar for each variant and measure: its CPU cost against the bare link, with the
 // quartiles as a thin line.
-func (r report) plot() []byte {
+func (r result) plot() []byte {
 	var body bytes.Buffer
 	y := plotTop
 	variants := []string{routed, docker, flannel, weft, weftSlow}
@@ -77,11 +79,11 @@ func (r report) plot() []byte {
 
 func drawBar(b *bytes.Buffer, y int, variant string, sorted []float64) {
 	at := func(ratio float64) float64 { return plotLeft + min(ratio, plotRight)*plotScale }
-	median := quantile(sorted, 0.5)
+	median := report.Quantile(sorted, 0.5)
 	middle := float64(y) + float64(barHeight-2)/2
 	fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"><title>%s %.2f</title></rect>`,
 		plotLeft, y, at(median)-plotLeft, barHeight-2, colour(variant), variant, median)
 	fmt.Fprintf(b, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#555"/>`,
-		at(quantile(sorted, 0.25)), middle, at(quantile(sorted, 0.75)), middle)
-	fmt.Fprintf(b, `<text x="%.1f" y="%d" font-size="9">%.2f</text>`+"\n", at(quantile(sorted, 0.75))+3, y+barHeight-3, median)
+		at(report.Quantile(sorted, 0.25)), middle, at(report.Quantile(sorted, 0.75)), middle)
+	fmt.Fprintf(b, `<text x="%.1f" y="%d" font-size="9">%.2f</text>`+"\n", at(report.Quantile(sorted, 0.75))+3, y+barHeight-3, median)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"weft/bpf"
@@ -17,12 +16,13 @@ import (
 	"weft/overlay"
 	"weft/overlay/apply"
 	"weft/overlay/compile"
+	"weft/tests/bench/report"
 )
 
 // measurePolicy times one change of a rule and of a set of groups on a node that knows 60,000 identities
 // and has tasks of 16: from the moment its row is there to the last of its verdicts in the kernel.
-func measurePolicy(o options) ([]line, error) {
-	if !strings.Contains("rule_change_ms", o.only) {
+func measurePolicy(o options) ([]report.Line, error) {
+	if !o.wants("rule_change") {
 		return nil, nil
 	}
 	tables, set, err := openTables()
@@ -74,9 +74,9 @@ func measurePolicy(o options) ([]line, error) {
 	if o.short {
 		return nil, nil
 	}
-	return []line{
-		newLine("rule_change_ms_60000_identities", "bar", rules, 10),
-		newLine("group_change_ms_60000_identities", "bar", groups, 10),
+	return []report.Line{
+		report.NewLine("rule_change_ms_60000_identities", "bar", rules, report.Bar{Most: 10}),
+		report.NewLine("group_change_ms_60000_identities", "bar", groups, report.Bar{Most: 10}),
 	}, nil
 }
 

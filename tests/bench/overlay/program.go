@@ -5,12 +5,12 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"weft/bpf"
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
 	"weft/bpf/table"
+	"weft/tests/bench/report"
 )
 
 // What the program's tables hold when they are full.
@@ -28,8 +28,8 @@ var (
 
 // measurePrograms runs from_workload on one packet to a task of the same node, by turns with 2
 // identities and with as many as a network may have. Both are loaded at once, with maps of one size.
-func measurePrograms(o options) ([]line, error) {
-	if !strings.Contains("from_workload", o.only) {
+func measurePrograms(o options) ([]report.Line, error) {
+	if !o.wants("from_workload") {
 		return nil, nil
 	}
 	small, err := loadProgram(row.IdentityFirst+1, 1)
@@ -70,10 +70,10 @@ func measurePrograms(o options) ([]line, error) {
 		}
 		ratios, few, many = append(ratios, b/a), append(few, a), append(many, b)
 	}
-	return []line{
-		newLine("from_workload_60000_identities_1000000_verdicts", "2_identities", ratios, 1.05),
-		newLine("from_workload_ns", "2_identities", few, 0),
-		newLine("from_workload_ns", "60000_identities", many, 0),
+	return []report.Line{
+		report.NewLine("from_workload_60000_identities_1000000_verdicts", "2_identities", ratios, report.Bar{Most: 1.05}),
+		report.NewLine("from_workload_ns", "2_identities", few, report.Bar{}),
+		report.NewLine("from_workload_ns", "60000_identities", many, report.Bar{}),
 	}, nil
 }
 

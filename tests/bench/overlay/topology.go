@@ -98,6 +98,11 @@ func build(ctx context.Context, o options) (*topology, error) {
 		if err := assemble(ctx, a, b); err != nil {
 			return t, fmt.Errorf("hosts %s and %s: %w", a.host.Name, b.host.Name, err)
 		}
+		if p := t.pairs[[]string{raw, routed, docker, flannel, weft, weftSlow}[n]]; o.big > 0 && (p.variant == raw || p.variant == weft) {
+			if err := p.enlarge(a, b, o.big); err != nil {
+				return t, err
+			}
+		}
 	}
 	return t, nil
 }
