@@ -380,6 +380,37 @@ func TestVIPPerPacketDraining(t *testing.T) {
 	}
 }
 
+// Eight times as many flows come as there is room for. A connection that goes on keeps its backend, and each new one
+// gets one, and its answers come from the VIP: the table forgets who was silent for long.
+func TestVIPPerPacketExhaustion(t *testing.T) {
+	w := newWires(t, "workload")
+	list := []backend{{"10.1.0.6:1", 1}, {"10.1.0.6:2", 1}, {"10.1.0.6:3", 1}}
+	w.vip(vip4, list...)
+	kept := packet(bpftest.TCP, at(client.addr4, 40000), vip4, "")
+	first := w.backendOf(kept)
+	kept.Flags = bpftest.ACK
+	translations := w.set.Maps["translations"]
+	const often = 256 // flows between two packets of the one that goes on
+	keys, values := make([]row.FlowKey, often), make([]row.Translation, often)
+	for round := range 8 * int(translations.MaxEntries()) / often {
+		for i := range keys {
+			n := round*often + i
+			src := netip.AddrFrom4([4]byte{10, 2, byte(n >> 16), byte(n >> 8)})
+			keys[i] = flowKey(bpftest.TCP, at(src, uint16(n)), vip4)
+			values[i] = row.Translation{To: row.PeerOf(netip.MustParseAddrPort(list[0].at))}
+		}
+		if n, err := translations.BatchUpdate(keys, values, nil); err != nil || n != often {
+			t.Fatalf("%d of %d flows in round %d: %v", n, often, round, err)
+		}
+		if got := w.backendOf(kept); got != first {
+			t.Fatalf("after %d flows the connection went to backend %d, had %d", (round+1)*often, got, first)
+		}
+		c := at(client.addr4, uint16(20000+round))
+		b := w.backendOf(packet(bpftest.TCP, c, vip4, ""))
+		w.wantTo(client, w.from(server, packet(bpftest.TCP, at(server.addr4, b), c, "")), packet(bpftest.TCP, vip4, c, ""))
+	}
+}
+
 func TestVIPPerPacketSpreads(t *testing.T) {
 	w := newWires(t, "workload")
 	w.vip(vip4, backend{"10.1.0.6:1", 1}, backend{"10.1.0.6:2", 1}, backend{"10.1.0.6:3", 1})

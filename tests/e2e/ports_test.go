@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/nftables"
 
+	"weft/overlay"
 	"weft/tests/lab"
 	"weft/tests/lab/labtest"
 )
@@ -101,11 +103,16 @@ func TestPorts(t *testing.T) {
 		}
 	}
 	before := tables(t, s.h1)
-	web := s.start(t, s.h1, "web", "--group", "web", "--publish", "8080:80", "--publish", "8080:80/udp", "--publish", "127.0.0.1:8081:80")
+	web := s.start(t, s.h1, "web", "--group", "web", "--publish", "8080:80", "--publish", "8080:80/udp", "--publish", "127.0.0.1:8081:80",
+		"--vip", "/web:8080=80") // a VIP's port may be the host's mapped one
 	s.start(t, s.h1, "stranger", "--group", "other")
 	s.start(t, s.h2, "far", "--group", "other")
 
 	s.everywhere(t)
+	own := addresses(t, s.h1, "web")
+	for _, protocol := range []string{"tcp", "udp"} {
+		s.asks(t, s.h1, "web", protocol, "web.weft.l4lb.thisdcos.directory:8080", own...)
+	}
 	s.asks(t, s.h1, "", "tcp", "127.0.0.1:8081", s.h1.Addr)
 	s.asks(t, s.h2, "", "tcp", netip.AddrPortFrom(s.h1.Addr, 8081).String()) // one address only
 	// The opening is for the world: groups go on to keep tasks apart.
@@ -165,6 +172,20 @@ func TestPorts(t *testing.T) {
 	if after := tables(t, s.h1); after != before {
 		t.Errorf("nftables tables of the host are %s, were %s", after, before)
 	}
+}
+
+// addresses are those of a task.
+func addresses(t *testing.T, h *lab.Host, task string) []netip.Addr {
+	t.Helper()
+	out, err := h.Weft(t.Context(), "task", "show", task, "-o", "json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e overlay.Endpoint
+	if err := json.Unmarshal([]byte(out), &e); err != nil {
+		t.Fatal(err)
+	}
+	return e.Addrs()
 }
 
 // tables lists the host's nftables tables: ours is one whatever it leads where.
