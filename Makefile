@@ -78,9 +78,12 @@ walk-overlay: ## 10,000 random operations on a lab: kernel, weft why and a plain
 # and everything else of bpf, in short form.
 KERNELS := 7.3 6.1 6.12
 
-.PHONY: test-kernels
-test-kernels: ## bpf's tests on Debian's kernels 6.1, 6.12 and 7.3, in emulated guests
+.PHONY: kernels
+kernels: ## fetch Debian's kernels, and what emulates a machine for them
 	.ci/kernels.sh $(KERNELS)
+
+.PHONY: test-kernels
+test-kernels: kernels ## bpf's tests on Debian's kernels 6.1, 6.12 and 7.3, in emulated guests
 	$(GO) run ./tests/kernels $(shell echo $(KERNELS) | tr ' ' ',') ./bpf/...
 
 .PHONY: demo
