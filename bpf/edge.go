@@ -27,6 +27,8 @@ type EdgeTables struct {
 	Flows    table.Table[row.EdgeFlowKey, row.EdgeFlow] // to read and to delete
 	// Connections are QUIC connection ids that name a backend.
 	Connections table.Table[row.EdgeConnectionKey, uint32]
+	// Links are the interfaces whose neighbours are answered who ask for a VIP that this node leads.
+	Links table.Table[uint32, row.EdgeLink]
 	// Generation holds one row, 0: raised after each change of VIPs, and never 0, as programs keep what they found.
 	Generation table.Table[uint32, uint32]
 }
@@ -43,6 +45,7 @@ func (p *Plane) openEdge(edge bool) error {
 		openTable(p, "edge_backends", &t.Backends),
 		openTable(p, "edge_flows", &t.Flows),
 		openTable(p, "edge_connections", &t.Connections),
+		openTable(p, "edge_links", &t.Links),
 		openTable(p, "edge_generation", &t.Generation),
 	)
 }

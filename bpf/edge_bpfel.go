@@ -32,6 +32,7 @@ const (
 	edgeMapEdgeFlows           = "edge_flows"
 	edgeMapEdgeGeneration      = "edge_generation"
 	edgeMapEdgeLearnings       = "edge_learnings"
+	edgeMapEdgeLinks           = "edge_links"
 	edgeMapEdgeSlots           = "edge_slots"
 	edgeMapEdgeVips            = "edge_vips"
 	edgeMapEndpoints           = "endpoints"
@@ -145,6 +146,7 @@ type edgeMapSpecs struct {
 	EdgeFlows       *ebpf.MapSpec `ebpf:"edge_flows"`
 	EdgeGeneration  *ebpf.MapSpec `ebpf:"edge_generation"`
 	EdgeLearnings   *ebpf.MapSpec `ebpf:"edge_learnings"`
+	EdgeLinks       *ebpf.MapSpec `ebpf:"edge_links"`
 	EdgeSlots       *ebpf.MapSpec `ebpf:"edge_slots"`
 	EdgeVips        *ebpf.MapSpec `ebpf:"edge_vips"`
 	Endpoints       *ebpf.MapSpec `ebpf:"endpoints"`
@@ -232,6 +234,7 @@ type edgeMaps struct {
 	EdgeFlows       *ebpf.Map `ebpf:"edge_flows"`
 	EdgeGeneration  *ebpf.Map `ebpf:"edge_generation"`
 	EdgeLearnings   *ebpf.Map `ebpf:"edge_learnings"`
+	EdgeLinks       *ebpf.Map `ebpf:"edge_links"`
 	EdgeSlots       *ebpf.Map `ebpf:"edge_slots"`
 	EdgeVips        *ebpf.Map `ebpf:"edge_vips"`
 	Endpoints       *ebpf.Map `ebpf:"endpoints"`
@@ -277,6 +280,7 @@ func (m *edgeMaps) Close() error {
 		m.EdgeFlows,
 		m.EdgeGeneration,
 		m.EdgeLearnings,
+		m.EdgeLinks,
 		m.EdgeSlots,
 		m.EdgeVips,
 		m.Endpoints,

@@ -334,6 +334,9 @@ func readEdge6(b []byte) edgePacket {
 	}
 	switch b[6] {
 	case ICMPv6:
+		if len(b) > 40 && b[40] >= 130 && b[40] <= 137 { // between neighbours
+			return p
+		}
 		p.readError(b[40:], 1, 2, 3, 4)
 	case Fragment:
 		p.kind = edgeFragment

@@ -106,7 +106,7 @@ func TestServe(t *testing.T) {
 				frame := r.packet.Bytes()
 				meta := bpftest.Meta{Tunnel: &bpftest.TunnelMeta{VTEP: otherNode, VNI: netA, Identity: r.identity}}
 				want := r.want
-				if r.port != 0 && a.web.Is6() && b.OldDecap {
+				if (r.port != 0 || r.want == row.ReasonNotPublic) && a.web.Is6() && b.OldDecap { // before it is judged
 					want = row.ReasonSlowPath
 				}
 				at := served[max(r.port, 80)]

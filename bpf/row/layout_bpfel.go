@@ -148,6 +148,13 @@ type EdgeFlowKey struct {
 	VIP    EdgeVIPKey
 }
 
+// EdgeLink is struct edge_link of src/shared.
+type EdgeLink struct {
+	_   structs.HostLayout
+	MAC [6]uint8
+	Pad [2]uint8
+}
+
 // EdgeServedKey is struct edge_served_key of src/shared.
 type EdgeServedKey struct {
 	_    structs.HostLayout
@@ -483,6 +490,7 @@ const (
 const (
 	EdgeVIPAffinity = 1
 	EdgeVIPQUIC     = 2
+	EdgeVIPLed      = 4
 )
 
 // Values of enum endpoint_flags.
@@ -635,7 +643,7 @@ var reasons = map[Reason][2]string{
 	12: {"from_host", "from the node's own stack to its task"},
 	13: {"chatter", "router and group noise of a task's stack: dropped, no fault"},
 	14: {"answered_probe", "another node tries what the path carries: told it came"},
-	15: {"to_client", "a task's answer, from the VIP of the edge, straight to its client"},
+	15: {"to_client", "a task's answer to a client of the edge, sent from the VIP"},
 	64: {"malformed", "headers shorter than they say, or not sensible"},
 	65: {"unknown_link", "the link belongs to no task"},
 	66: {"spoofed_mac", "source MAC is not the task's"},

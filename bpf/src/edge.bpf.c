@@ -11,6 +11,9 @@
  *   5. into the tunnel, out of the device         lib/edge_frame.h
  *   6. count                                      lib/edge_count.h
  *
+ * edge_tc also answers who asks for the address of a VIP that this node leads
+ * (lib/edge_neighbour.h).
+ *
  * edge     XDP, where the device has it: takes what it can send at once.
  * edge_tc  ingress, on every such device: the rest, which the kernel has to find a way for.
  *
@@ -20,6 +23,7 @@
 #include "headers/xdp.h"
 #include "lib/edge_count.h"
 #include "lib/edge_frame.h"
+#include "lib/edge_neighbour.h"
 #include "lib/edge_steer.h"
 #include "lib/serve.h"
 #include "lib/toobig.h"
@@ -214,8 +218,13 @@ static __always_inline int walk_tc(struct __sk_buff *skb, struct edge_packet *e)
 		bpf_skb_pull_data(skb, skb->len < EDGE_READ ? skb->len : EDGE_READ);
 	e->len = skb->len;
 	b = edge_steer((void *)(long)skb->data, (void *)(long)skb->data_end, e, &hash15);
-	if (!b)
-		return e->reason ? TCX_DROP : TCX_NEXT;
+	if (!b && e->reason)
+		return TCX_DROP;
+	if (!b) {
+		if (may_ask(skb))
+			e->reason = answer_neighbours(skb);
+		return e->reason ? bpf_redirect(skb->ifindex, 0) : TCX_NEXT;
+	}
 	if (edge_largest(skb, e) > b->mtu)
 		return refuse_size(skb, e, b->mtu);
 	if (edge_node(b) == node_addr4)

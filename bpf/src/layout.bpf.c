@@ -42,6 +42,7 @@ struct socket_vip *layout_socket_vip;
 struct translation *layout_translation;
 struct edge_vip_key *layout_edge_vip_key;
 struct edge_vip *layout_edge_vip;
+struct edge_link *layout_edge_link;
 struct edge_slot *layout_edge_slot;
 struct edge_backend *layout_edge_backend;
 struct edge_flow_key *layout_edge_flow_key;

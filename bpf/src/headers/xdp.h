@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 #pragma once
 
-/* What the edge, and what answers its clients, has beside headers/kernel.h and headers/helpers.h. Linux 6.1 has all of it. */
+/*
+ * What the edge, and what answers its clients, has beside headers/kernel.h and headers/helpers.h.
+ * Linux 6.1 has all of it.
+ */
 
 #include "headers/kernel.h"
 

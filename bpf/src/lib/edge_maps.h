@@ -11,6 +11,7 @@
 
 enum {
 	MAX_EDGE_VIPS = 65536,
+	MAX_EDGE_LINKS = 64,
 	MAX_EDGE_SLOTS = 1 << 22, /* 32 MiB: 64 tables of 65,537 or 4,100 of 1,021 */
 	MAX_EDGE_BACKENDS = 262144,
 	MAX_EDGE_FLOWS = 262144,
@@ -30,6 +31,15 @@ struct {
 	__uint(max_entries, MAX_EDGE_VIPS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } edge_vips SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct edge_link);
+	__uint(max_entries, MAX_EDGE_LINKS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} edge_links SEC(".maps");
 
 /*
  * A VIP as it was found last: comparing with it takes a third of the time that a hash map does. It

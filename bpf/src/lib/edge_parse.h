@@ -134,9 +134,13 @@ static __always_inline enum edge_kind edge_parse_icmpv6(const void *icmp, const 
 	struct addr source;
 	__u8 type;
 
-	if (ip + sizeof(struct ipv6) > end)
+	if (icmp + 1 > end)
 		return EDGE_OTHER;
 	type = *(const __u8 *)icmp;
+	if (type >= ICMPV6_MLD_QUERY && type <= ICMPV6_REDIRECT) /* between neighbours */
+		return EDGE_FOREIGN;
+	if (ip + sizeof(struct ipv6) > end)
+		return EDGE_OTHER;
 	if (type < ICMPV6_UNREACHABLE || type > ICMPV6_PARAMETER)
 		return EDGE_OTHER;
 	copy_addr(&source, ip + AT(ipv6, src));

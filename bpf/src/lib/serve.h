@@ -141,24 +141,30 @@ static __always_inline void remember_answer(const struct packet *p, struct vip_s
 	bpf_map_update_elem(map, &s->answer, &s->made, BPF_ANY);
 }
 
-/* Makes the packet the task's, and asks whether it may have it. */
+/*
+ * Makes the packet the task's, and asks whether it may have it: of the world, and by the verdict
+ * alone, for it answers nothing that the task opened.
+ */
 static __always_inline int admit_client(struct __sk_buff *skb, struct packet *p,
 					struct vip_scratch *s, const struct endpoint *e)
 {
-	int verdict;
+	bool narrow = false;
+	__u32 action;
 
+	p->dst_identity = e->identity;
 	if (is_icmp(p)) { /* of a flow that was let in */
-		p->dst_identity = e->identity;
 		if (!find_answer(&s->answer))
 			return drop(p, REASON_NOT_PUBLIC);
 		return translate_news(skb, p, s) ? drop(p, REASON_MALFORMED) : CONTINUE;
 	}
 	if (vip_write(skb, p, false, &s->choice.to))
 		return drop(p, REASON_MALFORMED);
-	verdict = judge(skb, p, e);
-	if (verdict == CONTINUE)
-		remember_answer(p, s);
-	return verdict;
+	action = find_verdict(p, e, &narrow);
+	if (action != VERDICT_ALLOW && action != VERDICT_AUDIT)
+		return refuse(p, action, narrow);
+	p->audited = action == VERDICT_AUDIT;
+	remember_answer(p, s);
+	return CONTINUE;
 }
 
 /*

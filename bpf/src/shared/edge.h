@@ -21,6 +21,7 @@ _Static_assert(sizeof(struct edge_vip_key) == 20, "edge_vip_key");
 enum edge_vip_flags {
 	EDGE_VIP_AFFINITY = 1 << 0, /* all flows of a client address go to one backend */
 	EDGE_VIP_QUIC = 1 << 1, /* connection ids may name a backend: edge_connections knows them */
+	EDGE_VIP_LED = 1 << 2, /* of an address: this node answers the neighbours who ask for it */
 };
 
 /* edge_vips: Go writes. */
@@ -35,6 +36,14 @@ _Static_assert(sizeof(struct edge_vip) == 12, "edge_vip");
 enum edge_slot_flags {
 	EDGE_SLOT_KEPT = 1U << 31, /* in previous: edge_flows may know flows of this slot */
 };
+
+/* edge_links: interface index -> what neighbours are told. Go writes. */
+struct edge_link {
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+_Static_assert(sizeof(struct edge_link) == 8, "edge_link");
 
 /*
  * edge_slots: array. Indexes of edge_backends. While the two differ, and while EDGE_SLOT_KEPT says

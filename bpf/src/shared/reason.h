@@ -22,7 +22,7 @@ enum reason {
 	REASON_FROM_HOST = 12, /* from the node's own stack to its task */
 	REASON_CHATTER = 13, /* router and group noise of a task's stack: dropped, no fault */
 	REASON_ANSWERED_PROBE = 14, /* another node tries what the path carries: told it came */
-	REASON_TO_CLIENT = 15, /* a task's answer, from the VIP of the edge, straight to its client */
+	REASON_TO_CLIENT = 15, /* a task's answer to a client of the edge, sent from the VIP */
 
 	REASON_DROP = 64,
 	REASON_MALFORMED = 64, /* headers shorter than they say, or not sensible */
