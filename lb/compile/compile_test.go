@@ -306,6 +306,25 @@ func TestANodeThatComesBackStartsSlowly(t *testing.T) {
 	equal(t, "reasons", reasons(status), map[string]string{"a": "in: serving", "b": "in: serving"})
 }
 
+// A backend that was unhealthy: it keeps its id, by which flows and feedback know it, and starts slowly.
+func TestABackendThatIsWellAgainStartsSlowly(t *testing.T) {
+	t.Parallel()
+	sick := backend(web(), "n2", "b", "9.0.1.1")
+	f := facts(backend(web(), "n1", "a", "9.0.0.1"), sick)
+	f.Now = 50
+	before, _ := Compile(f, Rows{})
+	f.Backends[1].Health = lb.Unhealthy
+	during, _ := Compile(f, before)
+	f.Backends[1].Health, f.Now = lb.Healthy, 90
+	after, _ := Compile(f, during)
+	slot := row.BackendKey{VIP: after.VIPs[key(7, "11.1.2.3", 80, 6)].ID, Slot: 1}
+	want := before.Backends[slot]
+	want.Since = 90
+	if got := after.Backends[slot]; got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 func TestPreferredBackendsComeFirst(t *testing.T) {
 	t.Parallel()
 	for prefer, want := range map[lb.Preference]uint16{lb.Anywhere: 0, lb.SameNode: 1, lb.SameZone: 2} {

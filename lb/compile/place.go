@@ -121,6 +121,9 @@ func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32,
 			continue
 		}
 		delete(rest, peer)
+		if b.Weight == 0 && s.weight > 0 {
+			b.Since = since // it was out: a newcomer again
+		}
 		b.Weight, b.Share, b.Other = s.weight, 0, 0
 		if classAt(i) == s.class() {
 			slots[i] = b
