@@ -49,6 +49,7 @@ type Facts struct {
 	Nodes        map[discovery.NodeID]Node
 	Self         discovery.NodeID
 	Own          map[netip.Addr]bool // addresses that nodes have: what is not for a VIP is theirs
+	Led          map[netip.Addr]bool // addresses that this node answers neighbours for
 	Now          time.Duration       // since some moment
 }
 
@@ -184,7 +185,11 @@ func (p *Plan) Compile(f Facts) (rows Rows, next time.Duration, err error) {
 	for i, pub := range publications {
 		key := vipKey(pub)
 		if !f.Own[pub.Addr] {
-			rows.VIPs[row.EdgeVIPKey{Addr: key.Addr}] = row.EdgeVIP{}
+			alone := row.EdgeVIP{}
+			if f.Led[pub.Addr] {
+				alone.Flags = row.EdgeVIPLed
+			}
+			rows.VIPs[row.EdgeVIPKey{Addr: key.Addr}] = alone
 		}
 		s, err := p.table(key, members[i], serving, f.Now)
 		if err != nil {

@@ -261,6 +261,19 @@ func TestEveryNodeMakesTheSameTable(t *testing.T) {
 	}
 }
 
+func TestALedAddressIsAnswered(t *testing.T) {
+	t.Parallel()
+	f := newWorld(1).facts()
+	f.Led = map[netip.Addr]bool{public.Addr: true}
+	rows, _, err := (&edge.Plan{}).Compile(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rows.VIPs[row.EdgeVIPKey{Addr: key.Addr}]; got != (row.EdgeVIP{Flags: row.EdgeVIPLed}) {
+		t.Errorf("the address has %+v", got)
+	}
+}
+
 func TestServed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(3)

@@ -3,9 +3,12 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // EdgeLink is an interface that clients outside come in by.
@@ -40,4 +43,17 @@ func FindEdgeLinks(names []string) ([]EdgeLink, error) {
 		found = append(found, l)
 	}
 	return found, nil
+}
+
+// SendOn sends a whole frame out of an interface of the node.
+func SendOn(ifindex uint32, frame []byte) (err error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // 0: it receives nothing
+	if err != nil {
+		return fmt.Errorf("send on interface %d: %w", ifindex, err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: int(ifindex)}); err != nil {
+		return fmt.Errorf("send on interface %d: %w", ifindex, err)
+	}
+	return nil
 }

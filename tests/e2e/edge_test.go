@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"weft/discovery"
+	"weft/lb/announce"
 	"weft/tests/lab"
 	"weft/tests/lab/labtest"
 )
@@ -56,7 +58,7 @@ func (o outside) dial(ctx context.Context, network string, vip netip.AddrPort) (
 
 // ask wants an answer that says that the server sees the client itself, and returns the server.
 func (l *line) ask() (string, error) {
-	if err := l.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+	if err := l.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return "", err
 	}
 	if _, err := l.Write([]byte("who\n")); err != nil {
@@ -75,8 +77,9 @@ func (l *line) ask() (string, error) {
 // TestEdge publishes a VIP on three nodes, two of which have a backend. Clients outside reach it, by groups and rules,
 // with their own addresses; their connections outlive the edge node's daemon, and the edge node.
 func TestEdge(t *testing.T) {
+	var near []netip.AddrPort
 	vip4, vip6 := netip.MustParseAddrPort("198.51.100.10:80"), netip.MustParseAddrPort("[2001:db8:10::10]:80")
-	l := labtest.Up(t, lab.Options{Hosts: 3, Netd: []string{"--edge", "eth0"}})
+	l := labtest.Up(t, lab.Options{Hosts: 3, Netd: []string{"--edge", "eth0", "--announce-neighbours"}})
 	peer := labtest.Build(t, "tests/e2e/peer")
 	h1, h2, h3 := l.Hosts[0], l.Hosts[1], l.Hosts[2]
 	weft := func(args ...string) {
@@ -107,6 +110,18 @@ func TestEdge(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	// Neighbours look for these themselves; h1 is who answers them.
+	for _, prefix := range []string{"198.51.100.0/24", "2001:db8:20::/64"} {
+		a := netip.MustParsePrefix(prefix).Addr().Next()
+		for announce.Leader(a, []discovery.NodeID{"h1", "h2", "h3"}) != "h1" || a == vip4.Addr() {
+			a = a.Next()
+		}
+		near = append(near, netip.AddrPortFrom(a, 80))
+		weft("vip", "publish", "prod", "web:80", "--address", a.String())
+		if err := l.OnLink(a); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, vip := range []netip.AddrPort{vip4, vip6} {
 		weft("vip", "publish", "prod", "web:80", "--address", vip.Addr().String())
@@ -145,8 +160,12 @@ func TestEdge(t *testing.T) {
 		})
 	}
 	lines = append(lines, connectAll(t, client, vip6, 4)...)
+	var nearby []*line // that nobody routes
+	for _, vip := range near {
+		nearby = append(nearby, connectAll(t, client, vip, 2)...)
+	}
 
-	check := func(when string) {
+	check := func(when string, lines []*line) {
 		t.Helper()
 		for _, c := range lines {
 			if server, err := c.ask(); err != nil || server != c.server {
@@ -157,19 +176,23 @@ func TestEdge(t *testing.T) {
 	if err := h1.Signal("netd", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	check("the edge node's daemon is dead")
+	check("the edge node's daemon is dead", append(nearby, lines...))
 	// The edge node dies, and the routers send its flows to another, where one backend is.
 	for _, vip := range []netip.AddrPort{vip4, vip6} {
 		if err := errors.Join(h1.Cut(true), l.Route(vip.Addr(), h2)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	check("the flows moved to another edge node")
+	check("the flows moved to another edge node", lines)
 	if err := errors.Join(h2.Signal("netd", syscall.SIGKILL), h2.StartNetd()); err != nil {
 		t.Fatal(err)
 	}
-	check("its daemon starts again")
+	check("its daemon starts again", lines)
 	connectAll(t, client, vip4, 4)
+	check("neighbours were told of another edge node", nearby)
+	for _, vip := range near {
+		connectAll(t, client, vip, 2)
+	}
 }
 
 // connectAll makes connections until each of two backends serves n of them.

@@ -69,6 +69,20 @@ func (l *Lab) Route(to netip.Addr, by *Host) error {
 	return withNetlink(l.fabric(), func(h *netlink.Handle) error { return h.RouteReplace(route) })
 }
 
+// OnLink makes the outside world look for an address among the hosts themselves.
+func (l *Lab) OnLink(to netip.Addr) error {
+	return withNetlink(l.fabric(), func(h *netlink.Handle) error {
+		link, err := h.LinkByName("underlay")
+		if err != nil {
+			return err
+		}
+		return h.RouteReplace(&netlink.Route{
+			LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK,
+			Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())},
+		})
+	})
+}
+
 // plug makes a host's namespace and joins it to the bridge.
 func (l *Lab) plug(h *Host) error {
 	if err := newNamespace(h.netns()); err != nil {

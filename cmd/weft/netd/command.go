@@ -28,6 +28,7 @@ type Options struct {
 	Cgroup               string   // cgroup2 folder; processes below it see VIPs at connect time
 	Underlay             string   // interface; default that of the default route
 	Edge                 []string // interfaces that clients outside come in by; none: this node is no edge
+	Neighbours           bool     // tell the neighbours of Edge where published addresses are
 	Underlay6            bool     // tunnels over IPv6 though it has an IPv4 address
 	Masters              []string
 	Join                 []string

@@ -7,9 +7,16 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"weft/bpf"
+	"weft/bpf/row"
+	"weft/bpf/table"
+	"weft/discovery"
+	"weft/discovery/gossip"
+	"weft/lb/announce"
 	edgeengine "weft/lb/edge/engine"
 	"weft/overlay/apply"
 )
@@ -17,6 +24,7 @@ import (
 // edgeFlags are those of nodes that take in clients from outside.
 func edgeFlags(cmd *cobra.Command, o *Options) {
 	cmd.Flags().StringArrayVar(&o.Edge, "edge", nil, "interface that clients outside of every network come in by, to published VIPs (repeatable; default: none)")
+	cmd.Flags().BoolVar(&o.Neighbours, "announce-neighbours", false, "tell the neighbours of edge interfaces where published addresses are (ARP and neighbour discovery): of all nodes with this flag one for each")
 }
 
 // edgeSeed is what all edge nodes mix into the hash of flows: the same on all of them, and where the cluster has a
@@ -49,8 +57,70 @@ func (d *daemon) attachEdge(ctx context.Context) error {
 
 func (d *daemon) makeEdge(context.Context) (err error) {
 	t := d.plane.Tables()
-	d.edge, err = edgeengine.New(edgeengine.Options{
+	o := edgeengine.Options{
 		Store: d.store, Members: d.gossip, VIPs: d.lb, Served: t.Served, Edge: t.Edge, Log: d.log.WithGroup("edge"),
-	})
+	}
+	if t.Edge != nil {
+		links, err := apply.FindEdgeLinks(d.o.Edge)
+		if err != nil {
+			return err
+		}
+		if err := d.makeAnnouncements(t.Edge, links); err != nil {
+			return err
+		}
+	}
+	if d.links != nil {
+		o.Leads = d.links
+	}
+	d.edge, err = edgeengine.New(o)
 	return err
+}
+
+// makeAnnouncements tells neighbours of the edge's interfaces, if that is asked for.
+func (d *daemon) makeAnnouncements(t *bpf.EdgeTables, links []apply.EdgeLink) (err error) {
+	told := make(map[uint32]row.EdgeLink)
+	o := announce.LinkOptions{Store: d.store, Members: announcers{d.gossip}, Send: apply.SendOn, Log: d.log.WithGroup("announce")}
+	if d.o.Neighbours {
+		for _, l := range links {
+			told[l.Ifindex] = row.EdgeLink{MAC: l.MAC}
+			o.Links = append(o.Links, announce.Link{Ifindex: l.Ifindex, MAC: l.MAC})
+		}
+		if d.links, err = announce.NewLinks(o); err != nil {
+			return err
+		}
+	}
+	_, err = table.Sync(t.Links, told)
+	return err
+}
+
+// announce tells the network outside where published addresses are.
+func (d *daemon) announce(ctx context.Context) error {
+	if d.links == nil {
+		return nil
+	}
+	return d.links.Run(ctx)
+}
+
+// edgeTag is what members of the edge that tell neighbours have.
+const edgeTag, edgeNeighbours = "edge", "neighbours"
+
+func (d *daemon) tags() map[string]string {
+	tags := map[string]string{"sync": strconv.Itoa(int(d.o.Port))}
+	if d.o.Neighbours && len(d.o.Edge) > 0 {
+		tags[edgeTag] = edgeNeighbours
+	}
+	return tags
+}
+
+// announcers are the members that tell neighbours.
+type announcers struct{ *gossip.Gossip }
+
+// Announcers implements announce.Members.
+func (a announcers) Announcers() (nodes []discovery.NodeID) {
+	for _, m := range a.Members() {
+		if m.Alive && m.Role == gossip.RoleNode && m.Tags[edgeTag] == edgeNeighbours {
+			nodes = append(nodes, m.ID)
+		}
+	}
+	return nodes
 }

@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +33,7 @@ import (
 	"weft/discovery/state"
 	"weft/discovery/wire"
 	"weft/discovery/zone"
+	"weft/lb/announce"
 	lbapply "weft/lb/apply"
 	edgeengine "weft/lb/edge/engine"
 	lbengine "weft/lb/engine"
@@ -68,6 +68,7 @@ type daemon struct {
 	overlay   *overlayengine.Engine
 	lb        *lbengine.Engine
 	edge      *edgeengine.Engine
+	links     *announce.Links // nil: neighbours are not told
 	discovery *discoveryengine.Engine
 }
 
@@ -150,7 +151,7 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 	}
 	d.gossip, err = gossip.Open(gossip.Options{
 		ID: discovery.NodeID(d.o.Node), Role: gossip.RoleNode, Bind: d.underlay.Addr, Port: d.o.Gossip, Join: d.o.Join,
-		Secret: d.secret, Tags: map[string]string{"sync": strconv.Itoa(int(d.o.Port))}, Dir: d.o.State, Log: d.log.WithGroup("gossip"),
+		Secret: d.secret, Tags: d.tags(), Dir: d.o.State, Log: d.log.WithGroup("gossip"),
 	})
 	if err != nil {
 		return err
@@ -322,7 +323,7 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		d.gossip.Run, d.peers.Run, d.interest.Run, d.overlay.Run, d.lb.Run, d.edge.Run, d.discovery.Run, d.names.Run,
+		d.gossip.Run, d.peers.Run, d.interest.Run, d.overlay.Run, d.lb.Run, d.edge.Run, d.announce, d.discovery.Run, d.names.Run,
 		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.prober.Run, d.serve, d.serveMetrics, d.serveHTTP,
 		d.serveDCOS,
 	} {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -45,6 +46,13 @@ type Members interface {
 	Changed() <-chan struct{}
 }
 
+// Leads says for which addresses this node answers neighbours; lb/announce implements it.
+type Leads interface {
+	Led() map[netip.Addr]bool
+	// Changed is closed at the next change; it is taken before Led is asked.
+	Changed() <-chan struct{}
+}
+
 // Options is how New makes an Engine.
 type Options struct {
 	Store   *state.Store // required
@@ -53,8 +61,9 @@ type Options struct {
 	// Served is what tasks of this node serve; required.
 	Served table.Table[row.EdgeServedKey, row.Peer]
 	// Edge holds the tables of a node of the edge; nil: it is none.
-	Edge *bpf.EdgeTables
-	Log  *slog.Logger // nil: none
+	Edge  *bpf.EdgeTables
+	Leads Leads        // nil: none
+	Log   *slog.Logger // nil: none
 }
 
 func (o Options) validate() error {
@@ -112,6 +121,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	for {
 		rows := e.o.Store.Changed(discovery.KindPublication, discovery.KindNetwork, discovery.KindAdmission, discovery.KindNode)
 		members, vips := e.o.Members.Changed(), e.o.VIPs.Changed()
+		var leads <-chan struct{}
+		if e.o.Leads != nil {
+			leads = e.o.Leads.Changed()
+		}
 		wait, err := e.pass(monotonic())
 		if err != nil {
 			e.log.Error("edge tables not written", "error", err, "retry_in", retry)
@@ -128,6 +141,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-rows:
 		case <-members:
 		case <-vips:
+		case <-leads:
 		case <-timer.C:
 		}
 		timer.Stop()

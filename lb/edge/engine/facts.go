@@ -29,6 +29,9 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 		VIPs: make(map[lb.Key]lb.VIPStatus), Networks: make(map[string]uint32), Nodes: make(map[discovery.NodeID]edge.Node),
 		Own: make(map[netip.Addr]bool), Self: e.self, Now: now,
 	}
+	if e.o.Leads != nil {
+		f.Led = e.o.Leads.Led()
+	}
 	for _, p := range all[lb.Publication](e, discovery.KindPublication) {
 		if err := p.Validate(); err != nil {
 			e.log.Error("publication is left out", "publication", p.Name(), "error", err)
