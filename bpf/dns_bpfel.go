@@ -61,7 +61,9 @@ const (
 	dnsVarSlowEncap       = "slow_encap"
 	dnsVarTracing         = "tracing"
 	dnsVarTunnelIfindex   = "tunnel_ifindex"
+	dnsVarTunnelIfindex2  = "tunnel_ifindex2"
 	dnsVarTunnelPort      = "tunnel_port"
+	dnsVarTunnelPort2     = "tunnel_port2"
 	dnsVarUnderlay6       = "underlay6"
 	dnsVarUnderlayIfindex = "underlay_ifindex"
 	dnsVarUnderlayMask    = "underlay_mask"
@@ -167,7 +169,9 @@ type dnsVariableSpecs struct {
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2  *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelPort2     *ebpf.VariableSpec `ebpf:"tunnel_port2"`
 	Underlay6       *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
@@ -282,7 +286,9 @@ type dnsVariables struct {
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2  *ebpf.Variable `ebpf:"tunnel_ifindex2"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelPort2     *ebpf.Variable `ebpf:"tunnel_port2"`
 	Underlay6       *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`

@@ -73,7 +73,9 @@ const (
 	edgeVarSlowEncap           = "slow_encap"
 	edgeVarTracing             = "tracing"
 	edgeVarTunnelIfindex       = "tunnel_ifindex"
+	edgeVarTunnelIfindex2      = "tunnel_ifindex2"
 	edgeVarTunnelPort          = "tunnel_port"
+	edgeVarTunnelPort2         = "tunnel_port2"
 	edgeVarUnderlay6           = "underlay6"
 	edgeVarUnderlayIfindex     = "underlay_ifindex"
 	edgeVarUnderlayMask        = "underlay_mask"
@@ -191,7 +193,9 @@ type edgeVariableSpecs struct {
 	SlowEncap           *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2      *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
 	TunnelPort          *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelPort2         *ebpf.VariableSpec `ebpf:"tunnel_port2"`
 	Underlay6           *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex     *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask        *ebpf.VariableSpec `ebpf:"underlay_mask"`
@@ -326,7 +330,9 @@ type edgeVariables struct {
 	SlowEncap           *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.Variable `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2      *ebpf.Variable `ebpf:"tunnel_ifindex2"`
 	TunnelPort          *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelPort2         *ebpf.Variable `ebpf:"tunnel_port2"`
 	Underlay6           *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex     *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask        *ebpf.Variable `ebpf:"underlay_mask"`

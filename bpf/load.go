@@ -78,6 +78,8 @@ func (c Config) constants() map[string]any {
 		"underlay_mask6":    addr6(mask(c.Neighbours, 128, over6)),
 		"tunnel_ifindex":    c.Tunnel,
 		"tunnel_port":       c.TunnelPort,
+		"tunnel_ifindex2":   c.Tunnel2,
+		"tunnel_port2":      c.TunnelPort2,
 		"dns_addr4":         row.AddrOf(c.DNS4),
 		"dns_addr6":         row.AddrOf(c.DNS6),
 		"slow_encap":        c.SlowEncap,

@@ -67,10 +67,13 @@ type Config struct {
 	Neighbours int        // prefix length of the underlay's network, whose nodes need no route; 0: all do
 	Tunnel     uint32     // ifindex of the VXLAN device (slow path)
 	TunnelPort uint16     // UDP; default 4789 (RFC 7348)
-	DNS4       netip.Addr // the node's name server, as tasks see it; zero: none
-	DNS6       netip.Addr
-	SlowEncap  bool // leave encapsulation to the VXLAN device
-	SlowDecap  bool // the same for decapsulation
+	// Tunnel2 and TunnelPort2 are for nodes that the first port does not reach (row.BlockSecondPort); 0: there is none.
+	Tunnel2     uint32
+	TunnelPort2 uint16
+	DNS4        netip.Addr // the node's name server, as tasks see it; zero: none
+	DNS6        netip.Addr
+	SlowEncap   bool // leave encapsulation to the VXLAN device
+	SlowDecap   bool // the same for decapsulation
 	// EventsPerSecond limits events per CPU and reason; 0: none are sent.
 	EventsPerSecond uint32
 	// EdgeSeed is mixed into the hash of flows at the edge. It is to be the same on all edge nodes,

@@ -62,7 +62,9 @@ const (
 	tunnelVarSlowEncap       = "slow_encap"
 	tunnelVarTracing         = "tracing"
 	tunnelVarTunnelIfindex   = "tunnel_ifindex"
+	tunnelVarTunnelIfindex2  = "tunnel_ifindex2"
 	tunnelVarTunnelPort      = "tunnel_port"
+	tunnelVarTunnelPort2     = "tunnel_port2"
 	tunnelVarUnderlay6       = "underlay6"
 	tunnelVarUnderlayIfindex = "underlay_ifindex"
 	tunnelVarUnderlayMask    = "underlay_mask"
@@ -169,7 +171,9 @@ type tunnelVariableSpecs struct {
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2  *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelPort2     *ebpf.VariableSpec `ebpf:"tunnel_port2"`
 	Underlay6       *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
@@ -284,7 +288,9 @@ type tunnelVariables struct {
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2  *ebpf.Variable `ebpf:"tunnel_ifindex2"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelPort2     *ebpf.Variable `ebpf:"tunnel_port2"`
 	Underlay6       *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`

@@ -63,7 +63,9 @@ const (
 	workloadVarSlowEncap       = "slow_encap"
 	workloadVarTracing         = "tracing"
 	workloadVarTunnelIfindex   = "tunnel_ifindex"
+	workloadVarTunnelIfindex2  = "tunnel_ifindex2"
 	workloadVarTunnelPort      = "tunnel_port"
+	workloadVarTunnelPort2     = "tunnel_port2"
 	workloadVarUnderlay6       = "underlay6"
 	workloadVarUnderlayIfindex = "underlay_ifindex"
 	workloadVarUnderlayMask    = "underlay_mask"
@@ -171,7 +173,9 @@ type workloadVariableSpecs struct {
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2  *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
 	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	TunnelPort2     *ebpf.VariableSpec `ebpf:"tunnel_port2"`
 	Underlay6       *ebpf.VariableSpec `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.VariableSpec `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.VariableSpec `ebpf:"underlay_mask"`
@@ -288,7 +292,9 @@ type workloadVariables struct {
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
+	TunnelIfindex2  *ebpf.Variable `ebpf:"tunnel_ifindex2"`
 	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	TunnelPort2     *ebpf.Variable `ebpf:"tunnel_port2"`
 	Underlay6       *ebpf.Variable `ebpf:"underlay6"`
 	UnderlayIfindex *ebpf.Variable `ebpf:"underlay_ifindex"`
 	UnderlayMask    *ebpf.Variable `ebpf:"underlay_mask"`

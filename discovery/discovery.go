@@ -78,6 +78,8 @@ type Node struct {
 	Zone     string       `json:"zone,omitempty"`
 	// Version is the build that runs there.
 	Version string `json:"version,omitempty"`
+	// Warnings are what an operator should know of it, at most a few lines.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // NodeStatus is a node as this one sees it.

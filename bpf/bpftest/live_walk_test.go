@@ -210,7 +210,7 @@ func TestProbesFindTheSmallPath(t *testing.T) {
 			l.enter(l.nodes[1].ns)
 			l.do(netlink.LinkSetMTU(l.link("u1"), end))
 			l.enter(l.nodes[0].ns)
-			prober, err := apply.OpenProber(t.Context(), w.first, 0)
+			prober, err := apply.OpenProber(t.Context(), w.first, [2]uint16{})
 			l.do(err)
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
@@ -221,12 +221,12 @@ func TestProbesFindTheSmallPath(t *testing.T) {
 					t.Errorf("run: %v", err)
 				}
 			}()
-			size, err := compile.FindPath(underlayMTU, func(size int) (bool, error) { return prober.Fits(t.Context(), w.second, size) })
+			size, err := compile.FindPath(underlayMTU, func(size int) (bool, error) { return prober.Fits(t.Context(), w.second, false, size) })
 			if size != small || err != nil {
 				t.Errorf("got %d, %v; want %d", size, err, small)
 			}
 			for size, want := range map[int]bool{small + 1: false, 60000: false} {
-				if fits, err := prober.Fits(t.Context(), w.second, size); fits != want || err != nil {
+				if fits, err := prober.Fits(t.Context(), w.second, false, size); fits != want || err != nil {
 					t.Errorf("%d bytes: got %v, %v", size, fits, err)
 				}
 			}

@@ -66,7 +66,9 @@ func (t *Tables) Fill(s *Set) error {
 type Node struct {
 	Addr       netip.Addr
 	TunnelPort uint16
-	DNS4, DNS6 netip.Addr
+	// TunnelPort2 is the second one, 0: there is none.
+	TunnelPort2 uint16
+	DNS4, DNS6  netip.Addr
 	// Device tells whether there is a VXLAN device.
 	Device               bool
 	SlowEncap, SlowDecap bool
@@ -283,11 +285,15 @@ func (m Model) leave(p packet, w row.Workload) Outcome {
 		return end(row.ReasonNoBlock)
 	case longest >= 0:
 		return end(row.ReasonOtherNetwork)
-	case p.proto == UDP && p.fragment != 2 && p.dport == m.TunnelPort:
+	case p.proto == UDP && p.fragment != 2 && m.isTunnelPort(p.dport):
 		return end(row.ReasonSpoofedTunnel)
 	}
 	m.remember(p)
 	return end(row.ReasonToHost)
+}
+
+func (m Model) isTunnelPort(port uint16) bool {
+	return port == m.TunnelPort || m.TunnelPort2 != 0 && port == m.TunnelPort2
 }
 
 func (m Model) send(p packet, to row.Block, meta Meta) Outcome {

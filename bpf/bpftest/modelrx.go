@@ -134,7 +134,7 @@ func (m Model) openOuter(frame []byte) (headers, bool) {
 		src: netip.AddrFrom4([4]byte(ip[12:16])), dst: netip.AddrFrom4([4]byte(ip[16:20])),
 	}
 	return h, h.dst == m.Addr && ip[9] == UDP && head >= 20 && frag&0x1fff == 0 &&
-		len(frame) >= h.l4+8 && binary.BigEndian.Uint16(frame[h.l4+2:]) == m.TunnelPort
+		len(frame) >= h.l4+8 && m.isTunnelPort(binary.BigEndian.Uint16(frame[h.l4+2:]))
 }
 
 func (m Model) openOuter6(frame []byte) (headers, bool) {
@@ -146,7 +146,7 @@ func (m Model) openOuter6(frame []byte) (headers, bool) {
 		l4: 54, tos: ip[0]<<4 | ip[1]>>4,
 		src: netip.AddrFrom16([16]byte(ip[8:24])), dst: netip.AddrFrom16([16]byte(ip[24:40])),
 	}
-	return h, h.dst == m.Addr && !h.src.Is4In6() && ip[6] == UDP && binary.BigEndian.Uint16(frame[56:]) == m.TunnelPort
+	return h, h.dst == m.Addr && !h.src.Is4In6() && ip[6] == UDP && m.isTunnelPort(binary.BigEndian.Uint16(frame[56:]))
 }
 
 // FromTunnel decides about a frame that the kernel's device opened.

@@ -253,7 +253,7 @@ func newBench(tb testing.TB, object string, c change) *bench {
 	return &bench{
 		Set: set, seen: make(map[row.Reason]bool),
 		Model: bpftest.Model{Tables: tables, Node: bpftest.Node{
-			Addr: config.NodeAddr, TunnelPort: config.TunnelPort, DNS4: config.DNS4, DNS6: config.DNS6,
+			Addr: config.NodeAddr, TunnelPort: config.TunnelPort, TunnelPort2: config.TunnelPort2, DNS4: config.DNS4, DNS6: config.DNS6,
 			Device: config.Tunnel != 0, SlowEncap: config.SlowEncap, SlowDecap: config.SlowDecap,
 			OldDecap: oldDecap(tb),
 		}},

@@ -467,8 +467,9 @@ type Workload struct {
 
 // Values of enum block_flags.
 const (
-	BlockLocal = 1
-	BlockPlain = 2
+	BlockLocal      = 1
+	BlockPlain      = 2
+	BlockSecondPort = 4
 )
 
 // Values of enum clauses_size.

@@ -868,7 +868,8 @@ type Node struct {
 	Blocks        int32                  `protobuf:"varint,11,opt,name=blocks,proto3" json:"blocks,omitempty"`
 	Refusals      []string               `protobuf:"bytes,12,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	Shares        []*Share               `protobuf:"bytes,13,rep,name=shares,proto3" json:"shares,omitempty"`
-	Plain         *PlainNode             `protobuf:"bytes,14,opt,name=plain,proto3" json:"plain,omitempty"` // of a plain node alone
+	Plain         *PlainNode             `protobuf:"bytes,14,opt,name=plain,proto3" json:"plain,omitempty"`       // of a plain node alone
+	Warnings      []string               `protobuf:"bytes,15,rep,name=warnings,proto3" json:"warnings,omitempty"` // what an operator should know of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -997,6 +998,13 @@ func (x *Node) GetShares() []*Share {
 func (x *Node) GetPlain() *PlainNode {
 	if x != nil {
 		return x.Plain
+	}
+	return nil
+}
+
+func (x *Node) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -1787,7 +1795,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\rR\x02id\"0\n" +
 	"\bNodeName\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\xf8\x02\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x94\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x14\n" +
@@ -1803,7 +1811,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x06blocks\x18\v \x01(\x05R\x06blocks\x12\x1a\n" +
 	"\brefusals\x18\f \x03(\tR\brefusals\x12.\n" +
 	"\x06shares\x18\r \x03(\v2\x16.weft.control.v1.ShareR\x06shares\x120\n" +
-	"\x05plain\x18\x0e \x01(\v2\x1a.weft.control.v1.PlainNodeR\x05plain\"\xb9\x01\n" +
+	"\x05plain\x18\x0e \x01(\v2\x1a.weft.control.v1.PlainNodeR\x05plain\x12\x1a\n" +
+	"\bwarnings\x18\x0f \x03(\tR\bwarnings\"\xb9\x01\n" +
 	"\tPlainNode\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04vtep\x18\x02 \x01(\tR\x04vtep\x12\x18\n" +

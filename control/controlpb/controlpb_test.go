@@ -59,7 +59,7 @@ var (
 	node = control.Node{
 		Node: discovery.Node{
 			ID: "n1", Hostname: "n1.example", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
-			Peer: "10.0.0.1:7701", MTU: 1500, Zone: "a", Version: "v1",
+			Peer: "10.0.0.1:7701", MTU: 1500, Zone: "a", Version: "v1", Warnings: []string{"small path"},
 		},
 		Alive: true, Admitted: true, VTEP: netip.MustParseAddr("10.0.0.1"), Blocks: 1, Refusals: []string{"no block left"},
 		Shares: []control.Share{share},

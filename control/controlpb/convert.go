@@ -179,7 +179,7 @@ func nodeIn(m *Node) (control.Node, error) {
 	n := control.Node{
 		Node: discovery.Node{
 			ID: discovery.NodeID(m.GetId()), Hostname: m.GetHostname(), Peer: m.GetPeer(), MTU: int(m.GetMtu()),
-			Zone: m.GetZone(), Version: m.GetVersion(),
+			Zone: m.GetZone(), Version: m.GetVersion(), Warnings: m.GetWarnings(),
 		},
 		Alive: m.GetAlive(), Admitted: m.GetAdmitted(), VTEP: r.addr("vtep", m.GetVtep()), Blocks: int(m.GetBlocks()),
 		Refusals: list(m.GetRefusals()), Shares: each(m.GetShares(), shareIn),
@@ -218,7 +218,7 @@ func nodeOut(n control.Node) *Node {
 	out := &Node{
 		Id: string(n.ID), Hostname: n.Hostname, Addrs: each(n.Addrs, addrText), Peer: n.Peer, Mtu: int32(n.MTU),
 		Zone: n.Zone, Version: n.Version, Alive: n.Alive, Admitted: n.Admitted, Vtep: addrText(n.VTEP),
-		Blocks: int32(n.Blocks), Refusals: n.Refusals,
+		Blocks: int32(n.Blocks), Refusals: n.Refusals, Warnings: n.Warnings,
 		Shares: each(n.Shares, shareOut),
 	}
 	if n.Plain != nil {

@@ -23,6 +23,12 @@ import (
 // TunnelDevice is the VXLAN device of the slow path.
 const TunnelDevice = "weft-vx0"
 
+// secondDevice is that of the second tunnel port; both begin with tunnelPrefix.
+const (
+	secondDevice = tunnelPrefix + "1"
+	tunnelPrefix = "weft-vx"
+)
+
 // linkPrefix begins the name of each task's host end; eight hex digits follow.
 const linkPrefix = "weft"
 

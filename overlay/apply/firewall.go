@@ -75,7 +75,7 @@ func (h *Host) firewall(context.Context) error {
 	})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: closed, Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ifname(TunnelDevice)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(tunnelPrefix)}, // whatever follows it
 		&expr.Counter{},
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	}})
@@ -180,13 +180,6 @@ func removeFirewall(context.Context) error {
 		return fmt.Errorf("firewall: remove nftables table inet %s: %w", firewallTable, err)
 	}
 	return nil
-}
-
-// ifname is a name as the kernel compares it: IFNAMSIZ bytes, zeros behind.
-func ifname(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
 }
 
 func sortedPrefixes(list []netip.Prefix) []netip.Prefix {

@@ -25,6 +25,7 @@ const DefaultPort = 4789
 type HostOptions struct {
 	Underlay Underlay
 	Port     uint16 // of tunnels; 0: DefaultPort
+	Port2    uint16 // for nodes that Port does not reach; 0: none
 	// Dir keeps what settings were before, for Remove by a later process; empty: nowhere.
 	Dir string
 	Log *slog.Logger // nil: none
@@ -47,6 +48,9 @@ func NewHost(o HostOptions) (*Host, error) {
 	if o.Port == 0 {
 		o.Port = DefaultPort
 	}
+	if o.Port2 == o.Port {
+		return nil, fmt.Errorf("host: second tunnel port %d is the first: another one, or none, is allowed", o.Port2)
+	}
 	s, err := openSettings(o.Dir, o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("host: %w", err)
@@ -55,24 +59,32 @@ func NewHost(o HostOptions) (*Host, error) {
 }
 
 // Ensure sets up tunnel device, addresses of the name server, forwarding and firewall table, and
-// returns the tunnel device's ifindex. What is right is not touched.
-func (h *Host) Ensure(ctx context.Context) (tunnel uint32, err error) {
+// returns the tunnel devices' ifindexes, that of a second port 0 where there is none. What is right is not touched.
+func (h *Host) Ensure(ctx context.Context) (tunnel, second uint32, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.ensureLoopback(); err != nil {
-		return 0, fmt.Errorf("host: %w", err)
+		return 0, 0, fmt.Errorf("host: %w", err)
 	}
 	if err := h.ensureForwarding(); err != nil {
-		return 0, fmt.Errorf("host: %w", err)
+		return 0, 0, fmt.Errorf("host: %w", err)
 	}
 	// Before the device: nothing that comes out of it past the packet path may go on.
 	if err := h.ensureFirewall(ctx); err != nil {
-		return 0, fmt.Errorf("host: %w", err)
+		return 0, 0, fmt.Errorf("host: %w", err)
 	}
-	if tunnel, err = h.ensureTunnel(); err != nil {
-		return 0, fmt.Errorf("host: tunnel device %s: %w", TunnelDevice, err)
+	if tunnel, err = ensureTunnel(TunnelDevice, h.o.Port, h.o.Underlay); err != nil {
+		return 0, 0, fmt.Errorf("host: tunnel device %s: %w", TunnelDevice, err)
 	}
-	return tunnel, nil
+	if h.o.Port2 == 0 {
+		err = removeLink(secondDevice)
+	} else {
+		second, err = ensureTunnel(secondDevice, h.o.Port2, h.o.Underlay)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("host: tunnel device %s: %w", secondDevice, err)
+	}
+	return tunnel, second, nil
 }
 
 // SetFirewall makes traffic from the networks' subnets to outside of them leave with the node's
@@ -102,12 +114,7 @@ func (h *Host) SetFirewall(ctx context.Context, subnets []netip.Prefix, ports []
 func (h *Host) Remove(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	errs := []error{removeFirewall(ctx)}
-	tunnel, err := linkByName(TunnelDevice)
-	errs = append(errs, err)
-	if tunnel != nil {
-		errs = append(errs, netlink.LinkDel(tunnel))
-	}
+	errs := []error{removeFirewall(ctx), removeLink(TunnelDevice), removeLink(secondDevice)}
 	lo, err := linkByName("lo")
 	errs = append(errs, err)
 	if lo != nil {
@@ -168,13 +175,14 @@ func (h *Host) ensureForwarding() error {
 	)
 }
 
-func (h *Host) ensureTunnel() (uint32, error) {
-	mtu := h.o.Underlay.MTU - h.o.Underlay.Overhead()
-	have, err := linkByName(TunnelDevice)
+// ensureTunnel makes a VXLAN device of that port.
+func ensureTunnel(name string, port uint16, u Underlay) (uint32, error) {
+	mtu := u.MTU - u.Overhead()
+	have, err := linkByName(name)
 	if err != nil {
 		return 0, err
 	}
-	if have != nil && !h.isTunnel(have) {
+	if have != nil && !isTunnel(have, port) {
 		if err := netlink.LinkDel(have); err != nil {
 			return 0, fmt.Errorf("remove what has its name: %w", err)
 		}
@@ -182,19 +190,17 @@ func (h *Host) ensureTunnel() (uint32, error) {
 	}
 	if have == nil {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = TunnelDevice
-		err := netlink.LinkAdd(&netlink.Vxlan{
-			LinkAttrs: attrs, FlowBased: true, GBP: true, Port: int(h.o.Port), UDP6ZeroCSumRx: true,
-		})
+		attrs.Name = name
+		err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, GBP: true, Port: int(port), UDP6ZeroCSumRx: true})
 		if err != nil {
-			return 0, h.inUse(err)
+			return 0, inUse(port, err)
 		}
-		if have, err = linkByName(TunnelDevice); err != nil || have == nil {
+		if have, err = linkByName(name); err != nil || have == nil {
 			return 0, errors.Join(err, unix.ENODEV)
 		}
 	}
 	// It speaks to nobody by itself.
-	if err := quiet("net/ipv6/conf/" + TunnelDevice + "/disable_ipv6=1"); err != nil {
+	if err := quiet("net/ipv6/conf/" + name + "/disable_ipv6=1"); err != nil {
 		return 0, err
 	}
 	if mtu > 0 && have.Attrs().MTU != mtu {
@@ -203,21 +209,30 @@ func (h *Host) ensureTunnel() (uint32, error) {
 		}
 	}
 	if err := netlink.LinkSetUp(have); err != nil {
-		return 0, h.inUse(err)
+		return 0, inUse(port, err)
 	}
 	return uint32(have.Attrs().Index), nil
 }
 
-func (h *Host) isTunnel(l netlink.Link) bool {
+func isTunnel(l netlink.Link, port uint16) bool {
 	v, ok := l.(*netlink.Vxlan)
-	return ok && v.FlowBased && v.GBP && v.Port == int(h.o.Port)
+	return ok && v.FlowBased && v.GBP && v.Port == int(port)
 }
 
-// inUse gives a refusal of the port its name.
-func (h *Host) inUse(err error) error {
+// removeLink removes what has a name; nothing is no error.
+func removeLink(name string) error {
+	l, err := linkByName(name)
+	if err != nil || l == nil {
+		return err
+	}
+	return netlink.LinkDel(l)
+}
+
+// inUse gives a refusal of a port its name.
+func inUse(port uint16, err error) error {
 	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("UDP port %d is taken, by another weft netd or VXLAN device in this network namespace, "+
-			"or by a program (see `ss -lunp`): free it, or choose another with --tunnel-port: %w", h.o.Port, err)
+			"or by a program (see `ss -lunp`): free it, or choose another with --tunnel-port or --tunnel-port-2: %w", port, err)
 	}
 	return err
 }

@@ -94,7 +94,7 @@ func TestLinkCarriesPacketsOfBothFamilies(t *testing.T) {
 	task := newTask(t)
 	host, err := NewHost(HostOptions{Underlay: Underlay{MTU: 1500}})
 	must(t, err)
-	_, err = host.Ensure(t.Context())
+	_, _, err = host.Ensure(t.Context())
 	must(t, err)
 	// No programs are on this link: the node's own stack answers for the gateway's neighbours.
 	links := Links{Node6: netip.MustParseAddr(NameServer6)}
@@ -437,9 +437,9 @@ func TestHostEnsureAndRemoveLeaveNoTrace(t *testing.T) {
 	o := HostOptions{Underlay: Underlay{MTU: 1500}, Dir: dir}
 	host, err := NewHost(o)
 	must(t, err)
-	tunnel, err := host.Ensure(t.Context())
+	tunnel, _, err := host.Ensure(t.Context())
 	must(t, err)
-	again, err := host.Ensure(t.Context())
+	again, _, err := host.Ensure(t.Context())
 	must(t, err)
 	if again != tunnel {
 		t.Errorf("got device %d, want %d kept", again, tunnel)
@@ -506,7 +506,7 @@ func TestHostIsSetUpThoughTheDiskKeepsNothing(t *testing.T) {
 	host, err := NewHost(HostOptions{Underlay: Underlay{MTU: 1500}, Log: slog.New(slog.NewTextHandler(&said, nil))})
 	must(t, err)
 	host.settings.file = filepath.Join(file, "sysctl.json") // below a file nothing can be written
-	_, err = host.Ensure(t.Context())
+	_, _, err = host.Ensure(t.Context())
 	must(t, err)
 	if got, err := readSysctl("net/ipv4/ip_forward"); got != "1" || err != nil {
 		t.Errorf("forwarding is %s, %v, want 1", got, err)
@@ -524,16 +524,27 @@ func TestHostSaysWhoHasThePort(t *testing.T) {
 	must(t, err)
 	host, err := NewHost(HostOptions{Underlay: Underlay{MTU: 1500}})
 	must(t, err)
-	if _, err = host.Ensure(t.Context()); err == nil || !strings.Contains(err.Error(), "UDP port 4789 is taken") {
+	if _, _, err = host.Ensure(t.Context()); err == nil || !strings.Contains(err.Error(), "UDP port 4789 is taken") {
 		t.Errorf("got %v, want it to name the port", err)
 	}
 	must(t, conn.Close())
-	_, err = host.Ensure(t.Context())
+	_, _, err = host.Ensure(t.Context())
 	must(t, err)
+	two, err := NewHost(HostOptions{Underlay: Underlay{MTU: 1500}, Port2: 4790})
+	must(t, err)
+	if first, second, err := two.Ensure(t.Context()); err != nil || second == 0 || first == second {
+		t.Errorf("got devices %d and %d, %v, want two", first, second, err)
+	}
+	if _, second, err := host.Ensure(t.Context()); err != nil || second != 0 {
+		t.Errorf("got a second device %d, %v, want none", second, err)
+	}
+	if l, err := linkByName(secondDevice); err != nil || l != nil {
+		t.Errorf("the second device stays without a second port: %v, %v", l, err)
+	}
 	// A device of another shape under our name is replaced.
 	must(t, netlink.LinkDel(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: TunnelDevice}}))
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: TunnelDevice}}))
-	_, err = host.Ensure(t.Context())
+	_, _, err = host.Ensure(t.Context())
 	must(t, err)
 	must(t, host.Remove(t.Context()))
 }
@@ -543,7 +554,7 @@ func TestMasqueradeOnlyWhatLeavesTheNetworks(t *testing.T) {
 	host, err := NewHost(HostOptions{Underlay: Underlay{MTU: 1500}})
 	must(t, err)
 	must(t, host.SetFirewall(t.Context(), []netip.Prefix{netip.MustParsePrefix("9.0.0.0/16"), netip.MustParsePrefix("9.1.0.0/16")}, nil))
-	_, err = host.Ensure(t.Context())
+	_, _, err = host.Ensure(t.Context())
 	must(t, err)
 
 	// A world behind the node: a namespace joined by a veth pair.
@@ -620,7 +631,7 @@ func TestMasqueradeOnlyWhatLeavesTheNetworks(t *testing.T) {
 	// A new process begins without knowing the networks.
 	host, err = NewHost(HostOptions{Underlay: Underlay{MTU: 1500}})
 	must(t, err)
-	_, err = host.Ensure(t.Context())
+	_, _, err = host.Ensure(t.Context())
 	must(t, err)
 	if got := seen("10.9.0.2"); got != "10.9.0.1" {
 		t.Errorf("after a restart: got source %s, want the node's", got)

@@ -28,15 +28,17 @@ const (
 // bpf/src/lib/echo.h. Make it with OpenProber.
 type Prober struct {
 	conn *net.UDPConn
-	port uint16
-	over int // bytes of IP and UDP in front
+	// ports are the first of tunnels and the second one.
+	ports [2]uint16
+	over  int // bytes of IP and UDP in front
 
 	mu    sync.Mutex // guards what follows
 	asked map[[probeData]byte]chan struct{}
 }
 
-// OpenProber opens the socket that asks, at the node's underlay address. port is of tunnels; 0: DefaultPort.
-func OpenProber(ctx context.Context, own netip.Addr, port uint16) (*Prober, error) {
+// OpenProber opens the socket that asks, at the node's underlay address. ports are of tunnels, the
+// first 0: DefaultPort.
+func OpenProber(ctx context.Context, own netip.Addr, ports [2]uint16) (*Prober, error) {
 	listen := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) { err = probeSocket(int(fd), own.Is6()) }), err)
@@ -45,7 +47,8 @@ func OpenProber(ctx context.Context, own netip.Addr, port uint16) (*Prober, erro
 	if err != nil {
 		return nil, fmt.Errorf("open the socket that probes paths: %w", err)
 	}
-	p := &Prober{port: cmp.Or(port, DefaultPort), over: 28, asked: make(map[[probeData]byte]chan struct{})}
+	ports[0] = cmp.Or(ports[0], DefaultPort)
+	p := &Prober{ports: ports, over: 28, asked: make(map[[probeData]byte]chan struct{})}
 	p.conn, _ = conn.(*net.UDPConn) // "udp" makes no other
 	if own.Is6() {
 		p.over = 48
@@ -99,8 +102,16 @@ func (p *Prober) answered(token [probeData]byte) {
 	}
 }
 
-// Fits reports whether an IP packet of size bytes arrives at a node. No answer after three tries is no.
-func (p *Prober) Fits(ctx context.Context, vtep netip.Addr, size int) (bool, error) {
+// Fits reports whether an IP packet of size bytes arrives at a node's first or second port of tunnels. No answer after
+// three tries is no, and so is a second port that there is not.
+func (p *Prober) Fits(ctx context.Context, vtep netip.Addr, second bool, size int) (bool, error) {
+	port := p.ports[0]
+	if second {
+		port = p.ports[1]
+	}
+	if port == 0 {
+		return false, nil
+	}
 	frame := make([]byte, max(size-p.over, vxlanSize+probeData))
 	frame[0] = 0x08 // the network is valid, and 0: no network's
 	var token [probeData]byte
@@ -116,7 +127,7 @@ func (p *Prober) Fits(ctx context.Context, vtep netip.Addr, size int) (bool, err
 		p.mu.Unlock()
 	}()
 	for range probeTries {
-		_, err := p.conn.WriteToUDPAddrPort(frame, netip.AddrPortFrom(vtep, p.port))
+		_, err := p.conn.WriteToUDPAddrPort(frame, netip.AddrPortFrom(vtep, port))
 		switch {
 		case errors.Is(err, unix.EMSGSIZE):
 			return false, nil // not even our own link carries it

@@ -57,7 +57,7 @@ func newPortsHost(t *testing.T) portsHost {
 		MTU: 1500, Addr: netip.MustParseAddr(portsNode4), Addr6: netip.MustParseAddr(portsNode6),
 	}})
 	must(t, err)
-	_, err = h.Ensure(t.Context())
+	_, _, err = h.Ensure(t.Context())
 	must(t, err)
 	for i := range h.tasks {
 		h.tasks[i] = newTask(t)
@@ -275,7 +275,7 @@ func TestPortsOutliveTheProcess(t *testing.T) {
 	next, err := NewHost(h.o)
 	must(t, err)
 	for range 2 { // before and after the new process knows what they are
-		_, err = next.Ensure(t.Context())
+		_, _, err = next.Ensure(t.Context())
 		must(t, err)
 		within(t, h.client, func() error {
 			got, err := ask("tcp", portsNode4+":8080")

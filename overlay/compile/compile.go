@@ -29,11 +29,11 @@ const (
 
 // Facts are all that rows are made from.
 type Facts struct {
-	Node     discovery.NodeID   // this one
-	VTEP     netip.Addr         // its underlay address
-	MTU      int                // of its underlay link, bytes
-	Nodes    []Node             // that are admitted; see Nodes
-	Paths    map[netip.Addr]int // by VTEP: largest IP packet that was seen to arrive, bytes
+	Node     discovery.NodeID    // this one
+	VTEP     netip.Addr          // its underlay address
+	MTU      int                 // of its underlay link, bytes
+	Nodes    []Node              // that are admitted; see Nodes
+	Paths    map[netip.Addr]Path // by VTEP: what was seen to arrive
 	Plain    []overlay.PlainNode
 	OwnMAC   [6]byte // of this node, as plain ones know it; zero: overlay.VTEPMAC
 	Networks []overlay.Network

@@ -6,6 +6,12 @@ package compile
 // over IPv6.
 const SmallestPath = 1280 + Overhead6
 
+// Path is what is known of the way to a node.
+type Path struct {
+	MTU    int  // largest IP packet that arrives, bytes; 0: not known
+	Second bool // by the second port of tunnels: the first one's frames don't arrive
+}
+
 // FindPath returns the largest IP packet, up to most bytes, that fits says a path carries; 0 when it does not
 // even carry small ones, so that nothing is known. It asks first what is likely: all, then the sizes of
 // common tunnels and lines, then by halves.

@@ -76,14 +76,17 @@ func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.B
 		if holder.MTU != 0 {
 			mtu = min(mtu, TaskMTU(holder.VTEP, holder.MTU))
 		}
-		if path := f.Paths[holder.VTEP]; path != 0 && b.Node != f.Node {
-			mtu = min(mtu, TaskMTU(holder.VTEP, path))
+		path := f.Paths[holder.VTEP]
+		if path.MTU != 0 && b.Node != f.Node {
+			mtu = min(mtu, TaskMTU(holder.VTEP, path.MTU))
 		}
 		r := row.Block{VTEP: row.AddrOf(holder.VTEP), MTU: uint16(mtu)}
 		if _, isPlain := plain[b.Node]; isPlain {
 			r.Flags = row.BlockPlain
 		} else if b.Node == f.Node {
 			r.Flags = row.BlockLocal
+		} else if path.Second {
+			r.Flags = row.BlockSecondPort
 		}
 		rows[row.BlockKey{VNI: uint32(n.VNI), Addr: row.AddrOf(b.Prefix.Masked().Addr())}] = r
 	}

@@ -180,6 +180,7 @@ type Stats struct {
 	Written    table.Diff // rows, in all
 	Lost       uint64     // events that a reader was too slow for
 	SmallPaths int        // nodes whose path carries less than this node's link
+	SecondPort int        // nodes that are reached by the second port of tunnels
 }
 
 // New returns an Engine that has done nothing yet.
@@ -229,7 +230,7 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.stats
-	s.SmallPaths = e.smallPaths()
+	s.SmallPaths, s.SecondPort = e.pathCounts()
 	for _, en := range e.entries {
 		if en.phase == live {
 			s.Endpoints++

@@ -129,7 +129,7 @@ func (l *host) start(t *testing.T) {
 	l.masters.store = store
 	l.set, err = apply.NewHost(apply.HostOptions{Underlay: l.under, Dir: filepath.Join(l.dir, "host")})
 	must(t, err)
-	tunnel, err := l.set.Ensure(ctx)
+	tunnel, _, err := l.set.Ensure(ctx)
 	must(t, err)
 	l.plane, err = bpf.Open(bpf.Options{Pin: filepath.Join(l.dir, "pin"), Classic: apply.Classic{}, Config: bpf.Config{
 		NodeAddr: l.under.Addr, Underlay: l.under.Ifindex, Tunnel: tunnel, TunnelPort: apply.DefaultPort, EventsPerSecond: 100,

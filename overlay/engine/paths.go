@@ -3,9 +3,12 @@
 package engine
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,50 +18,52 @@ import (
 	"weft/overlay/compile"
 )
 
-// Prober asks a node whether an IP packet of size bytes arrives; see apply.Prober.
+// Prober asks a node whether an IP packet of size bytes arrives at its first or second port; see apply.Prober.
 type Prober interface {
-	Fits(ctx context.Context, vtep netip.Addr, size int) (bool, error)
+	Fits(ctx context.Context, vtep netip.Addr, second bool, size int) (bool, error)
 }
 
 const (
 	pathEvery  = 10 * time.Second // each path is looked at; one that grew is found by then
-	pathAtOnce = 16               // nodes that are asked side by side; one that is silent takes 1.2 s
+	pathAtOnce = 16               // nodes that are asked side by side; one that is silent takes 2.4 s
 )
 
-// paths is what the ways to other nodes were found to carry, bytes of IP packets by VTEP. A node that does not
-// answer keeps what was found last; one that never did is taken to carry what the links do.
+// paths is what the ways to other nodes were found to be, by VTEP. A node that does not answer keeps what was found
+// last; one that never did is taken to carry what the links do, by the first port.
 type paths struct {
 	mu    sync.Mutex
-	found map[netip.Addr]int
+	found map[netip.Addr]compile.Path
+	names map[netip.Addr]discovery.NodeID
 }
 
-func (p *paths) snapshot() map[netip.Addr]int {
+func (p *paths) snapshot() map[netip.Addr]compile.Path {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.found)
 }
 
 // set reports whether that is news.
-func (p *paths) set(vtep netip.Addr, size int) bool {
+func (p *paths) set(vtep netip.Addr, path compile.Path) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.found == nil {
-		p.found = make(map[netip.Addr]int)
+		p.found = make(map[netip.Addr]compile.Path)
 	}
 	before, known := p.found[vtep]
-	p.found[vtep] = size
-	return !known || before != size
+	p.found[vtep] = path
+	return !known || before != path
 }
 
 // keep forgets all nodes but those.
 func (p *paths) keep(nodes []compile.Node) {
-	there := make(map[netip.Addr]bool, len(nodes))
+	there := make(map[netip.Addr]discovery.NodeID, len(nodes))
 	for _, n := range nodes {
-		there[n.VTEP] = true
+		there[n.VTEP] = n.ID
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.found, func(vtep netip.Addr, _ int) bool { return !there[vtep] })
+	p.names = there
+	maps.DeleteFunc(p.found, func(vtep netip.Addr, _ compile.Path) bool { return there[vtep] == "" })
 }
 
 // watchPaths asks what the paths to all nodes carry, when nodes come and every pathEvery.
@@ -94,14 +99,14 @@ func (e *Engine) findPaths(ctx context.Context) error {
 			most = min(most, n.MTU)
 		}
 		g.Go(func() error {
-			size, err := compile.FindPath(most, func(size int) (bool, error) { return e.o.Prober.Fits(ctx, n.VTEP, size) })
+			path, err := e.findPath(ctx, n.VTEP, most)
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
 			case err != nil:
 				e.log.Error("path can't be probed", "node", n.ID, "vtep", n.VTEP, "error", err.Error())
-			case size != 0 && e.paths.set(n.VTEP, size):
-				e.tellPath(n, size, most)
+			case path.MTU != 0 && e.paths.set(n.VTEP, path):
+				e.tellPath(n, path, most)
 			}
 			return nil
 		})
@@ -109,24 +114,65 @@ func (e *Engine) findPaths(ctx context.Context) error {
 	return g.Wait()
 }
 
-// tellPath says what a path carries when that is news, and loudly when it is less than its ends would send.
-func (e *Engine) tellPath(n compile.Node, size, most int) {
-	if size < most {
-		e.log.Warn("path is smaller than the links at its ends: tasks are told so packet by packet",
-			"node", n.ID, "vtep", n.VTEP, "path_mtu", size, "link_mtu", most)
-	} else {
-		e.log.Info("path carries what its links do", "node", n.ID, "vtep", n.VTEP, "path_mtu", size)
+// findPath asks by the first port and, where that says nothing, by the second one.
+func (e *Engine) findPath(ctx context.Context, vtep netip.Addr, most int) (path compile.Path, err error) {
+	for _, second := range []bool{false, true} {
+		path.Second = second
+		path.MTU, err = compile.FindPath(most, func(size int) (bool, error) { return e.o.Prober.Fits(ctx, vtep, second, size) })
+		if path.MTU != 0 || err != nil {
+			return path, err
+		}
+	}
+	return path, nil
+}
+
+// tellPath says what a path is when that is news, and loudly when it is less than its ends would have.
+func (e *Engine) tellPath(n compile.Node, path compile.Path, most int) {
+	to := []any{"node", n.ID, "vtep", n.VTEP, "path_mtu", path.MTU}
+	switch {
+	case path.Second:
+		e.log.Warn("nothing arrives by the tunnel's port: the second one is used", to...)
+	case path.MTU < most:
+		e.log.Warn("path is smaller than the links at its ends: tasks are told so packet by packet", append(to, "link_mtu", most)...)
+	default:
+		e.log.Info("path carries what its links do", to...)
 	}
 	e.wake()
 }
 
-// smallPaths counts the nodes whose path is smaller than this node's link.
-func (e *Engine) smallPaths() int {
-	small := 0
-	for _, size := range e.paths.snapshot() {
-		if size < e.o.Underlay.MTU {
+// pathCounts counts the nodes whose path is smaller than this node's link, and those that are reached by the second
+// port.
+func (e *Engine) pathCounts() (small, second int) {
+	for _, path := range e.paths.snapshot() {
+		if path.MTU < e.o.Underlay.MTU {
 			small++
 		}
+		if path.Second {
+			second++
+		}
 	}
-	return small
+	return small, second
+}
+
+// Warnings are what operators should know of this node's paths, at most a few lines.
+func (e *Engine) Warnings() []string {
+	const most = 4
+	found := e.paths.snapshot()
+	e.paths.mu.Lock()
+	names := e.paths.names
+	e.paths.mu.Unlock()
+	var list []string
+	for _, vtep := range slices.SortedFunc(maps.Keys(found), netip.Addr.Compare) {
+		path, node := found[vtep], cmp.Or(string(names[vtep]), vtep.String())
+		switch {
+		case path.Second:
+			list = append(list, fmt.Sprintf("node %s is not reached by the tunnel's port: the second one is used", node))
+		case path.MTU < e.o.Underlay.MTU:
+			list = append(list, fmt.Sprintf("the path to node %s carries %d bytes, the link %d", node, path.MTU, e.o.Underlay.MTU))
+		}
+	}
+	if len(list) > most {
+		list = append(list[:most], fmt.Sprintf("and %d more", len(list)-most))
+	}
+	return list
 }

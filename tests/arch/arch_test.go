@@ -142,7 +142,7 @@ func TestRoomsImportOnlyWhatTheyMayKnow(t *testing.T) {
 var owners = map[string][]string{
 	"github.com/cilium/ebpf":          {"bpf", "tests/bench"},
 	"github.com/vishvananda/netlink":  {"overlay/apply", "tests/lab", "tests/bench"},
-	"github.com/google/nftables":      {"overlay/apply", "tests/bench"},
+	"github.com/google/nftables":      {"overlay/apply", "tests/lab", "tests/bench"},
 	"github.com/miekg/dns":            {"discovery/zone", "discovery/dns", "tests/bench"},
 	"github.com/hashicorp/serf":       {"discovery/gossip"},
 	"github.com/hashicorp/memberlist": {"discovery/gossip"},

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -87,6 +88,69 @@ func TestPathSmallerThanItsEnds(t *testing.T) {
 			return err
 		})
 	}
+}
+
+// TestSecondPortWhenTheFirstIsEaten has something between the hosts lose the tunnel's port: traffic goes on by the
+// second one, netd says so, and it goes back when the first one is let through again.
+func TestSecondPortWhenTheFirstIsEaten(t *testing.T) {
+	l, peer := labtest.Up(t, lab.Options{Hosts: 2, Netd: []string{"--tunnel-port-2", "4790"}}), labtest.Build(t, "tests/e2e/peer")
+	near, far := l.Hosts[0], l.Hosts[1]
+	if out, err := near.Weft(t.Context(), "network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64").Output(); err != nil {
+		t.Fatal(out, err)
+	}
+	for h, args := range map[*lab.Host][]string{
+		far:  {"--name", "web", "--", peer, "serve", "-name", strings.Repeat("large ", 500), "-tcp", "8080", "-udp", "8081"},
+		near: {"--name", "client", "--", "sleep", "1000"},
+	} {
+		cmd := h.Weft(t.Context(), append([]string{"run", "--network", "prod"}, args...)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Wait() }) // it ends with the lab
+	}
+	var web overlay.Endpoint
+	eventually(t, func() (err error) { web, err = taskOf(t, far, "web"); return err })
+	// The answer by UDP is fragmented, so goes by the kernel's devices.
+	answered := func() {
+		t.Helper()
+		for _, to := range []string{
+			fmt.Sprintf("tcp %s:8080", web.Addr4), fmt.Sprintf("tcp [%s]:8080", web.Addr6), fmt.Sprintf("udp %s:8081", web.Addr4),
+		} {
+			protocol, addr, _ := strings.Cut(to, " ")
+			eventually(t, func() error {
+				_, err := near.Weft(t.Context(), "task", "exec", "client", "--", peer, "ask", protocol, addr).Output()
+				return err
+			})
+		}
+	}
+	answered()
+	// Nodes look at paths every ten seconds, and when a node says something new of itself: another address, here.
+	look := func(h *lab.Host, last string, want bool) {
+		t.Helper()
+		if err := h.AddAddress(netip.MustParseAddr("10.77.0." + last)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error {
+			out, err := near.Weft(t.Context(), "node", "list").Output()
+			if said := strings.Count(out, "the second one is used") == 2; err == nil && said != want {
+				err = errors.New(out)
+			}
+			return err
+		})
+	}
+	if err := l.Eat(4789, true); err != nil {
+		t.Fatal(err)
+	}
+	look(near, "101", true)
+	answered()
+	if err := l.Eat(4789, false); err != nil {
+		t.Fatal(err)
+	}
+	look(near, "102", false)
+	if err := l.Eat(4790, true); err != nil {
+		t.Fatal(err)
+	}
+	answered()
 }
 
 // taskOf returns the endpoint of a task by its name.

@@ -11,6 +11,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -144,5 +147,34 @@ func (h *Host) Narrow(mtu int) error {
 			return err
 		}
 		return handle.LinkSetMTU(link, mtu)
+	})
+}
+
+// Eat loses what is sent between hosts to a UDP port, as a firewall on the way does, and nobody says so; or lets it
+// pass again.
+func (l *Lab) Eat(port uint16, on bool) error {
+	return inside(l.fabric(), func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := conn.AddTable(&nftables.Table{Name: "eat", Family: nftables.TableFamilyBridge})
+		conn.FlushTable(table)
+		if !on {
+			conn.DelTable(table)
+			return conn.Flush()
+		}
+		chain := conn.AddChain(&nftables.Chain{
+			Name: "forward", Table: table, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+		})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+			&expr.Verdict{Kind: expr.VerdictDrop},
+		}})
+		return conn.Flush()
 	})
 }

@@ -97,7 +97,7 @@ static __always_inline int open_outer(struct __sk_buff *skb, struct packet *p)
 	verdict = underlay6 ? open_ipv6(p, &c) : open_ipv4(p, &c);
 	if (verdict != CONTINUE)
 		return verdict;
-	if (read(skb, p->l4, &udp, sizeof(udp)) || udp.dport != bpf_htons(tunnel_port))
+	if (read(skb, p->l4, &udp, sizeof(udp)) || !is_tunnel_port(udp.dport))
 		return not_ours(p);
 	p->proto = PROTO_UDP;
 	p->sport = udp.sport;

@@ -216,7 +216,7 @@ static __always_inline const struct edge_backend *edge_odd(struct edge_packet *e
 /* What nodes send each other comes in by the same device, and is most of what does. */
 static __always_inline bool is_tunnel(const struct edge_packet *e)
 {
-	return e->flow.vip.port == bpf_htons(tunnel_port) && e->flow.vip.proto == PROTO_UDP &&
+	return is_tunnel_port(e->flow.vip.port) && e->flow.vip.proto == PROTO_UDP &&
 	       e->ethertype == bpf_htons(ETHERTYPE_IPV4) &&
 	       word(&e->flow.vip.addr, 3) == node_addr4;
 }

@@ -24,6 +24,7 @@ static __always_inline void tunnel_ends(struct bpf_tunnel_key *key, const struct
 __noinline int encap_slow(struct __sk_buff *skb, struct packet *p, const struct block *to)
 {
 	struct bpf_tunnel_key key = {.tunnel_ttl = TUNNEL_TTL};
+	__u32 device;
 	__u64 flags = BPF_F_ZERO_CSUM_TX | (underlay6 ? BPF_F_TUNINFO_IPV6 : 0);
 	__u32 policy;
 	__u8 macs[12];
@@ -45,12 +46,12 @@ __noinline int encap_slow(struct __sk_buff *skb, struct packet *p, const struct 
 	}
 	if (p->dont_fragment)
 		flags |= BPF_F_DONT_FRAGMENT;
-	if (!tunnel_ifindex || bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags) ||
+	device = is_second(to) ? tunnel_ifindex2 : tunnel_ifindex;
+	if (!device || bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags) ||
 	    bpf_skb_set_tunnel_opt(skb, &policy, sizeof(policy)) ||
 	    bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
 		return drop(p, REASON_ENCAP_FAILED);
-	return end(p, p->audited ? REASON_AUDITED : REASON_ENCAPSULATED,
-		   bpf_redirect(tunnel_ifindex, 0));
+	return end(p, p->audited ? REASON_AUDITED : REASON_ENCAPSULATED, bpf_redirect(device, 0));
 }
 
 /* To the neighbour that a node in the underlay's own network is, or to the next hop that routes

@@ -71,13 +71,18 @@ static __always_inline void own_addr6(void *to)
 	}
 }
 
-/* From UDP on: size is its length, bytes; 0 above 64 KiB, which the receiver ignores. */
+static __always_inline __be16 port_to(const struct block *to)
+{
+	return bpf_htons(is_second(to) ? tunnel_port2 : tunnel_port);
+}
+
+/* From UDP on, the destination's port excepted: size is its length, bytes; 0 above 64 KiB, which
+ * the receiver ignores. */
 static __always_inline void tunnel_rest(const struct packet *p, __u32 size, __u32 hash,
 					struct udp *udp, struct vxlan *vxlan,
 					struct ethernet *inner)
 {
 	udp->sport = bpf_htons(TUNNEL_PORT_FIRST | (hash & 0x7fff));
-	udp->dport = bpf_htons(tunnel_port);
 	udp->len = bpf_htons(size);
 	vxlan->flags = VXLAN_HAS_VNI | VXLAN_HAS_POLICY;
 	vxlan->policy = bpf_htons(p->src_identity);
@@ -109,6 +114,7 @@ static __always_inline void tunnel_frame_of(const struct packet *p, const struct
 	f->ip.checksum = ipv4_checksum(&f->ip);
 	tunnel_rest(p, tunnel_size(p, TUNNEL_ROOM, sizeof(f->ip)), hash, &f->udp, &f->vxlan,
 		    &f->inner);
+	f->udp.dport = port_to(to);
 }
 
 /* UDP's sum is left out, which tunnels may (RFC 6935): the inner packet has its own. */
@@ -125,4 +131,5 @@ static __always_inline void tunnel_frame6_of(const struct packet *p, const struc
 	own_addr6(f->ip.src);
 	memcpy(f->ip.dst, &to->vtep, 16);
 	tunnel_rest(p, size, hash, &f->udp, &f->vxlan, &f->inner);
+	f->udp.dport = port_to(to);
 }

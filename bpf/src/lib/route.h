@@ -65,7 +65,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p, const 
 
 	if (net)
 		return drop(p, net->vni == w->vni ? REASON_NO_BLOCK : REASON_OTHER_NETWORK);
-	if (p->proto == PROTO_UDP && p->dport == bpf_htons(tunnel_port))
+	if (p->proto == PROTO_UDP && is_tunnel_port(p->dport))
 		return drop(p, REASON_SPOOFED_TUNNEL);
 	remember(p, skb->ifindex);
 	return end(p, REASON_TO_HOST, TCX_NEXT);

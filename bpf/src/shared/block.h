@@ -15,6 +15,7 @@ struct block_key {
 enum block_flags {
 	BLOCK_LOCAL = 1 << 0, /* this node's own */
 	BLOCK_PLAIN = 1 << 1, /* of a plain node: see struct vtep */
+	BLOCK_SECOND_PORT = 1 << 2, /* the first tunnel port does not reach the node */
 };
 
 /* blocks: block of addresses -> the node that holds it. Go writes. */

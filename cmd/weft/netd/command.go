@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"weft/agent/sandbox"
 	"weft/cmd/weft/node"
@@ -35,6 +36,7 @@ type Options struct {
 	Port                 uint16 // TCP, where peers stream rows
 	Gossip               uint16
 	Tunnel               uint16 // UDP
+	Tunnel2              uint16 // UDP; 0: none
 	Metrics              string // address:port of Prometheus metrics; empty: none
 	HTTP                 string // address:port of the pages of names, VIPs and nodes; empty: none
 	MesosHTTP            string // address:port of the pages of Mesos-DNS; empty: none
@@ -83,15 +85,13 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.StringArrayVar(&o.Join, "join", nil, "address of a member to join; masters are joined anyway (repeatable)")
 	f.Uint16Var(&o.Port, "port", o.Port, "TCP port where peers exchange rows")
 	f.Uint16Var(&o.Gossip, "gossip-port", o.Gossip, "TCP and UDP port of membership")
-	f.Uint16Var(&o.Tunnel, "tunnel-port", o.Tunnel, "UDP port of tunnel frames, the same on every node")
+	o.tunnelFlags(f)
 	f.StringVar(&o.Metrics, "metrics", o.Metrics, "address of the Prometheus metrics; empty: none")
 	f.StringVar(&o.HTTP, "http", o.HTTP, "address of the pages of names, VIPs and nodes, as dcos-net has them; empty: none")
 	f.StringVar(&o.MesosHTTP, "mesos-dns-http", o.MesosHTTP, "address of the pages of Mesos-DNS; empty: none")
 	f.StringArrayVar(&o.Resolvers, "resolver", nil, "address[:port] that answers foreign names (repeatable; default: the host's)")
 	f.StringVar(&o.Names, "names", "", "file of static records, zones and who answers for foreign ones (docs/dns-operations.md)")
 	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret: membership is encrypted, rows only from who knows it")
-	f.BoolVar(&o.SlowEncap, "slow-encap", false, "leave encapsulation to the kernel's VXLAN device")
-	f.BoolVar(&o.SlowDecap, "slow-decap", false, "leave decapsulation to the kernel's VXLAN device")
 	f.Uint32Var(&o.Events, "events", o.Events, "reported packets per second, CPU and reason")
 	f.StringVar(&o.Preset, "preset", "", "dcos: as DC/OS' agents are, see docs/dcos.md")
 	f.StringVar(&o.DCOS, "dcos", "", "address that answers /overlay-agent/overlay; empty: none (preset dcos: :5051)")
@@ -117,6 +117,13 @@ func (o *Options) preset(given func(flag string) bool) {
 	if !given("dcos") {
 		o.DCOS = ":5051"
 	}
+}
+
+func (o *Options) tunnelFlags(f *pflag.FlagSet) {
+	f.Uint16Var(&o.Tunnel, "tunnel-port", o.Tunnel, "UDP port of tunnel frames, the same on every node")
+	f.Uint16Var(&o.Tunnel2, "tunnel-port-2", 0, "UDP port for nodes that --tunnel-port does not reach, the same on every node; 0: none")
+	f.BoolVar(&o.SlowEncap, "slow-encap", false, "leave encapsulation to the kernel's VXLAN device")
+	f.BoolVar(&o.SlowDecap, "slow-decap", false, "leave decapsulation to the kernel's VXLAN device")
 }
 
 // Complete fills in what depends on the machine and joins every problem.

@@ -77,4 +77,5 @@ func (d *daemon) reportNetworks(send process.Send) {
 	o := d.overlay.Stats()
 	send("endpoints", "tasks' endpoints on this node", gauge, float64(o.Endpoints))
 	send("small_paths", "nodes whose path carries smaller packets than the underlay", gauge, float64(o.SmallPaths))
+	send("second_port_nodes", "nodes that the first port of tunnels does not reach", gauge, float64(o.SecondPort))
 }

@@ -180,13 +180,13 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 
 // prepareHost makes what a node needs once: tunnel device, name server's address, forwarding.
 func (d *daemon) prepareHost(context.Context) (err error) {
-	d.host, err = apply.NewHost(apply.HostOptions{Underlay: d.underlay, Port: d.o.Tunnel, Dir: d.o.State, Log: d.log.WithGroup("host")})
+	d.host, err = apply.NewHost(apply.HostOptions{Underlay: d.underlay, Port: d.o.Tunnel, Port2: d.o.Tunnel2, Dir: d.o.State, Log: d.log.WithGroup("host")})
 	return err
 }
 
 // openPlane loads the programs and puts them where packets are met, the links of tasks excepted.
 func (d *daemon) openPlane(ctx context.Context) error {
-	tunnel, err := d.host.Ensure(ctx)
+	tunnel, second, err := d.host.Ensure(ctx)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (d *daemon) openPlane(ctx context.Context) error {
 		Pin: d.o.Pin, Classic: apply.Classic{}, Log: d.log.WithGroup("bpf"),
 		Config: bpf.Config{
 			NodeAddr: d.underlay.Addr, Underlay: d.underlay.Ifindex, Neighbours: d.underlay.Prefix.Bits(),
-			Tunnel: tunnel, TunnelPort: d.o.Tunnel,
+			Tunnel: tunnel, TunnelPort: d.o.Tunnel, Tunnel2: second, TunnelPort2: d.o.Tunnel2,
 			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6),
 			SlowEncap: d.o.SlowEncap, SlowDecap: d.o.SlowDecap, EventsPerSecond: d.o.Events, EdgeSeed: edgeSeed(d.secret),
 		},
@@ -211,6 +211,11 @@ func (d *daemon) openPlane(ctx context.Context) error {
 		return err
 	}
 	d.checkPins(ctx)
+	if second != 0 {
+		if err := d.plane.AttachTunnel(second); err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		d.plane.AttachUnderlay(d.underlay.Ifindex),
 		d.plane.AttachTunnel(tunnel),
@@ -224,7 +229,7 @@ func (d *daemon) openPlane(ctx context.Context) error {
 const loopback = 1
 
 func (d *daemon) makeOverlay(ctx context.Context) (err error) {
-	if d.prober, err = apply.OpenProber(ctx, d.underlay.Addr, d.o.Tunnel); err != nil {
+	if d.prober, err = apply.OpenProber(ctx, d.underlay.Addr, [2]uint16{d.o.Tunnel, d.o.Tunnel2}); err != nil {
 		return err
 	}
 	t := d.plane.Tables()

@@ -54,6 +54,7 @@ func (d *daemon) node(u apply.Underlay) discovery.Node {
 	}
 	return discovery.Node{
 		ID: discovery.NodeID(d.o.Node), Hostname: d.hostname, Addrs: addrs, Peer: d.peerAddr(), MTU: u.MTU, Zone: d.o.Zone, Version: d.o.Version,
+		Warnings: d.overlay.Warnings(),
 	}
 }
 
@@ -73,7 +74,7 @@ func (d *daemon) tell(u apply.Underlay) error {
 func (d *daemon) followUnderlay(ctx context.Context) error {
 	tick := time.NewTicker(underlayEvery)
 	defer tick.Stop()
-	told := d.underlay
+	told := d.node(d.underlay)
 	var admitted time.Time // of the new address
 	for {
 		select {
@@ -85,12 +86,16 @@ func (d *daemon) followUnderlay(ctx context.Context) error {
 		if err != nil || d.underlay.Addr.Is4() && !u.Addr.Is4() {
 			continue // gone for the moment, which is no reason to leave the others' family: all stays as it is
 		}
-		if u.Addr != told.Addr || !slices.Equal(u.Others, told.Others) {
-			d.log.InfoContext(ctx, "underlay addresses changed", "addr", u.Addr, "others", u.Others)
+		now := d.node(u)
+		moved := !slices.Equal(now.Addrs, told.Addrs)
+		if moved || !slices.Equal(now.Warnings, told.Warnings) {
 			if err := d.tell(u); err != nil {
 				return err
 			}
-			told, admitted = u, time.Time{}
+		}
+		if told = now; moved {
+			d.log.InfoContext(ctx, "underlay addresses changed", "addr", u.Addr, "others", u.Others)
+			admitted = time.Time{}
 		}
 		if admitted.IsZero() && d.isAdmitted(u.Addr) {
 			admitted = time.Now()

@@ -59,15 +59,15 @@ func state(n control.Node) string {
 	}
 }
 
-// problem is the first of the refusals and how many more there are.
+// problem is the first of refusals and warnings, and how many more there are.
 func problem(n control.Node) string {
-	switch len(n.Refusals) {
+	switch all := slices.Concat(n.Refusals, n.Warnings); len(all) {
 	case 0:
 		return ""
 	case 1:
-		return n.Refusals[0]
+		return all[0]
 	default:
-		return fmt.Sprintf("%s (and %d more)", n.Refusals[0], len(n.Refusals)-1)
+		return fmt.Sprintf("%s (and %d more)", all[0], len(all)-1)
 	}
 }
 
@@ -99,7 +99,7 @@ func (o *operator) nodeShow() *cobra.Command {
 				}
 				show.Row(w, "mtu", n.MTU)
 				show.Row(w, "version", n.Version)
-				for _, r := range n.Refusals {
+				for _, r := range slices.Concat(n.Refusals, n.Warnings) {
 					show.Row(w, "problem", r)
 				}
 			})
