@@ -52,6 +52,7 @@ type (
 		Weight uint16     `json:"weight"`
 		In     bool       `json:"in"`
 		Reason string     `json:"reason,omitempty"`
+		Health string     `json:"health,omitempty"` // healthy, unhealthy, unknown; empty: nobody checks
 	}
 	// Node is a node of the cluster.
 	Node struct {

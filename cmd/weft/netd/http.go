@@ -91,7 +91,7 @@ func (d *daemon) listVIPs() []httpapi.VIP {
 		for _, b := range v.Backends {
 			for _, a := range b.Addrs {
 				one.Backends = append(one.Backends, httpapi.Backend{
-					IP: a, Port: b.Port, Task: b.Task, Node: string(b.Node), Weight: b.Weight, In: b.In, Reason: b.Reason,
+					IP: a, Port: b.Port, Task: b.Task, Node: string(b.Node), Weight: b.Weight, In: b.In, Reason: b.Reason, Health: string(b.Health),
 				})
 			}
 		}

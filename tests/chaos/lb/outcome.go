@@ -56,7 +56,7 @@ func (o outcome) print(out io.Writer) {
 	for _, client := range []string{"client", "outside"} {
 		c := o.connects[client]
 		fmt.Fprintf(out, "  %-8s %d connections, %d failed (%d are allowed), %d after a second try; longest %s\n",
-			client, c.Started, c.Failed, o.most, c.Delayed, c.Longest.Round(time.Millisecond))
+			client, c.Started, c.Failed, o.most[client], c.Delayed, c.Longest.Round(time.Millisecond))
 		for text, n := range c.Errors {
 			fmt.Fprintf(out, "    %d %s\n", n, text)
 		}
@@ -93,7 +93,7 @@ func hold(measure, against string, value, most, runs int) line {
 func (o outcome) lines() (all []line) {
 	for _, client := range []string{"client", "outside"} {
 		c := o.connects[client]
-		all = append(all, hold("connects_failed_"+client, o.name, c.Failed, o.most, c.Started),
+		all = append(all, hold("connects_failed_"+client, o.name, c.Failed, o.most[client], c.Started),
 			line{Measure: "connects_delayed_" + client, Against: o.name, Value: float64(c.Delayed), Runs: c.Started})
 	}
 	cut := 0
