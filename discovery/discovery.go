@@ -154,6 +154,8 @@ type Record struct {
 	// From is the row it was made from (kind/key) and Writer who wrote that row.
 	From   string `json:"from"`
 	Writer string `json:"writer"`
+	// LeftOut tells that answers are without it: its task is not well, and another one of the name is.
+	LeftOut bool `json:"left_out,omitempty"`
 }
 
 // Service is what clients of a node ask of discovery. Every method is idempotent.

@@ -76,7 +76,7 @@ func addrsIn(texts []string) ([]netip.Addr, error) {
 func recordsOut(records []discovery.Record) []*Record {
 	out := make([]*Record, len(records))
 	for i, r := range records {
-		out[i] = &Record{Name: r.Name, Type: r.Type, TtlNs: int64(r.TTL), Data: r.Data, From: r.From, Writer: r.Writer}
+		out[i] = &Record{Name: r.Name, Type: r.Type, TtlNs: int64(r.TTL), Data: r.Data, From: r.From, Writer: r.Writer, LeftOut: r.LeftOut}
 	}
 	return out
 }
@@ -86,7 +86,7 @@ func recordsIn(records []*Record) []discovery.Record {
 	for _, r := range records {
 		out = append(out, discovery.Record{
 			Name: r.GetName(), Type: r.GetType(), TTL: time.Duration(r.GetTtlNs()), Data: r.GetData(),
-			From: r.GetFrom(), Writer: r.GetWriter(),
+			From: r.GetFrom(), Writer: r.GetWriter(), LeftOut: r.GetLeftOut(),
 		})
 	}
 	return out

@@ -1167,6 +1167,7 @@ type Record struct {
 	Data          string                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
 	From          string                 `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
 	Writer        string                 `protobuf:"bytes,6,opt,name=writer,proto3" json:"writer,omitempty"`
+	LeftOut       bool                   `protobuf:"varint,7,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1241,6 +1242,13 @@ func (x *Record) GetWriter() string {
 		return x.Writer
 	}
 	return ""
+}
+
+func (x *Record) GetLeftOut() bool {
+	if x != nil {
+		return x.LeftOut
+	}
+	return false
 }
 
 type NodesRequest struct {
@@ -1692,14 +1700,15 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"E\n" +
 	"\x0eLookupResponse\x123\n" +
-	"\arecords\x18\x01 \x03(\v2\x19.weft.discovery.v1.RecordR\arecords\"\x87\x01\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.weft.discovery.v1.RecordR\arecords\"\xa2\x01\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x15\n" +
 	"\x06ttl_ns\x18\x03 \x01(\x03R\x05ttlNs\x12\x12\n" +
 	"\x04data\x18\x04 \x01(\tR\x04data\x12\x12\n" +
 	"\x04from\x18\x05 \x01(\tR\x04from\x12\x16\n" +
-	"\x06writer\x18\x06 \x01(\tR\x06writer\"\x0e\n" +
+	"\x06writer\x18\x06 \x01(\tR\x06writer\x12\x19\n" +
+	"\bleft_out\x18\a \x01(\bR\aleftOut\"\x0e\n" +
 	"\fNodesRequest\"D\n" +
 	"\rNodesResponse\x123\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1d.weft.discovery.v1.NodeStatusR\x05nodes\"\xef\x01\n" +

@@ -13,23 +13,39 @@ import (
 
 // answer is what a zone says to a question, not yet for anyone in particular.
 type answer struct {
-	rcode                     int
+	rcode int
+	chain []wire.RR // CNAMEs that lead from the name to the one of records
+	// beyond is the foreign name that the chain leads to: who answers for it has the records.
+	beyond                    string
 	records, authority, extra []wire.RR
-	// depends are other names whose addresses are in extra.
+	// depends are other names with a part in the answer.
 	depends []string
 }
 
+// maxChain is how many CNAMEs are followed: more are a loop, or a mistake.
+const maxChain = 8
+
 // compose answers from a zone: name is in it, lower case.
 func compose(z *zone.Zone, network, apex, name string, qtype uint16) answer {
-	look := z.Lookup(network, name)
-	if name == apex {
-		look.Exists = true
-		look.Records = withApex(z, apex, look.Records)
+	var a answer
+	look := lookup(z, network, apex, name)
+	for len(a.chain) < maxChain {
+		alias := look.Of(zone.CNAME)
+		if len(alias) == 0 || len(look.Of(zone.Type(qtype))) > 0 {
+			break
+		}
+		a.chain, a.depends = append(a.chain, resource(alias[0])), append(a.depends, alias[0].Target)
+		name = alias[0].Target
+		var own bool
+		if apex, own = z.Apex(name); !own {
+			a.beyond = name
+			return a
+		}
+		look = lookup(z, network, apex, name)
 	}
 	if !look.Exists && !z.Complete() {
 		return answer{rcode: wire.RcodeServerFailure}
 	}
-	var a answer
 	for _, r := range look.Of(zone.Type(qtype)) {
 		a.records = append(a.records, resource(r))
 		if r.Type == zone.SRV || r.Type == zone.NS {
@@ -39,10 +55,20 @@ func compose(z *zone.Zone, network, apex, name string, qtype uint16) answer {
 	if len(a.records) == 0 {
 		a.authority = []wire.RR{resource(z.Start(apex))}
 		if !look.Exists {
-			a.rcode = wire.RcodeNameError
+			a.rcode = wire.RcodeNameError // of the last name (RFC 6604, section 3)
 		}
 	}
 	return a
+}
+
+// lookup is what the zone of apex says of a name.
+func lookup(z *zone.Zone, network, apex, name string) zone.Answer {
+	look := z.Lookup(network, name)
+	if name == apex {
+		look.Exists = true
+		look.Records = withApex(z, apex, look.Records)
+	}
+	return look
 }
 
 // withApex adds the records that make a zone, to reverse zones, which have none of their own.
@@ -80,6 +106,8 @@ func resource(r zone.Record) wire.RR {
 		return &wire.AAAA{Hdr: h, AAAA: net.IP(r.Addr.AsSlice())}
 	case zone.SRV:
 		return &wire.SRV{Hdr: h, Priority: zone.Priority, Weight: zone.Weight, Port: r.Port, Target: r.Target}
+	case zone.CNAME:
+		return &wire.CNAME{Hdr: h, Target: r.Target}
 	case zone.PTR:
 		return &wire.PTR{Hdr: h, Ptr: r.Target}
 	case zone.NS:

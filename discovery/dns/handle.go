@@ -62,6 +62,10 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		q.zone = q.zone.Doubted()
 	}
 	a := compose(q.zone, q.network, apex, q.name, q.qtype)
+	if a.beyond != "" {
+		s.serveAlias(ctx, w, &q, a)
+		return
+	}
 	s.send(w, &q, s.reply(&q, a))
 	if !q.tcp {
 		s.learner.learn(&q)
@@ -100,7 +104,7 @@ func asker(w wire.ResponseWriter) netip.Addr {
 func (s *Server) reply(q *question, a answer) *wire.Msg {
 	r := new(wire.Msg).SetRcode(q.msg, a.rcode)
 	r.Authoritative = a.rcode != wire.RcodeServerFailure
-	r.Answer, r.Ns, r.Extra = rotate(a.records), a.authority, a.extra
+	r.Answer, r.Ns, r.Extra = append(a.chain, rotate(a.records)...), a.authority, a.extra
 	asked := q.msg.Question[0].Name
 	for _, section := range [][]wire.RR{r.Answer, r.Ns} {
 		for _, rr := range section {

@@ -161,7 +161,7 @@ func (l *learner) affected(diff zone.Diff) []*resident {
 	for _, q := range diff.Questions {
 		for _, r := range l.byName[q.Name] {
 			own := r.name == q.Name && (q.Type == zone.Any || uint16(q.Type) == r.qtype)
-			part := r.name != q.Name && (q.Type == zone.A || q.Type == zone.AAAA)
+			part := r.name != q.Name // addresses of a target, anything behind a CNAME
 			if _, twice := seen[r]; !twice && (own || part) {
 				seen[r] = struct{}{}
 				out = append(out, r)

@@ -145,7 +145,7 @@ func (k *kernel) same(z *zone.Zone, networks map[uint32]string) error {
 		want := compose(z, networks[a.vni], apex, name, a.qtype)
 		if d := cmp.Diff(
 			[]any{m.Rcode, values(m.Answer), values(m.Ns), values(m.Extra)},
-			[]any{want.rcode, values(want.records), values(want.authority), values(want.extra)},
+			[]any{want.rcode, values(slices.Concat(want.chain, want.records)), values(want.authority), values(want.extra)},
 		); d != "" {
 			return fmt.Errorf("%d %s %s (kernel -, zone +):\n%s", a.vni, name, wire.Type(a.qtype), d)
 		}

@@ -20,6 +20,7 @@ var (
 	errForeign = errors.New("not a name of ours")
 	errUnready = errors.New("not known yet")
 	errLong    = errors.New("longer than an answer over UDP")
+	errAlias   = errors.New("its records are turned behind a CNAME, or foreign")
 )
 
 // prepare composes an answer from the zone that is served and renders it.
@@ -32,6 +33,10 @@ func (l *learner) prepare(k residentKey, network string) (prepared, error) {
 	if p.rcode == wire.RcodeServerFailure {
 		return prepared{}, errUnready
 	}
+	if p.beyond != "" || len(p.chain) > 0 && len(p.records) > 1 {
+		return prepared{}, errAlias
+	}
+	p.records = append(p.chain, p.records...)
 	var err error
 	if p.qname, err = wireName(k.name); err != nil {
 		return prepared{}, err
@@ -58,7 +63,7 @@ func (p *prepared) render(k residentKey) error {
 	}
 	const header, typeAndClass = 12, 4
 	p.data = packed[header+len(p.qname)+typeAndClass:]
-	alike := len(p.records) > 1 && len(p.authority)+len(p.extra) == 0
+	alike := len(p.records) > 1 && len(p.chain) == 0 && len(p.authority)+len(p.extra) == 0
 	if alike && (k.qtype == wire.TypeA || k.qtype == wire.TypeAAAA) {
 		p.rotate = uint8(len(p.data) / len(p.records)) // 16 or 28: the name is a pointer
 	}

@@ -95,6 +95,7 @@ type Engine struct {
 	restored bool              // they were on disk
 	last     time.Time         // of the rows that came last
 	services map[string][]discovery.ServiceName
+	health   health
 	alive    map[discovery.NodeID]liveness
 }
 
@@ -122,6 +123,7 @@ func New(o Options) (*Engine, error) {
 	e := &Engine{
 		store: o.Store, self: discovery.NodeID(o.Store.Self()), members: o.Members, server: o.Server, wanted: o.Interest, synced: o.Synced,
 		log: o.Log, services: map[string][]discovery.ServiceName{}, alive: map[discovery.NodeID]liveness{},
+		health: health{map[string]map[string]string{}},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

@@ -139,6 +139,46 @@ func TestNamesOfOtherNodesComeAndGo(t *testing.T) {
 	has("new.weft.mesos.", false)
 }
 
+// What a node says of a task as a backend counts for its names too; the task's other VIPs may say otherwise.
+func TestUnwellBackendsAreLeftOutOfShortNames(t *testing.T) {
+	s := openStore(t, "")
+	e := open(t, Options{Store: s})
+	run(t, e.Run)
+	seq := uint64(10)
+	say := func(vip, task, health string, draining bool) {
+		t.Helper()
+		seq++
+		apply(t, s, row("host-b", discovery.KindBackend, vip+" "+task, 1, seq, map[string]any{"task": task, "health": health, "draining": draining}))
+	}
+	has := func(want ...string) {
+		t.Helper()
+		wait(t, e, fmt.Sprint(want), func(z *zone.Zone) bool {
+			var got []string
+			for _, r := range z.Lookup("", "web.prod.weft.").Of(zone.A) {
+				got = append(got, r.Addr.String())
+			}
+			return slices.Equal(got, want)
+		})
+	}
+	for i, addr := range []string{"9.0.1.2", "9.0.1.3"} {
+		n := servicetest.Web(fmt.Sprint("t", i+1), addr)
+		n.Network = "prod"
+		apply(t, s, row("host-b", discovery.KindName, n.Task, 1, uint64(i+1), n))
+	}
+	has("9.0.1.2", "9.0.1.3")
+	say("a", "t1", "unknown", false)
+	has("9.0.1.3")
+	say("b", "t1", "unhealthy", false)
+	say("a", "t1", "healthy", false)
+	has("9.0.1.3")
+	say("b", "t1", "healthy", false)
+	has("9.0.1.2", "9.0.1.3")
+	say("a", "t2", "healthy", true)
+	has("9.0.1.2")
+	apply(t, s, row("host-b", discovery.KindBackend, "a t2", 1, 99, nil))
+	has("9.0.1.2", "9.0.1.3")
+}
+
 func TestMastersNetworksAndServices(t *testing.T) {
 	s := openStore(t, "")
 	e := open(t, Options{Store: s, Zone: zone.Options{Reverse: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}}})
@@ -345,6 +385,15 @@ func TestFollowedZoneIsThatOfTheRows(t *testing.T) {
 			"name": func(t *rapid.T) {
 				w, id := host.Draw(t, "writer"), task.Draw(t, "task")
 				apply(t, s, row(w, discovery.KindName, id, incarnation[w], next(w), name(t, id)))
+			},
+			"health": func(t *rapid.T) {
+				w, id := host.Draw(t, "writer"), task.Draw(t, "task")
+				said := map[string]any{"task": id, "health": rapid.SampledFrom([]string{"", "healthy", "unhealthy", "unknown"}).Draw(t, "health"), "draining": rapid.Bool().Draw(t, "draining")}
+				apply(t, s, row(w, discovery.KindBackend, rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "vip")+" "+id, incarnation[w], next(w), said))
+			},
+			"withdrawn": func(t *rapid.T) {
+				w := host.Draw(t, "writer")
+				apply(t, s, row(w, discovery.KindBackend, rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "vip")+" "+task.Draw(t, "task"), incarnation[w], next(w), nil))
 			},
 			"gone": func(t *rapid.T) {
 				w := host.Draw(t, "writer")

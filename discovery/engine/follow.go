@@ -13,7 +13,7 @@ import (
 // followed are the kinds that wake the engine. An admission makes no record, but may void others.
 var followed = []discovery.Kind{
 	discovery.KindName, discovery.KindNode, discovery.KindNetwork, discovery.KindMaster, discovery.KindLeader,
-	discovery.KindAdmission,
+	discovery.KindAdmission, discovery.KindBackend,
 }
 
 // rowID is a row of some writer.
@@ -96,11 +96,16 @@ func (e *Engine) void(changes []zone.Change, name string, keep func(rowID) bool)
 	if len(e.writers[name]) == 0 {
 		delete(e.writers, name)
 	}
-	return changes
+	return append(changes, e.health.void(name, keep)...)
 }
 
 // take adds what one row changes.
 func (e *Engine) take(changes []zone.Change, r discovery.Row) []zone.Change {
+	if r.Kind == discovery.KindBackend && r.Writer != discovery.Ledger {
+		said, err := e.health.take(r)
+		e.understood(r, err)
+		return append(changes, said...)
+	}
 	id, v := rowID{r.Kind, r.Key}, version{r.Incarnation, r.Seq}
 	known, had := e.writers[r.Writer][id]
 	if had && known == v && !r.Deleted {
@@ -111,8 +116,7 @@ func (e *Engine) take(changes []zone.Change, r discovery.Row) []zone.Change {
 		var err error
 		if fact, err = factOf(r); err != nil {
 			fact = nil
-			e.stats.broken.Add(1)
-			e.log.Warn("row not understood", "kind", r.Kind, "key", r.Key, "writer", r.Writer, "error", err)
+			e.understood(r, err)
 		}
 	}
 	switch {
@@ -127,6 +131,14 @@ func (e *Engine) take(changes []zone.Change, r discovery.Row) []zone.Change {
 		return changes
 	}
 	return append(changes, zone.Change{Source: zone.Source{Kind: r.Kind, Key: r.Key, Writer: r.Writer}, Fact: fact})
+}
+
+// understood tells the operator of a row that can't be read.
+func (e *Engine) understood(r discovery.Row, err error) {
+	if err != nil {
+		e.stats.broken.Add(1)
+		e.log.Warn("row not understood", "kind", r.Kind, "key", r.Key, "writer", r.Writer, "error", err)
+	}
 }
 
 // removes tells whether an admission voids rows that it did not void before.

@@ -23,8 +23,11 @@ func (e *Engine) Lookup(ctx context.Context, network, name string) ([]discovery.
 	held := e.Hold(ctx, fqdn)
 	z := e.zone.Load()
 	var records []discovery.Record
-	for _, r := range z.Lookup(network, fqdn).Records {
-		records = append(records, r.Export())
+	look := z.Lookup(network, fqdn)
+	for _, r := range look.Records {
+		record := r.Export()
+		record.LeftOut = look.LeftOut(r)
+		records = append(records, record)
 	}
 	if len(records) > 0 {
 		return records, nil

@@ -24,7 +24,7 @@ func (o *Options) zones() []string {
 	if o.MesosOnly {
 		return []string{o.Domain}
 	}
-	return append([]string{o.Domain, directory, zkZone, spartanZone, localZone}, o.Zones...)
+	return append([]string{o.Domain, directory, OwnZone, zkZone, spartanZone, localZone}, o.Zones...)
 }
 
 // directoryRecords generates thisdcos.directory, the zone of everything that is no task:
@@ -182,6 +182,7 @@ func (o *Options) reflected(records []Record) []Record {
 		}
 		r.Name, _ = o.mirror(r.Name)
 		r.TTL = seconds(serviceTTL)
+		o.setTTL(&r)
 		if target, ok := o.mirror(r.Target); ok {
 			r.Target = target
 		}

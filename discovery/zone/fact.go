@@ -24,8 +24,8 @@ func (s Source) id() string {
 	return string(s.Kind) + "\x00" + s.Key + "\x00" + s.Writer + "\x00" + s.view
 }
 
-// Fact is what records are made from: Task, Host, Master, Leader, Service, Network, or one of a Mesos
-// cluster's.
+// Fact is what records are made from: Task, Unwell, Host, Master, Leader, Service, Network, or one of a
+// Mesos cluster's.
 type Fact interface{ fact() }
 
 type (
@@ -48,6 +48,8 @@ type (
 		VNI     uint32
 		Subnets []netip.Prefix
 	}
+	// Unwell says that a task is not fit to be used. Its source is UnwellSource.
+	Unwell struct{}
 	// apexes are the zones themselves.
 	apexes struct{}
 	// static are records of the configuration.
@@ -62,6 +64,7 @@ func (Master) fact()   {}
 func (Leader) fact()   {}
 func (Service) fact()  {}
 func (Network) fact()  {}
+func (Unwell) fact()   {}
 func (apexes) fact()   {}
 func (static) fact()   {}
 func (ensemble) fact() {}
@@ -79,6 +82,11 @@ type Change = Sourced
 // sees it.
 func ServiceSource(network, name string) Source {
 	return Source{Kind: discovery.KindPin, Key: name, Writer: discovery.Ledger, view: network}
+}
+
+// UnwellSource is the source of a task's Unwell: what its node says of it as a backend.
+func UnwellSource(task, node string) Source {
+	return Source{Kind: discovery.KindBackend, Key: task, Writer: node}
 }
 
 // Sources of facts that no row says.

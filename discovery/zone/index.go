@@ -32,7 +32,10 @@ type packed struct {
 }
 
 // origin is what the records of one fact share.
-type origin struct{ network, text, from, writer string }
+type origin struct {
+	network, home, text, from, writer string
+	unwell                            bool
+}
 
 // get returns the records of a name. It exists too when names below it do.
 func (x *index) get(name string) (records []Record, exists bool) {
@@ -51,7 +54,7 @@ func (e *entry) unpack(name string) []Record {
 	for i, p := range e.records {
 		r := Record{
 			Name: name, Type: p.kind, TTL: p.ttl, Port: p.port,
-			Network: p.from.network, Text: p.from.text, From: p.from.from, Writer: p.from.writer,
+			Network: p.from.network, Home: p.from.home, Unwell: p.from.unwell, Text: p.from.text, From: p.from.from, Writer: p.from.writer,
 		}
 		if p.kind == A || p.kind == AAAA {
 			r.Addr, _ = netip.AddrFromSlice([]byte(p.value)) // none where Mesos-DNS shows a text instead
@@ -133,7 +136,7 @@ func (x *indexTxn) pack(records []Record) []packed {
 	}
 	list := make([]packed, len(records))
 	for i, r := range records {
-		o := origin{r.Network, r.Text, r.From, r.Writer}
+		o := origin{r.Network, r.Home, r.Text, r.From, r.Writer, r.Unwell}
 		if x.origins[o] == nil {
 			x.origins[o] = &o
 		}

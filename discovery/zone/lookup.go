@@ -13,13 +13,19 @@ type Answer struct {
 	// Exists is also true of a name that has no records but names below it (RFC 8020), and of one
 	// whose records other networks see only.
 	Exists bool
+	heeds  bool // tasks that are not well are left out while others are
+}
+
+// LeftOut tells whether a record is not in answers: its task is not well, and another one is.
+func (a Answer) LeftOut(r Record) bool {
+	return a.heeds && r.Unwell && slices.ContainsFunc(a.Records, func(o Record) bool { return o.Type == r.Type && !o.Unwell })
 }
 
 // Of returns the records of one type, each value once, in the order of values.
 func (a Answer) Of(t Type) []Record {
 	var records []Record
 	for _, r := range a.Records {
-		if r.Type != t && t != Any {
+		if r.Type != t && t != Any || a.LeftOut(r) {
 			continue
 		}
 		if n := len(records); n > 0 && records[n-1].answer() == r.answer() {
@@ -35,12 +41,18 @@ func (a Answer) Of(t Type) []Record {
 func (z *Zone) Lookup(network, name string) Answer {
 	if original, ok := z.options.mirrored(name); ok {
 		a := z.Lookup(network, original)
-		a.Records = z.options.reflected(a.Records)
+		a.Records, a.heeds = z.options.reflected(a.Records), z.heeds(directory)
 		return a
 	}
-	var a Answer
+	domain, _ := z.options.zoneOf(name)
+	a := Answer{heeds: z.heeds(domain)}
 	if a.Records, a.Exists = z.names.get(name); len(a.Records) > 0 {
 		a.Records = slices.DeleteFunc(a.Records, func(r Record) bool { return !r.seenBy(network) })
+	}
+	if domain == OwnZone && z.options.hasOwn() {
+		z.addOwn(&a, network, strings.TrimSuffix(name, OwnZone+"."))
+	}
+	if a.Exists {
 		return a
 	}
 	if p, ok := parseReverse(name); ok && p.Bits() < p.Addr().BitLen() {
@@ -49,16 +61,23 @@ func (z *Zone) Lookup(network, name string) Answer {
 	return a
 }
 
+// heedsAt tells whether answers for a name of ours, or for the one in the mirror that has the same records,
+// leave out who is not well.
+func (z *Zone) heedsAt(name string) bool {
+	domain, ok := z.options.zoneOf(name)
+	return ok && (z.heeds(domain) || domain == z.options.Domain && z.heeds(directory))
+}
+
+func (z *Zone) heeds(domain string) bool { return slices.Contains(z.options.Heeding, domain) }
+
 func (r Record) seenBy(network string) bool {
 	return network == "" || r.Network == "" || r.Network == network
 }
 
 // Apex returns the name of the zone of ours that a name is in; ok is false for foreign names.
 func (z *Zone) Apex(name string) (apex string, ok bool) {
-	for _, domain := range z.options.zones() {
-		if within(name, domain) {
-			return domain + ".", true
-		}
+	if domain, ok := z.options.zoneOf(name); ok {
+		return domain + ".", true
 	}
 	if !strings.HasSuffix(name, ".arpa.") || z.options.MesosOnly {
 		return "", false

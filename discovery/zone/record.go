@@ -18,13 +18,14 @@ type Type uint16
 
 // Types of records that zones hold. Any stands for all of a name's types in a Diff.
 const (
-	A    Type = 1
-	NS   Type = 2
-	SOA  Type = 6
-	PTR  Type = 12
-	AAAA Type = 28
-	SRV  Type = 33
-	Any  Type = 255
+	A     Type = 1
+	NS    Type = 2
+	CNAME Type = 5
+	SOA   Type = 6
+	PTR   Type = 12
+	AAAA  Type = 28
+	SRV   Type = 33
+	Any   Type = 255
 )
 
 // String is the type's mnemonic.
@@ -34,6 +35,8 @@ func (t Type) String() string {
 		return "A"
 	case NS:
 		return "NS"
+	case CNAME:
+		return "CNAME"
 	case SOA:
 		return "SOA"
 	case PTR:
@@ -54,10 +57,13 @@ type Record struct {
 	Type   Type
 	TTL    uint32     // seconds
 	Addr   netip.Addr // A, AAAA
-	Target string     // NS, PTR, SRV: a name; SOA: the primary server
+	Target string     // CNAME, NS, PTR, SRV: a name; SOA: the primary server
 	Port   uint16     // SRV
 	// Network is the only network that sees the record; empty: all do. The hosts see every record.
 	Network string
+	// Home is the network of the task that the record tells of, Unwell that it is not fit to be used.
+	Home   string
+	Unwell bool
 	// Text is what Mesos-DNS calls the value where the wire can't say the same: a port that no port can
 	// be, a host that is no address. Empty otherwise.
 	Text   string
@@ -150,7 +156,7 @@ func (r Record) Export() discovery.Record {
 
 // answer is the record without where it is from: what a resolver sees.
 func (r Record) answer() Record {
-	r.From, r.Writer, r.Network = "", "", ""
+	r.From, r.Writer, r.Network, r.Home, r.Unwell = "", "", "", "", false
 	return r
 }
 
@@ -159,7 +165,7 @@ func compare(a, b Record) int {
 	return cmp.Or(
 		cmp.Compare(a.Type, b.Type), a.Addr.Compare(b.Addr), strings.Compare(a.Target, b.Target),
 		cmp.Compare(a.Port, b.Port), cmp.Compare(a.TTL, b.TTL), strings.Compare(a.Network, b.Network), strings.Compare(a.Text, b.Text),
-		strings.Compare(a.From, b.From), strings.Compare(a.Writer, b.Writer),
+		strings.Compare(a.Home, b.Home), strings.Compare(a.From, b.From), strings.Compare(a.Writer, b.Writer),
 	)
 }
 

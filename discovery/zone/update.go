@@ -49,6 +49,9 @@ func (z *Zone) With(changes []Change) (*Zone, Diff) {
 			*facts.set(id) = c
 		}
 		touched[id] = struct{}{}
+		if c.Kind == discovery.KindBackend { // what it says of a task changes that task's records
+			touched[Source{Kind: discovery.KindName, Key: c.Key, Writer: c.Writer}.id()] = struct{}{}
+		}
 	}
 	next.facts = facts.commit()
 	if kinds.networks {
@@ -200,21 +203,28 @@ func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
 	names := before.names.txn()
 	changed := map[Question]struct{}{}
 	moves := map[string]int{} // how often a name began or ceased to exist
+	homes := map[string][]string{}
 	for name, e := range edits {
 		old, _ := before.names.get(name)
 		now := merge(old, e)
+		homes[name] = homesOf(old, now)
 		for _, n := range names.replace(name, now) {
 			moves[n]++
 		}
 		z.records += len(now) - len(old)
-		for _, t := range differences(old, now) {
+		heeds := z.heedsAt(name)
+		for _, t := range differences(Answer{Records: old, heeds: heeds}, Answer{Records: now, heeds: heeds}) {
 			changed[Question{name, t}] = struct{}{}
 		}
 	}
 	z.names = names.done()
+	for name := range edits {
+		z.ownChanges(before, name, homes, changed)
+	}
 	for n, times := range moves {
 		if times%2 == 1 {
 			changed[Question{n, Any}] = struct{}{}
+			z.ownChanges(before, n, homes, changed)
 		}
 	}
 	for q := range maps.Clone(changed) {
@@ -236,24 +246,28 @@ func merge(old []Record, e *edit) []Record {
 }
 
 // differences returns the types whose answers differ in some view.
-func differences(old, now []Record) []Type {
+func differences(old, now Answer) []Type {
 	var types []Type
-	for _, t := range [...]Type{A, NS, SOA, PTR, AAAA, SRV} {
-		if !slices.Equal(visible(old, t), visible(now, t)) {
+	for _, t := range [...]Type{A, NS, CNAME, SOA, PTR, AAAA, SRV} {
+		if !slices.Equal(old.visible(t), now.visible(t)) {
 			types = append(types, t)
 		}
 	}
 	return types
 }
 
-// visible is what resolvers may see of a type: values and who sees them, not where they are from.
-func visible(records []Record, t Type) []Record {
+// visible is what resolvers may see of a type: values and who sees them, not where they are from. Where views
+// differ one may see what is left out in another, so that counts.
+func (a Answer) visible(t Type) []Record {
 	var out []Record
-	for _, r := range records {
-		if r.Type != t {
+	views := slices.ContainsFunc(a.Records, func(r Record) bool { return r.Network != "" })
+	for _, r := range a.Records {
+		if r.Type != t || !views && a.LeftOut(r) {
 			continue
 		}
-		r.From, r.Writer = "", ""
+		network, unwell := r.Network, r.Unwell && views && a.heeds
+		r = r.answer()
+		r.Network, r.Unwell = network, unwell
 		if n := len(out); n == 0 || out[n-1] != r {
 			out = append(out, r)
 		}

@@ -51,6 +51,12 @@ const (
 type Options struct {
 	Domain string        // of task names, without dots at the ends; default DefaultDomain
 	TTL    time.Duration // of task names, nodes and masters, whole seconds; default DefaultTTL
+	// TTLs are those of the records of single zones, by their names without dots at the ends, whatever TTL
+	// and dcos-net say; Static says its own.
+	TTLs map[string]time.Duration
+	// Heeding are the zones whose answers leave out a task that is not well while another one has the name;
+	// nil: OwnZone.
+	Heeding []string
 	// Servers are the addresses at which a node answers, for the NS records.
 	Servers []netip.Addr
 	// Reverse are prefixes whose reverse zones are ours besides the networks' subnets: the ranges of
@@ -87,6 +93,9 @@ func (o *Options) complete() {
 	}
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
+	}
+	if o.Heeding == nil {
+		o.Heeding = []string{OwnZone}
 	}
 	if o.IPSources == nil {
 		o.IPSources = []IPSource{FromNetinfo, FromMesos, FromHost}
@@ -223,8 +232,10 @@ func (z *Zone) recordsOf(id string) []Record {
 		return nil
 	}
 	f := s.Fact
+	unwell := false
 	if t, ok := f.(Task); ok {
 		f = placedTask{t, z.addrsOf(t.Node)}
+		unwell = z.facts.at(UnwellSource(t.Task, s.Writer).id()) != nil
 	}
 	var records []Record
 	for _, generate := range z.options.generators() {
@@ -232,12 +243,36 @@ func (z *Zone) recordsOf(id string) []Record {
 	}
 	from := s.From()
 	for i := range records {
-		records[i].From, records[i].Writer = from, s.Writer
+		r := &records[i]
+		r.From, r.Writer, r.Unwell = from, s.Writer, unwell
+		z.options.setTTL(r)
 	}
 	if fixed, ok := f.(static); ok {
 		return fixed.records // they say themselves where they are from
 	}
 	return records
+}
+
+// setTTL gives a record the TTL of its zone, if that has one of its own.
+func (o *Options) setTTL(r *Record) {
+	if len(o.TTLs) == 0 || r.Type == SOA || r.Type == NS {
+		return
+	}
+	if domain, ok := o.zoneOf(r.Name); ok {
+		if ttl, ok := o.TTLs[domain]; ok {
+			r.TTL = seconds(ttl)
+		}
+	}
+}
+
+// zoneOf returns the zone that a name is in, of those that hold more than reverse names.
+func (o *Options) zoneOf(name string) (domain string, ok bool) {
+	for _, domain := range o.zones() {
+		if within(name, domain) {
+			return domain, true
+		}
+	}
+	return "", false
 }
 
 // placedTask is a task with the addresses of its node.
@@ -262,5 +297,5 @@ func (o *Options) generators() []func(*Options, Fact) []Record {
 	if o.MesosOnly {
 		return []func(*Options, Fact) []Record{mesosCluster}
 	}
-	return []func(*Options, Fact) []Record{mesos, mesosCluster, directoryRecords, dcosRecords, reverse}
+	return []func(*Options, Fact) []Record{mesos, mesosCluster, directoryRecords, dcosRecords, ownApex, reverse}
 }

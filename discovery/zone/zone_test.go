@@ -270,9 +270,9 @@ func TestApexTellsOwnFromForeign(t *testing.T) {
 func TestDiffNamesWhatAResolverSees(t *testing.T) {
 	t.Parallel()
 	z, _ := New(options).With(sample())
-	// dcos-net's names for tasks and the mirror of mesos have tests of their own.
+	// dcos-net's names for tasks, the mirror of mesos and the short names have tests of their own.
 	elsewhere := func(name string) bool {
-		return within(name, mirrorApex) || within(name, "dcos."+directory) || within(name, "slave.mesos")
+		return within(name, mirrorApex) || within(name, OwnZone) || within(name, "dcos."+directory) || within(name, "slave.mesos")
 	}
 	check := func(c Change, want ...string) {
 		t.Helper()

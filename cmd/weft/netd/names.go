@@ -4,11 +4,14 @@ package netd
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,8 +22,9 @@ import (
 type Names struct {
 	// TTL is for names of tasks, nodes and masters, a duration in whole seconds.
 	TTL string `json:"ttl,omitempty"`
-	// Zones are names of zones that are answered from Records alone.
-	Zones []string `json:"zones,omitempty"`
+	// Zones say how single zones differ, by their names. One that is not Weft's own is answered from Records
+	// alone.
+	Zones map[string]Zone `json:"zones,omitempty"`
 	// Records may be in Zones or in Weft's own zones, where they are added to what is there.
 	Records []StaticRecord `json:"records,omitempty"`
 	// Forward leads from zones to the resolvers that answer for them; the longest zone decides.
@@ -29,11 +33,18 @@ type Names struct {
 	Rate int `json:"rate,omitempty"`
 }
 
+// Zone is how answers of one zone differ.
+type Zone struct {
+	TTL string `json:"ttl,omitempty"` // of its records, in place of Names.TTL and of what is usual there
+	// Health leaves out tasks that are not well while others of the name are; by default in the zone weft only.
+	Health *bool `json:"health,omitempty"`
+}
+
 // StaticRecord is a record of the file.
 type StaticRecord struct {
 	Name  string `json:"name"`
-	Type  string `json:"type"`  // A, AAAA, SRV or PTR
-	Value string `json:"value"` // an address; PTR: a name; SRV: a name and a port, host.example:80
+	Type  string `json:"type"`  // A, AAAA, CNAME, PTR or SRV
+	Value string `json:"value"` // an address; CNAME, PTR: a name; SRV: a name and a port, host.example:80
 	TTL   uint32 `json:"ttl,omitempty"`
 	// Network is the only one whose tasks see it, besides the hosts; empty: all do.
 	Network string `json:"network,omitempty"`
@@ -42,7 +53,9 @@ type StaticRecord struct {
 // static is the file's part of the zones.
 type static struct {
 	ttl     time.Duration
-	zones   []string
+	ttls    map[string]time.Duration // by zone
+	heeding []string                 // zones where health counts; nil: as usual
+	zones   []string                 // that are not Weft's
 	records []zone.Record
 	forward map[string][]netip.AddrPort
 	rate    int
@@ -74,25 +87,23 @@ func readNames(path string) (static, error) {
 func (n Names) read(path string) (static, error) {
 	s := static{rate: n.Rate}
 	var errs []error
-	if n.TTL != "" {
-		ttl, err := time.ParseDuration(n.TTL)
-		if err != nil || ttl < time.Second || ttl%time.Second != 0 {
-			errs = append(errs, fmt.Errorf("ttl is %q: whole seconds are allowed, for example 60s", n.TTL))
-		}
-		s.ttl = ttl
+	var err error
+	if s.ttl, err = readTTL(n.TTL); err != nil {
+		errs = append(errs, err)
 	}
-	for _, name := range n.Zones {
-		fqdn, err := domain(name)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("zones: %w", err))
-		}
-		s.zones = append(s.zones, strings.TrimSuffix(fqdn, "."))
-	}
+	errs = append(errs, s.readZones(n.Zones)...)
+	own := zone.New(zone.Options{Zones: s.zones})
 	for i, r := range n.Records {
 		record, err := r.read(path)
 		if err == nil {
-			if _, own := zone.New(zone.Options{Zones: s.zones}).Apex(record.Name); !own {
-				err = fmt.Errorf("name is %q: one in %v or in Weft's own zones is allowed", r.Name, n.Zones)
+			apex, ok := own.Apex(record.Name)
+			switch {
+			case !ok:
+				err = fmt.Errorf("name is %q: one in %v or in Weft's own zones is allowed", r.Name, s.zones)
+			case record.Type == zone.CNAME && apex == record.Name:
+				err = fmt.Errorf("name is %q: a zone itself is no alias (RFC 1034, section 3.6.2)", r.Name)
+			case record.TTL == 0:
+				record.TTL = uint32(cmp.Or(s.ttls[strings.TrimSuffix(apex, ".")], zone.DefaultTTL) / time.Second)
 			}
 		}
 		if err != nil {
@@ -100,9 +111,78 @@ func (n Names) read(path string) (static, error) {
 		}
 		s.records = append(s.records, record)
 	}
-	var err error
+	errs = append(errs, checkAliases(s.records)...)
 	s.forward, err = readForward(n.Forward)
 	return s, errors.Join(append(errs, err)...)
+}
+
+// readZones reads how zones differ.
+func (s *static) readZones(zones map[string]Zone) []error {
+	var errs []error
+	weft := zone.New(zone.Options{})
+	heeding := map[string]bool{zone.OwnZone: true}
+	s.ttls = map[string]time.Duration{}
+	for _, text := range slices.Sorted(maps.Keys(zones)) {
+		fqdn, err := domain(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("zones: %w", err))
+			continue
+		}
+		name := strings.TrimSuffix(fqdn, ".")
+		switch apex, own := weft.Apex(fqdn); {
+		case own && apex != fqdn:
+			errs = append(errs, fmt.Errorf("zones: %q is in the zone %s: that one, or one outside of Weft's, is allowed", text, strings.TrimSuffix(apex, ".")))
+			continue
+		case !own:
+			s.zones = append(s.zones, name)
+		}
+		ttl, err := readTTL(zones[text].TTL)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("zones: %s: %w", name, err))
+		}
+		if ttl > 0 {
+			s.ttls[name] = ttl
+		}
+		if h := zones[text].Health; h != nil {
+			heeding[name] = *h
+		}
+	}
+	s.heeding = []string{} // not as usual: as it is here
+	for _, name := range slices.Sorted(maps.Keys(heeding)) {
+		if heeding[name] {
+			s.heeding = append(s.heeding, name)
+		}
+	}
+	return errs
+}
+
+// readTTL reads whole seconds; empty: 0.
+func readTTL(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	ttl, err := time.ParseDuration(text)
+	if err != nil || ttl < time.Second || ttl%time.Second != 0 {
+		return 0, fmt.Errorf("ttl is %q: whole seconds are allowed, for example 60s", text)
+	}
+	return ttl, nil
+}
+
+// checkAliases tells names that have a CNAME and anything else: resolvers would see one or the other.
+func checkAliases(records []zone.Record) []error {
+	var errs []error
+	for i, r := range records {
+		if r.Type != zone.CNAME || r.Name == "" {
+			continue
+		}
+		for j, other := range records {
+			if i != j && other.Name == r.Name && (other.Type != zone.CNAME || j > i) {
+				errs = append(errs, fmt.Errorf("records[%d]: %s is an alias by records[%d]: nothing else is allowed there (RFC 1034, section 3.6.2)",
+					j, strings.TrimSuffix(r.Name, "."), i))
+			}
+		}
+	}
+	return errs
 }
 
 // readForward reads the resolvers of zones.
@@ -133,9 +213,6 @@ func (r StaticRecord) read(path string) (record zone.Record, err error) {
 	if record.Name, err = domain(r.Name); err != nil {
 		return record, fmt.Errorf("name: %w", err)
 	}
-	if record.TTL == 0 {
-		record.TTL = uint32(zone.DefaultTTL / time.Second)
-	}
 	switch r.Type {
 	case "A", "AAAA":
 		record.Type = zone.A
@@ -146,8 +223,11 @@ func (r StaticRecord) read(path string) (record zone.Record, err error) {
 		if r.Type == "AAAA" {
 			record.Type = zone.AAAA
 		}
-	case "PTR":
+	case "CNAME", "PTR":
 		record.Type = zone.PTR
+		if r.Type == "CNAME" {
+			record.Type = zone.CNAME
+		}
 		if record.Target, err = domain(r.Value); err != nil {
 			return record, fmt.Errorf("value: %w", err)
 		}
@@ -161,7 +241,7 @@ func (r StaticRecord) read(path string) (record zone.Record, err error) {
 			return record, fmt.Errorf("value: %w", err)
 		}
 	default:
-		return record, fmt.Errorf("type is %q: A, AAAA, SRV and PTR are allowed", r.Type)
+		return record, fmt.Errorf("type is %q: A, AAAA, CNAME, PTR and SRV are allowed", r.Type)
 	}
 	return record, nil
 }

@@ -152,13 +152,21 @@ func explain(ctx context.Context, s discovery.Service, network, name string) ([]
 			}
 		}
 		row := rows[r.From+" "+r.Writer]
-		e := explained{Record: r, Why: why(r), Incarnation: row.Incarnation, Seq: row.Seq}
+		e := explained{Record: r, Why: why(r) + leftOut(r), Incarnation: row.Incarnation, Seq: row.Seq}
 		if a, known := alive[r.Writer]; known {
 			e.WriterAlive = &a
 		}
 		list = append(list, e)
 	}
 	return list, nil
+}
+
+// leftOut tells of a record that no answer has, and why.
+func leftOut(r discovery.Record) string {
+	if !r.LeftOut {
+		return ""
+	}
+	return "; left out: the task is not well, and another of that name is"
 }
 
 // why tells by which rule a fact gives a record its name.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -118,7 +119,7 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	defer signal.Stop(signals)
 	task, err := sandbox.Start(ctx, sandbox.Spec{
-		ID: w.id, Command: command, Cgroup: w.cgroup, Hostname: w.name, Search: search,
+		ID: w.id, Command: command, Cgroup: w.cgroup, Hostname: w.name, Search: w.search(),
 		Resolver: []netip.Addr{netip.MustParseAddr(nameServer)},
 		Stdio:    [3]*os.File{c.env.Stdin, c.env.Stdout, c.env.Stderr},
 	})
@@ -188,8 +189,15 @@ func (r *running) attend(ctx context.Context, check *health.Check, signals <-cha
 // Where tasks ask for names; netd answers there.
 const nameServer = "198.51.100.1"
 
-// search makes `db` and `web` names of tasks and VIPs.
-var search = []string{"weft.mesos", "weft.l4lb.thisdcos.directory"}
+// search makes `db` and `web` names of tasks of the first network, which is the one that names are asked from,
+// then of all tasks, then of VIPs.
+func (w *wish) search() []string {
+	domains := []string{"weft.mesos", "weft.l4lb.thisdcos.directory"}
+	if len(w.joins) > 0 {
+		domains = slices.Insert(domains, 0, w.joins[0].network+".weft")
+	}
+	return domains
+}
 
 // defaultCgroup is the folder that netd watches when nobody says otherwise.
 func (c *client) defaultCgroup(w *wish) error {
