@@ -62,3 +62,9 @@ func ParseTopic(text string) Topic {
 	kind, of, _ := strings.Cut(text, "/")
 	return Topic{Kind: Kind(kind), Of: of}
 }
+
+// TaskOfRow returns the task of the row of names with that key.
+func TaskOfRow(key string) string {
+	_, task, _ := strings.Cut(key, "/")
+	return task
+}

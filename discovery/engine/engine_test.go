@@ -142,6 +142,7 @@ func TestNamesOfOtherNodesComeAndGo(t *testing.T) {
 // What a node says of a task as a backend counts for its names too; the task's other VIPs may say otherwise.
 func TestUnwellBackendsAreLeftOutOfShortNames(t *testing.T) {
 	s := openStore(t, "")
+	s.Take(discovery.Topic{Kind: discovery.KindName, Of: discovery.NameTopic("web").Of})
 	e := open(t, Options{Store: s})
 	run(t, e.Run)
 	seq := uint64(10)
@@ -163,7 +164,7 @@ func TestUnwellBackendsAreLeftOutOfShortNames(t *testing.T) {
 	for i, addr := range []string{"9.0.1.2", "9.0.1.3"} {
 		n := servicetest.Web(fmt.Sprint("t", i+1), addr)
 		n.Network = "prod"
-		apply(t, s, row("host-b", discovery.KindName, n.Task, 1, uint64(i+1), n))
+		apply(t, s, row("host-b", discovery.KindName, n.RowKey(), 1, uint64(i+1), n))
 	}
 	has("9.0.1.2", "9.0.1.3")
 	say("a", "t1", "unknown", false)
@@ -369,6 +370,7 @@ func TestNodesAreSeenByRowsAdmissionsAndMembers(t *testing.T) {
 func TestFollowedZoneIsThatOfTheRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := openStore(t, "")
+		s.Take(discovery.Topic{Kind: discovery.KindName, Of: discovery.Every})
 		r := &recorder{t: t}
 		e := open(t, Options{Store: s, Server: r})
 		seq := map[string]uint64{}
@@ -384,7 +386,7 @@ func TestFollowedZoneIsThatOfTheRows(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"name": func(t *rapid.T) {
 				w, id := host.Draw(t, "writer"), task.Draw(t, "task")
-				apply(t, s, row(w, discovery.KindName, id, incarnation[w], next(w), name(t, id)))
+				apply(t, s, row(w, discovery.KindName, "x/"+id, incarnation[w], next(w), name(t, id)))
 			},
 			"health": func(t *rapid.T) {
 				w, id := host.Draw(t, "writer"), task.Draw(t, "task")
@@ -397,13 +399,13 @@ func TestFollowedZoneIsThatOfTheRows(t *testing.T) {
 			},
 			"gone": func(t *rapid.T) {
 				w := host.Draw(t, "writer")
-				apply(t, s, row(w, discovery.KindName, task.Draw(t, "task"), incarnation[w], next(w), nil))
+				apply(t, s, row(w, discovery.KindName, "x/"+task.Draw(t, "task"), incarnation[w], next(w), nil))
 			},
 			"reborn": func(t *rapid.T) {
 				w := host.Draw(t, "writer")
 				incarnation[w]++
 				seq[w] = 0
-				apply(t, s, row(w, discovery.KindName, "t1", incarnation[w], next(w), name(t, "t1")))
+				apply(t, s, row(w, discovery.KindName, "x/t1", incarnation[w], next(w), name(t, "t1")))
 			},
 			"removed": func(t *rapid.T) {
 				w := host.Draw(t, "writer")

@@ -3,6 +3,8 @@
 package engine
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"weft/discovery"
@@ -54,7 +56,7 @@ func (e *Engine) refresh() {
 			told[b.Writer] = true
 			changes = e.follow(changes, b, &removed)
 		}
-		for name := range e.writers {
+		for _, name := range slices.Concat(slices.Collect(maps.Keys(e.writers)), slices.Collect(maps.Keys(e.health.unwell))) {
 			if !told[name] {
 				changes = e.void(changes, name, func(rowID) bool { return false })
 			}
@@ -91,20 +93,21 @@ func (e *Engine) void(changes []zone.Change, name string, keep func(rowID) bool)
 		if !keep(id) {
 			delete(e.writers[name], id)
 			changes = append(changes, zone.Change{Source: zone.Source{Kind: id.kind, Key: id.key, Writer: name}})
+			changes = e.named(changes, name, id, false)
 		}
 	}
 	if len(e.writers[name]) == 0 {
 		delete(e.writers, name)
 	}
-	return append(changes, e.health.void(name, keep)...)
+	return e.judged(changes, name, e.health.void(name, keep))
 }
 
 // take adds what one row changes.
 func (e *Engine) take(changes []zone.Change, r discovery.Row) []zone.Change {
 	if r.Kind == discovery.KindBackend && r.Writer != discovery.Ledger {
-		said, err := e.health.take(r)
+		tasks, err := e.health.take(r)
 		e.understood(r, err)
-		return append(changes, said...)
+		return e.judged(changes, r.Writer, tasks)
 	}
 	id, v := rowID{r.Kind, r.Key}, version{r.Incarnation, r.Seq}
 	known, had := e.writers[r.Writer][id]
@@ -130,7 +133,8 @@ func (e *Engine) take(changes []zone.Change, r discovery.Row) []zone.Change {
 	default:
 		return changes
 	}
-	return append(changes, zone.Change{Source: zone.Source{Kind: r.Kind, Key: r.Key, Writer: r.Writer}, Fact: fact})
+	changes = append(changes, zone.Change{Source: zone.Source{Kind: r.Kind, Key: r.Key, Writer: r.Writer}, Fact: fact})
+	return e.named(changes, r.Writer, id, fact != nil)
 }
 
 // understood tells the operator of a row that can't be read.

@@ -23,46 +23,43 @@ type health struct {
 	unwell map[string]map[string]string // by writer and key of the row: the task
 }
 
-// take adds what a backend row says.
-func (h *health) take(r discovery.Row) ([]zone.Change, error) {
+// take notes what a backend row says, and returns the tasks of which now is said something else.
+func (h *health) take(r discovery.Row) (tasks []string, err error) {
 	var b backend
 	if !r.Deleted {
-		var err error
 		if b, err = state.Value[backend](r); err != nil {
-			return h.set(r.Writer, r.Key, ""), err
+			b = backend{}
 		}
 	}
 	if b.fit() {
 		b.Task = ""
 	}
-	return h.set(r.Writer, r.Key, b.Task), nil
+	return h.set(r.Writer, r.Key, b.Task), err
 }
 
 // void forgets the rows of a writer, but for some.
-func (h *health) void(writer string, keep map[rowID]bool) []zone.Change {
-	var changes []zone.Change
+func (h *health) void(writer string, keep func(rowID) bool) (tasks []string) {
 	for key := range h.unwell[writer] {
-		if !keep[rowID{discovery.KindBackend, key}] {
-			changes = append(changes, h.set(writer, key, "")...)
+		if !keep(rowID{discovery.KindBackend, key}) {
+			tasks = append(tasks, h.set(writer, key, "")...)
 		}
 	}
-	return changes
+	return tasks
 }
 
-// set notes which task a row says is not well, none if it is empty, and returns what that changes.
-func (h *health) set(writer, key, task string) []zone.Change {
+// set notes which task a row says is not well; empty: none.
+func (h *health) set(writer, key, task string) (tasks []string) {
 	was := h.unwell[writer][key]
 	if was == task {
 		return nil
 	}
-	var changes []zone.Change
 	delete(h.unwell[writer], key)
 	if was != "" && !h.says(writer, was) {
-		changes = append(changes, zone.Change{Source: zone.UnwellSource(was, writer)})
+		tasks = append(tasks, was)
 	}
 	if task != "" {
 		if !h.says(writer, task) {
-			changes = append(changes, zone.Change{Source: zone.UnwellSource(task, writer), Fact: zone.Unwell{}})
+			tasks = append(tasks, task)
 		}
 		if h.unwell[writer] == nil {
 			h.unwell[writer] = map[string]string{}
@@ -72,7 +69,7 @@ func (h *health) set(writer, key, task string) []zone.Change {
 	if len(h.unwell[writer]) == 0 {
 		delete(h.unwell, writer)
 	}
-	return changes
+	return tasks
 }
 
 // says tells whether a row of the writer says so of a task.
@@ -83,4 +80,33 @@ func (h *health) says(writer, task string) bool {
 		}
 	}
 	return false
+}
+
+// judged adds what tasks of a writer, of which something else is said now, are in the zone.
+func (e *Engine) judged(changes []zone.Change, writer string, tasks []string) []zone.Change {
+	for _, task := range tasks {
+		for id := range e.writers[writer] {
+			if id.kind != discovery.KindName || discovery.TaskOfRow(id.key) != task {
+				continue
+			}
+			c := zone.Change{Source: zone.UnwellSource(id.key, writer)}
+			if e.health.says(writer, task) {
+				c.Fact = zone.Unwell{}
+			}
+			changes = append(changes, c)
+		}
+	}
+	return changes
+}
+
+// named adds whether the task of a row of names, which came or went, is well.
+func (e *Engine) named(changes []zone.Change, writer string, id rowID, there bool) []zone.Change {
+	if id.kind != discovery.KindName || !e.health.says(writer, discovery.TaskOfRow(id.key)) {
+		return changes
+	}
+	c := zone.Change{Source: zone.UnwellSource(id.key, writer)}
+	if there {
+		c.Fact = zone.Unwell{}
+	}
+	return append(changes, c)
 }

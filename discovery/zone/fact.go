@@ -84,9 +84,10 @@ func ServiceSource(network, name string) Source {
 	return Source{Kind: discovery.KindPin, Key: name, Writer: discovery.Ledger, view: network}
 }
 
-// UnwellSource is the source of a task's Unwell: what its node says of it as a backend.
-func UnwellSource(task, node string) Source {
-	return Source{Kind: discovery.KindBackend, Key: task, Writer: node}
+// UnwellSource is the source of the Unwell of the task that has a row of names: what its node says of it as a
+// backend.
+func UnwellSource(row, node string) Source {
+	return Source{Kind: discovery.KindBackend, Key: row, Writer: node}
 }
 
 // Sources of facts that no row says.

@@ -12,6 +12,27 @@ import (
 // Topics returns the topics of the rows that a name's records may be from, besides rows that everyone holds. It
 // knows by the rules of the zones alone: a name that is missing has topics as well.
 func (z *Zone) Topics(name string) []discovery.Topic {
+	var topics []discovery.Topic
+	for range maxAliases {
+		for _, t := range z.topicsOf(name) {
+			if !slices.Contains(topics, t) {
+				topics = append(topics, t)
+			}
+		}
+		records, _ := z.names.get(name)
+		i := slices.IndexFunc(records, func(r Record) bool { return r.Type == CNAME })
+		if i < 0 {
+			break
+		}
+		name = records[i].Target
+	}
+	return topics
+}
+
+// maxAliases is how many names a question leads to, one by the other.
+const maxAliases = 8
+
+func (z *Zone) topicsOf(name string) []discovery.Topic {
 	if z.options.MesosOnly {
 		return nil
 	}
@@ -46,7 +67,7 @@ func (z *Zone) Topics(name string) []discovery.Topic {
 // taskLabels returns the labels before the zone, of a name in one that has tasks.
 func (z *Zone) taskLabels(name string) []string {
 	for _, apex := range [...]string{
-		z.options.Domain, "agentip.dcos." + directory, "containerip.dcos." + directory, "autoip.dcos." + directory,
+		z.options.Domain, OwnZone, "agentip.dcos." + directory, "containerip.dcos." + directory, "autoip.dcos." + directory,
 	} {
 		if rest, ok := strings.CutSuffix(name, "."+apex+"."); ok {
 			return strings.Split(rest, ".")

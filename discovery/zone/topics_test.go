@@ -39,6 +39,9 @@ func TestAQuestionLeadsToTheRowsThatAnswerIt(t *testing.T) {
 			names := []string{r.Name}
 			if m, ok := z.options.mirror(r.Name); ok {
 				names = append(names, m)
+				if !within(r.Name, "slave.mesos") {
+					names = append(names, z.options.ownName(r.Name, "prod"))
+				}
 			}
 			for _, name := range names {
 				found++

@@ -235,7 +235,7 @@ func (z *Zone) recordsOf(id string) []Record {
 	unwell := false
 	if t, ok := f.(Task); ok {
 		f = placedTask{t, z.addrsOf(t.Node)}
-		unwell = z.facts.at(UnwellSource(t.Task, s.Writer).id()) != nil
+		unwell = z.facts.at(UnwellSource(s.Key, s.Writer).id()) != nil
 	}
 	var records []Record
 	for _, generate := range z.options.generators() {
