@@ -121,6 +121,11 @@ bench-dns: ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root)
 	@.ci/need.sh nsd knotd unbound
 	$(GO) run ./tests/bench/dns $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 
+.PHONY: bench-convergence
+bench-convergence: build ## how fast facts are true everywhere: 8 real nodes, 1,000 simulated ones (root); SHORT=1 in seconds
+	@.ci/need.sh
+	$(GO) run ./tests/bench/convergence $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
+
 .PHONY: chaos-overlay
 chaos-overlay: build ## everything that networks must survive, under traffic: counts what is lost (root); SHORT=1 in seconds
 	@.ci/need.sh

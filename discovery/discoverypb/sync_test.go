@@ -351,7 +351,9 @@ func TestWhatWasLostComesWithTheNextDigest(t *testing.T) {
 			}
 		}
 		cancel()
-		<-ended
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("exchange: %v, want Canceled", err)
+		}
 		s.Close()
 	})
 }

@@ -40,6 +40,12 @@ const roleTag = "role"
 // maxTags is what fits one packet beside the member's name and address, bytes.
 const maxTags = 400
 
+// Transport is what members talk by; a simulation has its own.
+type Transport = memberlist.Transport
+
+// Packet is what a Transport carries.
+type Packet = memberlist.Packet
+
 // Options say who this member is and whom it looks for.
 type Options struct {
 	ID   discovery.NodeID // unique in the cluster among those of its role
@@ -55,7 +61,7 @@ type Options struct {
 	// Dir is a folder in which the members last seen are kept for the next start; empty: none.
 	Dir string
 	// Transport carries what members say; nil: UDP and TCP at Bind and Port.
-	Transport memberlist.Transport
+	Transport Transport
 	Log       *slog.Logger // nil: nobody
 }
 

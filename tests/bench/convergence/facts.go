@@ -63,7 +63,8 @@ type cluster struct {
 	hub   *hub
 	nodes []*node
 	tasks []task
-	next  int // number of the next task
+	next  int   // number of the next task
+	order []int // in which tasks are replaced
 	users [][]*node
 }
 
@@ -88,6 +89,7 @@ func simulateFacts(ctx context.Context, s size) (lines []report.Line, err error)
 		return nil, fmt.Errorf("begin: %w", err)
 	}
 	say("%d nodes, %d tasks, after %v", s.nodes, s.tasks, time.Since(began).Round(time.Second))
+	c.order = rand.Perm(len(c.tasks))
 	half, err := c.measure(ctx, s.rate/2)
 	if err != nil {
 		return nil, err
@@ -226,7 +228,9 @@ func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error)
 		case <-ctx.Done():
 			return m, context.Cause(ctx)
 		}
-		i := rand.N(len(c.tasks))
+		// No task twice: what is replaced before everyone knew it never has to be known.
+		i := c.order[0]
+		c.order = c.order[1:]
 		old := c.tasks[i]
 		t := c.newTask(old.node, old.service)
 		who := c.users[t.service]
@@ -275,11 +279,16 @@ func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error)
 	return m, err
 }
 
-// until waits for a state, looking now and then.
+// until waits for a state that is not measured.
 func until(ctx context.Context, what string, problem func() error) error {
+	return each(ctx, 20*time.Millisecond, what, problem)
+}
+
+// each waits for a state, looking so often.
+func each(ctx context.Context, every time.Duration, what string, problem func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		err := problem()

@@ -43,7 +43,9 @@ func run(ctx context.Context, o options) error {
 	began, load := time.Now(), report.Load()
 	facts := size{nodes: o.nodes, tasks: 20 * o.nodes, services: 2 * o.nodes, uses: 20, vips: 10, rate: 100, lasting: 30 * time.Second}
 	members := crowd{members: o.nodes, deaths: 10, share: 20, rounds: 20, freeze: 5 * time.Second}
+	hosts := rounds{hosts: 8, tasks: 200, deaths: 3}
 	if o.short {
+		hosts = rounds{hosts: 3, tasks: 5, deaths: 1}
 		members = crowd{members: 20, deaths: 1, share: 20, rounds: 1, freeze: time.Second}
 		facts = size{nodes: 30, tasks: 600, services: 60, uses: 10, vips: 10, rate: 100, lasting: time.Second}
 	}
@@ -53,6 +55,7 @@ func run(ctx context.Context, o options) error {
 		run  func() ([]report.Line, error)
 	}{
 		{"facts", func() ([]report.Line, error) { return simulateFacts(ctx, facts) }},
+		{"hosts", func() ([]report.Line, error) { return measureHosts(ctx, o.weft, hosts) }},
 		{"members", func() ([]report.Line, error) { return simulateMembers(ctx, members) }},
 	} {
 		if o.only != "" && o.only != part.name {

@@ -9,8 +9,6 @@ import (
 	"net/netip"
 	"os"
 
-	"google.golang.org/grpc"
-
 	"weft/control/controlpb"
 	"weft/control/ledger"
 	"weft/control/master"
@@ -54,7 +52,7 @@ func openHub(ctx context.Context) (h *hub, err error) {
 		ID: "m1", Addr: netip.MustParseAddr("127.0.0.1"), Listen: "127.0.0.1:0", Ledger: ledger.Options{Dir: h.dir},
 		Facts: h.store, Members: alive{},
 		Emit:     func(rows []discovery.Row) error { _, err := h.store.Apply(rows); return err },
-		Services: []controlpb.Registration{func(r grpc.ServiceRegistrar) { h.syncer.Register(r) }},
+		Services: []controlpb.Registration{h.syncer.Register},
 	})
 	if err != nil {
 		return nil, err

@@ -29,8 +29,8 @@ type crowd struct {
 
 // member is one simulated node to membership: real serf on a transport in memory.
 type member struct {
-	id   discovery.NodeID
-	wire *wire
+	id    discovery.NodeID
+	radio *radio
 	*gossip.Gossip
 }
 
@@ -87,10 +87,10 @@ func (c *crowd) begin(ctx context.Context, group *errgroup.Group) ([]*member, er
 	var members []*member
 	for i := range c.members {
 		addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-		m := &member{id: discovery.NodeID(fmt.Sprintf("n%d", i)), wire: a.open(netip.AddrPortFrom(addr, gossip.DefaultPort))}
-		o := gossip.Options{ID: m.id, Bind: addr, Tags: map[string]string{"sync": "7701"}, Transport: m.wire}
+		m := &member{id: discovery.NodeID(fmt.Sprintf("n%d", i)), radio: a.open(netip.AddrPortFrom(addr, gossip.DefaultPort))}
+		o := gossip.Options{ID: m.id, Bind: addr, Tags: map[string]string{"sync": "7701"}, Transport: m.radio}
 		for range min(3, i) {
-			o.Join = append(o.Join, members[rand.N(i)].wire.addr.String())
+			o.Join = append(o.Join, members[rand.N(i)].radio.addr.String())
 		}
 		var err error
 		if m.Gossip, err = gossip.Open(o); err != nil {
@@ -126,7 +126,7 @@ func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (f
 	for i := range each {
 		m := members[(round*each+i)%len(members)]
 		frozen[m.id] = true
-		m.wire.freeze()
+		m.radio.freeze()
 	}
 	select {
 	case <-time.After(c.freeze):
@@ -134,7 +134,7 @@ func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (f
 		return 0, 0, 0, ctx.Err()
 	}
 	for _, m := range members {
-		m.wire.thaw()
+		m.radio.thaw()
 	}
 	thawed := time.Now()
 	err = until(ctx, "all are alive to all again", func() error {
@@ -164,7 +164,7 @@ func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (f
 func (c *crowd) killSome(ctx context.Context, members []*member) (seen []float64, err error) {
 	for i := range c.deaths {
 		victim := members[i]
-		victim.wire.kill()
+		victim.radio.kill()
 		began := time.Now()
 		err := until(ctx, "the death of "+string(victim.id)+" is seen", func() error {
 			for _, m := range members[i+1:] {

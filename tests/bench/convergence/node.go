@@ -11,14 +11,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-
 	"weft/discovery"
 	"weft/discovery/discoverypb"
 	"weft/discovery/engine"
 	"weft/discovery/interest"
 	"weft/discovery/state"
+	"weft/discovery/wire"
 	"weft/overlay"
 )
 
@@ -30,7 +28,7 @@ type node struct {
 	syncer *discoverypb.Syncer
 	wanted *interest.Interest
 	engine *engine.Engine
-	conn   *grpc.ClientConn
+	conn   *wire.Conn
 	feed   *state.Feed
 	uses   []int         // services that its tasks ask for
 	lost   atomic.Uint64 // streams that broke
@@ -83,7 +81,7 @@ func openNode(number int, addr string) (*node, error) {
 		return nil, err
 	}
 	n.feed = n.store.Feed(discovery.KindBackend)
-	n.conn, err = grpc.NewClient("passthrough:"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	n.conn, err = wire.Connect(addr, nil)
 	if err != nil {
 		return nil, err
 	}

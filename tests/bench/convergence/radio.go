@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/memberlist"
+	"weft/discovery/gossip"
 )
 
 // queue is how many packets a member's socket holds, as the kernel's would; more are lost.
@@ -21,15 +21,15 @@ var errGone = errors.New("nobody answers")
 // air is where all members hear each other.
 type air struct {
 	mu    sync.Mutex // guards wires
-	wires map[string]*wire
+	wires map[string]*radio
 }
 
-// wire is one member's transport. A dead one hears and says nothing more. A frozen one is like a process that was
+// radio is one member's transport. A dead one hears and says nothing more. A frozen one is like a process that was
 // stopped: what comes for it waits, up to a queue, and what it would have said is said when it goes on.
-type wire struct {
+type radio struct {
 	air     *air
 	addr    netip.AddrPort
-	packets chan *memberlist.Packet // closed by nobody: members end by Shutdown
+	packets chan *gossip.Packet // closed by nobody: members end by Shutdown
 	streams chan net.Conn
 
 	mu     sync.Mutex // guards what follows
@@ -38,36 +38,36 @@ type wire struct {
 	held   []func() // what happens when it goes on
 }
 
-func (a *air) open(addr netip.AddrPort) *wire {
-	w := &wire{air: a, addr: addr, packets: make(chan *memberlist.Packet, queue), streams: make(chan net.Conn, queue)}
+func (a *air) open(addr netip.AddrPort) *radio {
+	w := &radio{air: a, addr: addr, packets: make(chan *gossip.Packet, queue), streams: make(chan net.Conn, queue)}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.wires == nil {
-		a.wires = make(map[string]*wire)
+		a.wires = make(map[string]*radio)
 	}
 	a.wires[addr.String()] = w
 	return w
 }
 
-func (a *air) at(addr string) *wire {
+func (a *air) at(addr string) *radio {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.wires[addr]
 }
 
-func (w *wire) kill() {
+func (w *radio) kill() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.dead, w.held = true, nil
 }
 
-func (w *wire) freeze() {
+func (w *radio) freeze() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.frozen = true
 }
 
-func (w *wire) thaw() {
+func (w *radio) thaw() {
 	w.mu.Lock()
 	w.frozen = false
 	held := w.held
@@ -79,7 +79,7 @@ func (w *wire) thaw() {
 }
 
 // do carries f out, later if the member is frozen, never if it is dead or has too much to do by then.
-func (w *wire) do(f func()) {
+func (w *radio) do(f func()) {
 	w.mu.Lock()
 	switch {
 	case w.dead:
@@ -95,19 +95,19 @@ func (w *wire) do(f func()) {
 	w.mu.Unlock()
 }
 
-func (w *wire) isDead() bool {
+func (w *radio) isDead() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.dead
 }
 
-// FinalAdvertiseAddr implements memberlist.Transport, as do the others.
-func (w *wire) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+// FinalAdvertiseAddr implements gossip.Transport, as do the others.
+func (w *radio) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 	return w.addr.Addr().AsSlice(), int(w.addr.Port()), nil
 }
 
 // WriteTo says a packet; as with UDP, nobody knows whether it was heard.
-func (w *wire) WriteTo(b []byte, addr string) (time.Time, error) {
+func (w *radio) WriteTo(b []byte, addr string) (time.Time, error) {
 	now := time.Now()
 	to := w.air.at(addr)
 	if to == nil {
@@ -118,7 +118,7 @@ func (w *wire) WriteTo(b []byte, addr string) (time.Time, error) {
 	w.do(func() {
 		to.do(func() {
 			select {
-			case to.packets <- &memberlist.Packet{Buf: b, From: from, Timestamp: time.Now()}:
+			case to.packets <- &gossip.Packet{Buf: b, From: from, Timestamp: time.Now()}:
 			default:
 			}
 		})
@@ -127,10 +127,10 @@ func (w *wire) WriteTo(b []byte, addr string) (time.Time, error) {
 }
 
 // PacketCh is where packets come.
-func (w *wire) PacketCh() <-chan *memberlist.Packet { return w.packets }
+func (w *radio) PacketCh() <-chan *gossip.Packet { return w.packets }
 
 // DialTimeout connects. A frozen member's kernel accepts, and nothing is read until it goes on.
-func (w *wire) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+func (w *radio) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	to := w.air.at(addr)
 	if to == nil || to.isDead() || w.isDead() {
 		time.Sleep(timeout) // nobody says that nobody is there
@@ -150,10 +150,10 @@ func (w *wire) DialTimeout(addr string, timeout time.Duration) (net.Conn, error)
 }
 
 // StreamCh is where connections come.
-func (w *wire) StreamCh() <-chan net.Conn { return w.streams }
+func (w *radio) StreamCh() <-chan net.Conn { return w.streams }
 
 // Shutdown ends it.
-func (w *wire) Shutdown() error {
+func (w *radio) Shutdown() error {
 	w.kill()
 	return nil
 }
