@@ -13,14 +13,26 @@ package() {
 	knotd) echo knot ;;
 	nft) echo nftables ;;
 	iptables-restore) echo iptables ;;
+	musl-gcc) echo musl-tools ;;
 	java) echo default-jre-headless ;;
 	*/zkServer.sh) echo zookeeper ;;
 	*) echo "$1" ;;
 	esac
 }
 
+# resolved: systemd-resolved as it is packed. Installed, it would take the machine's /etc/resolv.conf.
+unpack_resolved() {
+	local to=$PWD/.tools/resolved new
+	[ -e "$to" ] && return
+	new=$(mktemp -d)
+	(cd "$new" && apt-get download -qq systemd-resolved && dpkg-deb -x systemd-resolved_*.deb tree)
+	mkdir -p .tools && mv "$new/tree" "$to" && rm -r "$new"
+}
+
+cd "$(dirname "$0")/.."
 missing=()
 for command in "${@:-dig}"; do
+	[ "$command" = resolved ] && unpack_resolved && continue
 	command -v "$command" >/dev/null || missing+=("$(package "$command")")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0

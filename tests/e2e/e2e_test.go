@@ -26,11 +26,18 @@ func TestScripts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(tools, "on"), []byte(wrapper), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	peer := labtest.Build(t, "tests/e2e/peer")
+	resolved, err := filepath.Abs("../../.tools/resolved/lib/systemd/systemd-resolved")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", tools+":"+filepath.Dir(l.Binary)+":"+os.Getenv("PATH"))
 			env.Setenv("LAB", l.Dir)
+			env.Setenv("PEER", peer)
+			env.Setenv("RESOLVED", resolved) // .ci/need.sh resolved
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"eventually": scriptEventually},
