@@ -111,6 +111,11 @@ bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program
 fuzz-questions: ## ten million mutated questions to the kernel's parser: answered well, or left as they are (root)
 	WEFT_PACKETS=10000000 $(GO) test -count=1 -timeout 60m -run TestKernelAnswersWellOrNotAtAll ./bpf
 
+.PHONY: test-bgp
+test-bgp: ## published addresses are told to BIRD of Debian's, which it installs (root)
+	@.ci/need.sh bird
+	$(GO) test -count=1 -run TestBGP ./tests/e2e
+
 .PHONY: test-zookeeper
 test-zookeeper: ## weft mesos-dns finds masters by a ZooKeeper of Debian's, which it installs
 	@.ci/need.sh java /usr/share/zookeeper/bin/zkServer.sh

@@ -8,6 +8,7 @@ set -euo pipefail
 package() {
 	case $1 in
 	dig) echo bind9-dnsutils ;;
+	bird) echo bird2 ;;
 	ip) echo iproute2 ;;
 	busybox) echo busybox-static ;; # a root file system by itself
 	knotd) echo knot ;;

@@ -148,6 +148,7 @@ var owners = map[string][]string{
 	"github.com/hashicorp/memberlist": {"discovery/gossip"},
 	"github.com/google/btree":         {"discovery/state"},
 	"github.com/mdlayher/vsock":       {"agent/guest"},
+	"github.com/osrg/gobgp":           {"lb/announce/bgp"},
 	"go.etcd.io/etcd":                 {"control/ledger"},
 	"github.com/spf13/cobra":          {"cmd"},
 	"github.com/prometheus":           {"cmd"},

@@ -30,6 +30,9 @@ type Options struct {
 	Underlay             string   // interface; default that of the default route
 	Edge                 []string // interfaces that clients outside come in by; none: this node is no edge
 	Neighbours           bool     // tell the neighbours of Edge where published addresses are
+	BGP                  uint32   // autonomous system of this node
+	BGPPeers             []string // ADDRESS=AS; none: routers are not told
+	BGPPassword          string   // file; empty: none
 	Underlay6            bool     // tunnels over IPv6 though it has an IPv4 address
 	Masters              []string
 	Join                 []string

@@ -10,13 +10,16 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"weft/bpf"
 	"weft/bpf/row"
 	"weft/bpf/table"
+	"weft/cmd/weft/process"
 	"weft/discovery"
 	"weft/discovery/gossip"
 	"weft/lb/announce"
+	"weft/lb/announce/bgp"
 	edgeengine "weft/lb/edge/engine"
 	"weft/overlay/apply"
 )
@@ -25,6 +28,9 @@ import (
 func edgeFlags(cmd *cobra.Command, o *Options) {
 	cmd.Flags().StringArrayVar(&o.Edge, "edge", nil, "interface that clients outside of every network come in by, to published VIPs (repeatable; default: none)")
 	cmd.Flags().BoolVar(&o.Neighbours, "announce-neighbours", false, "tell the neighbours of edge interfaces where published addresses are (ARP and neighbour discovery): of all nodes with this flag one for each")
+	cmd.Flags().Uint32Var(&o.BGP, "bgp-as", 0, "autonomous system of this node, to tell routers by BGP where published addresses are (default: none are told)")
+	cmd.Flags().StringArrayVar(&o.BGPPeers, "bgp-peer", nil, "router to tell, ADDRESS=AS (repeatable)")
+	cmd.Flags().StringVar(&o.BGPPassword, "bgp-password-file", "", "file with the password of BGP sessions (RFC 2385; default: none)")
 }
 
 // edgeSeed is what all edge nodes mix into the hash of flows: the same on all of them, and where the cluster has a
@@ -72,7 +78,29 @@ func (d *daemon) makeEdge(context.Context) (err error) {
 	if d.links != nil {
 		o.Leads = d.links
 	}
-	d.edge, err = edgeengine.New(o)
+	if d.edge, err = edgeengine.New(o); err != nil || len(d.o.BGPPeers) == 0 {
+		return err
+	}
+	return d.makeBGP()
+}
+
+func (d *daemon) makeBGP() error {
+	o := bgp.Options{
+		AS: d.o.BGP, ID: d.underlay.Addr4, NextHop4: d.underlay.Addr4, NextHop6: d.underlay.Addr6, Serving: d.edge, Log: d.log.WithGroup("bgp"),
+	}
+	for _, text := range d.o.BGPPeers {
+		p, err := bgp.ParsePeer(text)
+		if err != nil {
+			return err
+		}
+		o.Peers = append(o.Peers, p)
+	}
+	password, err := process.Secret(d.o.BGPPassword)
+	if err != nil {
+		return err
+	}
+	o.Password = string(password)
+	d.bgp, err = bgp.New(o)
 	return err
 }
 
@@ -95,10 +123,14 @@ func (d *daemon) makeAnnouncements(t *bpf.EdgeTables, links []apply.EdgeLink) (e
 
 // announce tells the network outside where published addresses are.
 func (d *daemon) announce(ctx context.Context) error {
-	if d.links == nil {
-		return nil
+	group, ctx := errgroup.WithContext(ctx)
+	if d.links != nil {
+		group.Go(func() error { return d.links.Run(ctx) })
 	}
-	return d.links.Run(ctx)
+	if d.bgp != nil {
+		group.Go(func() error { return d.bgp.Run(ctx) })
+	}
+	return group.Wait()
 }
 
 // edgeTag is what members of the edge that tell neighbours have.

@@ -34,6 +34,7 @@ import (
 	"weft/discovery/wire"
 	"weft/discovery/zone"
 	"weft/lb/announce"
+	"weft/lb/announce/bgp"
 	lbapply "weft/lb/apply"
 	edgeengine "weft/lb/edge/engine"
 	lbengine "weft/lb/engine"
@@ -69,6 +70,7 @@ type daemon struct {
 	lb        *lbengine.Engine
 	edge      *edgeengine.Engine
 	links     *announce.Links // nil: neighbours are not told
+	bgp       *bgp.Speaker    // nil: routers are not told
 	discovery *discoveryengine.Engine
 }
 

@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -85,6 +87,10 @@ type Engine struct {
 	self  discovery.NodeID
 	stats atomic.Pointer[Stats]
 
+	mu      sync.Mutex
+	serving map[netip.Addr]bool // guarded by mu; never changed, replaced
+	changed chan struct{}       // guarded by mu; closed and replaced with serving
+
 	// Used by Run alone.
 	plan   *edge.Plan // nil: to be restored
 	have   edge.Rows  // what the tables hold
@@ -107,9 +113,42 @@ func New(o Options) (*Engine, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("make edge engine: %w", err)
 	}
-	e := &Engine{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), self: discovery.NodeID(o.Store.Self())}
+	e := &Engine{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), self: discovery.NodeID(o.Store.Self()), changed: make(chan struct{})}
 	e.stats.Store(&Stats{})
 	return e, nil
+}
+
+// Serving returns the published addresses that the tables of this edge node lead to backends, nil before the first
+// pass; not to be changed.
+func (e *Engine) Serving() map[netip.Addr]bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.serving
+}
+
+// ServingChanged returns a channel that is closed when Serving is another; take it before Serving.
+func (e *Engine) ServingChanged() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.changed
+}
+
+// serves publishes what the tables serve now.
+func (e *Engine) serves(rows edge.Rows) {
+	serving := make(map[netip.Addr]bool)
+	for key, vip := range rows.VIPs {
+		if vip.Slots > 0 {
+			serving[key.Addr.Netip()] = true
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.serving != nil && maps.Equal(serving, e.serving) {
+		return
+	}
+	e.serving = serving
+	close(e.changed)
+	e.changed = make(chan struct{})
 }
 
 // Stats returns those of the last pass.
@@ -196,6 +235,7 @@ func (e *Engine) steer(f edge.Facts) (due time.Duration, err error) {
 		return 0, errors.Join(err, unserved)
 	}
 	e.have = want
+	e.serves(want)
 	return due, unserved
 }
 

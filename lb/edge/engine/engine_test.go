@@ -172,6 +172,9 @@ func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
 			t.Fatalf("%v: %s", addrs, *text)
 		}
 	}
+	if !e.Serving()[netip.MustParseAddr("203.0.113.10")] {
+		t.Errorf("serving %v, want the published address", e.Serving())
+	}
 	if n, _, _ := generation.Get(0); n == 0 {
 		t.Error("what programs keep of VIPs was never made void")
 	}
