@@ -203,8 +203,14 @@ static __always_inline int dns_restore(struct __sk_buff *skb, struct dns_scratch
 	if (!s->edns)
 		return 0;
 	opaque(from);
+	if (from > DNS_ASK_MAX)
+		return -1;
+	/* Apart, or the compiler makes one comparison of them, of which Linux 6.1 keeps one end. */
 	opaque(size);
-	if (from > DNS_ASK_MAX || size < 1 || size > DNS_ASK_MAX)
+	if (size < DNS_OPT)
+		return -1;
+	opaque(size);
+	if (size > DNS_ASK_MAX)
 		return -1;
 	return bpf_skb_store_bytes(skb, at, s->msg + from, size, 0);
 }
