@@ -26,8 +26,9 @@ import (
 //  3. tables:   slots by Maglev, the change from the last ones as generations (lb/maglev)
 //  4. settle:   changes that are old enough end for flows that are not known
 const (
-	// Slots of a publication, on every edge node the same: shares are exact to one slot, so 1 % at 40 backends.
-	Slots = 4093
+	// Slots of a publication, on every edge node the same: shares are exact to one slot, so 1 % at 600 backends; and
+	// when one of 100 leaves, less than 1 % of the slots of others move (3 % of 4,093 would).
+	Slots = maglev.DefaultSize
 	// Settle is how long a change learns the flows that it must not move. Those silent for so long go by the new slots.
 	Settle = 5 * time.Minute
 	// Linger is how long a backend that was withdrawn keeps the flows that it has.
@@ -37,7 +38,7 @@ const (
 	LifeTCP = 7440 * time.Second
 	LifeUDP = 300 * time.Second
 
-	maxSlots    = 1 << 22 // of bpf/src/lib/edge_maps.h
+	maxSlots    = 1 << 24 // of bpf/src/lib/edge_maps.h
 	maxBackends = 262144
 )
 
@@ -70,6 +71,9 @@ type Rows struct {
 
 // Plan is the tables over time. The zero value is empty; see Restore.
 type Plan struct {
+	// Slots of a publication: another number, a prime, in tests. 0: the constant.
+	Slots int
+
 	tables   map[row.EdgeVIPKey]*slots
 	backends map[task]*backend
 	used     map[uint32]bool          // indexes of backends, and of
@@ -175,10 +179,10 @@ func (p *Plan) Compile(f Facts) (rows Rows, next time.Duration, err error) {
 		p.name(members[i], f.Now)
 	}
 	maps.DeleteFunc(p.tables, func(key row.EdgeVIPKey, _ *slots) bool { return !published[key] })
-	next = p.retire(f)
-	serving := make(map[uint32]bool, len(p.backends))
+	next, gone := p.retire(f)
+	serving := serving{now: f.Now, gone: gone, is: make(map[uint32]bool, len(p.backends))}
 	for _, b := range p.backends {
-		serving[b.index] = true
+		serving.is[b.index] = true
 		rows.Backends[b.index] = b.row
 	}
 	var errs []error
@@ -191,7 +195,7 @@ func (p *Plan) Compile(f Facts) (rows Rows, next time.Duration, err error) {
 			}
 			rows.VIPs[row.EdgeVIPKey{Addr: key.Addr}] = alone
 		}
-		s, err := p.table(key, members[i], serving, f.Now)
+		s, err := p.table(key, members[i], serving)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("publication %s: %w", pub.Name(), err))
 		}
@@ -279,8 +283,9 @@ func (p *Plan) index() uint32 {
 	return 0
 }
 
-// retire ends backends whose node is gone, or that nobody named for long, and returns when the next one is due.
-func (p *Plan) retire(f Facts) (next time.Duration) {
+// retire ends backends whose node is gone, or that nobody named for long; gone tells that there were some, next when
+// the next one is due.
+func (p *Plan) retire(f Facts) (next time.Duration, gone bool) {
 	alive := make(map[[4]uint8]bool, len(f.Nodes))
 	for _, n := range f.Nodes {
 		if n.Alive && n.Addr.Is4() {
@@ -291,13 +296,13 @@ func (p *Plan) retire(f Facts) (next time.Duration) {
 		switch due := b.named + Linger; {
 		case b.named == f.Now:
 		case due <= f.Now, !alive[b.row.Node]:
-			p.retired[b.index] = f.Now
+			p.retired[b.index], gone = f.Now, true
 			delete(p.backends, key)
 		default:
 			next = earlier(next, due)
 		}
 	}
-	return next
+	return next, gone
 }
 
 // Purged tells that no known flow leads to a backend that was gone at that time any more: slots that lead there were
@@ -328,52 +333,64 @@ func (p *Plan) Pending() bool {
 	return len(p.retired) > 0 || slices.ContainsFunc(slices.Collect(maps.Values(p.tables)), kept)
 }
 
+// serving is which backends may have flows at a time, and whether some that did are gone.
+type serving struct {
+	now  time.Duration
+	is   map[uint32]bool
+	gone bool
+}
+
+// stale tells that a slot leads to a backend that is gone.
+func (s serving) stale(gen maglev.Generations) bool {
+	return s.gone && slices.ContainsFunc(gen, func(slot maglev.Slot) bool { return !s.is[slot.Current] || !s.is[slot.Previous] })
+}
+
 // table brings the slots of a publication up to its members.
-func (p *Plan) table(key row.EdgeVIPKey, members []member, serving map[uint32]bool, now time.Duration) (*slots, error) {
+func (p *Plan) table(key row.EdgeVIPKey, members []member, serving serving) (*slots, error) {
 	s := p.tables[key]
 	if s == nil {
 		s = &slots{settled: true}
 		p.tables[key] = s
 	}
-	serves := func(index uint32) bool { return serving[index] }
 	var wanted []maglev.Backend
 	for _, m := range members {
 		if b := p.backends[m.task]; b != nil && m.weight > 0 {
 			wanted = append(wanted, maglev.Backend{Key: fmt.Sprintf("%d/%s", m.vni, m.addr), ID: b.index, Weight: m.weight})
 		}
 	}
-	stale := slices.ContainsFunc(s.gen, func(slot maglev.Slot) bool { return !serving[slot.Current] || !serving[slot.Previous] })
-	if slices.Equal(wanted, s.members) && !stale {
+	if slices.Equal(wanted, s.members) && !serving.stale(s.gen) {
 		return s, nil
 	}
-	table, err := maglev.Build(Slots, wanted)
+	table, err := maglev.Build(p.size(), wanted)
 	if err != nil {
 		return s, err
 	}
 	switch {
-	case table == nil && !slices.ContainsFunc(s.gen, func(slot maglev.Slot) bool { return serving[slot.Current] }):
+	case table == nil && !slices.ContainsFunc(s.gen, func(slot maglev.Slot) bool { return serving.is[slot.Current] }):
 		s.gen, s.first, s.settled = nil, 0, true
 	case table == nil: // all drain: nobody else could take what comes
 		return s, nil
-	case len(s.gen) == 0:
+	case len(s.gen) != len(table): // none, or of another build
 		if s.first, err = p.room(); err != nil {
 			return s, err
 		}
 		s.gen, s.settled = maglev.Start(table), true
 	default:
-		gen, err := s.gen.Next(table, serves)
+		gen, err := s.gen.Next(table, func(index uint32) bool { return serving.is[index] })
 		if err != nil {
 			return s, err
 		}
 		if !slices.Equal(gen, s.gen) {
-			s.gen, s.changed, s.settled = gen, now, !gen.Changing()
+			s.gen, s.changed, s.settled = gen, serving.now, !gen.Changing()
 		}
 	}
 	s.members = wanted
 	return s, nil
 }
 
-// room returns the first of Slots slots that are nobody's.
+func (p *Plan) size() int { return cmp.Or(p.Slots, Slots) }
+
+// room returns the first of as many slots as a publication has that are nobody's.
 func (p *Plan) room() (uint32, error) {
 	taken := make(map[uint32]bool, len(p.tables))
 	for _, s := range p.tables {
@@ -381,7 +398,8 @@ func (p *Plan) room() (uint32, error) {
 			taken[s.first] = true
 		}
 	}
-	for first := uint32(0); first+Slots <= maxSlots; first += Slots {
+	size := uint32(p.size())
+	for first := uint32(0); first+size <= maxSlots; first += size {
 		if !taken[first] {
 			return first, nil
 		}

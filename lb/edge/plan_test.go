@@ -38,6 +38,9 @@ func newWorld(n int) *world {
 	return w
 }
 
+// slotsInTests is enough for tables to be told apart, and quick.
+const slotsInTests = 251
+
 func task(i int) string { return fmt.Sprintf("t%02d", i) }
 
 func (w *world) add(i int) {
@@ -116,7 +119,7 @@ func tasks(rows edge.Rows) (current, previous []row.EdgeBackend) {
 
 func TestAChangeKeepsWhereFlowsAre(t *testing.T) {
 	t.Parallel()
-	w, p := newWorld(10), &edge.Plan{}
+	w, p := newWorld(10), &edge.Plan{Slots: slotsInTests}
 	before, _ := tasks(compile(t, p, w))
 	w.now += time.Second
 	w.drain(3)
@@ -166,7 +169,7 @@ func TestBackendsLeave(t *testing.T) {
 		}
 		return false
 	}
-	w, p := newWorld(8), &edge.Plan{}
+	w, p := newWorld(8), &edge.Plan{Slots: slotsInTests}
 	compile(t, p, w)
 	delete(w.backends, task(3))
 	w.now += time.Second
@@ -204,7 +207,7 @@ func TestBackendsLeave(t *testing.T) {
 func TestAnIndexIsNotGivenAnewBeforeItsFlowsAreForgotten(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		w, p := newWorld(4), &edge.Plan{}
+		w, p := newWorld(4), &edge.Plan{Slots: slotsInTests}
 		owner := make(map[uint32][8]uint8) // of indexes that flows may know
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
 			w.now += rapid.SampledFrom([]time.Duration{time.Second, edge.Linger, edge.Settle}).Draw(t, "pause")
@@ -235,7 +238,7 @@ func TestAnIndexIsNotGivenAnewBeforeItsFlowsAreForgotten(t *testing.T) {
 // TestEveryNodeMakesTheSameTable: a flow may move between edge nodes of different pasts, and over a restart.
 func TestEveryNodeMakesTheSameTable(t *testing.T) {
 	t.Parallel()
-	w, old, fresh := newWorld(12), &edge.Plan{}, &edge.Plan{}
+	w, old, fresh := newWorld(12), &edge.Plan{Slots: slotsInTests}, &edge.Plan{Slots: slotsInTests}
 	compile(t, old, w)
 	for _, i := range []int{2, 7} {
 		delete(w.backends, task(i))
@@ -255,6 +258,7 @@ func TestEveryNodeMakesTheSameTable(t *testing.T) {
 		t.Errorf("a node that starts now (-want +got):\n%s", diff)
 	}
 	again := edge.Restore(have, w.now)
+	again.Slots = slotsInTests
 	w.now += time.Second
 	if diff := cmp.Diff(have, compile(t, again, w)); diff != "" {
 		t.Errorf("after a restart (-before +after):\n%s", diff)
@@ -265,7 +269,7 @@ func TestALedAddressIsAnswered(t *testing.T) {
 	t.Parallel()
 	f := newWorld(1).facts()
 	f.Led = map[netip.Addr]bool{public.Addr: true}
-	rows, _, err := (&edge.Plan{}).Compile(f)
+	rows, _, err := (&edge.Plan{Slots: slotsInTests}).Compile(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,13 +300,13 @@ func TestOptionsOfAPublication(t *testing.T) {
 	p.QUIC, p.Affinity, p.VIP.Protocol = true, true, lb.UDP
 	status := f.VIPs[vip]
 	f.VIPs[p.VIP], f.Publications, f.Own = status, []lb.Publication{p}, map[netip.Addr]bool{p.Addr: true}
-	rows, _, err := (&edge.Plan{}).Compile(f)
+	rows, _, err := (&edge.Plan{Slots: slotsInTests}).Compile(f)
 	if err != nil {
 		t.Fatal(err)
 	}
 	udp := key
 	udp.Proto = 17
-	want := map[row.EdgeVIPKey]row.EdgeVIP{udp: {Slots: edge.Slots, Flags: row.EdgeVIPAffinity | row.EdgeVIPQUIC}}
+	want := map[row.EdgeVIPKey]row.EdgeVIP{udp: {Slots: slotsInTests, Flags: row.EdgeVIPAffinity | row.EdgeVIPQUIC}}
 	if diff := cmp.Diff(want, rows.VIPs); diff != "" {
 		t.Errorf("VIPs (-want +got):\n%s", diff)
 	}

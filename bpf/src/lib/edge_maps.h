@@ -12,7 +12,7 @@
 enum {
 	MAX_EDGE_VIPS = 65536,
 	MAX_EDGE_LINKS = 64,
-	MAX_EDGE_SLOTS = 1 << 22, /* 32 MiB: 64 tables of 65,537 or 4,100 of 1,021 */
+	MAX_EDGE_SLOTS = 1 << 24, /* 128 MiB: 255 tables of 65,537 */
 	MAX_EDGE_BACKENDS = 262144,
 	MAX_EDGE_FLOWS = 262144,
 	EDGE_CACHE = 1024, /* VIPs; 40 KiB of each CPU's memory */

@@ -35,7 +35,7 @@ func read(t *bpf.EdgeTables) (edge.Rows, error) {
 		}
 	}
 	for _, vip := range have.VIPs {
-		if vip.Slots != edge.Slots {
+		if vip.Slots == 0 {
 			continue
 		}
 		slots := make([]row.EdgeSlot, vip.Slots)
