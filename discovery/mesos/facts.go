@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"weft/discovery"
 	"weft/discovery/zone"
@@ -39,7 +40,13 @@ type Facts struct {
 // Facts returns what zones are made from.
 func (s *State) Facts(o Options) *Facts {
 	f := &Facts{all: map[zone.Source]zone.Fact{}, again: map[zone.Source]int{}}
-	f.add(KindMasters, "masters", s.Leader, zone.MesosMasters{Leader: s.Leader, Listed: o.Masters})
+	masters := zone.MesosMasters{Leader: s.Leader, Listed: o.Masters}
+	for _, framework := range s.Frameworks {
+		if strings.HasSuffix(zone.Domain(framework.Name), "master") { // rules for labels drop what is before that
+			masters.Namesakes = append(masters.Namesakes, zone.MesosFramework{Name: framework.Name, Addrs: o.addrs(framework.host)})
+		}
+	}
+	f.add(KindMasters, "masters", s.Leader, masters)
 	agents := make(map[string][]netip.Addr, len(s.agents))
 	for id, a := range s.agents {
 		agents[id] = o.addrs(a.host)

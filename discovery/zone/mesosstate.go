@@ -59,6 +59,9 @@ type (
 	MesosMasters struct {
 		Leader string
 		Listed []string
+		// Namesakes are frameworks that are called master or nearly so: a master at the address of one gets
+		// no number, as Mesos-DNS takes it for one that it has seen.
+		Namesakes []MesosFramework
 	}
 )
 
@@ -167,6 +170,13 @@ func masterRecords(o *Options, m MesosMasters) []Record {
 	b.serviceText("_leader._tcp"+tail, "leader"+tail, port)
 	b.serviceText("_leader._udp"+tail, "leader"+tail, port)
 	seen := []string{leader}
+	for _, f := range m.Namesakes {
+		if o.spec().domain(f.Name) == "master" {
+			for _, a := range f.Addrs {
+				seen = append(seen, a.String())
+			}
+		}
+	}
 	number, led := 0, false
 	for _, listed := range m.Listed {
 		host, _, ok := splitHostPort(listed)

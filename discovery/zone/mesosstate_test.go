@@ -106,6 +106,26 @@ func shown(z *Zone, t Type) []string {
 }
 
 // The rows are those of Mesos-DNS's own test of masters.
+// Mesos-DNS takes a master whose address is that of a framework called master for one that it has numbered.
+func TestMasterAtTheAddressOfItsNamesakeHasNoNumber(t *testing.T) {
+	t.Parallel()
+	namesake := MesosFramework{Name: "Master", Addrs: addrs("6.7.8.9")}
+	z := cluster(strict(), namesake, MesosMasters{
+		Leader: "1.2.3.4:5", Listed: []string{"6.7.8.9:5", "6.7.8.8:5"}, Namesakes: []MesosFramework{namesake},
+	})
+	for name, want := range map[string][]string{
+		"master": {"1.2.3.4", "6.7.8.8", "6.7.8.9"}, "master0": {"6.7.8.8"}, "master1": {"1.2.3.4"}, "master2": nil,
+	} {
+		var got []string
+		for _, r := range z.Lookup("", name+".mesos.").Of(A) {
+			got = append(got, r.Value())
+		}
+		if d := cmp.Diff(got, want); d != "" {
+			t.Errorf("%s (got -, want +):\n%s", name, d)
+		}
+	}
+}
+
 func TestMasters(t *testing.T) {
 	t.Parallel()
 	check := func(leader string, listed []string, want ...string) {
@@ -225,7 +245,7 @@ func TestDefaultIsPartOfStrict(t *testing.T) {
 			task,
 			MesosFramework{task.Framework, task.Mesos, text.Draw(t, "text port")},
 			MesosAgent{task.AgentAddrs, text.Draw(t, "agent port")},
-			MesosMasters{text.Draw(t, "leader"), []string{text.Draw(t, "master")}},
+			MesosMasters{Leader: text.Draw(t, "leader"), Listed: []string{text.Draw(t, "master")}},
 		}
 		all := map[string]bool{}
 		for r := range cluster(o, facts...).MesosRecords {
@@ -284,7 +304,7 @@ func TestDcosNamesTellWhereATaskIs(t *testing.T) {
 	z := cluster(options,
 		task("none-on-host", false), task("none-on-dcos", false, "9.0.2.5"), task("ucr-on-bridge", true, "172.31.254.3"),
 		task("docker-on-ipv6", false, "172.19.0.2", "fd01:b::2:8000:0:2"), pod,
-		MesosMasters{"10.0.0.2:5050", []string{"10.0.0.1:5050", "10.0.0.2:5050"}},
+		MesosMasters{Leader: "10.0.0.2:5050", Listed: []string{"10.0.0.1:5050", "10.0.0.2:5050"}},
 	)
 	check := func(name, agent, auto, container string) {
 		t.Helper()
