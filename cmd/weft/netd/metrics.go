@@ -46,7 +46,23 @@ func (d *daemon) report(send process.Send) {
 		send("backends", "backends by state", gauge, float64(s.Stats.Backends-s.Stats.In), "state", "out")
 	}
 	d.reportVIPs(send)
+	d.reportEdge(send)
 	d.reportNetworks(send)
+}
+
+func (d *daemon) reportEdge(send process.Send) {
+	gauge := prometheus.GaugeValue
+	e := d.edge.Stats()
+	send("publications", "VIPs published for clients outside", gauge, float64(e.Publications))
+	send("edge_served", "ports of this node's tasks behind published VIPs", gauge, float64(e.Served))
+	send("edge_failures_total", "passes over the edge's tables that failed", prometheus.CounterValue, float64(e.Failures))
+	if len(d.o.Edge) == 0 {
+		return
+	}
+	send("edge_backends", "backends that this node of the edge sends to", gauge, float64(e.Backends))
+	if d.links != nil {
+		send("edge_led", "published addresses that this node answers neighbours for", gauge, float64(len(d.links.Led())))
+	}
 }
 
 func (d *daemon) reportNames(send process.Send) {
