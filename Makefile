@@ -126,6 +126,12 @@ bench-dns: ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root)
 	@.ci/need.sh nsd knotd unbound
 	$(GO) run ./tests/bench/dns $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 
+.PHONY: chaos-discovery
+chaos-discovery: build ## names asked at full rate while daemons die and change, masters go and names change: counts what is lost or wrong (root); SHORT=1 in seconds
+	@.ci/need.sh
+	$(GO) run ./tests/chaos/nextlayout -o bin/weft-next
+	$(GO) run ./tests/chaos/discovery $(if $(SHORT),-short,-results tests/bench/results/discovery.jsonl) $(CHAOS)
+
 .PHONY: bench-convergence
 bench-convergence: build ## how fast facts are true everywhere: 8 real nodes, 1,000 simulated ones (root); SHORT=1 in seconds
 	@.ci/need.sh

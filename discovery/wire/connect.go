@@ -3,7 +3,10 @@
 package wire
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -13,16 +16,23 @@ import (
 // Conn is a connection to one process.
 type Conn = grpc.ClientConn
 
-// Connect returns a connection to HOST:PORT, or to unix:PATH, which is made when it is used. Without credentials it
-// is in clear.
-func Connect(target string, c credentials.TransportCredentials) (*Conn, error) {
+// Dial makes connections, in a namespace of the caller's choice for example.
+type Dial func(ctx context.Context, addr string) (net.Conn, error)
+
+// Connect returns a connection to HOST:PORT, or to unix:PATH, which is made when it is used: by dial, if that is not
+// nil. Without credentials it is in clear.
+func Connect(target string, c credentials.TransportCredentials, dial Dial) (*Conn, error) {
 	if c == nil {
 		c = insecure.NewCredentials()
 	}
-	if len(target) < 5 || target[:5] != "unix:" {
+	if !strings.HasPrefix(target, "unix:") {
 		target = "passthrough:" + target
 	}
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(c))
+	options := []grpc.DialOption{grpc.WithTransportCredentials(c)}
+	if dial != nil {
+		options = append(options, grpc.WithContextDialer(dial))
+	}
+	conn, err := grpc.NewClient(target, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", target, err)
 	}

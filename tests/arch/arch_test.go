@@ -143,7 +143,7 @@ var owners = map[string][]string{
 	"github.com/cilium/ebpf":          {"bpf", "tests/bench"},
 	"github.com/vishvananda/netlink":  {"overlay/apply", "tests/lab", "tests/bench"},
 	"github.com/google/nftables":      {"overlay/apply", "tests/lab", "tests/bench"},
-	"github.com/miekg/dns":            {"discovery/zone", "discovery/dns", "tests/bench"},
+	"github.com/miekg/dns":            {"discovery/zone", "discovery/dns", "tests/bench", "tests/chaos"},
 	"github.com/hashicorp/serf":       {"discovery/gossip"},
 	"github.com/hashicorp/memberlist": {"discovery/gossip"},
 	"github.com/google/btree":         {"discovery/state"},

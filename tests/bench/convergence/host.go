@@ -43,7 +43,7 @@ func openHost(ctx context.Context, l *lab.Host) (h *host, err error) {
 	if err := h.run.Start(); err != nil {
 		return nil, err
 	}
-	if h.conn, err = wire.Connect("unix:"+l.Socket(), nil); err != nil {
+	if h.conn, err = wire.Connect("unix:"+l.Socket(), nil, nil); err != nil {
 		return nil, err
 	}
 	h.names, h.vips = discoverypb.NewClient(h.conn), lbpb.NewClient(h.conn)

@@ -67,18 +67,10 @@ func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err err
 	return []report.Line{
 		report.NewLine("death_seen_by_all_s_simulated", of, seen, report.Bar{}),
 		report.NewLine("death_seen_by_all_longest_s_simulated", of, seen[len(seen)-1:], report.Bar{Most: 5}),
-		noMoreThan("living_taken_for_dead", frozen, float64(flaps), 0),
+		report.NoMore("living_taken_for_dead", frozen, float64(flaps), 0),
 		report.NewLine("frozen_taken_for_dead_views", frozen, []float64{float64(dead)}, report.Bar{}),
 		report.NewLine("frozen_back_for_all_s", frozen, back, report.Bar{}),
 	}, nil
-}
-
-// noMoreThan is a line whose bar may be none at all.
-func noMoreThan(measure, against string, value, most float64) report.Line {
-	l := report.NewLine(measure, against, []float64{value}, report.Bar{})
-	holds := value <= most
-	l.Bar, l.Holds = &most, &holds
-	return l
 }
 
 // begin makes the members and waits until all know all.

@@ -81,7 +81,7 @@ func openNode(number int, addr string) (*node, error) {
 		return nil, err
 	}
 	n.feed = n.store.Feed(discovery.KindBackend)
-	n.conn, err = wire.Connect(addr, nil)
+	n.conn, err = wire.Connect(addr, nil, nil)
 	if err != nil {
 		return nil, err
 	}

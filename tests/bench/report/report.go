@@ -57,6 +57,14 @@ func NewLine(measure, against string, runs []float64, bar Bar) Line {
 	return l
 }
 
+// NoMore is one value that may be at most a limit, which may be 0.
+func NoMore(measure, against string, value, most float64) Line {
+	l := NewLine(measure, against, []float64{value}, Bar{})
+	holds := value <= most
+	l.Bar, l.Holds = &most, &holds
+	return l
+}
+
 // Quantile of sorted values, between the two that are nearest; 0 of none.
 func Quantile(sorted []float64, q float64) float64 {
 	if len(sorted) == 0 {
