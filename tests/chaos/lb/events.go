@@ -26,7 +26,6 @@ type event struct {
 // outside opens until then may fail, by chance more than one.
 var found = map[string]int{"client": 1, "outside": 10}
 
-
 // events lists them in the order in which they happen.
 func events() []event {
 	return []event{
