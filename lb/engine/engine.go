@@ -104,6 +104,7 @@ type Engine struct {
 type Snapshot struct {
 	VIPs  []*compile.VIP                     // by key
 	Names map[string][]discovery.ServiceName // by network, ordered by name
+	Named uint64                             // grows with each change of Names
 	Stats Stats
 	// Applied is up to where the rows of the masters, and of each node with backends, are in VIPs.
 	Applied map[state.Stream]state.Position
@@ -216,14 +217,6 @@ func (e *Engine) VIP(key lb.Key) (lb.VIPStatus, bool) {
 	return clone(v.VIPStatus), true
 }
 
-// Names returns the names of VIPs by network, for discovery to answer.
-func (e *Engine) Names() map[string][]discovery.ServiceName {
-	if s := e.snapshot.Load(); s != nil {
-		return s.Names
-	}
-	return nil
-}
-
 // pass compiles what changed, writes what differs and publishes the snapshot.
 func (e *Engine) pass() error {
 	start := time.Now()
@@ -258,13 +251,14 @@ func (e *Engine) pass() error {
 
 func (e *Engine) publish(next *Snapshot, step compile.Step, diff apply.Diff, start time.Time) {
 	if last := e.snapshot.Load(); last != nil {
-		next.Stats, next.VIPs, next.Names = last.Stats, last.VIPs, last.Names
+		next.Stats, next.VIPs, next.Names, next.Named = last.Stats, last.VIPs, last.Names, last.Named
 	}
 	if step.Changed {
 		next.VIPs = e.compiler.VIPs()
 	}
 	if step.Named {
 		next.Names = names(next.VIPs)
+		next.Named++
 	}
 	s, counts := &next.Stats, e.compiler.Counts()
 	s.Passes++

@@ -374,7 +374,7 @@ func TestRemovedNetworkTakesItsVIPsAlong(t *testing.T) {
 	if got := n.slots(); got != -1 {
 		t.Errorf("%d backends, want no VIP", got)
 	}
-	if names := n.Names(); len(names) != 0 {
+	if names := n.Snapshot().Names; len(names) != 0 {
 		t.Errorf("%v, want no names", names)
 	}
 }
@@ -392,7 +392,7 @@ func TestNamesHaveTheFamiliesThatHaveABackend(t *testing.T) {
 		"prod": {{Name: "web.weft", Addrs: []netip.Addr{lb.HashAddr4("web.weft")}}},
 		"dev":  {{Name: "api.weft", Addrs: []netip.Addr{lb.HashAddr4("api.weft"), lb.HashAddr6("api.weft")}}},
 	}
-	if d := cmp.Diff(want, n.Names(), servicetest.Compare()); d != "" {
+	if d := cmp.Diff(want, n.Snapshot().Names, servicetest.Compare()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }

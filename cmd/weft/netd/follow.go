@@ -65,9 +65,13 @@ func (d *daemon) sweep(ctx context.Context) {
 
 // followVIPs hands the names of VIPs to discovery whenever load balancing has others.
 func (d *daemon) followVIPs(ctx context.Context) error {
+	named := uint64(0)
 	for {
 		changed := d.lb.Changed()
-		d.discovery.SetServices(d.lb.Names())
+		if s := d.lb.Snapshot(); s != nil && s.Named != named {
+			named = s.Named
+			d.discovery.SetServices(s.Names)
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
