@@ -101,7 +101,7 @@ func (p *Plane) DetachEdge(ifindex uint32) error {
 }
 
 // DetachEdges takes the edge off all interfaces but those given: a node may have lost that duty since an earlier
-// process, of whatever layout.
+// process, of whatever layout. Where there is none its maps go too, unless this Plane has them.
 func (p *Plane) DetachEdges(but ...uint32) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,6 +123,27 @@ func (p *Plane) DetachEdges(but ...uint32) error {
 			if n == 2 && (program == "edge" || program == "edge_tc") && !slices.Contains(but, ifindex) {
 				errs = append(errs, unpin(filepath.Join(dir, "link", name)))
 			}
+		}
+	}
+	if len(but) == 0 {
+		errs = append(errs, p.forgetEdge())
+	}
+	return errors.Join(errs...)
+}
+
+// forgetEdge unpins the maps that are the edge's alone.
+func (p *Plane) forgetEdge() error {
+	spec, err := loadEdge()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for name, m := range spec.Maps {
+		if m.Pinning != ebpf.PinByName || p.maps[name] != nil {
+			continue
+		}
+		if err := os.Remove(filepath.Join(p.pins.layout(), name)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

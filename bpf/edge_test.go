@@ -77,6 +77,11 @@ func TestEdgeIsLoadedWhenAsked(t *testing.T) {
 	if hasXDP(t, "w1") || len(attached(t, index, ebpf.AttachTCXIngress)) != 0 {
 		t.Error("the edge is still attached after DetachEdges")
 	}
+	for _, name := range names(t, filepath.Join(pin, layoutFolder)) {
+		if strings.HasPrefix(name, "edge") {
+			t.Errorf("%s is still pinned after DetachEdges", name)
+		}
+	}
 	closing(t, without)
 	again = open(t, o)
 	_, err = again.AttachEdge(index, true)

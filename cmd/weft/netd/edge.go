@@ -7,7 +7,10 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
+	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -15,7 +18,6 @@ import (
 	"weft/bpf"
 	"weft/bpf/row"
 	"weft/bpf/table"
-	"weft/cmd/weft/process"
 	"weft/discovery"
 	"weft/discovery/gossip"
 	"weft/lb/announce"
@@ -84,7 +86,7 @@ func (d *daemon) makeEdge(context.Context) (err error) {
 	return d.makeBGP()
 }
 
-func (d *daemon) makeBGP() error {
+func (d *daemon) makeBGP() (err error) {
 	o := bgp.Options{
 		AS: d.o.BGP, ID: d.underlay.Addr4, NextHop4: d.underlay.Addr4, NextHop6: d.underlay.Addr6, Serving: d.edge, Log: d.log.WithGroup("bgp"),
 	}
@@ -95,11 +97,13 @@ func (d *daemon) makeBGP() error {
 		}
 		o.Peers = append(o.Peers, p)
 	}
-	password, err := process.Secret(d.o.BGPPassword)
-	if err != nil {
-		return err
+	if d.o.BGPPassword != "" {
+		password, err := os.ReadFile(d.o.BGPPassword)
+		if err != nil {
+			return fmt.Errorf("read the password of bgp: %w", err)
+		}
+		o.Password = strings.TrimSpace(string(password))
 	}
-	o.Password = string(password)
 	d.bgp, err = bgp.New(o)
 	return err
 }
