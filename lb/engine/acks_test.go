@@ -126,7 +126,7 @@ func TestNodesThatAreLateAreNamed(t *testing.T) {
 	p.answer["n3"] <- nil
 	p.answer["n4"] <- fmt.Errorf("old: %w", errors.ErrUnsupported)
 	r := web("web.1", "9.0.0.5")
-	r.Labels = []string{"/web:80=8080/tcp,wait=50ms"}
+	r.Labels = []string{"/web:80=8080/tcp,wait=500ms"}
 	n.publish(r)
 	p.answer["n2"] <- nil
 	p.answer["n4"] <- errors.ErrUnsupported

@@ -5,12 +5,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"weft/lb"
 	"weft/tests/chaos/actor"
 )
 
@@ -20,6 +22,8 @@ type event struct {
 	do   func(context.Context, *stage, *outcome) error
 	// most is how many connections of each client may fail.
 	most map[string]int
+	// long tells that it says nothing new in the short form.
+	long bool
 }
 
 // Who connects by sockets finds out about a dead backend by one connection. The packet path learns from them: what
@@ -34,6 +38,7 @@ func events() []event {
 		{name: "a backend is silent", do: silent, most: found},
 		{name: "a node's daemon goes and comes back", do: away},
 		{name: "a node is cut off and comes back", do: cutOff, most: found},
+		{name: "a node's daemon hangs", do: hangs, long: true},
 		{name: "a drained backend keeps its connection", do: drained},
 	}
 }
@@ -125,6 +130,20 @@ func cutOff(ctx context.Context, s *stage, _ *outcome) error {
 
 // narrowest is the least MTU that IPv4 and the kernel allow.
 const narrowest = 68
+
+// hangs stops the daemon of h2 in the middle of whatever it does: a task's end and start wait for it, but not for ever.
+func hangs(ctx context.Context, s *stage, o *outcome) error {
+	h := s.host("h2")
+	if err := h.Signal("netd", unix.SIGSTOP); err != nil {
+		return err
+	}
+	took, err := s.servers["web1"].end(unix.SIGTERM)
+	o.ends = append(o.ends, took)
+	if most := lb.DefaultWait + 2*time.Second; err == nil && took > most {
+		err = fmt.Errorf("a task's end took %s, want at most %s", took, most)
+	}
+	return errors.Join(err, s.serve(ctx, "web1", label), h.Signal("netd", unix.SIGCONT), s.see(ctx, "h2", "web1", true), s.see(ctx, "h1", "web2", true))
+}
 
 // drained has a VIP of one backend that somebody holds a connection to. Another backend comes and the first one
 // drains: what is new goes to the other one, what is held goes on, and the task waits for it.

@@ -104,7 +104,7 @@ func (s *stage) play(ctx context.Context) error {
 	}
 	var all []outcome
 	for _, e := range events() {
-		if !only.MatchString(e.name) {
+		if !only.MatchString(e.name) || s.o.short && e.long {
 			continue
 		}
 		o, err := s.during(ctx, e)
