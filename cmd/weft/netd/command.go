@@ -131,7 +131,7 @@ func (o *Options) tunnelFlags(f *pflag.FlagSet) {
 
 // Complete fills in what depends on the machine and joins every problem.
 func (o *Options) Complete() error {
-	errs := []error{process.CheckPreset(o.Preset)}
+	errs := []error{process.CheckPreset(o.Preset), o.checkEdge()}
 	if os.Geteuid() != 0 {
 		errs = append(errs, errors.New("netd needs root: it loads BPF programs and makes links"))
 	}

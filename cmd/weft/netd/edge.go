@@ -7,6 +7,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -33,6 +34,17 @@ func edgeFlags(cmd *cobra.Command, o *Options) {
 	cmd.Flags().Uint32Var(&o.BGP, "bgp-as", 0, "autonomous system of this node, to tell routers by BGP where published addresses are (default: none are told)")
 	cmd.Flags().StringArrayVar(&o.BGPPeers, "bgp-peer", nil, "router to tell, ADDRESS=AS (repeatable)")
 	cmd.Flags().StringVar(&o.BGPPassword, "bgp-password-file", "", "file with the password of BGP sessions (RFC 2385; default: none)")
+}
+
+// checkEdge refuses announcements of a node that is no edge, and those that nobody could hear.
+func (o *Options) checkEdge() error {
+	switch {
+	case len(o.Edge) == 0 && (o.Neighbours || o.BGP != 0 || len(o.BGPPeers) > 0):
+		return errors.New("published addresses are announced by nodes of the edge: name its interfaces with --edge, or leave --announce-neighbours and --bgp-... out")
+	case (o.BGP == 0) != (len(o.BGPPeers) == 0):
+		return errors.New("--bgp-as and --bgp-peer go together")
+	}
+	return nil
 }
 
 // edgeSeed is what all edge nodes mix into the hash of flows: the same on all of them, and where the cluster has a
