@@ -20,6 +20,7 @@ import (
 	"weft/cmd/weft/netd"
 	"weft/cmd/weft/node"
 	"weft/cmd/weft/operator"
+	"weft/cmd/weft/secrets"
 	"weft/cmd/weft/show"
 )
 
@@ -58,7 +59,7 @@ func run(args []string) int {
 		mesosdns.Command(env, version))
 	operators := operator.Env{Stdout: env.Stdout, Stderr: env.Stderr, Getenv: env.Getenv}
 	add("node", node.Commands(env, operator.Publishing(operators)...)...)
-	add("operator", operator.Commands(operators)...)
+	add("operator", append(operator.Commands(operators), secrets.Command(env.Stdout))...)
 	root.SetArgs(args)
 	return status(env, root.ExecuteContext(ctx))
 }

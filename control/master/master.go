@@ -43,6 +43,8 @@ type Options struct {
 	Services []controlpb.Registration
 	// Secret, if not empty, is asked of all who come, by gRPC or HTTP.
 	Secret string
+	// Others are accepted as well, by gRPC, while a cluster changes from one to another.
+	Others [][]byte
 	// Now is the clock, by default the machine's.
 	Now func() time.Time
 	// Log, by default none.
@@ -165,7 +167,7 @@ func (m *Master) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	creds, err := wire.Credentials([]byte(m.o.Secret))
+	creds, err := wire.Credentials(append([][]byte{[]byte(m.o.Secret)}, m.o.Others...)...)
 	if err != nil {
 		return err
 	}

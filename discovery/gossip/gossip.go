@@ -57,6 +57,8 @@ type Options struct {
 	Join []string
 	// Secret encrypts what members say to each other; empty: nothing is encrypted.
 	Secret []byte
+	// Others are secrets of which members may come that change from one to another.
+	Others [][]byte
 	Tags   map[string]string // told to every member, at most 400 bytes in all
 	// Dir is a folder in which the members last seen are kept for the next start; empty: none.
 	Dir string
@@ -91,12 +93,20 @@ func (o *Options) validate() error {
 
 const idLetters = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
-// key returns the AES-256 key of the members' talk, nil without a secret.
-func (o *Options) key() []byte {
+// keyring returns the AES-256 keys of the members' talk, nil without a secret.
+func (o *Options) keyring() (*memberlist.Keyring, error) {
 	if len(o.Secret) == 0 {
-		return nil
+		return nil, nil
 	}
-	sum := sha256.Sum256(append([]byte("weft gossip v1\x00"), o.Secret...))
+	var others [][]byte
+	for _, secret := range o.Others {
+		others = append(others, key(secret))
+	}
+	return memberlist.NewKeyring(others, key(o.Secret))
+}
+
+func key(secret []byte) []byte {
+	sum := sha256.Sum256(append([]byte("weft gossip v1\x00"), secret...))
 	return sum[:]
 }
 

@@ -171,6 +171,18 @@ func TestMembersMeetAndTell(t *testing.T) {
 	}
 }
 
+// A cluster changes its secret member by member: those who show the one and those who show the other are together, as
+// long as both accept both.
+func TestMembersOfTwoSecretsAreTogetherWhileBothAcceptBoth(t *testing.T) {
+	one, two := []byte("the first secret"), []byte("the second secret")
+	a := start(t, Options{ID: "a", Bind: at(21), Secret: one, Others: [][]byte{two}})
+	b := start(t, Options{ID: "b", Bind: at(22), Secret: two, Others: [][]byte{one}, Join: []string{seed(21)}})
+	until(t, a, "b is there", 10*time.Second, func() bool { return a.Alive("b") })
+	until(t, b, "a is there", 10*time.Second, func() bool { return b.Alive("a") })
+	d := start(t, Options{ID: "d", Bind: at(24), Secret: two, Others: [][]byte{one}, Join: []string{seed(22)}})
+	until(t, d, "a is there", 10*time.Second, func() bool { return d.Alive("a") })
+}
+
 func TestOtherSecretIsNoMember(t *testing.T) {
 	a := start(t, Options{ID: "a", Bind: at(11), Secret: []byte("one")})
 	b := start(t, Options{ID: "b", Bind: at(12), Secret: []byte("two"), Join: []string{seed(11)}})

@@ -127,7 +127,11 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 	m.RetransmitMult = retransmit
 	m.PushPullInterval = 15 * time.Second
 	m.DeadNodeReclaimTime = reclaim
-	m.SecretKey = g.o.key()
+	keys, err := g.o.keyring()
+	if err != nil {
+		return nil, nil, err
+	}
+	m.Keyring = keys
 	m.LogOutput = logs
 	m.Transport = g.o.Transport
 

@@ -61,12 +61,13 @@ func Run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 
 // open makes the parts. The rows of nodes are not kept on disk: every node brings its own.
 func (d *daemon) open() error {
-	secret, err := process.Secret(d.o.SecretFile)
+	secrets, err := process.Secrets(d.o.SecretFile)
 	if err != nil {
 		return err
 	}
+	secret, others := process.First(secrets)
 	d.secret = string(secret)
-	if d.wire, err = wire.Credentials(secret); err != nil {
+	if d.wire, err = wire.Credentials(secrets...); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(d.o.State, 0o700); err != nil {
@@ -77,7 +78,7 @@ func (d *daemon) open() error {
 	}
 	d.gossip, err = gossip.Open(gossip.Options{
 		ID: discovery.NodeID(d.o.ID), Role: gossip.RoleMaster, Bind: d.o.addr, Port: d.o.Gossip, Join: d.o.Join,
-		Secret: secret, Dir: d.o.State, Log: d.log.WithGroup("gossip"),
+		Secret: secret, Others: others, Dir: d.o.State, Log: d.log.WithGroup("gossip"),
 	})
 	if err != nil {
 		return err
@@ -99,6 +100,7 @@ func (d *daemon) open() error {
 		Emit:     func(rows []discovery.Row) error { _, err := d.store.Apply(rows); return err },
 		Services: []controlpb.Registration{d.syncer.Register},
 		Secret:   string(secret),
+		Others:   others,
 		Log:      d.log,
 	}
 	if len(d.o.Etcd) > 0 {

@@ -44,24 +44,25 @@ import (
 
 // daemon is a node daemon with all its parts.
 type daemon struct {
-	o        Options
-	log      *slog.Logger
-	secret   []byte
-	wire     credentials.TransportCredentials // of connections to masters and nodes
-	alone    net.Listener                     // held as long as this daemon has the namespace
-	hostname string
-	underlay apply.Underlay
-	host     *apply.Host
-	plane    *bpf.Plane
-	store    *state.Store
-	gossip   *gossip.Gossip
-	syncer   *discoverypb.Syncer
-	peers    *peers.Peers
-	asker    *asker
-	interest *interest.Interest
-	names    *dns.Server
-	static   static
-	prober   *apply.Prober
+	o            Options
+	log          *slog.Logger
+	secret       []byte
+	otherSecrets [][]byte                         // that are accepted as well
+	wire         credentials.TransportCredentials // of connections to masters and nodes
+	alone        net.Listener                     // held as long as this daemon has the namespace
+	hostname     string
+	underlay     apply.Underlay
+	host         *apply.Host
+	plane        *bpf.Plane
+	store        *state.Store
+	gossip       *gossip.Gossip
+	syncer       *discoverypb.Syncer
+	peers        *peers.Peers
+	asker        *asker
+	interest     *interest.Interest
+	names        *dns.Server
+	static       static
+	prober       *apply.Prober
 
 	pinsLost atomic.Uint64 // pins that somebody removed
 	halfLost atomic.Uint64 // starts that found no kernel half, though there should have been one
@@ -86,10 +87,12 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 // run is a node daemon until ctx ends or the node moves.
 func run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	d := &daemon{o: o, log: log}
-	if d.secret, err = process.Secret(o.SecretFile); err != nil {
+	secrets, err := process.Secrets(o.SecretFile)
+	if err != nil {
 		return err
 	}
-	if d.wire, err = wire.Credentials(d.secret); err != nil {
+	d.secret, d.otherSecrets = process.First(secrets)
+	if d.wire, err = wire.Credentials(secrets...); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
@@ -153,7 +156,7 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 	}
 	d.gossip, err = gossip.Open(gossip.Options{
 		ID: discovery.NodeID(d.o.Node), Role: gossip.RoleNode, Bind: d.underlay.Addr, Port: d.o.Gossip, Join: d.o.Join,
-		Secret: d.secret, Tags: d.tags(), Dir: d.o.State, Log: d.log.WithGroup("gossip"),
+		Secret: d.secret, Others: d.otherSecrets, Tags: d.tags(), Dir: d.o.State, Log: d.log.WithGroup("gossip"),
 	})
 	if err != nil {
 		return err

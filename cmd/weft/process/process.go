@@ -49,6 +49,39 @@ func Secret(path string) ([]byte, error) {
 	return []byte(secret), nil
 }
 
+// Secrets reads the cluster's secrets from a file, one a line: the first is shown, all are accepted; nil without a file.
+func Secrets(path string) (secrets [][]byte, err error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's secret: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		secret := strings.TrimSpace(line)
+		if secret == "" {
+			continue
+		}
+		if len(secret) < minSecret {
+			return nil, fmt.Errorf("a secret in %s has %d bytes: %d or more are allowed, one secret a line", path, len(secret), minSecret)
+		}
+		secrets = append(secrets, []byte(secret))
+	}
+	if len(secrets) == 0 {
+		return nil, fmt.Errorf("secret in %s has 0 bytes: %d or more are allowed", path, minSecret)
+	}
+	return secrets, nil
+}
+
+// First returns the secret that is shown, and the others; nil when there are none.
+func First(secrets [][]byte) (shown []byte, others [][]byte) {
+	if len(secrets) == 0 {
+		return nil, nil
+	}
+	return secrets[0], secrets[1:]
+}
+
 // Send is given to whoever reports metrics: name without the prefix weft_, and labels as pairs of
 // name and value.
 type Send func(name, help string, kind prometheus.ValueType, value float64, labels ...string)
