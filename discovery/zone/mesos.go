@@ -92,9 +92,6 @@ func taskRecords(o *Options, t placedTask) []Record {
 			}
 		}
 	}
-	for i := range records {
-		records[i].Home = t.Network
-	}
 	return records
 }
 

@@ -232,9 +232,10 @@ func (z *Zone) recordsOf(id string) []Record {
 		return nil
 	}
 	f := s.Fact
-	unwell := false
+	home, unwell := "", false
 	if t, ok := f.(Task); ok {
 		f = placedTask{t, z.addrsOf(t.Node)}
+		home = t.Network
 		unwell = z.facts.at(UnwellSource(s.Key, s.Writer).id()) != nil
 	}
 	var records []Record
@@ -244,7 +245,7 @@ func (z *Zone) recordsOf(id string) []Record {
 	from := s.From()
 	for i := range records {
 		r := &records[i]
-		r.From, r.Writer, r.Unwell = from, s.Writer, unwell
+		r.From, r.Writer, r.Home, r.Unwell = from, s.Writer, home, unwell
 		z.options.setTTL(r)
 	}
 	if fixed, ok := f.(static); ok {
