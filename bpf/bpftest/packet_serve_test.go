@@ -3,6 +3,7 @@
 package bpftest_test
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 
@@ -155,6 +156,36 @@ func inbound(e edgeAddrs, p bpftest.Packet, task netip.Addr, port uint16) bpftes
 	return p
 }
 
+// toldBy is web's news that what a client sent to an address and port did not arrive.
+func toldBy(a addrs, e edgeAddrs, proto uint8, to netip.Addr, port uint16) bpftest.Packet {
+	sent := e.to(port, proto, 0)
+	sent.Dst = to
+	kind := uint8(3)
+	if a.web.Is6() {
+		kind = 1
+	}
+	return with(tcp(a.web, e.client), func(p *bpftest.Packet) {
+		p.Proto, p.ICMPType, p.Payload = a.icmp(), kind, sent.Bytes()[14:]
+	})
+}
+
+// protoOf and quotedSum are of what an ICMP error quotes.
+func protoOf(p bpftest.Packet) uint8 {
+	if p.Src.Is6() {
+		return p.Payload[6]
+	}
+	return p.Payload[9]
+}
+
+func quotedSum(p bpftest.Packet) []byte {
+	head := 20
+	if p.Src.Is6() {
+		head = 40
+	}
+	at := head + map[uint8]int{bpftest.TCP: 16, bpftest.UDP: 6}[protoOf(p)]
+	return p.Payload[at : at+2]
+}
+
 // answerKey is the key of a task's answer to the client of e.to.
 func answerKey(e edgeAddrs, proto uint8, task netip.Addr, port uint16) row.FlowKey {
 	return row.FlowKey{
@@ -213,6 +244,10 @@ func TestAnswersComeFromTheVIP(t *testing.T) {
 			{"a later fragment before its first", with(answer(bpftest.UDP, 0), later), 0},
 			{"first fragment", with(answer(bpftest.UDP, 0), first), 80},
 			{"later fragment", with(answer(bpftest.UDP, 0), later), 80},
+			{"news", toldBy(a, e, bpftest.UDP, a.web, 8080), 80},
+			{"news, tcp", toldBy(a, e, bpftest.TCP, a.web, 8080), 80},
+			{"news, from another port", toldBy(a, e, bpftest.UDP, a.web, 8081), 0},
+			{"news, about another's", toldBy(a, e, bpftest.UDP, a.db, 8080), 0},
 			{"from another port", with(answer(bpftest.TCP, bpftest.ACK), func(p *bpftest.Packet) { p.SPort++ }), 0},
 			{"to another client", with(answer(bpftest.TCP, bpftest.ACK), func(p *bpftest.Packet) { p.DPort++ }), 0},
 		} {
@@ -227,7 +262,14 @@ func TestAnswersComeFromTheVIP(t *testing.T) {
 					t.Fatalf("got %s", got.Reason)
 				}
 				want := r.packet
-				if r.port != 0 {
+				switch {
+				case r.port == 0:
+				case r.packet.Proto == a.icmp():
+					sum := bytes.Clone(quotedSum(r.packet))
+					want = toldBy(a, e, protoOf(r.packet), e.vip, r.port)
+					want.Src = e.vip
+					copy(quotedSum(want), sum) // stays as the task saw it
+				default:
 					want.Src, want.SPort = e.vip, r.port
 				}
 				if diff := cmp.Diff(want.Bytes(), got.Out); diff != "" {

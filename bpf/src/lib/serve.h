@@ -8,7 +8,8 @@
  *   serve           C:c -> V:v   becomes   C:c -> T:t   in; then the verdict on the world decides
  *   answer_client   T:t -> C:c   becomes   V:v -> C:c   out, by the node's routes, to the client
  *
- * News of an answer that did not arrive (ICMP) is for whoever's answer it quotes.
+ * ICMP errors are translated too, with what they quote: those about an answer are for whoever's it
+ * was, those of a task are about what a client sent to the VIP.
  */
 
 #include "headers/xdp.h"
@@ -66,49 +67,46 @@ static __always_inline const struct peer *find_served(struct __sk_buff *skb, con
 }
 
 /*
- * An ICMP error about an answer of the VIP: it, and what it quotes, become the task's. The quoted
- * IPv4 header's own sum makes up for its address, so ICMP's changes by the port alone. Sums that
- * are quoted stay: nobody reads them.
+ * An ICMP error about an answer of a VIP becomes the task's or, with out, the task's about what a
+ * client sent becomes the VIP's: the packet, and what it quotes. The quoted IPv4 header's own sum
+ * makes up for its address, so ICMP's changes by the port alone. Transport sums that are quoted
+ * stay: nobody reads them.
  */
-static __always_inline int translate_news(struct __sk_buff *skb, struct packet *p,
-					  const struct vip_scratch *s)
+static __always_inline int translate_news(struct __sk_buff *skb, const struct packet *p,
+					  const struct peer *from, const struct peer *to, bool out)
 {
-	const struct addr *was = &s->vip.addr, *is = &s->choice.to.addr;
+	const struct addr *was = &from->addr, *is = &to->addr;
 	__u32 sum_at = p->l4 + __builtin_offsetof(struct icmp, checksum);
 	__u32 quote = p->l4 + sizeof(struct icmp), header = sizeof(struct ipv6);
-	__be16 port = s->choice.to.port;
 
 	if (is_ipv4(p)) {
+		const __u32 src = __builtin_offsetof(struct ipv4, src);
+		const __u32 dst = __builtin_offsetof(struct ipv4, dst);
+		const __u32 sum = __builtin_offsetof(struct ipv4, checksum);
 		__u32 old = word(was, 3), new = word(is, 3);
 		__u8 first;
 
 		if (bpf_skb_load_bytes(skb, quote, &first, 1) ||
-		    bpf_l3_csum_replace(skb, p->l3 + __builtin_offsetof(struct ipv4, checksum), old,
-					new, 4) ||
-		    bpf_l3_csum_replace(skb, quote + __builtin_offsetof(struct ipv4, checksum), old,
-					new, 4) ||
-		    bpf_skb_store_bytes(skb, p->l3 + __builtin_offsetof(struct ipv4, dst),
-					is->bytes + 12, 4, 0) ||
-		    bpf_skb_store_bytes(skb, quote + __builtin_offsetof(struct ipv4, src),
-					is->bytes + 12, 4, 0))
+		    bpf_l3_csum_replace(skb, p->l3 + sum, old, new, 4) ||
+		    bpf_l3_csum_replace(skb, quote + sum, old, new, 4) ||
+		    bpf_skb_store_bytes(skb, p->l3 + (out ? src : dst), is->bytes + 12, 4, 0) ||
+		    bpf_skb_store_bytes(skb, quote + (out ? dst : src), is->bytes + 12, 4, 0))
 			return -1;
 		header = (first & 0xf) * 4;
 	} else {
+		const __u32 src = __builtin_offsetof(struct ipv6, src);
+		const __u32 dst = __builtin_offsetof(struct ipv6, dst);
 		__u32 diff = bpf_csum_diff((__be32 *)was, 16, (__be32 *)is, 16, 0);
 
 		if (bpf_l4_csum_replace(skb, sum_at, 0, diff, BPF_F_PSEUDO_HDR) ||
 		    bpf_l4_csum_replace(skb, sum_at, 0, diff, 0) ||
-		    bpf_skb_store_bytes(skb, p->l3 + __builtin_offsetof(struct ipv6, dst), is, 16,
-					0) ||
-		    bpf_skb_store_bytes(skb, quote + __builtin_offsetof(struct ipv6, src), is, 16,
-					0))
+		    bpf_skb_store_bytes(skb, p->l3 + (out ? src : dst), is, 16, 0) ||
+		    bpf_skb_store_bytes(skb, quote + (out ? dst : src), is, 16, 0))
 			return -1;
 	}
-	if (bpf_l4_csum_replace(skb, sum_at, s->vip.port, port, 2) ||
-	    bpf_skb_store_bytes(skb, quote + header, &port, 2, 0))
+	if (bpf_l4_csum_replace(skb, sum_at, from->port, to->port, 2))
 		return -1;
-	p->dst = *is;
-	return 0;
+	return bpf_skb_store_bytes(skb, quote + header + (out ? 2 : 0), &to->port, 2, 0);
 }
 
 /* Where the answer will be looked for first. */
@@ -155,7 +153,10 @@ static __always_inline int admit_client(struct __sk_buff *skb, struct packet *p,
 	if (is_icmp(p)) { /* of a flow that was let in */
 		if (!find_answer(&s->answer))
 			return drop(p, REASON_NOT_PUBLIC);
-		return translate_news(skb, p, s) ? drop(p, REASON_MALFORMED) : CONTINUE;
+		if (translate_news(skb, p, &s->vip, &s->choice.to, false))
+			return drop(p, REASON_MALFORMED);
+		p->dst = s->choice.to.addr;
+		return CONTINUE;
 	}
 	if (vip_write(skb, p, false, &s->choice.to))
 		return drop(p, REASON_MALFORMED);
@@ -251,10 +252,37 @@ __noinline int answer_from_vip(struct __sk_buff *skb, struct packet *p)
 	return send_client(skb, p);
 }
 
+/* A task's stack tells a client that what it sent did not arrive. Global as answer_from_vip. */
+__noinline int news_from_vip(struct __sk_buff *skb, struct packet *p)
+{
+	struct vip_scratch *s = vip_paper();
+	struct translation *known;
+
+	if (!p || !s || quoted_flow(skb, p, &s->key) || !same_addr(&s->key.dst, &p->src))
+		return CONTINUE;
+	vip_flow(p, &s->answer);
+	s->answer.dst = s->key.src;
+	s->answer.sport = s->key.dport;
+	s->answer.dport = s->key.sport;
+	s->answer.proto = s->key.proto;
+	known = find_answer(&s->answer);
+	if (!known)
+		return CONTINUE;
+	s->own.addr = p->src;
+	s->own.port = s->key.dport;
+	s->choice.to = known->to;
+	if (translate_news(skb, p, &s->own, &s->choice.to, true))
+		return drop(p, REASON_MALFORMED);
+	p->src = s->choice.to.addr;
+	return send_client(skb, p);
+}
+
 /* Step of a task's link for what leaves every network. */
 static __always_inline int answer_client(struct __sk_buff *skb, struct packet *p)
 {
-	if (!vip_carried(p) || !vip_link(skb->ifindex, VIP_LINK_SERVES))
+	bool news = is_icmp(p) && is_icmp_error(p);
+
+	if ((!news && !vip_carried(p)) || !vip_link(skb->ifindex, VIP_LINK_SERVES))
 		return CONTINUE;
-	return answer_from_vip(skb, p);
+	return news ? news_from_vip(skb, p) : answer_from_vip(skb, p);
 }
