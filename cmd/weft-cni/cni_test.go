@@ -222,7 +222,7 @@ func TestAddTellsWhatTheContainerGot(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	d.expect(t, "endpoint cni/prod/c1/eth0 prod web [web]", "backend prod/web.weft:80/tcp cni/prod/c1/eth0", "name cni/prod/c1/eth0")
+	d.expect(t, "endpoint cni/prod/c1/eth0 prod web [web]", "backend prod/web.weft:80/tcp cni/prod/c1/eth0", "name web/cni/prod/c1/eth0")
 }
 
 func TestLinkConstantsAreTheOverlays(t *testing.T) {
@@ -294,7 +294,7 @@ func TestArgumentsOfTheRuntime(t *testing.T) {
 		container: "c1", args: "K8S_POD_NAMESPACE=a;K8S_POD_NAME=web.1;WEFT_GROUPS=web,db;WEFT_VIPS=/web:80=8080/tcp,/api:80=8081/tcp",
 	})
 	d.expect(t, "endpoint cni/prod/c1/eth0 prod web-1 [db web]",
-		"backend prod/api.weft:80/tcp cni/prod/c1/eth0", "backend prod/web.weft:80/tcp cni/prod/c1/eth0", "name cni/prod/c1/eth0")
+		"backend prod/api.weft:80/tcp cni/prod/c1/eth0", "backend prod/web.weft:80/tcp cni/prod/c1/eth0", "name web-1/cni/prod/c1/eth0")
 	refused(t, "arguments", d.do(t, call{verb: "ADD", container: "c2", args: "WEFT_NAME"}, nil), types.ErrInvalidNetworkConfig, "KEY=VALUE")
 }
 
