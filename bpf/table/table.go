@@ -76,13 +76,18 @@ func DeleteAll[K comparable, V comparable](t Table[K, V], rows map[K]struct{}) (
 	return len(keys) - len(failed), errors.Join(inOrder(failed)...)
 }
 
-// Sync makes t hold exactly want, writing only what differs: what is wanted first, then what nobody
-// wants is removed, so that no wanted key is ever absent. It goes on after an error and joins them.
+// Sync makes t hold exactly want, writing only what differs; see Update.
 func Sync[K comparable, V comparable](t Table[K, V], want map[K]V) (Diff, error) {
 	have, err := t.All()
 	if err != nil {
 		return Diff{}, err
 	}
+	return Update(t, have, want)
+}
+
+// Update makes t, which holds exactly have, hold exactly want: what is wanted first, then what nobody wants is
+// removed, so that no wanted key is ever absent. It goes on after an error and joins them.
+func Update[K comparable, V comparable](t Table[K, V], have, want map[K]V) (Diff, error) {
 	var puts, deletes []K
 	var values []V
 	for key, value := range want {

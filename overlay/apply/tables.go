@@ -5,7 +5,7 @@ package apply
 import (
 	"errors"
 	"fmt"
-	"maps"
+	"reflect"
 
 	"weft/bpf/row"
 	"weft/bpf/table"
@@ -82,11 +82,15 @@ func (t Tables) Update(last, want compile.Rows, c compile.Change) (table.Diff, e
 	return all, errors.Join(errs...)
 }
 
+// syncIf reads the table only where it is not known what it holds. The same map twice is not looked into.
 func syncIf[K, V comparable](t table.Table[K, V], last, want map[K]V) (table.Diff, error) {
-	if last != nil && maps.Equal(last, want) {
+	switch {
+	case last == nil:
+		return table.Sync(t, want)
+	case reflect.ValueOf(last).UnsafePointer() == reflect.ValueOf(want).UnsafePointer():
 		return table.Diff{}, nil
 	}
-	return table.Sync(t, want)
+	return table.Update(t, last, want)
 }
 
 // change writes a change of policy. A pair of identities has one verdict, which is replaced at once, so

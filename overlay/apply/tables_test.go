@@ -162,3 +162,34 @@ func TestEveryStepOfAChangeIsTheOutcomeBeforeOrAfter(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatIsKnownIsNotRead changes one block of many without reading the table, and reads it when it is not known.
+func TestWhatIsKnownIsNotRead(t *testing.T) {
+	t.Parallel()
+	asked := make(map[table.Op]int)
+	blocks := &table.Faulty[row.BlockKey, row.Block]{Table: new(table.Memory[row.BlockKey, row.Block]), Fail: func(op table.Op, _ row.BlockKey) error {
+		asked[op]++
+		return nil
+	}}
+	tables := new(policy).tables()
+	tables.Blocks = blocks
+	last := compile.Rows{Blocks: make(map[row.BlockKey]row.Block)}
+	for i := range uint32(100) {
+		last.Blocks[row.BlockKey{VNI: i}] = row.Block{MTU: 1450}
+	}
+	if _, err := tables.Update(compile.Rows{}, last, compile.Change{}); err != nil || asked[table.OpAll] != 1 || asked[table.OpPut] != 100 {
+		t.Fatalf("at first: %v, %v", asked, err)
+	}
+	want := last
+	want.Blocks = maps.Clone(last.Blocks)
+	want.Blocks[row.BlockKey{VNI: 7}] = row.Block{MTU: 1400}
+	delete(want.Blocks, row.BlockKey{VNI: 8})
+	clear(asked)
+	d, err := tables.Update(last, want, compile.Change{})
+	if err != nil || d != (table.Diff{Replaced: 1, Removed: 1}) || asked[table.OpAll] != 0 || asked[table.OpPut] != 1 || asked[table.OpDelete] != 1 {
+		t.Errorf("a change: %v, asked %v, %v", d, asked, err)
+	}
+	if got, err := blocks.All(); err != nil || !maps.Equal(got, want.Blocks) {
+		t.Errorf("the table is not what is wanted: %v", err)
+	}
+}

@@ -13,6 +13,7 @@
 package compile
 
 import (
+	"maps"
 	"net/netip"
 
 	"weft/bpf/row"
@@ -27,7 +28,7 @@ const (
 	Overhead6 = 70
 )
 
-// Facts are all that rows are made from.
+// Facts are all that rows are made from. A list that did not change since the last time is the same list.
 type Facts struct {
 	Node     discovery.NodeID    // this one
 	VTEP     netip.Addr          // its underlay address
@@ -80,17 +81,46 @@ func Compile(f Facts) Rows {
 	return p.All(p.Places(f))
 }
 
-// Places returns the rows that f comes to but for those that a Policy makes, which has seen f.
+// placed is what Places returned last, and what that was made from.
+type placed struct {
+	rows     Rows
+	facts    Facts
+	directed map[string]bool
+	prefixed map[identityOf]bool
+}
+
+// Places returns the rows that f comes to but for those that a Policy makes, which has seen f. A table whose facts
+// are those of the last time is the same map: nobody changes it.
 func (p *Policy) Places(f Facts) Rows {
+	last := p.placed
+	now := placed{facts: f, directed: last.directed, prefixed: p.prefixed(), rows: last.rows}
+	was := last.facts
+	again := was.Node != f.Node || was.VTEP != f.VTEP || was.MTU != f.MTU || was.OwnMAC != f.OwnMAC || last.rows.Blocks == nil ||
+		!same(was.Networks, f.Networks)
 	networks := byName(f.Networks)
-	r := Rows{
-		Blocks:   blocks(f, networks),
-		Prefixes: prefixes(networks),
-		VTEPs:    vteps(f, networks),
-		Openings: openings(f),
+	tasked, plain := !same(was.Tasks, f.Tasks), !same(was.Plain, f.Plain)
+	if again || tasked || plain || !same(was.Rules, f.Rules) || !same(was.Sets, f.Sets) {
+		now.directed = directedNetworks(f)
 	}
-	r.Workloads, r.Endpoints, r.Spaces = tasks(f, networks, p.prefixed())
-	return r
+	redirected := !maps.Equal(last.directed, now.directed)
+	nodes := plain || !same(was.Nodes, f.Nodes)
+	if again {
+		now.rows.Prefixes = prefixes(networks)
+	}
+	if again || nodes || !same(was.Blocks, f.Blocks) || !maps.Equal(was.Paths, f.Paths) {
+		now.rows.Blocks = blocks(f, networks)
+	}
+	if again || nodes || redirected {
+		now.rows.VTEPs = vteps(f, networks, now.directed)
+	}
+	if again || tasked {
+		now.rows.Openings = openings(f)
+	}
+	if again || tasked || redirected || !maps.Equal(last.prefixed, now.prefixed) {
+		now.rows.Workloads, now.rows.Endpoints, now.rows.Spaces = tasks(f, networks, now.directed, now.prefixed)
+	}
+	p.placed = now
+	return now.rows
 }
 
 // byName indexes the networks that packets can be told apart by: VNI 0 is the host's.

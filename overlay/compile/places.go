@@ -115,7 +115,7 @@ func prefixes(networks map[string]overlay.Network) map[row.PrefixKey]row.Prefix 
 	return rows
 }
 
-func vteps(f Facts, networks map[string]overlay.Network) map[row.Addr]row.VTEP {
+func vteps(f Facts, networks map[string]overlay.Network, directed map[string]bool) map[row.Addr]row.VTEP {
 	rows := make(map[row.Addr]row.VTEP, len(f.Nodes)+len(f.Plain))
 	for _, n := range f.Nodes {
 		if n.ID != f.Node && n.VTEP != f.VTEP {
@@ -125,7 +125,6 @@ func vteps(f Facts, networks map[string]overlay.Network) map[row.Addr]row.VTEP {
 			}
 		}
 	}
-	directed := directedNetworks(f)
 	own := f.OwnMAC
 	if own == [6]byte{} {
 		own = [6]byte(overlay.VTEPMAC(f.VTEP))

@@ -19,6 +19,8 @@ type Policy struct {
 	domains map[string]*domain // by network
 	clauses map[uint64]*shared // by id
 
+	placed placed
+
 	sets  []overlay.GroupSet // that the domains were made from
 	rules []overlay.Rule
 

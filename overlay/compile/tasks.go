@@ -23,13 +23,12 @@ func MAC(addr4, addr6 netip.Addr) [6]byte {
 	return [6]byte{0x0a, 0x58, b[12], b[13], b[14], b[15]}
 }
 
-func tasks(f Facts, networks map[string]overlay.Network, prefixed map[identityOf]bool) (
+func tasks(f Facts, networks map[string]overlay.Network, directed map[string]bool, prefixed map[identityOf]bool) (
 	workloads map[uint32]row.Workload, endpoints map[row.EndpointKey]row.Endpoint, spaces map[uint64]row.Space,
 ) {
 	workloads = make(map[uint32]row.Workload, len(f.Tasks))
 	endpoints = make(map[row.EndpointKey]row.Endpoint, 2*len(f.Tasks))
 	spaces = make(map[uint64]row.Space, len(f.Tasks))
-	directed := directedNetworks(f)
 	// Of several attachments of one namespace that of the first interface by name (eth0, then eth1) gives
 	// it its VIPs, as it does the default route.
 	sorted := slices.SortedFunc(slices.Values(f.Tasks), func(a, b Task) int {

@@ -139,6 +139,8 @@ type Engine struct {
 	returning map[netip.Prefix]bool
 	empty     map[netip.Prefix]time.Time
 	changed   chan struct{} // closed and replaced when the live entries change
+	tasks     []compile.Task
+	tasksOf   chan struct{} // what changed was when tasks were listed
 	readers   map[*reader]struct{}
 	recent    []overlay.Event // at most eventsKept, oldest first
 	stats     Stats

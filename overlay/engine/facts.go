@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -28,6 +29,25 @@ type facts struct {
 	admissions kind[discovery.Admission]
 	plain      kind[overlay.PlainNode]
 	nodes      kind[discovery.Node]
+
+	admitted derived[[]compile.Node]
+	holders  derived[map[netip.Prefix]overlay.Block]
+}
+
+// derived is what was made from kinds of rows, made anew when they change.
+type derived[T any] struct {
+	mu       sync.Mutex
+	versions [2]uint64 // of the kinds
+	value    T
+}
+
+func (d *derived[T]) of(a, b uint64, fresh func() T) T {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now := [2]uint64{a, b}; d.versions != now {
+		d.versions, d.value = now, fresh()
+	}
+	return d.value
 }
 
 // kind is the rows of a kind, read.
@@ -150,6 +170,27 @@ func (f *facts) Plain() []overlay.PlainNode {
 }
 func (f *facts) Nodes() []discovery.Node { return values(&f.nodes, f, discovery.KindNode) }
 
+// Admitted returns the nodes whose frames are accepted.
+func (f *facts) Admitted() []compile.Node {
+	admissions, a := f.admissions.read(f, discovery.KindAdmission)
+	nodes, b := f.nodes.read(f, discovery.KindNode)
+	return f.admitted.of(a, b, func() []compile.Node { return compile.Nodes(admissions, nodes) })
+}
+
+// Block returns the block of a prefix, which is given once in all networks.
+func (f *facts) Block(p netip.Prefix) (overlay.Block, bool) {
+	blocks, version := f.blocks.read(f, discovery.KindBlock)
+	holders := f.holders.of(version, 0, func() map[netip.Prefix]overlay.Block {
+		m := make(map[netip.Prefix]overlay.Block, len(blocks))
+		for _, b := range blocks {
+			m[b.Prefix] = b
+		}
+		return m
+	})
+	b, ok := holders[p]
+	return b, ok
+}
+
 // Known reports whether the masters' word is here at all. A store that has lost it would otherwise
 // look like one whose networks were all removed.
 func (f *facts) Known() bool {
@@ -181,14 +222,30 @@ func (f *facts) Identity(network string, groups []string) (overlay.Identity, boo
 func (e *Engine) compileFacts() compile.Facts {
 	f := compile.Facts{
 		Node: e.o.Node, VTEP: e.o.Underlay.Addr, MTU: e.o.Underlay.MTU,
-		Nodes: compile.Nodes(e.facts.Admissions(), e.facts.Nodes()), Paths: e.paths.snapshot(),
+		Nodes: e.facts.Admitted(), Paths: e.paths.snapshot(),
 		Plain: e.facts.Plain(), OwnMAC: e.ownMAC(),
 		Networks: e.facts.Networks(), Blocks: e.facts.Blocks(), Sets: e.facts.Sets(), Rules: e.facts.Rules(),
 	}
-	for _, en := range e.liveEntries() {
-		f.Tasks = append(f.Tasks, compile.Task{Endpoint: en.Endpoint, Ifindex: en.ifindex})
-	}
+	f.Tasks = e.liveTasks()
 	return f
+}
+
+// liveTasks returns what liveEntries does as compile wants it, the same list until one comes, goes or changes.
+func (e *Engine) liveTasks() []compile.Task {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tasksOf == e.changed {
+		return e.tasks
+	}
+	var list []compile.Task
+	for _, en := range e.entries {
+		if en.phase == live {
+			list = append(list, compile.Task{Endpoint: en.Endpoint, Ifindex: en.ifindex})
+		}
+	}
+	slices.SortFunc(list, func(a, b compile.Task) int { return cmp.Compare(a.ID, b.ID) })
+	e.tasks, e.tasksOf = list, e.changed
+	return list
 }
 
 // ownMAC is what plain nodes know this node by, zero for overlay.VTEPMAC.

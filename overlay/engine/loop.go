@@ -174,14 +174,13 @@ func (e *Engine) fault(en entry, links []apply.Link, known bool) string {
 	if !known {
 		return ""
 	}
-	if n, ok := e.facts.Network(en.Network); !ok || n.VNI != en.VNI || !within(n, en.Addrs()) {
+	n, ok := e.facts.Network(en.Network)
+	if !ok || n.VNI != en.VNI || !within(n, en.Addrs()) {
 		return "network gone"
 	}
-	for _, b := range e.facts.Blocks() {
-		for _, a := range en.Addrs() {
-			if b.Network == en.Network && b.Node != e.o.Node && b.Prefix.Contains(a) {
-				return "addresses now of node " + string(b.Node)
-			}
+	for _, a := range en.Addrs() {
+		if b, held := e.facts.Block(n.BlockOf(a)); held && b.Node != e.o.Node {
+			return "addresses now of node " + string(b.Node)
 		}
 	}
 	return ""

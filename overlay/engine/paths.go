@@ -85,7 +85,7 @@ func (e *Engine) watchPaths(ctx context.Context) error {
 }
 
 func (e *Engine) findPaths(ctx context.Context) error {
-	nodes := compile.Nodes(e.facts.Admissions(), e.facts.Nodes())
+	nodes := e.facts.Admitted()
 	e.paths.keep(nodes)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(pathAtOnce)

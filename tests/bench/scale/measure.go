@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"weft/bpf/row"
@@ -64,7 +66,7 @@ type booted struct {
 	change time.Duration
 }
 
-// boot fills the disk of a node of the cluster, boots it, and applies one change.
+// boot fills the disk of a node of the cluster, boots it, and applies changes.
 func boot(ctx context.Context, dir string, s size, named bool) (b booted, err error) {
 	if err := s.fill(dir, named); err != nil {
 		return b, err
@@ -77,6 +79,8 @@ func boot(ctx context.Context, dir string, s size, named bool) (b booted, err er
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	tables := newTables()
+	blocks := &blockTable{Table: tables.Blocks, written: make(chan row.BlockKey, changes)} // nobody waits for a reader
+	tables.Blocks = blocks
 	e, err := engine.New(engine.Options{
 		Node: discovery.NodeID(nodeID(0)), Underlay: apply.Underlay{Addr: vtep(0), MTU: 1500}, Rows: store, Tables: tables,
 		Attacher: links{}, Links: links{s.tasks},
@@ -97,27 +101,59 @@ func boot(ctx context.Context, dir string, s size, named bool) (b booted, err er
 		return b, fmt.Errorf("%d of %d tasks are served", len(list), s.tasks)
 	}
 	b.heap = heap() - before
-	b.change, err = change(store, tables)
+	if s.nodes == 1 {
+		return b, nil // there is no other node
+	}
+	blocks.watched.Store(true)
+	b.change, err = change(ctx, store, blocks.written)
 	return b, err
 }
 
-// change gives the node one more block of another node and waits until the table has it.
-func change(store *state.Store, tables apply.Tables) (time.Duration, error) {
-	block := netip.MustParsePrefix("9.255.0.0/24")
-	r := ledgerRow(discovery.KindBlock, block.String(), overlay.Block{Network: "prod", Node: discovery.NodeID(nodeID(0)), Prefix: block})
-	r.Seq = 1 << 40
-	key := row.BlockKey{VNI: 1, Addr: row.AddrOf(block.Addr())}
-	began := time.Now()
-	if _, err := store.Apply([]discovery.Row{r}); err != nil {
-		return 0, err
-	}
-	for time.Since(began) < 10*time.Second {
-		if _, there, err := tables.Blocks.Get(key); err != nil || there {
-			return time.Since(began), err
+// changes is how many are applied one after the other; their median counts.
+const changes = 21
+
+// change gives the node one more block of another node, again and again, and waits each time until the table has it.
+func change(ctx context.Context, store *state.Store, written <-chan row.BlockKey) (time.Duration, error) {
+	took := make([]time.Duration, changes)
+	for i := range took {
+		block := netip.PrefixFrom(netip.AddrFrom4([4]byte{9, 255, byte(i), 0}), 24)
+		r := ledgerRow(discovery.KindBlock, block.String(), overlay.Block{Network: "prod", Node: discovery.NodeID(nodeID(1)), Prefix: block})
+		r.Seq = 1<<40 + uint64(i)
+		began := time.Now()
+		if _, err := store.Apply([]discovery.Row{r}); err != nil {
+			return 0, err
 		}
-		runtime.Gosched()
+		select {
+		case key := <-written:
+			if key != (row.BlockKey{VNI: 1, Addr: row.AddrOf(block.Addr())}) {
+				return 0, fmt.Errorf("block %+v was written, want %s", key, block)
+			}
+		case <-time.After(10 * time.Second):
+			return 0, errors.New("a new block did not come to the table within 10 s")
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		took[i] = time.Since(began)
 	}
-	return 0, errors.New("a new block did not come to the table within 10 s")
+	slices.Sort(took)
+	return took[changes/2], nil
+}
+
+// blockTable tells of each row that is written once it is watched.
+type blockTable struct {
+	table.Table[row.BlockKey, row.Block]
+
+	watched atomic.Bool
+	written chan row.BlockKey
+}
+
+// Put implements table.Table.
+func (b *blockTable) Put(key row.BlockKey, value row.Block) error {
+	err := b.Table.Put(key, value)
+	if b.watched.Load() {
+		b.written <- key
+	}
+	return err
 }
 
 // heap is what is in use now, in bytes.
