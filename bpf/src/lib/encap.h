@@ -36,7 +36,8 @@ __noinline int encap_slow(struct __sk_buff *skb, struct packet *p, const struct 
 	policy = p->src_identity;
 	inner_macs(p, macs, macs + 6);
 	if (to->flags & BLOCK_PLAIN) {
-		const struct vtep *v = bpf_map_lookup_elem(&vteps, &to->vtep);
+		struct addr vtep = to->vtep; /* Linux 6.1 takes no key from an argument */
+		const struct vtep *v = bpf_map_lookup_elem(&vteps, &vtep);
 
 		if (!v)
 			return drop(p, REASON_NO_BLOCK); /* it goes at this moment */

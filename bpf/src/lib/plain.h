@@ -88,17 +88,19 @@ static __always_inline int plain_solicitation(struct __sk_buff *skb, struct pack
  * What keeps the plain node's link going: ends here. Global: the answers would not fit the
  * caller's stack.
  */
-__noinline int hear_plain(struct __sk_buff *skb, struct packet *p, const struct addr *vtep)
+__noinline int hear_plain(struct __sk_buff *skb, struct packet *p, const struct addr *from)
 {
 	const struct vtep *v;
+	struct addr vtep;
 
-	if (!p || !vtep)
+	if (!p || !from)
 		return TCX_DROP;
-	v = bpf_map_lookup_elem(&vteps, vtep);
+	vtep = *from; /* Linux 6.1 takes no key from an argument */
+	v = bpf_map_lookup_elem(&vteps, &vtep);
 	if (v && p->ethertype == bpf_htons(ETHERTYPE_ARP))
-		return plain_arp(skb, p, v, vtep);
+		return plain_arp(skb, p, v, &vtep);
 	if (v && !is_ipv4(p) && p->icmp == ICMPV6_NEIGHBOUR_SOLICIT)
-		return plain_solicitation(skb, p, v, vtep);
+		return plain_solicitation(skb, p, v, &vtep);
 	return drop(p, REASON_CHATTER);
 }
 
