@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"weft/control"
 	"weft/discovery"
 	"weft/overlay"
 )
+
+// runtimeNames are Docker's own networks and Mesos' word for none, which DC/OS refuses too. One that is there stays.
+var runtimeNames = []string{"bridge", "default", "host", "none"}
 
 // addNetwork chooses a VNI where none is given: the one after that given last, so that none comes back
 // while a frame of the removed network may still be on its way.
@@ -28,6 +32,10 @@ func addNetwork(s *snapshot, n overlay.Network) (overlay.Network, *decision, err
 			return old, nil, nil
 		}
 		return n, nil, fmt.Errorf("%w: network %q is there in another form (%s); weft network set changes it", control.ErrExists, n.Name, old.Form())
+	}
+	if slices.Contains(runtimeNames, n.Name) {
+		return n, nil, fmt.Errorf("%w: name %q: container runtimes mean another thing by it; every name but %s is allowed",
+			control.ErrInvalid, n.Name, strings.Join(runtimeNames, ", "))
 	}
 	if err := overlay.CheckOverlap(n, s.allNetworks(), s.underlay()); err != nil {
 		return n, nil, err

@@ -73,6 +73,7 @@ func TestRequestsThatCanNotBeGrantedSayWhy(t *testing.T) {
 		"other form":      {network("prod", "9.1.0.0/16", nil), control.ErrExists, `network "prod" is there in another form (vni 1, subnet 9.0.0.0/16 in blocks of /24, ungrouped own); weft network set changes it`},
 		"taken vni":       {network("bad", "9.1.0.0/16", func(n *overlay.Network) { n.VNI = 1 }), control.ErrExists, `vni 1 is network "prod"'s`},
 		"malformed":       {network("Bad", "9.1.0.1/16", nil), control.ErrInvalid, `name "Bad" is no DNS label`},
+		"runtime's name":  {network("host", "9.1.0.0/16", nil), control.ErrInvalid, "every name but bridge, default, host, none is allowed"},
 		"no network":      {group("test", "web"), control.ErrNotFound, `no network "test"; there are prod`},
 		"reserved group":  {group("prod", "world"), control.ErrInvalid, `name "world" is reserved`},
 		"unknown group":   {rule(overlay.Rule{Network: "prod", From: "web", To: "cache"}), control.ErrNotFound, `no group of network prod "cache"; there are db, web`},
