@@ -751,6 +751,119 @@ func (*AppliedResponse) Descriptor() ([]byte, []int) {
 	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{10}
 }
 
+type WatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"` // up to 100
+	Vips          bool                   `protobuf:"varint,2,opt,name=vips,proto3" json:"vips,omitempty"`
+	Nodes         bool                   `protobuf:"varint,3,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WatchRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetVips() bool {
+	if x != nil {
+		return x.Vips
+	}
+	return false
+}
+
+func (x *WatchRequest) GetNodes() bool {
+	if x != nil {
+		return x.Nodes
+	}
+	return false
+}
+
+// WatchResponse without an event says that the stream lives.
+type WatchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         string                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`       // name, vips or nodes
+	Document      []byte                 `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"` // JSON, as by HTTP: /v1/watch
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WatchResponse) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *WatchResponse) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
 type Name struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -766,7 +879,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +891,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[11]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +904,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{11}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Name) GetTask() string {
@@ -854,7 +967,7 @@ type NamedPort struct {
 
 func (x *NamedPort) Reset() {
 	*x = NamedPort{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +979,7 @@ func (x *NamedPort) String() string {
 func (*NamedPort) ProtoMessage() {}
 
 func (x *NamedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[12]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +992,7 @@ func (x *NamedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedPort.ProtoReflect.Descriptor instead.
 func (*NamedPort) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{12}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NamedPort) GetName() string {
@@ -912,7 +1025,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1037,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[13]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1050,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{13}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AnnounceRequest) GetName() *Name {
@@ -955,7 +1068,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1080,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[14]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1093,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{14}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
 }
 
 type RetractRequest struct {
@@ -992,7 +1105,7 @@ type RetractRequest struct {
 
 func (x *RetractRequest) Reset() {
 	*x = RetractRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1117,7 @@ func (x *RetractRequest) String() string {
 func (*RetractRequest) ProtoMessage() {}
 
 func (x *RetractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[15]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1130,7 @@ func (x *RetractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractRequest.ProtoReflect.Descriptor instead.
 func (*RetractRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{15}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RetractRequest) GetTask() string {
@@ -1035,7 +1148,7 @@ type RetractResponse struct {
 
 func (x *RetractResponse) Reset() {
 	*x = RetractResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1160,7 @@ func (x *RetractResponse) String() string {
 func (*RetractResponse) ProtoMessage() {}
 
 func (x *RetractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[16]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1173,7 @@ func (x *RetractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractResponse.ProtoReflect.Descriptor instead.
 func (*RetractResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{16}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
 }
 
 type LookupRequest struct {
@@ -1073,7 +1186,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1198,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[17]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1211,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{17}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LookupRequest) GetNetwork() string {
@@ -1124,7 +1237,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1249,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[18]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1262,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{18}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LookupResponse) GetRecords() []*Record {
@@ -1174,7 +1287,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1299,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[19]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1312,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{19}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Record) GetName() string {
@@ -1259,7 +1372,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1384,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[20]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1397,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{20}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{22}
 }
 
 type NodesResponse struct {
@@ -1296,7 +1409,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1421,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[21]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1434,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{21}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodesResponse) GetNodes() []*NodeStatus {
@@ -1349,7 +1462,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1474,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[22]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1487,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{22}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeStatus) GetId() string {
@@ -1456,7 +1569,7 @@ type RowsRequest struct {
 
 func (x *RowsRequest) Reset() {
 	*x = RowsRequest{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1581,7 @@ func (x *RowsRequest) String() string {
 func (*RowsRequest) ProtoMessage() {}
 
 func (x *RowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[23]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1594,7 @@ func (x *RowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsRequest.ProtoReflect.Descriptor instead.
 func (*RowsRequest) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{23}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RowsRequest) GetKind() string {
@@ -1500,7 +1613,7 @@ type RowsResponse struct {
 
 func (x *RowsResponse) Reset() {
 	*x = RowsResponse{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1625,7 @@ func (x *RowsResponse) String() string {
 func (*RowsResponse) ProtoMessage() {}
 
 func (x *RowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[24]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1638,7 @@ func (x *RowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowsResponse.ProtoReflect.Descriptor instead.
 func (*RowsResponse) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{24}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RowsResponse) GetRows() []*Row {
@@ -1550,7 +1663,7 @@ type Row struct {
 
 func (x *Row) Reset() {
 	*x = Row{}
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[25]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1675,7 @@ func (x *Row) String() string {
 func (*Row) ProtoMessage() {}
 
 func (x *Row) ProtoReflect() protoreflect.Message {
-	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[25]
+	mi := &file_discovery_discoverypb_discovery_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1688,7 @@ func (x *Row) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Row.ProtoReflect.Descriptor instead.
 func (*Row) Descriptor() ([]byte, []int) {
-	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{25}
+	return file_discovery_discoverypb_discovery_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Row) GetWriter() string {
@@ -1677,7 +1790,14 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x04rows\x18\x01 \x03(\v2\x16.weft.discovery.v1.RowR\x04rows\"@\n" +
 	"\x0eAppliedRequest\x12.\n" +
 	"\x05known\x18\x01 \x03(\v2\x18.weft.discovery.v1.KnownR\x05known\"\x11\n" +
-	"\x0fAppliedResponse\"\xc6\x01\n" +
+	"\x0fAppliedResponse\"N\n" +
+	"\fWatchRequest\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12\x12\n" +
+	"\x04vips\x18\x02 \x01(\bR\x04vips\x12\x14\n" +
+	"\x05nodes\x18\x03 \x01(\bR\x05nodes\"A\n" +
+	"\rWatchResponse\x12\x14\n" +
+	"\x05event\x18\x01 \x01(\tR\x05event\x12\x1a\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument\"\xc6\x01\n" +
 	"\x04Name\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1c\n" +
@@ -1746,7 +1866,9 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\aRetract\x12!.weft.discovery.v1.RetractRequest\x1a\".weft.discovery.v1.RetractResponse\x12M\n" +
 	"\x06Lookup\x12 .weft.discovery.v1.LookupRequest\x1a!.weft.discovery.v1.LookupResponse\x12J\n" +
 	"\x05Nodes\x12\x1f.weft.discovery.v1.NodesRequest\x1a .weft.discovery.v1.NodesResponse\x12I\n" +
-	"\x04Rows\x12\x1e.weft.discovery.v1.RowsRequest\x1a\x1f.weft.discovery.v1.RowsResponse0\x01B\x1cZ\x1aweft/discovery/discoverypbb\x06proto3"
+	"\x04Rows\x12\x1e.weft.discovery.v1.RowsRequest\x1a\x1f.weft.discovery.v1.RowsResponse0\x012U\n" +
+	"\x05Watch\x12L\n" +
+	"\x05Watch\x12\x1f.weft.discovery.v1.WatchRequest\x1a .weft.discovery.v1.WatchResponse0\x01B\x1cZ\x1aweft/discovery/discoverypbb\x06proto3"
 
 var (
 	file_discovery_discoverypb_discovery_proto_rawDescOnce sync.Once
@@ -1760,7 +1882,7 @@ func file_discovery_discoverypb_discovery_proto_rawDescGZIP() []byte {
 	return file_discovery_discoverypb_discovery_proto_rawDescData
 }
 
-var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_discovery_discoverypb_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_discovery_discoverypb_discovery_proto_goTypes = []any{
 	(*SyncMessage)(nil),      // 0: weft.discovery.v1.SyncMessage
 	(*Digest)(nil),           // 1: weft.discovery.v1.Digest
@@ -1773,21 +1895,23 @@ var file_discovery_discoverypb_discovery_proto_goTypes = []any{
 	(*FindResponse)(nil),     // 8: weft.discovery.v1.FindResponse
 	(*AppliedRequest)(nil),   // 9: weft.discovery.v1.AppliedRequest
 	(*AppliedResponse)(nil),  // 10: weft.discovery.v1.AppliedResponse
-	(*Name)(nil),             // 11: weft.discovery.v1.Name
-	(*NamedPort)(nil),        // 12: weft.discovery.v1.NamedPort
-	(*AnnounceRequest)(nil),  // 13: weft.discovery.v1.AnnounceRequest
-	(*AnnounceResponse)(nil), // 14: weft.discovery.v1.AnnounceResponse
-	(*RetractRequest)(nil),   // 15: weft.discovery.v1.RetractRequest
-	(*RetractResponse)(nil),  // 16: weft.discovery.v1.RetractResponse
-	(*LookupRequest)(nil),    // 17: weft.discovery.v1.LookupRequest
-	(*LookupResponse)(nil),   // 18: weft.discovery.v1.LookupResponse
-	(*Record)(nil),           // 19: weft.discovery.v1.Record
-	(*NodesRequest)(nil),     // 20: weft.discovery.v1.NodesRequest
-	(*NodesResponse)(nil),    // 21: weft.discovery.v1.NodesResponse
-	(*NodeStatus)(nil),       // 22: weft.discovery.v1.NodeStatus
-	(*RowsRequest)(nil),      // 23: weft.discovery.v1.RowsRequest
-	(*RowsResponse)(nil),     // 24: weft.discovery.v1.RowsResponse
-	(*Row)(nil),              // 25: weft.discovery.v1.Row
+	(*WatchRequest)(nil),     // 11: weft.discovery.v1.WatchRequest
+	(*WatchResponse)(nil),    // 12: weft.discovery.v1.WatchResponse
+	(*Name)(nil),             // 13: weft.discovery.v1.Name
+	(*NamedPort)(nil),        // 14: weft.discovery.v1.NamedPort
+	(*AnnounceRequest)(nil),  // 15: weft.discovery.v1.AnnounceRequest
+	(*AnnounceResponse)(nil), // 16: weft.discovery.v1.AnnounceResponse
+	(*RetractRequest)(nil),   // 17: weft.discovery.v1.RetractRequest
+	(*RetractResponse)(nil),  // 18: weft.discovery.v1.RetractResponse
+	(*LookupRequest)(nil),    // 19: weft.discovery.v1.LookupRequest
+	(*LookupResponse)(nil),   // 20: weft.discovery.v1.LookupResponse
+	(*Record)(nil),           // 21: weft.discovery.v1.Record
+	(*NodesRequest)(nil),     // 22: weft.discovery.v1.NodesRequest
+	(*NodesResponse)(nil),    // 23: weft.discovery.v1.NodesResponse
+	(*NodeStatus)(nil),       // 24: weft.discovery.v1.NodeStatus
+	(*RowsRequest)(nil),      // 25: weft.discovery.v1.RowsRequest
+	(*RowsResponse)(nil),     // 26: weft.discovery.v1.RowsResponse
+	(*Row)(nil),              // 27: weft.discovery.v1.Row
 }
 var file_discovery_discoverypb_discovery_proto_depIdxs = []int32{
 	1,  // 0: weft.discovery.v1.SyncMessage.digest:type_name -> weft.discovery.v1.Digest
@@ -1796,31 +1920,33 @@ var file_discovery_discoverypb_discovery_proto_depIdxs = []int32{
 	2,  // 3: weft.discovery.v1.SyncMessage.interest:type_name -> weft.discovery.v1.Interest
 	3,  // 4: weft.discovery.v1.Digest.known:type_name -> weft.discovery.v1.Known
 	5,  // 5: weft.discovery.v1.Batch.rows:type_name -> weft.discovery.v1.BatchRow
-	25, // 6: weft.discovery.v1.FindResponse.rows:type_name -> weft.discovery.v1.Row
+	27, // 6: weft.discovery.v1.FindResponse.rows:type_name -> weft.discovery.v1.Row
 	3,  // 7: weft.discovery.v1.AppliedRequest.known:type_name -> weft.discovery.v1.Known
-	12, // 8: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
-	11, // 9: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
-	19, // 10: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
-	22, // 11: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
-	25, // 12: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
+	14, // 8: weft.discovery.v1.Name.ports:type_name -> weft.discovery.v1.NamedPort
+	13, // 9: weft.discovery.v1.AnnounceRequest.name:type_name -> weft.discovery.v1.Name
+	21, // 10: weft.discovery.v1.LookupResponse.records:type_name -> weft.discovery.v1.Record
+	24, // 11: weft.discovery.v1.NodesResponse.nodes:type_name -> weft.discovery.v1.NodeStatus
+	27, // 12: weft.discovery.v1.RowsResponse.rows:type_name -> weft.discovery.v1.Row
 	0,  // 13: weft.discovery.v1.Sync.Exchange:input_type -> weft.discovery.v1.SyncMessage
 	7,  // 14: weft.discovery.v1.Sync.Find:input_type -> weft.discovery.v1.FindRequest
 	9,  // 15: weft.discovery.v1.Sync.Applied:input_type -> weft.discovery.v1.AppliedRequest
-	13, // 16: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
-	15, // 17: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
-	17, // 18: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
-	20, // 19: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
-	23, // 20: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
-	0,  // 21: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
-	8,  // 22: weft.discovery.v1.Sync.Find:output_type -> weft.discovery.v1.FindResponse
-	10, // 23: weft.discovery.v1.Sync.Applied:output_type -> weft.discovery.v1.AppliedResponse
-	14, // 24: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
-	16, // 25: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
-	18, // 26: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
-	21, // 27: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
-	24, // 28: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
-	21, // [21:29] is the sub-list for method output_type
-	13, // [13:21] is the sub-list for method input_type
+	15, // 16: weft.discovery.v1.Discovery.Announce:input_type -> weft.discovery.v1.AnnounceRequest
+	17, // 17: weft.discovery.v1.Discovery.Retract:input_type -> weft.discovery.v1.RetractRequest
+	19, // 18: weft.discovery.v1.Discovery.Lookup:input_type -> weft.discovery.v1.LookupRequest
+	22, // 19: weft.discovery.v1.Discovery.Nodes:input_type -> weft.discovery.v1.NodesRequest
+	25, // 20: weft.discovery.v1.Discovery.Rows:input_type -> weft.discovery.v1.RowsRequest
+	11, // 21: weft.discovery.v1.Watch.Watch:input_type -> weft.discovery.v1.WatchRequest
+	0,  // 22: weft.discovery.v1.Sync.Exchange:output_type -> weft.discovery.v1.SyncMessage
+	8,  // 23: weft.discovery.v1.Sync.Find:output_type -> weft.discovery.v1.FindResponse
+	10, // 24: weft.discovery.v1.Sync.Applied:output_type -> weft.discovery.v1.AppliedResponse
+	16, // 25: weft.discovery.v1.Discovery.Announce:output_type -> weft.discovery.v1.AnnounceResponse
+	18, // 26: weft.discovery.v1.Discovery.Retract:output_type -> weft.discovery.v1.RetractResponse
+	20, // 27: weft.discovery.v1.Discovery.Lookup:output_type -> weft.discovery.v1.LookupResponse
+	23, // 28: weft.discovery.v1.Discovery.Nodes:output_type -> weft.discovery.v1.NodesResponse
+	26, // 29: weft.discovery.v1.Discovery.Rows:output_type -> weft.discovery.v1.RowsResponse
+	12, // 30: weft.discovery.v1.Watch.Watch:output_type -> weft.discovery.v1.WatchResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1843,9 +1969,9 @@ func file_discovery_discoverypb_discovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_discovery_discoverypb_discovery_proto_rawDesc), len(file_discovery_discoverypb_discovery_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_discovery_discoverypb_discovery_proto_goTypes,
 		DependencyIndexes: file_discovery_discoverypb_discovery_proto_depIdxs,

@@ -22,7 +22,8 @@ import (
 type NodeOptions struct {
 	Zone func() *zone.Zone // as it is now; required
 	// Hold waits until a name is in the zone, if there is one, or until all are when it is empty; nil: they are.
-	Hold  func(ctx context.Context, name string)
+	// False: what is there may be a part.
+	Hold  func(ctx context.Context, name string) bool
 	VIPs  func() []VIP
 	Nodes func() []Node
 	// Changed returns what is closed at the next change of each of the three. Take it before asking them.
@@ -81,13 +82,7 @@ type node struct {
 //	GET /v1/watch?name=N&vips&nodes                                    events, see watch.go
 //	GET /v1/targets?port=P&network=N&framework=F                       tasks for Prometheus (HTTP SD)
 func NewNode(o NodeOptions) http.Handler {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Hold == nil {
-		o.Hold = func(context.Context, string) {}
-	}
-	n := &node{o, "dcos-dns"}
+	n := newNode(o)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "Page Not Found") })
 	for path, page := range map[string]http.HandlerFunc{
@@ -101,6 +96,16 @@ func NewNode(o NodeOptions) http.Handler {
 	mux.HandleFunc("GET /v1/metrics", n.metrics)
 	mux.HandleFunc("GET /v1/metrics/{registry}", n.metrics)
 	return mux
+}
+
+func newNode(o NodeOptions) *node {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Hold == nil {
+		o.Hold = func(context.Context, string) bool { return true }
+	}
+	return &node{o, "dcos-dns"}
 }
 
 func (n *node) missing(w http.ResponseWriter, _ *http.Request) {

@@ -4,7 +4,9 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -51,6 +53,31 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
+	send := func(event string, document []byte) error {
+		if event == "" {
+			_, err := w.Write([]byte(":\n\n"))
+			return errors.Join(err, out.Flush())
+		}
+		_, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, document)
+		return errors.Join(err, out.Flush())
+	}
+	// It ends when the reader goes away: nothing to report.
+	_ = n.follow(r.Context(), Watched{names, query.Has("vips"), query.Has("nodes")}, send)
+}
+
+// Watched is what somebody follows.
+type Watched struct {
+	Names       []string
+	VIPs, Nodes bool
+}
+
+// Follow calls send for each document of what is watched, first for what is true, then for each thing that changed,
+// whole, and now and then with neither event nor document while nothing does. It ends with ctx, or when send fails.
+func Follow(ctx context.Context, o NodeOptions, watched Watched, send func(event string, document []byte) error) error {
+	return newNode(o).follow(ctx, watched, send)
+}
+
+func (n *node) follow(ctx context.Context, watched Watched, send func(event string, document []byte) error) error {
 	sent := map[string][]byte{}
 	tell := func(event, id string, document any) error {
 		text, err := json.Marshal(document)
@@ -58,28 +85,28 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		sent[id] = text
-		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, text)
-		return err
+		return send(event, text)
 	}
 	tick := time.NewTicker(keepAlive)
 	defer tick.Stop()
 	for {
-		for _, name := range names {
-			n.Hold(r.Context(), fqdn(name)) // a watch is a question that goes on
+		held := map[string]bool{}
+		for _, name := range watched.Names {
+			held[name] = n.Hold(ctx, fqdn(name)) // a watch is a question that goes on
 		}
 		namesChanged, vipsChanged, nodesChanged := n.Changed()
-		if n.tellAll(names, query.Has("vips"), query.Has("nodes"), tell) != nil || out.Flush() != nil {
-			return // the reader went away
+		if err := n.tellAll(watched, held, tell); err != nil {
+			return err
 		}
 		select {
-		case <-r.Context().Done():
-			return
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-namesChanged:
 		case <-vipsChanged:
 		case <-nodesChanged:
 		case <-tick.C:
-			if _, err := w.Write([]byte(":\n\n")); err != nil {
-				return
+			if err := send("", nil); err != nil {
+				return err
 			}
 		}
 	}
@@ -88,18 +115,18 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 // tell sends a document, unless it is what was sent last.
 type tell func(event, id string, document any) error
 
-func (n *node) tellAll(names []string, vips, nodes bool, tell tell) error {
-	err := n.tellNames(names, tell)
-	if err == nil && vips {
+func (n *node) tellAll(watched Watched, held map[string]bool, tell tell) error {
+	err := n.tellNames(watched.Names, held, tell)
+	if err == nil && watched.VIPs {
 		err = tell("vips", "vips", n.VIPs())
 	}
-	if err == nil && nodes {
+	if err == nil && watched.Nodes {
 		err = tell("nodes", "nodes", n.Nodes())
 	}
 	return err
 }
 
-func (n *node) tellNames(names []string, tell tell) error {
+func (n *node) tellNames(names []string, held map[string]bool, tell tell) error {
 	z := n.Zone()
 	for _, text := range names {
 		name := fqdn(text)
@@ -107,7 +134,7 @@ func (n *node) tellNames(names []string, tell tell) error {
 		for _, r := range z.Lookup("", name).Of(zone.Any) {
 			doc.Records = append(doc.Records, watchedRecord{r.Type.String(), r.TTL, r.Data(), r.From, r.Writer})
 		}
-		if doc.Gone = len(doc.Records) == 0; doc.Gone && !z.Complete() {
+		if doc.Gone = len(doc.Records) == 0; doc.Gone && (!held[text] || !z.Complete()) {
 			continue
 		}
 		if err := tell("name", "name "+name, doc); err != nil {

@@ -35,13 +35,7 @@ func (d *daemon) serveHTTP(ctx context.Context) error {
 		Service: "Mesos-DNS", URL: "https://github.com/mesosphere/mesos-dns", Version: d.o.Version,
 		Config: func() any { return d.o }, Enumeration: true, Refresh: refreshEvery, Log: d.log.WithGroup("http"),
 	})
-	node := httpapi.NewNode(httpapi.NodeOptions{
-		Zone: func() *zone.Zone { return d.discovery.Zone() }, Hold: d.hold, VIPs: d.listVIPs, Nodes: d.listNodes,
-		Changed: func() (names, vips, nodes <-chan struct{}) {
-			return d.discovery.Changed(), d.lb.Changed(), d.gossip.Changed()
-		},
-		Metrics: pages, Version: d.o.Version, Log: d.log.WithGroup("http"),
-	})
+	node := httpapi.NewNode(d.pages(pages))
 	failed := make(chan error, 2) // one per server
 	for addr, handler := range map[string]http.Handler{d.o.MesosHTTP: mesos, d.o.HTTP: node} {
 		go func() { failed <- d.serveAt(ctx, addr, handler) }()
@@ -50,12 +44,27 @@ func (d *daemon) serveHTTP(ctx context.Context) error {
 }
 
 // hold waits for a name, for all names when it is empty. What does not come in time is left out.
-func (d *daemon) hold(ctx context.Context, name string) {
+func (d *daemon) hold(ctx context.Context, name string) bool {
 	if name == "" {
-		d.discovery.HoldAll(ctx)
-	} else {
-		d.discovery.Hold(ctx, name)
+		return d.discovery.HoldAll(ctx)
 	}
+	return d.discovery.Hold(ctx, name)
+}
+
+// pages is what the pages, and watches by gRPC, tell of.
+func (d *daemon) pages(metrics http.Handler) httpapi.NodeOptions {
+	return httpapi.NodeOptions{
+		Zone: func() *zone.Zone { return d.discovery.Zone() }, Hold: d.hold, VIPs: d.listVIPs, Nodes: d.listNodes,
+		Changed: func() (names, vips, nodes <-chan struct{}) {
+			return d.discovery.Changed(), d.lb.Changed(), d.gossip.Changed()
+		},
+		Metrics: metrics, Version: d.o.Version, Log: d.log.WithGroup("http"),
+	}
+}
+
+// watch follows names, VIPs and nodes for a client of the socket.
+func (d *daemon) watch(ctx context.Context, names []string, vips, nodes bool, send func(event string, document []byte) error) error {
+	return httpapi.Follow(ctx, d.pages(nil), httpapi.Watched{Names: names, VIPs: vips, Nodes: nodes}, send)
 }
 
 func (d *daemon) serveAt(ctx context.Context, addr string, handler http.Handler) error {

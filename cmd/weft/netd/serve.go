@@ -35,6 +35,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	overlaypb.Register(clients, d.overlay)
 	lbpb.Register(clients, d.lb)
 	discoverypb.Register(clients, d.discovery)
+	discoverypb.RegisterWatch(clients, d.watch)
 	socket, err := d.openSocket(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close())
