@@ -44,6 +44,7 @@ var (
 	underlayHooks = []hook{{program: "from_underlay"}}
 	tunnelHooks   = []hook{{program: "from_tunnel"}}
 	hostHooks     = []hook{{program: "from_host"}}
+	nodeHooks     = []hook{{program: "from_node", egress: true}}
 )
 
 func (h hook) attach() ebpf.AttachType {
@@ -71,6 +72,9 @@ func (p *Plane) AttachTunnel(ifindex uint32) error { return p.attachHooks(ifinde
 
 // AttachHost puts from_host on the loopback of the node: its own questions for names.
 func (p *Plane) AttachHost(ifindex uint32) error { return p.attachHooks(ifindex, hostHooks) }
+
+// AttachNode puts from_node on the device by which the node's own packets leave for the networks.
+func (p *Plane) AttachNode(ifindex uint32) error { return p.attachHooks(ifindex, nodeHooks) }
 
 func (p *Plane) attachHooks(ifindex uint32, hooks []hook) error {
 	p.mu.Lock()

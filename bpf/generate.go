@@ -8,6 +8,7 @@ package bpf
 
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types workload src/workload.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types tunnel src/tunnel.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types node src/node.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types dns src/dns.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types socket src/socket.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror
 //go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types feedback src/feedback.bpf.c -- -mcpu=v3 -nostdinc -Isrc -Wall -Wextra -Werror

@@ -24,6 +24,7 @@ func objects() []object {
 	return []object{
 		{"workload", loadWorkload},
 		{"tunnel", loadTunnel},
+		{"node", loadNode},
 		{"dns", loadDns},
 		{"socket", loadSocket},
 		{"feedback", loadFeedback},

@@ -101,7 +101,7 @@ func (p *Plane) take(places []place) (map[place]link.Link, error) {
 }
 
 func hookOf(program string) (hook, bool) {
-	all := slices.Concat(workloadHooks, underlayHooks, tunnelHooks, hostHooks, edgeHooks)
+	all := slices.Concat(workloadHooks, underlayHooks, tunnelHooks, hostHooks, nodeHooks, edgeHooks)
 	i := slices.IndexFunc(all, func(h hook) bool { return h.program == program })
 	if i < 0 {
 		return hook{}, false

@@ -69,8 +69,11 @@ type Node struct {
 	Alive    bool       `json:"alive"`    // by membership
 	Admitted bool       `json:"admitted"` // its frames are accepted
 	VTEP     netip.Addr `json:"vtep,omitzero"`
-	Blocks   int        `json:"blocks"`
-	Shares   []Share    `json:"shares"` // by network
+	// Host4 and Host6 are the addresses of its own processes towards the networks, as the admission has them.
+	Host4  netip.Prefix `json:"host4,omitzero"`
+	Host6  netip.Prefix `json:"host6,omitzero"`
+	Blocks int          `json:"blocks"`
+	Shares []Share      `json:"shares"` // by network
 	// Plain is what the operator said of a plain node; nil: it is one of Weft.
 	Plain *overlay.PlainNode `json:"plain,omitempty"`
 	// Refusals say what of it can't be granted, and why.

@@ -98,6 +98,10 @@ type Admission struct {
 	// Former is the VTEP before this one. Frames from there are accepted as long as the node says that it has
 	// both addresses.
 	Former netip.Addr `json:"former,omitzero"`
+	// Host4 and Host6 are the addresses of the node's own processes towards the networks, with the lengths of the
+	// subnets that all nodes' are of. Host4 is not valid where those have run out.
+	Host4 netip.Prefix `json:"host4,omitzero"`
+	Host6 netip.Prefix `json:"host6,omitzero"`
 	// Incarnation is the life of the node that was admitted: the same one may come with another address, another one
 	// is another node of the same name.
 	Incarnation uint64 `json:"incarnation,omitempty"`

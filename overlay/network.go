@@ -3,6 +3,7 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"net/netip"
@@ -28,12 +29,37 @@ const (
 // ForVIPs is what Reserved calls the ranges of virtual addresses.
 const ForVIPs = "virtual addresses of VIPs"
 
-// Reserved lists what no network may overlap: the VIP ranges, the name servers' addresses, and the
+// forNodes is what Reserved calls where nodes' addresses are of.
+const forNodes = "nodes' own addresses towards the networks"
+
+// NodeSubnets returns where the addresses of nodes towards the networks are of: DC/OS' vtep_subnet and vtep_subnet6.
+func NodeSubnets() (four, six netip.Prefix) {
+	return netip.MustParsePrefix("44.128.0.0/20"), netip.MustParsePrefix("fd01:a::/64")
+}
+
+// NodeAddrs returns the addresses of node number n, from 1, with the lengths of their subnets: the n-th of each. The
+// IPv4 one is not valid beyond 4,094, the last being for broadcast.
+func NodeAddrs(n uint32) (four, six netip.Prefix) {
+	subnet4, subnet6 := NodeSubnets()
+	b := subnet6.Addr().As16()
+	binary.BigEndian.PutUint32(b[12:], n)
+	six = netip.PrefixFrom(netip.AddrFrom16(b), subnet6.Bits())
+	if n >= 1<<(32-subnet4.Bits())-1 {
+		return four, six
+	}
+	a := subnet4.Addr().As4()
+	binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])+n)
+	return netip.PrefixFrom(netip.AddrFrom4(a), subnet4.Bits()), six
+}
+
+// Reserved lists what no network may overlap: the VIP ranges, the nodes' and name servers' addresses, and the
 // addresses that IP itself reserves. Values are what each is for.
 func Reserved() map[netip.Prefix]string {
 	return map[netip.Prefix]string{
 		netip.MustParsePrefix("11.0.0.0/8"):      ForVIPs,
 		netip.MustParsePrefix("fd01:c::/64"):     ForVIPs,
+		netip.MustParsePrefix("44.128.0.0/20"):   forNodes,
+		netip.MustParsePrefix("fd01:a::/64"):     forNodes,
 		netip.MustParsePrefix("198.51.100.0/24"): "name servers of the nodes",
 		netip.MustParsePrefix("fd01:d::/64"):     "name servers of the nodes",
 		netip.MustParsePrefix("0.0.0.0/8"):       "this network (RFC 1122)",

@@ -213,3 +213,22 @@ func TestUsableSkipsTheFirstAndForIPv4TheLast(t *testing.T) {
 		}
 	}
 }
+
+func TestNodeAddressesAreOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	seen := make(map[netip.Prefix]bool)
+	subnet4, subnet6 := overlay.NodeSubnets()
+	for n := uint32(1); n <= 5000; n++ {
+		four, six := overlay.NodeAddrs(n)
+		if four.IsValid() != (n <= 4094) {
+			t.Fatalf("node %d has %s", n, four)
+		}
+		if seen[six] || seen[four] || six.Masked() != subnet6 || four.IsValid() && four.Masked() != subnet4 {
+			t.Fatalf("node %d has %s and %s", n, four, six)
+		}
+		seen[six], seen[four] = true, four.IsValid()
+	}
+	if four, six := overlay.NodeAddrs(1); four.String() != "44.128.0.1/20" || six.String() != "fd01:a::1/64" {
+		t.Errorf("the first has %s and %s", four, six)
+	}
+}

@@ -89,10 +89,14 @@ type Outcome struct {
 	To     row.Endpoint // where it is delivered
 	Block  row.Block    // where it is sent
 	Left   bool         // what passes is left to the stack, not redirected
+	Enters bool         // it goes into the node's stack by the device To
 }
 
 // Action returns the action that goes with the outcome.
 func (o Outcome) Action() Action {
+	if o.Enters {
+		return Redirect
+	}
 	switch o.Reason {
 	case row.ReasonToHost, row.ReasonFromHost, row.ReasonNotOurs, row.ReasonSlowPath, row.ReasonDNSMiss:
 		return Next
@@ -247,7 +251,7 @@ func (m Model) route(p packet, w row.Workload, meta Meta) Outcome {
 		block, ok = m.Blocks[row.BlockKey{VNI: w.VNI, Addr: row.AddrOf(masked.Addr())}]
 	}
 	if !ok {
-		return m.leave(p, w)
+		return m.leave(p, w, meta)
 	}
 	if w.Flags&row.WorkloadDirected != 0 {
 		m.remember(p)
@@ -268,28 +272,90 @@ func (m Model) route(p packet, w row.Workload, meta Meta) Outcome {
 	return m.judge(p, e)
 }
 
-func (m Model) leave(p packet, w row.Workload) Outcome {
-	longest, vni := -1, uint32(0)
+// network returns the longest prefix of a network, or of nodes, that an address is of.
+func (m Model) network(a netip.Addr) (found row.Prefix, known bool) {
+	longest := -1
 	for key, net := range m.Prefixes {
 		bits := int(key.Len)
 		addr := key.Addr.Netip()
 		if addr.Is4() {
 			bits -= 96
 		}
-		if addr.BitLen() == p.dst.BitLen() && netip.PrefixFrom(addr, bits).Contains(p.dst) && bits > longest {
-			longest, vni = bits, net.VNI
+		if addr.BitLen() == a.BitLen() && netip.PrefixFrom(addr, bits).Contains(a) && bits > longest {
+			longest, found, known = bits, net, true
 		}
 	}
+	return found, known
+}
+
+func (m Model) leave(p packet, w row.Workload, meta Meta) Outcome {
+	net, known := m.network(p.dst)
 	switch {
-	case longest >= 0 && vni == w.VNI:
+	case known && net.VNI != row.VNINodes && net.VNI == w.VNI:
 		return end(row.ReasonNoBlock)
-	case longest >= 0:
+	case known && net.VNI != row.VNINodes:
 		return end(row.ReasonOtherNetwork)
 	case p.proto == UDP && p.fragment != 2 && m.isTunnelPort(p.dport):
 		return end(row.ReasonSpoofedTunnel)
 	}
 	m.remember(p)
-	return end(row.ReasonToHost)
+	if !known {
+		return end(row.ReasonToHost)
+	}
+	node, known := m.Blocks[row.BlockKey{VNI: row.VNINodes, Addr: row.AddrOf(p.dst)}]
+	switch {
+	case !known:
+		return end(row.ReasonNoBlock)
+	case node.Flags&row.BlockLocal != 0:
+		return end(row.ReasonToHost)
+	}
+	return m.send(p, node, meta)
+}
+
+// FromNode decides about a frame of the node's own processes.
+func (m Model) FromNode(frame []byte, meta Meta) Outcome {
+	w, ok := m.Workloads[max(meta.Ifindex, 1)]
+	if !ok {
+		return end(row.ReasonUnknownLink)
+	}
+	h, ok := readHeaders(frame, meta.GSOSize != 0)
+	if !ok {
+		return end(row.ReasonMalformed)
+	}
+	if h.ethertype != TypeIPv4 && h.ethertype != TypeIPv6 {
+		return end(row.ReasonNotIP)
+	}
+	p := packet{headers: h, frame: frame, identity: w.Identity}
+	own := w.Addr4.Netip()
+	if !h.v4 {
+		own = w.Addr6.Netip()
+	}
+	switch {
+	case p.isLinkTalk() || nowhere(p.dst) == row.ReasonMulticast:
+		return end(row.ReasonChatter)
+	case p.src != own:
+		return end(row.ReasonSpoofedAddress)
+	}
+	net, known := m.network(p.dst)
+	if !known || net.VNI == row.VNINodes {
+		return end(row.ReasonNoBlock)
+	}
+	bits := int(net.Block)
+	if h.v4 {
+		bits -= 96
+	}
+	p.vni = net.VNI
+	masked, err := p.dst.Prefix(bits)
+	block, held := m.Blocks[row.BlockKey{VNI: net.VNI, Addr: row.AddrOf(masked.Addr())}]
+	switch {
+	case err != nil || !held:
+		return end(row.ReasonNoBlock)
+	case block.Flags&row.BlockLocal != 0:
+		return end(row.ReasonNoEndpoint)
+	case block.Flags&row.BlockPlain != 0:
+		return m.toPlain(p, block, meta)
+	}
+	return m.send(p, block, meta)
 }
 
 func (m Model) isTunnelPort(port uint16) bool {

@@ -119,13 +119,13 @@ func (m Model) judge(p packet, e row.Endpoint) Outcome {
 		if v.Action == row.VerdictAudit {
 			o.Reason = row.ReasonAudited
 		}
-		if m.Workloads[e.Ifindex].Flags&row.WorkloadDirected != 0 {
+		if w, known := m.Workloads[e.Ifindex]; known && (w.Flags&row.WorkloadDirected != 0 || p.identity == row.IdentityOtherNode) {
 			m.heard(p)
 		}
 	case m.answers(p):
 	case v.Action == row.VerdictDeny:
 		return Outcome{Reason: row.ReasonDenied, Rule: v.Rule}
-	case p.identity == row.IdentityWorld:
+	case p.outside():
 		return end(row.ReasonNotPublic)
 	case p.fragment == 2 && narrow:
 		return end(row.ReasonFragment)
@@ -184,10 +184,15 @@ func (m Model) verdict(p packet, e row.Endpoint) (v row.Verdict, narrow bool) {
 	return v, true
 }
 
+// outside tells what comes from outside of every network: processes of other nodes do.
+func (p packet) outside() bool {
+	return p.identity == row.IdentityWorld || p.identity == row.IdentityOtherNode
+}
+
 // source is the sender's identity or, of the world, the longest prefix that rules name.
 func (m Model) source(p packet, e row.Endpoint) uint32 {
 	src, longest := uint32(p.identity), uint32(0)
-	if p.identity != row.IdentityWorld || e.Flags&row.EndpointPrefixed == 0 {
+	if !p.outside() || e.Flags&row.EndpointPrefixed == 0 {
 		return src
 	}
 	for key, s := range m.Sources {

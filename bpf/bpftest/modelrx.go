@@ -172,9 +172,24 @@ func (m Model) receive(frame []byte, vni uint32, identity uint16, meta Meta) Out
 	}
 	e, ok := m.Endpoints[row.EndpointKey{VNI: vni, Addr: row.AddrOf(p.dst)}]
 	if !ok {
-		return end(row.ReasonNoEndpoint)
+		return m.receiveOwn(p)
+	}
+	if _, ofNode := m.Blocks[row.BlockKey{VNI: row.VNINodes, Addr: row.AddrOf(p.src)}]; identity == row.IdentityOtherNode && !ofNode {
+		return end(row.ReasonSpoofedAddress)
 	}
 	return m.judge(p, e)
+}
+
+// receiveOwn decides about what no task has the address of: the node may.
+func (m Model) receiveOwn(p packet) Outcome {
+	e, own := m.Endpoints[row.EndpointKey{VNI: row.VNINodes, Addr: row.AddrOf(p.dst)}]
+	if !own || p.identity == row.IdentityWorld {
+		return end(row.ReasonNoEndpoint)
+	}
+	if net, known := m.network(p.src); !known || net.VNI != p.vni {
+		return end(row.ReasonSpoofedAddress)
+	}
+	return Outcome{Reason: row.ReasonToHost, To: e, Enters: true}
 }
 
 // checkInner tells what no task of ours would have been let send.

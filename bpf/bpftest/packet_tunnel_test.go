@@ -104,6 +104,9 @@ func TestFromTunnel(t *testing.T) {
 			inner := tcp(a.remote, a.web).Bytes()
 			got := b.expect(t, "from_tunnel", inner, given(web), row.ReasonDelivered)
 			wantDelivered(t, got, inner)
+			inner = tcp(a.remote, a.own).Bytes()
+			got = b.expect(t, "from_tunnel", inner, given(web), row.ReasonToHost)
+			wantAt(t, got, inner, nodeLink)
 			for _, vtep := range []netip.Addr{noNode, world6} {
 				meta := given(web)
 				meta.Tunnel.VTEP = vtep
@@ -119,15 +122,20 @@ func receiveReasons() []row.Reason {
 	return []row.Reason{
 		row.ReasonDelivered, row.ReasonAudited, row.ReasonChatter, row.ReasonMalformed, row.ReasonNotIP,
 		row.ReasonNoEndpoint, row.ReasonNoCommonGroup, row.ReasonDenied, row.ReasonUnknownVTEP,
-		row.ReasonFragment, row.ReasonMulticast,
+		row.ReasonFragment, row.ReasonMulticast, row.ReasonToHost, row.ReasonSpoofedAddress, row.ReasonNotPublic,
 	}
 }
 
 // wantDelivered wants the inner frame with MACs of this node's link.
 func wantDelivered(t *testing.T, got, inner []byte) {
 	t.Helper()
+	wantAt(t, got, inner, webLink)
+}
+
+func wantAt(t *testing.T, got, inner []byte, link uint32) {
+	t.Helper()
 	want := bytes.Clone(inner)
-	to := mac(webLink)
+	to := mac(link)
 	copy(want, to[:])
 	copy(want[6:], bpftest.Gateway[:])
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -223,6 +231,9 @@ func innerRows(a addrs) []innerRow {
 	to := func(dst netip.Addr, proto uint8, port uint16) bpftest.Packet {
 		return with(p, func(p *bpftest.Packet) { p.Dst, p.Proto, p.DPort = dst, proto, port })
 	}
+	node := func(src, dst netip.Addr, port uint16) bpftest.Packet {
+		return with(p, func(p *bpftest.Packet) { p.Src, p.Dst, p.DPort = src, dst, port })
+	}
 	later := func(p *bpftest.Packet) { p.Frag, p.L4 = 100, make([]byte, 64) }
 	unspecified := netip.IPv6Unspecified()
 	if a.web.Is4() {
@@ -238,6 +249,17 @@ func innerRows(a addrs) []innerRow {
 		{packetRow{name: "later fragment", packet: with(to(a.db, bpftest.TCP, 5432), later), want: row.ReasonFragment}, web},
 		{packetRow{name: "no task", packet: to(a.none, bpftest.TCP, 80), want: row.ReasonNoEndpoint}, web},
 		{packetRow{name: "of another node", packet: to(a.remote, bpftest.TCP, 80), want: row.ReasonNoEndpoint}, web},
+		{packetRow{name: "the node itself", packet: to(a.own, bpftest.TCP, 80), want: row.ReasonToHost}, stranger},
+		{packetRow{name: "the node itself, joined", packet: to(a.own, bpftest.UDP, 80), meta: bpftest.Meta{GSOSize: 2}, want: row.ReasonSlowPath}, web},
+		{packetRow{name: "another node's processes", packet: to(a.other, bpftest.TCP, 80), want: row.ReasonNoEndpoint}, web},
+		{packetRow{name: "the node itself, from the world", packet: node(a.world, a.own, 80), want: row.ReasonSpoofedAddress}, web},
+		{packetRow{name: "the node itself, from another network", packet: node(a.foreign, a.own, 80), want: row.ReasonSpoofedAddress}, web},
+		{packetRow{name: "the node itself, as another node", packet: node(a.other, a.own, 80), want: row.ReasonSpoofedAddress}, row.IdentityOtherNode},
+		{packetRow{name: "a node to public", packet: node(a.other, a.open, 80), want: row.ReasonDelivered}, row.IdentityOtherNode},
+		{packetRow{name: "a node to a group", packet: node(a.other, a.web, 80), want: row.ReasonNotPublic}, row.IdentityOtherNode},
+		{packetRow{name: "a node by its rule", packet: node(a.other, a.db, 5432), want: row.ReasonDelivered}, row.IdentityOtherNode},
+		{packetRow{name: "a node beside its rule", packet: node(a.other, a.db, 80), want: row.ReasonNotPublic}, row.IdentityOtherNode},
+		{packetRow{name: "a node as a task", packet: node(a.remote, a.open, 80), want: row.ReasonSpoofedAddress}, row.IdentityOtherNode},
 		{packetRow{name: "multicast", packet: to(a.multicast, bpftest.UDP, 5353), want: row.ReasonMulticast}, web},
 		{packetRow{name: "unspecified", packet: to(unspecified, bpftest.TCP, 80), want: row.ReasonMalformed}, web},
 		{packetRow{name: "from multicast", packet: with(p, func(p *bpftest.Packet) { p.Src = a.multicast }), want: row.ReasonMalformed}, web},

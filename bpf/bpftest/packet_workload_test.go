@@ -190,6 +190,10 @@ func routeRows(a addrs) []packetRow {
 		{name: "a name", packet: query, want: row.ReasonDNSMiss},
 		{name: "a name by tcp", packet: with(query, func(p *bpftest.Packet) { p.Proto = bpftest.TCP }), want: row.ReasonToHost},
 		{name: "another port of the name server", packet: with(query, func(p *bpftest.Packet) { p.DPort = 54 }), want: row.ReasonToHost},
+		{name: "another node", packet: to(a.other), want: row.ReasonEncapsulated},
+		{name: "its own node", packet: to(a.own), want: row.ReasonToHost},
+		{name: "no node", packet: to(a.lost), want: row.ReasonNoBlock},
+		{name: "tunnel frames to another node's processes", packet: with(tunnel, func(p *bpftest.Packet) { p.Dst = a.other }), want: row.ReasonSpoofedTunnel},
 		{name: "tunnel frames to the world", packet: tunnel, want: row.ReasonSpoofedTunnel},
 		{name: "tunnel frames to a node", packet: with(tunnel, func(p *bpftest.Packet) {
 			if a.web.Is4() {

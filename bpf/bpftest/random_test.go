@@ -22,13 +22,16 @@ var seed = flag.Uint64("seed", 1, "of random packets")
 func TestRandomPackets(t *testing.T) {
 	count := bpftest.Packets(t)
 	for _, program := range []struct{ name, object string }{
-		{"from_workload", "workload"}, {"to_workload", "workload"}, {"from_underlay", "tunnel"}, {"from_tunnel", "tunnel"},
+		{"from_workload", "workload"}, {"to_workload", "workload"}, {"from_underlay", "tunnel"}, {"from_tunnel", "tunnel"}, {"from_node", "node"},
 	} {
 		t.Run(program.name, func(t *testing.T) {
 			t.Parallel()
 			g := &generator{Rand: rand.New(rand.NewPCG(*seed, 0))}
 			for _, flags := range []uint32{0, row.WorkloadDirected} {
 				b := newBench(t, program.object, change{tables: func(t *bpftest.Tables) {
+					if program.object == "node" {
+						asNode(t)
+					}
 					for link, w := range t.Workloads {
 						w.Flags = flags
 						t.Workloads[link] = w
@@ -90,6 +93,8 @@ func (b *bench) forget(t *testing.T) {
 // checkOut compares the bytes that left a program with those that went in.
 func (b *bench) checkOut(program string, frame []byte, meta bpftest.Meta, got bpftest.Result, model bpftest.Outcome) error {
 	switch {
+	case model.Enters:
+		return checkDelivered(program, frame, got.Out, model.To)
 	case got.Action == bpftest.Next:
 		if program == "from_workload" && isTunnelFrame(frame) {
 			return errors.New("a tunnel frame of a task was left to the node's stack")
@@ -158,7 +163,7 @@ func (b *bench) checkEncapsulated(frame, out []byte, to row.Block) error {
 		return errors.New("sent with changes")
 	case !bytes.Equal(out[30:34], vtep[:]) || !bytes.Equal(out[26:30], node.AsSlice()):
 		return errors.New("sent to or from another node")
-	case binary.BigEndian.Uint32(out[46:])>>8 != netA || binary.BigEndian.Uint16(out[44:]) != web:
+	case binary.BigEndian.Uint32(out[46:])>>8 != netA || binary.BigEndian.Uint16(out[44:]) != b.Workloads[webLink].Identity:
 		return errors.New("sent as of another network or identity")
 	}
 	return bpftest.Check(out)
@@ -176,13 +181,17 @@ func (g *generator) chance(n int) bool { return g.IntN(100) < n }
 func (g *generator) frame(program string) ([]byte, bpftest.Meta) {
 	var meta bpftest.Meta
 	a := pick(g, v4, v6)
-	frame := g.packet(a, program == "from_workload").Bytes()
+	p := g.packet(a, program == "from_workload")
+	if program == "from_node" && g.chance(85) {
+		p.Src = a.own
+	}
+	frame := p.Bytes()
 	if g.chance(4) {
 		frame = g.arp()
 	}
 	frame = g.spoil(frame)
 	switch program {
-	case "from_workload":
+	case "from_workload", "from_node":
 		if g.chance(5) {
 			meta.GSOSize = pick(g, uint32(500), 1300, 1402, 1410, 1430)
 		}
@@ -206,7 +215,7 @@ func (g *generator) frame(program string) ([]byte, bpftest.Meta) {
 }
 
 func (g *generator) identity() uint16 {
-	return pick[uint16](g, web, web, web, db, public, stranger, row.IdentityNone, row.IdentityWorld, row.IdentityNode)
+	return pick[uint16](g, web, web, web, db, public, stranger, row.IdentityNone, row.IdentityWorld, row.IdentityNode, row.IdentityOtherNode)
 }
 
 // address returns any address that the tables or the programs know.
@@ -218,7 +227,7 @@ func (g *generator) address(a addrs) netip.Addr {
 		return pick(g, addr("::"), addr("::1"), addr("fe80::1"), addr("fe80::5"), addr("::ffff:10.1.1.30"), addr("::2"))
 	}
 	return pick(g, a.web, a.db, a.db, a.peer, a.peer, a.open, a.none, a.remote, a.remote, a.plain, a.plain, a.unheld, a.foreign,
-		a.world, a.world, a.multicast, a.dns)
+		a.world, a.world, a.multicast, a.dns, a.own, a.other, a.other, a.lost)
 }
 
 func (g *generator) packet(a addrs, own bool) bpftest.Packet {

@@ -20,7 +20,7 @@ import (
 const (
 	netA, netB = 0x101, 0x202
 
-	webLink, dbLink, peerLink, openLink = 1, 7, 8, 9
+	webLink, dbLink, peerLink, openLink, nodeLink = 1, 7, 8, 9, 10
 
 	// identities: web and peer have a group in common, db is named by rules, open is public.
 	web, db, public, stranger = 16, 17, 18, 19
@@ -28,7 +28,7 @@ const (
 
 	peerPort = 80 // that the world reaches by the node
 
-	ruleAllow, ruleAudit, ruleDeny, rulePublic = 7, 8, 9, 10
+	ruleAllow, ruleAudit, ruleDeny, rulePublic, ruleNode = 7, 8, 9, 10, 11
 )
 
 var (
@@ -49,6 +49,7 @@ type addrs struct {
 	plain                     netip.Addr // on plainNode
 	foreign, world, multicast netip.Addr // of netB; outside; never carried
 	dns                       netip.Addr
+	own, other, lost          netip.Addr // of processes of node, of otherNode, of no node
 }
 
 var (
@@ -56,11 +57,13 @@ var (
 		web: addr("10.1.1.10"), db: addr("10.1.1.20"), peer: addr("10.1.1.30"), open: addr("10.1.1.40"),
 		none: addr("10.1.1.99"), remote: addr("10.1.2.10"), unheld: addr("10.1.9.9"), plain: addr("10.1.3.10"),
 		foreign: addr("10.2.1.10"), world: world4, multicast: addr("224.0.0.251"), dns: dns4,
+		own: addr("44.128.0.1"), other: addr("44.128.0.2"), lost: addr("44.128.0.9"),
 	}
 	v6 = addrs{
 		web: addr("fd01:1::1:a"), db: addr("fd01:1::1:14"), peer: addr("fd01:1::1:1e"), open: addr("fd01:1::1:28"),
 		none: addr("fd01:1::1:63"), remote: addr("fd01:1::2:a"), unheld: addr("fd01:1::9:9"), plain: addr("fd01:1::3:a"),
 		foreign: addr("fd01:2::1:a"), world: world6, multicast: addr("ff02::fb"), dns: dns6,
+		own: addr("fd01:a::1"), other: addr("fd01:a::2"), lost: addr("fd01:a::9"),
 	}
 	families = map[string]addrs{"ipv4": v4, "ipv6": v6}
 
@@ -105,10 +108,12 @@ func newTables(mtu uint16) *bpftest.Tables {
 		Endpoints: make(map[row.EndpointKey]row.Endpoint),
 		Blocks:    make(map[row.BlockKey]row.Block),
 		Prefixes: map[row.PrefixKey]row.Prefix{
-			row.PrefixKeyOf(netip.MustParsePrefix("10.1.0.0/16")): {VNI: netA},
-			row.PrefixKeyOf(netip.MustParsePrefix("fd01:1::/64")): {VNI: netA},
-			row.PrefixKeyOf(netip.MustParsePrefix("10.2.0.0/16")): {VNI: netB},
-			row.PrefixKeyOf(netip.MustParsePrefix("fd01:2::/64")): {VNI: netB},
+			row.PrefixKeyOf(netip.MustParsePrefix("10.1.0.0/16")):   {VNI: netA, Block: 120},
+			row.PrefixKeyOf(netip.MustParsePrefix("fd01:1::/64")):   {VNI: netA, Block: 112},
+			row.PrefixKeyOf(netip.MustParsePrefix("10.2.0.0/16")):   {VNI: netB, Block: 120},
+			row.PrefixKeyOf(netip.MustParsePrefix("fd01:2::/64")):   {VNI: netB, Block: 112},
+			row.PrefixKeyOf(netip.MustParsePrefix("44.128.0.0/20")): {VNI: row.VNINodes, Block: 128},
+			row.PrefixKeyOf(netip.MustParsePrefix("fd01:a::/64")):   {VNI: row.VNINodes, Block: 128},
 		},
 		VTEPs: map[row.Addr]row.VTEP{row.AddrOf(otherNode): {}, row.AddrOf(plainNode): {
 			Flags: row.VTEPPlain | row.VTEPDirected, VNI: netA, As: row.Endpoint{Identity: outside, MAC: plainMAC}, OwnMAC: ownMAC,
@@ -120,6 +125,8 @@ func newTables(mtu uint16) *bpftest.Tables {
 		Sources: map[row.SourceKey]row.Source{
 			row.SourceKeyOf(netA, netip.MustParsePrefix("203.0.113.0/24")): {Src: row.VerdictPrefix | ruleAllow},
 			row.SourceKeyOf(netA, netip.MustParsePrefix("2001:db8::/32")):  {Src: row.VerdictPrefix | ruleAllow},
+			row.SourceKeyOf(netA, netip.MustParsePrefix("44.128.0.2/32")):  {Src: row.VerdictPrefix | ruleNode},
+			row.SourceKeyOf(netA, netip.MustParsePrefix("fd01:a::2/128")):  {Src: row.VerdictPrefix | ruleNode},
 		},
 		Attempts: make(map[row.FlowKey]row.Flow), Flows: make(map[row.FlowKey]row.Flow), Datagrams: make(map[row.FlowKey]row.Flow),
 	}
@@ -141,6 +148,13 @@ func newTables(mtu uint16) *bpftest.Tables {
 			t.Endpoints[row.EndpointKey{VNI: netA, Addr: row.AddrOf(a)}] = row.Endpoint{
 				Ifindex: task.link, Identity: task.identity, Flags: task.flags, MAC: mac(task.link),
 			}
+		}
+	}
+	for _, a := range []addrs{v4, v6} {
+		t.Blocks[row.BlockKey{VNI: row.VNINodes, Addr: row.AddrOf(a.own)}] = row.Block{VTEP: row.AddrOf(node), MTU: mtu, Flags: row.BlockLocal}
+		t.Blocks[row.BlockKey{VNI: row.VNINodes, Addr: row.AddrOf(a.other)}] = row.Block{VTEP: row.AddrOf(otherNode), MTU: mtu}
+		t.Endpoints[row.EndpointKey{VNI: row.VNINodes, Addr: row.AddrOf(a.own)}] = row.Endpoint{
+			Ifindex: nodeLink, Identity: row.IdentityNode, MAC: mac(nodeLink),
 		}
 	}
 	// A port of the node leads to one of peer's.
@@ -187,6 +201,8 @@ func newTables(mtu uint16) *bpftest.Tables {
 		row.ClauseOf(bpftest.TCP, 22, row.VerdictDeny, ruleDeny),
 		row.ClauseOf(bpftest.TCP, 23, row.VerdictAllow, 0))
 	set(row.IdentityWorld, public, row.ClauseOf(0, 0, row.VerdictAllow, rulePublic))
+	set(row.IdentityOtherNode, public, row.ClauseOf(0, 0, row.VerdictAllow, rulePublic))
+	set(row.VerdictPrefix|ruleNode, db, none(0, 0), row.ClauseOf(bpftest.TCP, 5432, row.VerdictAllow, ruleNode), none(bpftest.TCP, 5433))
 	set(row.VerdictPrefix|ruleAllow, db, manyPorts()...)
 	return t
 }
@@ -276,7 +292,7 @@ func oldDecap(tb testing.TB) bool {
 
 // opened is the reason by which from_underlay lets a frame in that it would deliver.
 func (b *bench) opened(a addrs, want row.Reason) row.Reason {
-	if b.OldDecap && a.web.Is6() && (want == row.ReasonDelivered || want == row.ReasonAudited) {
+	if b.OldDecap && a.web.Is6() && (want == row.ReasonDelivered || want == row.ReasonAudited || want == row.ReasonToHost) {
 		return row.ReasonSlowPath
 	}
 	return want
@@ -319,6 +335,8 @@ func (b *bench) model(program string, frame []byte, meta bpftest.Meta) bpftest.O
 		return b.FromWorkload(frame, meta)
 	case "to_workload":
 		return b.ToWorkload(frame, meta)
+	case "from_node":
+		return b.FromNode(frame, meta)
 	case "from_underlay":
 		return b.FromUnderlay(frame, meta)
 	}

@@ -301,8 +301,10 @@ type Peer struct {
 
 // Prefix is struct prefix of src/shared.
 type Prefix struct {
-	_   structs.HostLayout
-	VNI uint32
+	_     structs.HostLayout
+	VNI   uint32
+	Block uint8
+	Pad   [3]uint8
 }
 
 // PrefixKey is struct prefix_key of src/shared.
@@ -510,6 +512,7 @@ const (
 	IdentityWorld     = 1
 	IdentityNode      = 2
 	IdentityUngrouped = 3
+	IdentityOtherNode = 4
 	IdentityFirst     = 16
 )
 
@@ -527,6 +530,7 @@ const (
 	ProgramFromTunnel   = 4
 	ProgramDNS          = 5
 	ProgramEdge         = 6
+	ProgramFromNode     = 7
 )
 
 // Values of enum reason.
@@ -573,6 +577,11 @@ const (
 	ReasonWrongNetwork   Reason = 86
 	ReasonSpoofedBlock   Reason = 87
 	ReasonMax            Reason = 96
+)
+
+// Values of enum reserved_vni.
+const (
+	VNINodes = 0
 )
 
 // Values of enum socket_state.

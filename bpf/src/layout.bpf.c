@@ -60,6 +60,7 @@ enum layout layout_version;
 enum reason layout_reason;
 enum program layout_program;
 enum identity layout_identity;
+enum reserved_vni layout_reserved_vni;
 enum workload_flags layout_workload_flags;
 enum endpoint_flags layout_endpoint_flags;
 enum block_flags layout_block_flags;

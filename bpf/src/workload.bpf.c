@@ -17,6 +17,7 @@
  *                to a plain node: verdict before                 lib/plain.h
  *        else:   to a client of the edge, from the VIP           lib/serve.h
  *                of no block of a network, or left to the stack  lib/route.h
+ *                to another node's own processes: as remote
  *
  * to_workload (egress), what the node's own stack gives to the task: the node itself may always,
  * the world is judged, and may come in where a port of the node leads (lib/opening.h).
@@ -75,6 +76,32 @@ static __always_inline int go_here(struct __sk_buff *skb, struct packet *p)
 	return deliver(skb, p, e);
 }
 
+static __always_inline int go_remote(struct __sk_buff *skb, struct packet *p,
+				     const struct workload *w, const struct block *to)
+{
+	int verdict = check_size(skb, p, w, to);
+
+	return verdict == CONTINUE ? encap(skb, p, to) : verdict;
+}
+
+/* Out of the network. */
+static __always_inline int go_out(struct __sk_buff *skb, struct packet *p, const struct workload *w)
+{
+	int verdict = answer_client(skb, p);
+	const struct block *to;
+
+	if (verdict == CONTINUE)
+		verdict = leave(skb, p);
+	if (verdict != CONTINUE)
+		return verdict;
+	to = find_node(&p->dst);
+	if (!to)
+		return drop(p, REASON_NO_BLOCK);
+	if (to->flags & BLOCK_LOCAL)
+		return end(p, REASON_TO_HOST, TCX_NEXT);
+	return go_remote(skb, p, w, to);
+}
+
 static __always_inline int go(struct __sk_buff *skb, struct packet *p, const struct workload *w)
 {
 	const struct block *to = find_block(p, w);
@@ -88,20 +115,14 @@ static __always_inline int go(struct __sk_buff *skb, struct packet *p, const str
 			return verdict;
 		to = find_block(p, w);
 	}
-	if (!to) {
-		verdict = answer_client(skb, p);
-		return verdict == CONTINUE ? leave(skb, p, w) : verdict;
-	}
+	if (!to)
+		return go_out(skb, p, w);
 	if (w->flags & WORKLOAD_DIRECTED)
 		remember(p, skb->ifindex);
 	if (to->flags & BLOCK_LOCAL)
 		return go_here(skb, p);
 	verdict = to->flags & BLOCK_PLAIN ? judge_plain(skb, p, to) : CONTINUE;
-	if (verdict == CONTINUE)
-		verdict = check_size(skb, p, w, to);
-	if (verdict != CONTINUE)
-		return verdict;
-	return encap(skb, p, to);
+	return verdict == CONTINUE ? go_remote(skb, p, w, to) : verdict;
 }
 
 static __always_inline int walk_from(struct __sk_buff *skb, struct packet *p)

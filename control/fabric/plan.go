@@ -9,6 +9,7 @@ import (
 
 	"weft/discovery"
 	"weft/lb"
+	"weft/overlay"
 )
 
 // plan decides what nodes ask for. It is pure: the same snapshot and claims give the same decision,
@@ -23,7 +24,7 @@ import (
 // A decision that gets too large for one change is cut: the next round goes on.
 func plan(s *snapshot, c claims) *decision {
 	p := &planner{
-		s: s, d: &decision{}, admitted: map[discovery.NodeID]uint64{}, vteps: map[netip.Addr]discovery.NodeID{},
+		s: s, d: &decision{}, admitted: map[discovery.NodeID]uint64{}, vteps: map[netip.Addr]discovery.NodeID{}, hosts: map[netip.Prefix]bool{},
 		refused: map[string]discovery.Refusal{}, cursors: map[string]*blockCursor{}, sets: map[string]*identityCursor{},
 	}
 	for _, stage := range []func(claims){p.admit, p.grant, p.retire, p.pin} {
@@ -44,6 +45,8 @@ type planner struct {
 	wants    []wantClaim
 	admitted map[discovery.NodeID]uint64 // -> incarnations up to this are void
 	vteps    map[netip.Addr]discovery.NodeID
+	hosts    map[netip.Prefix]bool        // addresses of nodes towards the networks that are given
+	numbered uint32                       // those of nodes up to this number are
 	refused  map[string]discovery.Refusal // by key of the ledger
 	cursors  map[string]*blockCursor      // by network/family
 	sets     map[string]*identityCursor   // by network
@@ -62,6 +65,7 @@ func (p *planner) admit(c claims) {
 		if a := p.s.admissions[id]; a.VTEP.IsValid() {
 			p.admitted[a.Node] = a.Gone
 			p.vteps[a.VTEP] = a.Node
+			p.hosts[a.Host6] = true
 		}
 	}
 	for _, id := range p.s.plain.keys() {
@@ -85,7 +89,12 @@ func (p *planner) admit(c claims) {
 			continue
 		}
 		p.admitted[n.ID] = a.Gone
-		now := discovery.Admission{Node: n.ID, VTEP: vtep, Former: a.Former, Incarnation: n.incarnation, Gone: a.Gone}
+		now := discovery.Admission{
+			Node: n.ID, VTEP: vtep, Former: a.Former, Host4: a.Host4, Host6: a.Host6, Incarnation: n.incarnation, Gone: a.Gone,
+		}
+		if !now.Host6.IsValid() {
+			now.Host4, now.Host6 = p.number()
+		}
 		if a.VTEP != vtep {
 			now.Former = a.VTEP
 		}
@@ -94,6 +103,17 @@ func (p *planner) admit(c claims) {
 		}
 		p.vteps[vtep] = n.ID
 		p.d.set(discovery.KindAdmission, string(n.ID), now)
+	}
+}
+
+// number returns the addresses towards the networks of the next node, the lowest that are free.
+func (p *planner) number() (four, six netip.Prefix) {
+	for {
+		p.numbered++
+		if four, six = overlay.NodeAddrs(p.numbered); !p.hosts[six] {
+			p.hosts[six] = true
+			return four, six
+		}
 	}
 }
 
@@ -112,6 +132,10 @@ func (p *planner) vtep(n nodeClaim, a discovery.Admission) (netip.Addr, string) 
 	}
 	if other, taken := p.vteps[vtep]; taken && other != n.ID {
 		return vtep, fmt.Sprintf("address %s is node %s's", vtep, other)
+	}
+	four, six := overlay.NodeSubnets()
+	if four.Contains(vtep) || six.Contains(vtep) {
+		return vtep, fmt.Sprintf("address %s lies in %s or %s, which nodes have addresses towards the networks from", vtep, four, six)
 	}
 	return vtep, p.s.inNetwork(vtep)
 }

@@ -299,7 +299,8 @@ func TestANodeMoves(t *testing.T) {
 	f.node("n2", "10.0.0.2")
 	w.settle(t, f)
 	want := discovery.Admission{
-		Node: "n1", VTEP: netip.MustParseAddr("10.0.0.66"), Former: netip.MustParseAddr("10.0.0.1"), Incarnation: w.s.admissions["n2"].Incarnation,
+		Node: "n1", VTEP: netip.MustParseAddr("10.0.0.66"), Former: netip.MustParseAddr("10.0.0.1"),
+		Host4: netip.MustParsePrefix("44.128.0.1/20"), Host6: netip.MustParsePrefix("fd01:a::1/64"), Incarnation: w.s.admissions["n2"].Incarnation,
 	}
 	if diff := cmp.Diff(want, w.s.admissions["n1"], equal...); diff != "" {
 		t.Error(diff)
@@ -331,8 +332,46 @@ func TestARemovedNodeComesBackWithANewLifeOnly(t *testing.T) {
 	}
 	f.list[0].Incarnation = 8
 	w.settle(t, f)
-	want := discovery.Admission{Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1"), Incarnation: 8, Gone: 7}
+	want := discovery.Admission{
+		Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1"), Incarnation: 8, Gone: 7,
+		Host4: netip.MustParsePrefix("44.128.0.1/20"), Host6: netip.MustParsePrefix("fd01:a::1/64"),
+	}
 	if diff := cmp.Diff(want, w.s.admissions["n1"], equal...); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestNodesAreNumbered: each node has the lowest addresses that no other has, and keeps them until it is removed.
+func TestNodesAreNumbered(t *testing.T) {
+	w, f := newWorld(), &facts{}
+	f.node("b", "10.0.0.2")
+	f.node("c", "10.0.0.3")
+	w.settle(t, f)
+	f.node("a", "10.0.0.1")
+	w.settle(t, f)
+	want := map[string]string{"b": "44.128.0.1/20 fd01:a::1/64", "c": "44.128.0.2/20 fd01:a::2/64", "a": "44.128.0.3/20 fd01:a::3/64"}
+	numbers := func() map[string]string {
+		got := map[string]string{}
+		for id, a := range w.s.admissions {
+			if a.VTEP.IsValid() {
+				got[id] = a.Host4.String() + " " + a.Host6.String()
+			}
+		}
+		return got
+	}
+	if diff := cmp.Diff(want, numbers()); diff != "" {
+		t.Error(diff)
+	}
+	d, _, err := removeNode(w.s, "b", 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.make(t, d)
+	f.node("d", "10.0.0.4")
+	w.settle(t, f)
+	delete(want, "b")
+	want["d"] = "44.128.0.1/20 fd01:a::1/64"
+	if diff := cmp.Diff(want, numbers()); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -125,7 +125,8 @@ func (f *Fabric) nodes(s *snapshot) []control.Node {
 		if all[a.Node] == nil {
 			all[a.Node] = &control.Node{Node: discovery.Node{ID: a.Node}}
 		}
-		all[a.Node].Admitted, all[a.Node].VTEP = true, a.VTEP
+		n := all[a.Node]
+		n.Admitted, n.VTEP, n.Host4, n.Host6 = true, a.VTEP, a.Host4, a.Host6
 	}
 	for _, p := range s.plain {
 		all[p.Node] = &control.Node{Node: discovery.Node{ID: p.Node, MTU: p.MTU}, Plain: &p, Admitted: true, VTEP: p.VTEP}

@@ -27,6 +27,7 @@ type Compiler struct {
 	where map[Source]*entry       // a backend row, and behind which VIP it is
 	at    map[row.VIPKey][]*entry // who leads to a row: more than one where a literal VIP is at a pinned address
 	held  map[row.VIPKey]held
+	hosts map[row.VIPKey]row.VIP // what the nodes' own sockets find, see host.go
 
 	vips, backends ids
 	dirty          map[*entry]struct{}
@@ -82,11 +83,16 @@ func New(have Rows) *Compiler {
 // Reset says that the tables hold have and nothing else: with the next step everything is compiled anew.
 func (c *Compiler) Reset(have Rows) {
 	c.held, c.loose, c.first = make(map[row.VIPKey]held, len(have.VIPs)), true, &have
+	c.hosts = make(map[row.VIPKey]row.VIP, len(have.VIPs))
 	c.vips, c.backends = ids{taken: c.hasVIP}, ids{taken: c.hasBackend}
 	given := make(map[uint32]bool, len(have.VIPs))
 	for _, key := range slices.SortedFunc(maps.Keys(have.VIPs), compareVIPs) {
 		vip := have.VIPs[key]
 		c.vips.use(vip.ID)
+		if key.VNI == row.VNINodes {
+			c.hosts[key] = vip
+			continue
+		}
 		if given[vip.ID] {
 			vip.ID, vip.Backends = 0, 0 // of two VIPs with one id, one gets another
 		}
@@ -237,6 +243,7 @@ func (c *Compiler) Rows() Rows {
 	for key, h := range c.held {
 		all.put(key, h)
 	}
+	maps.Copy(all.VIPs, c.hosts)
 	return all
 }
 
@@ -259,6 +266,9 @@ func (c *Compiler) Compile(now uint32) Step {
 	}
 	for _, key := range touched {
 		c.placeRow(key, members[key], now, &step)
+	}
+	for _, key := range touched {
+		c.showHosts(key, &step)
 	}
 	for i, e := range todo {
 		c.number(e)
@@ -350,15 +360,26 @@ func (c *Compiler) spread() (todo, gone []*entry, touched []row.VIPKey) {
 	}
 	if c.loose {
 		c.loose = false
-		for key := range c.held {
-			if len(c.at[key]) == 0 {
-				touch(key)
-			}
-		}
+		touch(c.loneRows()...)
 	}
 	slices.SortFunc(todo, func(a, b *entry) int { return a.key.Compare(b.key) })
 	slices.SortFunc(touched, compareVIPs)
 	return todo, gone, touched
+}
+
+// loneRows returns the rows that nobody leads to.
+func (c *Compiler) loneRows() (keys []row.VIPKey) {
+	for key := range c.held {
+		if len(c.at[key]) == 0 {
+			keys = append(keys, key)
+		}
+	}
+	for key := range c.hosts {
+		if _, owned := c.owner(key); !owned {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // lead says which rows a VIP leads to: those of its addresses, once address and network are known.

@@ -29,6 +29,13 @@ const (
 	tunnelPrefix = "weft-vx"
 )
 
+// NodeDevice is the device by which the node's own packets leave for the networks and answers come back; nodePeer is
+// the other end, which no packet reaches.
+const (
+	NodeDevice = "weft0"
+	nodePeer   = "weft0-peer"
+)
+
 // linkPrefix begins the name of each task's host end; eight hex digits follow.
 const linkPrefix = "weft"
 

@@ -114,7 +114,7 @@ func (h *Host) SetFirewall(ctx context.Context, subnets []netip.Prefix, ports []
 func (h *Host) Remove(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	errs := []error{removeFirewall(ctx), removeLink(TunnelDevice), removeLink(secondDevice)}
+	errs := []error{removeFirewall(ctx), removeLink(TunnelDevice), removeLink(secondDevice), removeLink(NodeDevice)}
 	lo, err := linkByName("lo")
 	errs = append(errs, err)
 	if lo != nil {

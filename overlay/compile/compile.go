@@ -10,11 +10,13 @@
 //  2. places    (places.go)                         where addresses live: blocks, prefixes, vteps
 //  3. tasks     (tasks.go)                          who is at this node: workloads, endpoints, spaces
 //  4. ports     (ports.go)                          which ports of this node lead to them
+//  5. nodes     (nodes.go)                          what nodes' own processes have of all this
 package compile
 
 import (
 	"maps"
 	"net/netip"
+	"slices"
 
 	"weft/bpf/row"
 	"weft/discovery"
@@ -42,6 +44,14 @@ type Facts struct {
 	Sets     []overlay.GroupSet
 	Rules    []overlay.Rule
 	Tasks    []Task // of this node
+	Host     Host
+}
+
+// Host is this node's own processes: by which device their packets leave for the networks, and the number of
+// their namespace. Zero: they don't.
+type Host struct {
+	Ifindex uint32
+	Cookie  uint64
 }
 
 // Node is another node as far as packets are concerned.
@@ -51,6 +61,13 @@ type Node struct {
 	// Former is where its frames came from before, and may still do: it is about to move. Not valid: it is not.
 	Former netip.Addr
 	MTU    int // of its underlay link, bytes; 0: not known
+	// Host4 and Host6 are what its processes have as addresses towards the networks; see discovery.Admission.
+	Host4, Host6 netip.Prefix
+}
+
+// hosts returns the node's addresses towards the networks.
+func (n Node) hosts() []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{n.Host4, n.Host6}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
 // Task is an endpoint of this node with its link.
@@ -95,8 +112,8 @@ func (p *Policy) Places(f Facts) Rows {
 	last := p.placed
 	now := placed{facts: f, directed: last.directed, prefixed: p.prefixed(), rows: last.rows}
 	was := last.facts
-	again := was.Node != f.Node || was.VTEP != f.VTEP || was.MTU != f.MTU || was.OwnMAC != f.OwnMAC || last.rows.Blocks == nil ||
-		!same(was.Networks, f.Networks)
+	again := was.Node != f.Node || was.VTEP != f.VTEP || was.MTU != f.MTU || was.OwnMAC != f.OwnMAC || was.Host != f.Host ||
+		last.rows.Blocks == nil || !same(was.Networks, f.Networks)
 	networks := byName(f.Networks)
 	tasked, plain := !same(was.Tasks, f.Tasks), !same(was.Plain, f.Plain)
 	if again || tasked || plain || !same(was.Rules, f.Rules) || !same(was.Sets, f.Sets) {
@@ -104,11 +121,13 @@ func (p *Policy) Places(f Facts) Rows {
 	}
 	redirected := !maps.Equal(last.directed, now.directed)
 	nodes := plain || !same(was.Nodes, f.Nodes)
-	if again {
+	if again || nodes && !maps.Equal(was.hostSubnets(), f.hostSubnets()) {
 		now.rows.Prefixes = prefixes(networks)
+		maps.Copy(now.rows.Prefixes, f.hostSubnets())
 	}
 	if again || nodes || !same(was.Blocks, f.Blocks) || !maps.Equal(was.Paths, f.Paths) {
 		now.rows.Blocks = blocks(f, networks)
+		f.nodeBlocks(now.rows.Blocks)
 	}
 	if again || nodes || redirected {
 		now.rows.VTEPs = vteps(f, networks, now.directed)
@@ -116,8 +135,10 @@ func (p *Policy) Places(f Facts) Rows {
 	if again || tasked {
 		now.rows.Openings = openings(f)
 	}
-	if again || tasked || redirected || !maps.Equal(last.prefixed, now.prefixed) {
+	hosted := nodes && !slices.Equal(was.Self(), f.Self())
+	if again || hosted || tasked || redirected || !maps.Equal(last.prefixed, now.prefixed) {
 		now.rows.Workloads, now.rows.Endpoints, now.rows.Spaces = tasks(f, networks, now.directed, now.prefixed)
+		f.addHost(now.rows)
 	}
 	p.placed = now
 	return now.rows

@@ -25,6 +25,7 @@ func equal[T any](t failer, got, want T) {
 	t.Helper()
 	opts := cmp.Options{
 		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 		cmp.Comparer(func(a, b row.Workload) bool { return a == b }),
 		cmp.Comparer(func(a, b row.EndpointKey) bool { return a == b }),
 		cmp.Comparer(func(a, b row.Endpoint) bool { return a == b }),
@@ -93,6 +94,40 @@ func small() compile.Facts {
 	}
 }
 
+// giveAddresses gives nodes addresses towards the networks, by their numbers.
+func giveAddresses(f compile.Facts) {
+	for i := range f.Nodes {
+		f.Nodes[i].Host4, f.Nodes[i].Host6 = overlay.NodeAddrs(uint32(i) + 1)
+	}
+}
+
+// TestNodesHavePartInNetworks: each node's address is a block of one, and this node is there as a task is.
+func TestNodesHavePartInNetworks(t *testing.T) {
+	t.Parallel()
+	f := small()
+	before := compile.Compile(f)
+	giveAddresses(f)
+	f.Nodes[2].Host4 = netip.Prefix{} // they have run out
+	f.Host = compile.Host{Ifindex: 5, Cookie: 99}
+	got := compile.Compile(f)
+	mac := compile.HostMAC()
+	before.Workloads[5] = row.Workload{Identity: row.IdentityOtherNode, MTU: 1450, MAC: mac, Addr4: addr("44.128.0.1"), Addr6: addr("fd01:a::1")}
+	before.Spaces[99] = row.Space{Identity: row.IdentityNode}
+	before.Prefixes[row.PrefixKey{Len: 116, Addr: addr("44.128.0.0")}] = row.Prefix{Block: 128}
+	before.Prefixes[row.PrefixKey{Len: 64, Addr: addr("fd01:a::")}] = row.Prefix{Block: 128}
+	for _, a := range []string{"44.128.0.1", "fd01:a::1"} {
+		before.Endpoints[row.EndpointKey{Addr: addr(a)}] = row.Endpoint{Ifindex: 5, Identity: row.IdentityNode, MAC: mac}
+	}
+	for a, b := range map[string]row.Block{
+		"44.128.0.1": {VTEP: addr("10.0.0.1"), MTU: 1450, Flags: row.BlockLocal}, "fd01:a::1": {VTEP: addr("10.0.0.1"), MTU: 1450, Flags: row.BlockLocal},
+		"44.128.0.2": {VTEP: addr("10.0.0.2"), MTU: 1350}, "fd01:a::2": {VTEP: addr("10.0.0.2"), MTU: 1350},
+		"fd01:a::3": {VTEP: addr("10.0.0.3"), MTU: 1450},
+	} {
+		before.Blocks[row.BlockKey{Addr: addr(a)}] = b
+	}
+	equal(t, got, before)
+}
+
 func TestCompile(t *testing.T) {
 	t.Parallel()
 	got := compile.Compile(small())
@@ -115,15 +150,16 @@ func TestCompile(t *testing.T) {
 			{VNI: 8, Addr: addr("9.1.0.0")}:  {VTEP: addr("10.0.0.3"), MTU: 1450},
 		},
 		Prefixes: map[row.PrefixKey]row.Prefix{
-			{Len: 112, Addr: addr("9.0.0.0")}: {VNI: 7},
-			{Len: 64, Addr: addr("fd01:b::")}: {VNI: 7},
-			{Len: 112, Addr: addr("9.1.0.0")}: {VNI: 8},
+			{Len: 112, Addr: addr("9.0.0.0")}: {VNI: 7, Block: 120},
+			{Len: 64, Addr: addr("fd01:b::")}: {VNI: 7, Block: 112},
+			{Len: 112, Addr: addr("9.1.0.0")}: {VNI: 8, Block: 120},
 		},
 		VTEPs: map[row.Addr]row.VTEP{addr("10.0.0.2"): {}, addr("10.0.0.3"): {}},
 		Verdicts: map[row.VerdictKey]row.Verdict{
 			{VNI: 7, Src: 16, Dst: 16}: allow,
 			{VNI: 7, Src: 17, Dst: 16}: allow,
 			{VNI: 8, Src: 3, Dst: 3}:   allow,
+			{VNI: 8, Src: 4, Dst: 3}:   allow, // processes of nodes reach tasks without groups
 		},
 		Clauses:  map[row.ClausesKey]row.Clauses{},
 		Sources:  map[row.SourceKey]row.Source{},
@@ -215,6 +251,7 @@ func TestMAC(t *testing.T) {
 // explained is the cluster that questions are asked about: web-1 is here, the others are elsewhere.
 func explained() (compile.Facts, compile.World) {
 	f := small()
+	giveAddresses(f)
 	f.Sets = append(f.Sets, overlay.GroupSet{Network: "prod", Groups: []string{"db"}, Identity: 18})
 	f.Rules = []overlay.Rule{
 		{ID: 7, Network: "prod", From: "web", To: "db", Protocol: "tcp", Ports: []overlay.PortRange{{First: 5432, Last: 5433}}, Action: overlay.Allow},
@@ -244,26 +281,34 @@ func TestExplain(t *testing.T) {
 		reason            string
 		text, suggestion  string
 	}{
-		"common group":   {"web-1", "both", "tcp/80", "delivered", "web-1 (9.0.0.1) and both (9.0.1.2) are both in group web", ""},
-		"rule":           {"web-1", "db", "tcp/5432", "delivered", "rule 7 (allow web to db tcp/5432-5433) lets web-1 (9.0.0.1) reach db (9.0.1.1) on tcp/5432", ""},
-		"audit":          {"web-1", "db", "tcp/5433", "audited", "rule 9 (deny web to db tcp/5433)", "weft rule list prod"},
-		"deny":           {"web-1", "db", "udp/53", "denied", "rule 8 (deny web to db udp) denies", "weft rule remove prod 8"},
-		"other port":     {"web-1", "db", "tcp/80", "no_common_group", "no rule lets web-1 reach db on tcp/80; rule 7 lets it on tcp/5432-5433 only", "weft rule add prod --from web --to db --port tcp/80"},
-		"ping":           {"web-1", "db", "icmp/0", "no_common_group", "is in group web, db (9.0.1.1) in group db: they share none", "weft rule add prod --from web --to db --port icmp"},
-		"back":           {"db", "web-1", "tcp/80", "no_common_group", "share none", "weft rule add prod --from db --to web --port tcp/80"},
-		"no group":       {"bare", "db", "tcp/80", "no_common_group", "is in no group", "start the task that has none with --group"},
-		"public":         {"web-1", "open", "tcp/80", "delivered", "in group public", ""},
-		"by address":     {"9.0.0.1", "9.0.1.2", "tcp/80", "delivered", "both in group web", ""},
-		"IPv6":           {"web-1", "six", "tcp/80", "delivered", "web-1 (fd01:b::1) and six (fd01:b::1:1)", ""},
-		"no family":      {"db", "six", "tcp/80", "no_endpoint", "no address family in common", "ask for a task by an address of the family that both have"},
-		"other network":  {"web-1", "9.1.5.1", "tcp/80", "other_network", "networks never meet", "run both in one network: weft run --network dev"},
-		"nobody there":   {"web-1", "9.0.1.77", "tcp/80", "no_endpoint", "no task has 9.0.1.77; its block 9.0.1.0/24 is node n2's", "ask for the name again (weft name show NAME): the task has ended or has another address"},
-		"no block":       {"web-1", "9.0.9.1", "tcp/80", "no_block", "no node holds the block of 9.0.9.1", "ask for the name again (weft name show NAME); weft network list shows who holds blocks"},
-		"to the world":   {"web-1", "8.8.8.8", "tcp/80", "to_host", "leaves by its node", ""},
-		"from the world": {"world", "web-1", "tcp/80", "not_public", "is in group web, not in group public", "weft rule add prod --from world --to web --port tcp/80"},
-		"own node":       {"10.0.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
-		"to own node":    {"web-1", "10.0.0.1", "tcp/80", "to_host", "always talk", ""},
-		"strangers":      {"8.8.8.8", "10.0.0.1", "tcp/80", "not_ours", "neither", ""},
+		"common group":      {"web-1", "both", "tcp/80", "delivered", "web-1 (9.0.0.1) and both (9.0.1.2) are both in group web", ""},
+		"rule":              {"web-1", "db", "tcp/5432", "delivered", "rule 7 (allow web to db tcp/5432-5433) lets web-1 (9.0.0.1) reach db (9.0.1.1) on tcp/5432", ""},
+		"audit":             {"web-1", "db", "tcp/5433", "audited", "rule 9 (deny web to db tcp/5433)", "weft rule list prod"},
+		"deny":              {"web-1", "db", "udp/53", "denied", "rule 8 (deny web to db udp) denies", "weft rule remove prod 8"},
+		"other port":        {"web-1", "db", "tcp/80", "no_common_group", "no rule lets web-1 reach db on tcp/80; rule 7 lets it on tcp/5432-5433 only", "weft rule add prod --from web --to db --port tcp/80"},
+		"ping":              {"web-1", "db", "icmp/0", "no_common_group", "is in group web, db (9.0.1.1) in group db: they share none", "weft rule add prod --from web --to db --port icmp"},
+		"back":              {"db", "web-1", "tcp/80", "no_common_group", "share none", "weft rule add prod --from db --to web --port tcp/80"},
+		"no group":          {"bare", "db", "tcp/80", "no_common_group", "is in no group", "start the task that has none with --group"},
+		"public":            {"web-1", "open", "tcp/80", "delivered", "in group public", ""},
+		"by address":        {"9.0.0.1", "9.0.1.2", "tcp/80", "delivered", "both in group web", ""},
+		"IPv6":              {"web-1", "six", "tcp/80", "delivered", "web-1 (fd01:b::1) and six (fd01:b::1:1)", ""},
+		"no family":         {"db", "six", "tcp/80", "no_endpoint", "no address family in common", "ask for a task by an address of the family that both have"},
+		"other network":     {"web-1", "9.1.5.1", "tcp/80", "other_network", "networks never meet", "run both in one network: weft run --network dev"},
+		"nobody there":      {"web-1", "9.0.1.77", "tcp/80", "no_endpoint", "no task has 9.0.1.77; its block 9.0.1.0/24 is node n2's", "ask for the name again (weft name show NAME): the task has ended or has another address"},
+		"no block":          {"web-1", "9.0.9.1", "tcp/80", "no_block", "no node holds the block of 9.0.9.1", "ask for the name again (weft name show NAME); weft network list shows who holds blocks"},
+		"to the world":      {"web-1", "8.8.8.8", "tcp/80", "to_host", "leaves by its node", ""},
+		"from the world":    {"world", "web-1", "tcp/80", "not_public", "is in group web, not in group public", "weft rule add prod --from world --to web --port tcp/80"},
+		"own node":          {"10.0.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
+		"to own node":       {"web-1", "10.0.0.1", "tcp/80", "to_host", "always talk", ""},
+		"own node's own":    {"44.128.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
+		"node to its own":   {"n2", "db", "tcp/80", "from_host", "always talk", ""},
+		"node elsewhere":    {"n1", "bare", "tcp/80", "delivered", "bare (9.0.1.3) is in no group: processes of every node reach it", ""},
+		"node to a group":   {"n2", "web-1", "tcp/80", "not_public", "no rule lets node n2 (44.128.0.2) reach it", "weft rule add prod --from 44.128.0.2/32 --to web --port tcp/80"},
+		"node, the other":   {"n2", "six", "tcp/80", "from_host", "always talk", ""},
+		"to another node":   {"web-1", "n2", "tcp/80", "encapsulated", "node n2 (44.128.0.2) takes what tasks send it", ""},
+		"to a node by IPv6": {"web-1", "fd01:a::2", "tcp/80", "encapsulated", "node n2 (fd01:a::2)", ""},
+		"node to node":      {"n1", "n2", "tcp/80", "not_ours", "neither", ""},
+		"strangers":         {"8.8.8.8", "10.0.0.1", "tcp/80", "not_ours", "neither", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -205,7 +205,7 @@ func (d *domain) sourcesOf(r *rule) map[uint32]struct{} {
 }
 
 func (d *domain) world() map[uint32]struct{} {
-	sources := map[uint32]struct{}{row.IdentityWorld: {}}
+	sources := map[uint32]struct{}{row.IdentityWorld: {}, row.IdentityOtherNode: {}}
 	for number := range d.byNumber {
 		sources[number] = struct{}{}
 	}

@@ -86,7 +86,7 @@ func (t told) met(network string, a row.Addr, identity uint16) side {
 			s = findAddr(t.f, t.w, s.addr)
 		}
 	}
-	if identity < row.IdentityUngrouped || s.task && s.Identity == overlay.Identity(identity) {
+	if identity < row.IdentityUngrouped || identity == row.IdentityOtherNode || s.task && s.Identity == overlay.Identity(identity) {
 		return s
 	}
 	s.Identity, s.Groups, s.network = overlay.Identity(identity), nil, network

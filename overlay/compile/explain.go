@@ -32,6 +32,8 @@ type side struct {
 	grouped          bool   // no task that is known, but its identity is (Describe)
 	lost             bool   // its identity stands for groups that no row names (Describe)
 	stranger         bool   // a VXLAN sender that names no groups (Describe)
+	host             Node   // whose processes have the address; zero: none
+	named            bool   // host was asked for by its id: any of its addresses will do
 	network          string // that the address belongs to; empty: none
 }
 
@@ -41,6 +43,8 @@ func (s side) String() string {
 		return fmt.Sprintf("%s (%s)", s.Name, s.addr)
 	case s.node:
 		return fmt.Sprintf("this node (%s)", s.addr)
+	case s.host.ID != "":
+		return fmt.Sprintf("node %s (%s)", s.host.ID, s.addr)
 	case s.network != "":
 		return fmt.Sprintf("%s of network %s", s.addr, s.network)
 	case s.addr.IsValid():
@@ -68,6 +72,9 @@ func (s side) name() string {
 func (s side) party() party {
 	if s.stranger {
 		return party{src: row.IdentityNone}
+	}
+	if !s.task && !s.grouped && s.host.ID != "" {
+		return party{src: row.IdentityOtherNode}
 	}
 	if !s.task && !s.grouped {
 		return party{src: row.IdentityWorld}
@@ -126,6 +133,13 @@ func ask(f Facts, w World, q overlay.Question) (asked, error) {
 }
 
 func sameFamily(s side, other netip.Addr) netip.Addr {
+	if s.named {
+		for _, p := range s.host.hosts() {
+			if other.IsValid() && p.Addr().Is4() == other.Is4() {
+				return p.Addr()
+			}
+		}
+	}
 	for _, a := range s.Addrs() {
 		if s.task && other.IsValid() && a.Is4() == other.Is4() {
 			return a
@@ -158,11 +172,14 @@ func find(f Facts, w World, what, network string) (side, error) {
 		found = names
 	}
 	if len(found) == 0 {
+		if s, ok := findHost(f, what); ok {
+			return s, nil
+		}
 		in := "any network"
 		if network != "" {
 			in = "network " + network
 		}
-		return side{}, fmt.Errorf("task %q of %s is %w: give the name or id of a task, an address, or %q",
+		return side{}, fmt.Errorf("task %q of %s is %w: give the name or id of a task, the id of a node, an address, or %q",
 			what, in, overlay.ErrNotFound, overlay.World)
 	}
 	// Several tasks of one name are the same to the packet path when their network and groups are.
@@ -215,6 +232,16 @@ func plainEndpoint(n overlay.PlainNode, addr4, addr6 netip.Addr) overlay.Endpoin
 	}
 }
 
+// findHost resolves the id of a node to its processes.
+func findHost(f Facts, id string) (side, bool) {
+	for _, n := range f.Nodes {
+		if hosts := n.hosts(); string(n.ID) == id && len(hosts) > 0 {
+			return side{addr: hosts[0].Addr(), node: n.ID == f.Node, host: n, named: true}, true
+		}
+	}
+	return side{}, false
+}
+
 func isVIP(addr netip.Addr) bool {
 	for p, use := range overlay.Reserved() {
 		if use == overlay.ForVIPs && p.Contains(addr) {
@@ -234,6 +261,9 @@ func findAddr(f Facts, w World, addr netip.Addr) side {
 		return sideOf(e, addr)
 	}
 	s := side{addr: addr, node: slices.Contains(w.NodeAddrs, addr) || addr == f.VTEP}
+	if n, ok := f.isHost(addr); ok {
+		s.node, s.host = n.ID == f.Node, n
+	}
 	for _, n := range f.Networks {
 		for _, p := range n.Subnets() {
 			if p.Contains(addr) {
@@ -254,10 +284,12 @@ func (a asked) answer() overlay.Verdict {
 		v := no(row.ReasonNoEndpoint, "%s and %s have no address family in common", src, dst)
 		v.Suggestion = "ask for a task by an address of the family that both have"
 		return v
-	case src.node && dst.Node == a.f.Node:
+	case src.node && dst.Node == a.f.Node, src.host.ID != "" && src.host.ID == dst.Node:
 		return yes(row.ReasonFromHost, "a task and its own node may always talk")
-	case dst.node && src.Node == a.f.Node:
+	case dst.node && src.Node == a.f.Node, dst.host.ID != "" && dst.host.ID == src.Node:
 		return yes(row.ReasonToHost, "a task and its own node may always talk")
+	case dst.host.ID != "" && src.task:
+		return yes(row.ReasonEncapsulated, "%s takes what tasks send it: what it listens to is its own firewall's", dst)
 	case src.task && !dst.task && dst.network == "":
 		return yes(row.ReasonToHost, "%s leaves by its node, with the node's address", src)
 	case src.network != "" && dst.network != "" && src.network != dst.network:

@@ -42,7 +42,7 @@ func Program(number uint8) string {
 var programs = []string{
 	row.ProgramNone: "", row.ProgramFromWorkload: "from_workload", row.ProgramToWorkload: "to_workload",
 	row.ProgramFromUnderlay: "from_underlay", row.ProgramFromTunnel: "from_tunnel", row.ProgramDNS: "from_host",
-	row.ProgramEdge: "edge",
+	row.ProgramEdge: "edge", row.ProgramFromNode: "from_node",
 }
 
 // Faults explains every reason for which packets are dropped, and audits. reason.h is the list; a test

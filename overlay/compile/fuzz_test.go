@@ -30,17 +30,21 @@ func FuzzCompile(f *testing.F) {
 			return
 		}
 		rows := compile.Compile(facts)
-		known := map[uint32]bool{}
+		known, hosts := map[uint32]bool{}, map[row.Addr]bool{}
+		for _, n := range facts.Nodes {
+			hosts[row.AddrOf(n.Host4.Addr())], hosts[row.AddrOf(n.Host6.Addr())] = true, true
+		}
 		for _, n := range facts.Networks {
 			known[uint32(n.VNI)] = true
 		}
+		isNode := func(vni uint32, a row.Addr) bool { return vni == row.VNINodes && hosts[a] }
 		for key := range rows.Endpoints {
-			if key.VNI == 0 || !known[key.VNI] || key.Addr == (row.Addr{}) {
+			if !known[key.VNI] && !isNode(key.VNI, key.Addr) || key.Addr == (row.Addr{}) {
 				t.Errorf("endpoint %+v", key)
 			}
 		}
 		for key := range rows.Blocks {
-			if key.VNI == 0 || !known[key.VNI] {
+			if !known[key.VNI] && !isNode(key.VNI, key.Addr) {
 				t.Errorf("block %+v", key)
 			}
 		}

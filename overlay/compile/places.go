@@ -28,7 +28,7 @@ func Nodes(admissions []discovery.Admission, rows []discovery.Node) []Node {
 		if !a.VTEP.IsValid() || a.Gone != 0 && mtu[a.Node] == 0 {
 			continue
 		}
-		n := Node{ID: a.Node, VTEP: a.VTEP.Unmap(), MTU: mtu[a.Node]}
+		n := Node{ID: a.Node, VTEP: a.VTEP.Unmap(), MTU: mtu[a.Node], Host4: a.Host4, Host6: a.Host6}
 		if n.MTU == 1 {
 			n.MTU = 0
 		}
@@ -72,25 +72,33 @@ func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.B
 		if !known || !admitted || !inside(n, b.Prefix) || holder.VTEP.Is6() != f.VTEP.Is6() {
 			continue
 		}
-		mtu := TaskMTU(f.VTEP, f.MTU)
-		if holder.MTU != 0 {
-			mtu = min(mtu, TaskMTU(holder.VTEP, holder.MTU))
-		}
-		path := f.Paths[holder.VTEP]
-		if path.MTU != 0 && b.Node != f.Node {
-			mtu = min(mtu, TaskMTU(holder.VTEP, path.MTU))
-		}
-		r := row.Block{VTEP: row.AddrOf(holder.VTEP), MTU: uint16(mtu)}
+		r := f.placeOf(holder)
 		if _, isPlain := plain[b.Node]; isPlain {
 			r.Flags = row.BlockPlain
-		} else if b.Node == f.Node {
-			r.Flags = row.BlockLocal
-		} else if path.Second {
-			r.Flags = row.BlockSecondPort
 		}
 		rows[row.BlockKey{VNI: uint32(n.VNI), Addr: row.AddrOf(b.Prefix.Masked().Addr())}] = r
 	}
 	return rows
+}
+
+// placeOf returns the row of a block that a node holds.
+func (f Facts) placeOf(n Node) row.Block {
+	if n.ID == f.Node {
+		return row.Block{VTEP: row.AddrOf(f.VTEP), MTU: uint16(TaskMTU(f.VTEP, f.MTU)), Flags: row.BlockLocal}
+	}
+	mtu := TaskMTU(f.VTEP, f.MTU)
+	if n.MTU != 0 {
+		mtu = min(mtu, TaskMTU(n.VTEP, n.MTU))
+	}
+	path := f.Paths[n.VTEP]
+	if path.MTU != 0 {
+		mtu = min(mtu, TaskMTU(n.VTEP, path.MTU))
+	}
+	r := row.Block{VTEP: row.AddrOf(n.VTEP), MTU: uint16(mtu)}
+	if path.Second {
+		r.Flags = row.BlockSecondPort
+	}
+	return r
 }
 
 // inside reports whether the packet path can find a block: it masks by the network's one length.
@@ -109,7 +117,8 @@ func prefixes(networks map[string]overlay.Network) map[row.PrefixKey]row.Prefix 
 	rows := make(map[row.PrefixKey]row.Prefix)
 	for _, n := range networks {
 		for _, p := range n.Subnets() {
-			rows[row.PrefixKeyOf(p)] = row.Prefix{VNI: uint32(n.VNI)}
+			block := netip.PrefixFrom(p.Addr(), n.BlockBits(p.Addr()))
+			rows[row.PrefixKeyOf(p)] = row.Prefix{VNI: uint32(n.VNI), Block: uint8(row.PrefixLen(block))}
 		}
 	}
 	return rows

@@ -296,7 +296,7 @@ func newDomain(p *Policy, n overlay.Network) *domain {
 // party returns what a source is; false: nobody.
 func (d *domain) party(src uint32) (party, bool) {
 	switch src {
-	case row.IdentityNone, row.IdentityWorld, row.IdentityUngrouped:
+	case row.IdentityNone, row.IdentityWorld, row.IdentityUngrouped, row.IdentityOtherNode:
 		return party{src: src}, true
 	}
 	if prefix, ok := d.byNumber[src]; ok {

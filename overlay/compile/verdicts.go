@@ -34,7 +34,10 @@ type party struct {
 	prefix netip.Prefix // of the world; not valid: the rest of it, or no world at all
 }
 
-func (p party) inWorld() bool { return p.src == row.IdentityWorld || p.prefix.IsValid() }
+// inWorld reports whether it is outside of every network: other nodes' processes are, by addresses of their own.
+func (p party) inWorld() bool {
+	return p.src == row.IdentityWorld || p.src == row.IdentityOtherNode || p.prefix.IsValid()
+}
 
 func (p party) in(group string) bool { return slices.Contains(p.groups, group) }
 
@@ -193,6 +196,9 @@ func verdictKey(vni overlay.VNI, src uint32, dst overlay.Identity) row.VerdictKe
 func commonGround(n overlay.Network, src, dst party) (why string, ok bool) {
 	if dst.in(overlay.GroupPublic) {
 		return "public", true
+	}
+	if src.src == row.IdentityOtherNode && dst.src == row.IdentityUngrouped {
+		return "node", true
 	}
 	if src.inWorld() || src.src == row.IdentityNone {
 		return "", false

@@ -16,6 +16,11 @@ import (
 	"weft/overlay/compile"
 )
 
+// outside tells who is of the world: processes of other nodes are.
+func outside(s overlay.GroupSet) bool {
+	return s.Identity == row.IdentityWorld || s.Identity == row.IdentityOtherNode
+}
+
 // look does what the packet path does: a packet of the world goes by the longest prefix that is named.
 func look(r compile.Rows, src overlay.GroupSet, from netip.Addr, dst overlay.Identity, proto uint8, port uint16) (row.Clause, bool) {
 	key, longest := row.VerdictKey{VNI: 7, Src: uint32(src.Identity), Dst: uint32(dst)}, uint32(0)
@@ -24,7 +29,7 @@ func look(r compile.Rows, src overlay.GroupSet, from netip.Addr, dst overlay.Ide
 	})
 	for k, s := range r.Sources {
 		p := netip.PrefixFrom(k.Addr.Netip(), int(k.Len)-128)
-		if src.Identity == row.IdentityWorld && prefixed && p.Contains(from) && k.Len > longest {
+		if outside(src) && prefixed && p.Contains(from) && k.Len > longest {
 			key.Src, longest = s.Src, k.Len
 		}
 	}
@@ -46,10 +51,10 @@ func model(
 ) (pass bool) {
 	in := func(s overlay.GroupSet, g string) bool {
 		if g == overlay.World {
-			return s.Identity == row.IdentityWorld
+			return outside(s)
 		}
 		if p, err := netip.ParsePrefix(g); err == nil {
-			return s.Identity == row.IdentityWorld && p.Contains(addr)
+			return outside(s) && p.Contains(addr)
 		}
 		return slices.Contains(s.Groups, g)
 	}
@@ -84,8 +89,8 @@ func model(
 	if best == 0 || in(dst, overlay.GroupPublic) {
 		return true
 	}
-	if src.Identity == row.IdentityWorld || src.Identity == row.IdentityNone {
-		return false
+	if outside(src) || src.Identity == row.IdentityNone {
+		return src.Identity == row.IdentityOtherNode && dst.Identity == row.IdentityUngrouped
 	}
 	common := slices.ContainsFunc(src.Groups, func(g string) bool { return in(dst, g) })
 	bareSrc, bareDst := src.Identity == row.IdentityUngrouped, dst.Identity == row.IdentityUngrouped
@@ -111,7 +116,7 @@ func drawPolicy(t *rapid.T) policy {
 		})
 	}
 	p.all = append(slices.Clone(p.sets), overlay.GroupSet{Identity: row.IdentityUngrouped}, overlay.GroupSet{Identity: row.IdentityWorld},
-		overlay.GroupSet{Identity: row.IdentityNone})
+		overlay.GroupSet{Identity: row.IdentityNone}, overlay.GroupSet{Identity: row.IdentityOtherNode})
 	for i := range rapid.IntRange(0, 6).Draw(t, "rules") {
 		r := overlay.Rule{
 			ID: overlay.RuleID(i + 1), Network: rapid.SampledFrom([]string{"prod", "prod", "prod", "dev"}).Draw(t, "network"),
@@ -139,7 +144,7 @@ func drawPolicy(t *rapid.T) policy {
 func (p policy) facts() compile.Facts {
 	f := compile.Facts{Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1"), Networks: []overlay.Network{p.n}, Sets: p.sets, Rules: p.rules}
 	for i, s := range p.all {
-		if s.Identity >= row.IdentityUngrouped {
+		if s.Identity >= row.IdentityUngrouped && s.Identity != row.IdentityOtherNode {
 			f.Tasks = append(f.Tasks, task(fmt.Sprint("t", i), p.n, uint32(100+i), fmt.Sprintf("9.0.0.%d", i+1), s))
 		}
 	}

@@ -5,6 +5,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -33,7 +34,7 @@ func (a asked) decided(n overlay.Network, v row.Clause) overlay.Verdict {
 
 func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
 	reason := row.ReasonDelivered
-	if !a.src.task {
+	if !a.src.task && a.src.host.ID == "" {
 		reason = row.ReasonFromHost
 	}
 	if rule != 0 {
@@ -44,6 +45,8 @@ func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
 	switch why, _ := commonGround(n, a.src.party(), a.dst.party()); why {
 	case "public":
 		return yes(reason, "%s is in group %s, which accepts from anywhere", a.dst, overlay.GroupPublic)
+	case "node":
+		return yes(reason, "%s is in no group: processes of every node reach it", a.dst)
 	case "no groups":
 		return yes(reason, "neither %s nor %s is in a group", a.src, a.dst)
 	case "open":
@@ -57,10 +60,13 @@ func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
 func (a asked) missing(n overlay.Network) overlay.Verdict {
 	reason := row.ReasonNoCommonGroup
 	from, who := overlay.World, fmt.Sprint(a.src)
-	outside := a.src.party().src == row.IdentityWorld
+	outside := a.src.party().inWorld()
 	switch {
 	case outside:
 		reason = row.ReasonNotPublic
+		if a.src.host.ID != "" {
+			from = netip.PrefixFrom(a.src.addr, a.src.addr.BitLen()).String()
+		}
 	case a.src.stranger:
 		who, from = fmt.Sprintf("%s sends without groups, as no node of Weft does", a.src), ""
 	case a.src.lost:

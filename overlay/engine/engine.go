@@ -63,8 +63,10 @@ type Links interface {
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 
-// Host is told which subnets are networks and which ports of the node lead to tasks; see apply.Host.
+// Host is told which subnets are networks, which ports of the node lead to tasks, and which addresses the node has
+// towards the networks; see apply.Host.
 type Host interface {
+	SetNode(ctx context.Context, addrs, subnets []netip.Prefix) error
 	SetFirewall(ctx context.Context, subnets []netip.Prefix, ports []compile.Port) error
 	Hold(ctx context.Context, ports []compile.Port) error
 	Release(ctx context.Context, ports []compile.Port) error
@@ -84,6 +86,7 @@ type Options struct {
 	Attacher Attacher         // required
 	Links    Links            // required
 	Host     Host             // nil: nobody is told
+	Self     compile.Host     // zero: the node's own processes have no part in networks
 	Source   Source           // nil: there are no events
 	Tracer   *Tracer          // nil: packets can't be followed
 	Finder   Finder           // nil: tasks of other nodes have no names here

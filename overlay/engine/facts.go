@@ -225,6 +225,7 @@ func (e *Engine) compileFacts() compile.Facts {
 		Nodes: e.facts.Admitted(), Paths: e.paths.snapshot(),
 		Plain: e.facts.Plain(), OwnMAC: e.ownMAC(),
 		Networks: e.facts.Networks(), Blocks: e.facts.Blocks(), Sets: e.facts.Sets(), Rules: e.facts.Rules(),
+		Host: e.o.Self,
 	}
 	f.Tasks = e.liveTasks()
 	return f

@@ -39,6 +39,8 @@ type kernel struct {
 	next     uint32
 	attached map[uint32]bool // ifindexes that have programs
 	subnets  []netip.Prefix
+	addrs    []netip.Prefix // of the node towards the networks
+	routes   []netip.Prefix
 	ports    []compile.Port
 	held     map[compile.Port]bool
 	watches  []chan struct{}
@@ -199,6 +201,10 @@ func (k *kernel) DetachWorkload(ifindex uint32) error {
 
 func (k *kernel) SetFirewall(_ context.Context, subnets []netip.Prefix, ports []compile.Port) error {
 	return k.do("firewall", func() { k.subnets, k.ports = slices.Clone(subnets), slices.Clone(ports) })
+}
+
+func (k *kernel) SetNode(_ context.Context, addrs, subnets []netip.Prefix) error {
+	return k.do("node", func() { k.addrs, k.routes = slices.Clone(addrs), slices.Clone(subnets) })
 }
 
 func (k *kernel) Hold(_ context.Context, ports []compile.Port) error {

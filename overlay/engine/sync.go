@@ -59,7 +59,7 @@ func (e *Engine) syncOnce(ctx context.Context) error {
 	}
 	f := e.compileFacts()
 	diff, err := e.writeTables(f)
-	err = errors.Join(err, e.setFirewall(ctx, f))
+	err = errors.Join(err, e.setFirewall(ctx, f), e.setNode(ctx, f))
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.stats.Syncs++
@@ -75,11 +75,23 @@ func (e *Engine) setFirewall(ctx context.Context, f compile.Facts) error {
 	if e.o.Host == nil {
 		return nil
 	}
-	var subnets []netip.Prefix
-	for _, n := range f.Networks {
-		subnets = append(subnets, n.Subnets()...)
+	return e.o.Host.SetFirewall(ctx, subnets(f), compile.Ports(f.Tasks))
+}
+
+// setNode gives the node its addresses towards the networks and leads it to them, after the tables know it.
+func (e *Engine) setNode(ctx context.Context, f compile.Facts) error {
+	if e.o.Host == nil || e.o.Self.Ifindex == 0 {
+		return nil
 	}
-	return e.o.Host.SetFirewall(ctx, subnets, compile.Ports(f.Tasks))
+	return e.o.Host.SetNode(ctx, f.Self(), subnets(f))
+}
+
+func subnets(f compile.Facts) []netip.Prefix {
+	var list []netip.Prefix
+	for _, n := range f.Networks {
+		list = append(list, n.Subnets()...)
+	}
+	return list
 }
 
 // closePorts lets the ports of a task that leaves lead nowhere, then gives them back.

@@ -4,6 +4,7 @@
 /*
  * The way out of a program: into a task of this node, or back to the task that sent. Both go by
  * bpf_redirect_peer, so straight into the task's namespace; the kernel allows it from ingress only.
+ * Or into the node's own stack, as if the packet had come by one of its devices.
  */
 
 #include "lib/config.h"
@@ -29,17 +30,39 @@ static __always_inline int send_back(struct __sk_buff *skb, struct packet *p, en
 	return end(p, reason, bpf_redirect_peer(skb->ifindex, 0));
 }
 
-static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
-				   const struct endpoint *e)
+static __always_inline int send_in(struct __sk_buff *skb, struct packet *p, __u32 ifindex,
+				   enum reason reason)
+{
+	claim(skb);
+	return end(p, reason, bpf_redirect(ifindex, BPF_F_INGRESS));
+}
+
+static __always_inline long address(struct __sk_buff *skb, const struct packet *p,
+				    const struct endpoint *e)
 {
 	struct ethernet eth = {
 		.type = p->ethertype}; /* of a frame from a tunnel the outer one's is there */
 
 	memcpy(eth.dst, e->mac, 6);
 	gateway(eth.src);
-	if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+	return bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
+}
+
+static __always_inline int deliver(struct __sk_buff *skb, struct packet *p,
+				   const struct endpoint *e)
+{
+	if (address(skb, p, e))
 		return drop(p, REASON_REDIRECT_FAILED);
 	claim(skb);
 	return end(p, p->audited ? REASON_AUDITED : REASON_DELIVERED,
 		   bpf_redirect_peer(e->ifindex, 0));
+}
+
+/* To the node itself. */
+static __always_inline int deliver_own(struct __sk_buff *skb, struct packet *p,
+				       const struct endpoint *e)
+{
+	if (address(skb, p, e))
+		return drop(p, REASON_REDIRECT_FAILED);
+	return send_in(skb, p, e->ifindex, REASON_TO_HOST);
 }

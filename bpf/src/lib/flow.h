@@ -217,8 +217,8 @@ __noinline int remember(const struct packet *p, __u32 link)
 }
 
 /*
- * A verdict lets a packet in to the task of a link. Where the task opens conversations itself,
- * others open this one. Global as remember.
+ * A verdict lets a packet in to the task of a link. Where what the task opens is remembered, others
+ * open this one. Global as remember.
  */
 __noinline int heard(const struct packet *p, __u32 link)
 {
@@ -226,7 +226,10 @@ __noinline int heard(const struct packet *p, __u32 link)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow_key key;
 
-	if (!p || p->fragment == FRAGMENT_LATER || !w || !(w->flags & WORKLOAD_DIRECTED))
+	if (!p || p->fragment == FRAGMENT_LATER || !w)
+		return 0;
+	/* What tasks send to processes of nodes is remembered always (leave). */
+	if (!(w->flags & WORKLOAD_DIRECTED) && p->src_identity != IDENTITY_OTHER_NODE)
 		return 0;
 	if (tells_opener(p)) {
 		answered_by(p, &key);

@@ -28,7 +28,7 @@ enum {
 	MAX_OPENINGS = 65536,
 	MAX_DATAGRAMS = 16384,
 	MAX_OPENER_LINKS = 4096, /* links whose indexes are equal modulo this share a budget */
-	MAX_VIPS = 65536,
+	MAX_VIPS = 131072, /* each in its network, and once for the nodes' own sockets */
 	MAX_BACKENDS = 524288,
 	MAX_USED_BACKENDS = 65536, /* those that this node's tasks connect to */
 	MAX_AFFINITIES = 65536,

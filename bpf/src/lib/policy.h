@@ -9,16 +9,22 @@
 
 #include "lib/flow.h"
 
+/* Whether p comes from outside of every network: processes of other nodes are of the world. */
+static __always_inline bool is_outside(const struct packet *p)
+{
+	return p->src_identity == IDENTITY_WORLD || p->src_identity == IDENTITY_OTHER_NODE;
+}
+
 /* Who sends: an identity or, of the world, the prefix that a rule names. */
 static __always_inline __u32 source_of(const struct packet *p, const struct endpoint *e)
 {
 	struct source_key key = {.len = 160, .vni = p->vni, .addr = p->src};
 	const struct source *s;
 
-	if (p->src_identity != IDENTITY_WORLD || !(e->flags & ENDPOINT_PREFIXED))
+	if (!(e->flags & ENDPOINT_PREFIXED) || !is_outside(p))
 		return p->src_identity;
 	s = bpf_map_lookup_elem(&sources, &key);
-	return s ? s->src : IDENTITY_WORLD;
+	return s ? s->src : p->src_identity;
 }
 
 /* What clauses are asked for: above every clause of the same protocol and port. */
@@ -84,7 +90,7 @@ static __always_inline int refuse(struct packet *p, __u32 action, bool narrow)
 {
 	if (action == VERDICT_DENY)
 		return drop(p, REASON_DENIED);
-	if (p->src_identity == IDENTITY_WORLD)
+	if (is_outside(p))
 		return drop(p, REASON_NOT_PUBLIC);
 	if (p->fragment == FRAGMENT_LATER && narrow)
 		return drop(p, REASON_FRAGMENT);

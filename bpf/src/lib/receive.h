@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 #pragma once
 
-/* What arrives for a task of this node, from a node that is known: the same for both ways in. */
+/* What arrives for a task of this node or itself, from a node that is known: both ways in. */
 
 #include "lib/decap.h"
 #include "lib/neighbour.h"
@@ -22,15 +22,60 @@ static __always_inline int check_inner(struct packet *p)
 	return check_destination(p);
 }
 
-/* No task has the address: a VIP of the edge, for a task of this node? */
+/* A VIP of the edge, for a task of this node? */
 static __always_inline int receive_client(struct __sk_buff *skb, struct packet *p, __u32 base,
 					  __u8 tos)
 {
 	struct edge_task task;
 
-	if (p->src_identity != IDENTITY_WORLD || read_task(skb, base, &task))
+	if (read_task(skb, base, &task))
 		return drop(p, REASON_NO_ENDPOINT);
 	return serve(skb, p, &task, base, tos);
+}
+
+static __always_inline const struct endpoint *find_own(const struct addr *a)
+{
+	struct endpoint_key key = {.vni = VNI_NODES, .addr = *a};
+
+	return bpf_map_lookup_elem(&endpoints, &key);
+}
+
+/*
+ * From a task to this node's own processes: whom they listen to is the node's firewall's, who sends
+ * is checked here. Global: it has keys of its own, and tasks' packets do not come here.
+ */
+__noinline int receive_own(struct __sk_buff *skb, struct packet *p, __u32 base, __u8 tos)
+{
+	const struct endpoint *e;
+	const struct prefix *net;
+	int verdict;
+
+	if (!p)
+		return TCX_DROP;
+	e = find_own(&p->dst);
+	if (!e)
+		return drop(p, REASON_NO_ENDPOINT);
+	p->dst_identity = e->identity;
+	net = find_network(&p->src);
+	if (!net || net->vni != p->vni)
+		return drop(p, REASON_SPOOFED_ADDRESS);
+	verdict = decap(skb, p, base, tos);
+	return verdict == CONTINUE ? deliver_own(skb, p, e) : verdict;
+}
+
+/* Whether the source is of a node's processes. Global: its key would not fit the caller's stack. */
+__noinline int is_from_node(const struct packet *p)
+{
+	return p && find_node(&p->src);
+}
+
+/* No task has the address. */
+static __always_inline int receive_else(struct __sk_buff *skb, struct packet *p, __u32 base,
+					__u8 tos)
+{
+	if (p->src_identity == IDENTITY_WORLD)
+		return receive_client(skb, p, base, tos);
+	return receive_own(skb, p, base, tos);
 }
 
 /*
@@ -51,7 +96,9 @@ static __always_inline int receive(struct __sk_buff *skb, struct packet *p, __u3
 	key.addr = p->dst;
 	e = bpf_map_lookup_elem(&endpoints, &key);
 	if (!e)
-		return receive_client(skb, p, base, tos);
+		return receive_else(skb, p, base, tos);
+	if (p->src_identity == IDENTITY_OTHER_NODE && !is_from_node(p))
+		return drop(p, REASON_SPOOFED_ADDRESS);
 	verdict = judge(skb, p, e);
 	if (verdict == CONTINUE)
 		verdict = decap(skb, p, base, tos);

@@ -6,8 +6,10 @@
  * exact look-up of the masked address finds the node, however many tasks there are.
  */
 
-#include "lib/neighbour.h"
+#include "lib/config.h"
+#include "lib/flow.h"
 #include "lib/maps.h"
+#include "lib/neighbour.h"
 
 /* The first bits of a 32-bit word, in network order. */
 static __always_inline __be32 mask_of(int bits)
@@ -34,6 +36,22 @@ static __always_inline const struct block *find_block(const struct packet *p,
 	return block_of(w->vni, &p->dst, is_ipv4(p) ? w->block4 + 96 : w->block6);
 }
 
+/* The node whose processes have the address. */
+static __always_inline const struct block *find_node(const struct addr *a)
+{
+	struct block_key key = {.vni = VNI_NODES, .addr = *a};
+
+	return bpf_map_lookup_elem(&blocks, &key);
+}
+
+/* The network that the address is of: they never overlap. NULL: none, it is of the world. */
+static __always_inline const struct prefix *find_network(const struct addr *a)
+{
+	struct prefix_key key = {.len = 128, .addr = *a};
+
+	return bpf_map_lookup_elem(&prefixes, &key);
+}
+
 /* An address that no packet of a task has a reason to carry. */
 static __always_inline bool is_nowhere(const struct packet *p, const struct addr *a)
 {
@@ -54,19 +72,18 @@ static __always_inline int check_destination(struct packet *p)
 }
 
 /*
- * No node holds the address: it is of a network, or of the node, or of the world. What leaves for
- * the node's stack may be sent on with the node's own address, so it must not pass for a frame of
- * the node's own tunnel.
+ * No node holds the address: it is of a network, or of a node's processes (CONTINUE), or of the
+ * world. What leaves for the node's stack may be sent on with the node's own address, so it must
+ * not pass for a frame of the node's own tunnel.
  */
-static __always_inline int leave(struct __sk_buff *skb, struct packet *p, const struct workload *w)
+static __always_inline int leave(struct __sk_buff *skb, struct packet *p)
 {
-	struct prefix_key key = {.len = 128, .addr = p->dst};
-	struct prefix *net = bpf_map_lookup_elem(&prefixes, &key);
+	const struct prefix *net = find_network(&p->dst);
 
-	if (net)
-		return drop(p, net->vni == w->vni ? REASON_NO_BLOCK : REASON_OTHER_NETWORK);
+	if (net && net->vni != VNI_NODES)
+		return drop(p, net->vni == p->vni ? REASON_NO_BLOCK : REASON_OTHER_NETWORK);
 	if (p->proto == PROTO_UDP && is_tunnel_port(p->dport))
 		return drop(p, REASON_SPOOFED_TUNNEL);
 	remember(p, skb->ifindex);
-	return end(p, REASON_TO_HOST, TCX_NEXT);
+	return net ? CONTINUE : end(p, REASON_TO_HOST, TCX_NEXT);
 }

@@ -7,6 +7,7 @@
  */
 
 #include "lib/encap.h"
+#include "lib/flow.h"
 #include "lib/neighbour.h"
 
 enum {
@@ -133,25 +134,30 @@ static __always_inline bool may_tell(const struct packet *p)
 	return p->fragment != FRAGMENT_LATER && !(is_icmp(p) && is_icmp_error(p));
 }
 
-/* A task is told by its gateway, 169.254.1.1 or fe80::1. Global, for the stack's sake. */
-__noinline int tell_task(struct __sk_buff *skb, const struct workload *w, bool ipv4, __u32 mtu)
+/*
+ * A task is told by its gateway, 169.254.1.1 or fe80::1; the node by whom it sends to, so that no
+ * filter of sources takes it for a stranger. Global, for the stack's sake.
+ */
+__noinline int tell_task(struct __sk_buff *skb, const struct packet *p, const struct workload *w,
+			 __u32 mtu)
 {
 	struct told t = {};
 
-	if (!w)
+	if (!w || !p)
 		return -1;
 	memcpy(t.to_mac, w->mac, 6);
 	gateway(t.from_mac);
-	if (ipv4) {
-		t.to = w->addr4;
+	t.to = is_ipv4(p) ? w->addr4 : w->addr6;
+	if (w->vni == VNI_NODES) {
+		t.from = p->dst;
+	} else if (is_ipv4(p)) {
 		set_addr4(&t.from, bpf_htonl(0xa9fe0101));
-		return tell_ipv4(skb, &t, mtu);
+	} else {
+		t.from.bytes[0] = 0xfe;
+		t.from.bytes[1] = 0x80;
+		t.from.bytes[15] = 0x01;
 	}
-	t.to = w->addr6;
-	t.from.bytes[0] = 0xfe;
-	t.from.bytes[1] = 0x80;
-	t.from.bytes[15] = 0x01;
-	return tell_ipv6(skb, &t, mtu);
+	return is_ipv4(p) ? tell_ipv4(skb, &t, mtu) : tell_ipv6(skb, &t, mtu);
 }
 
 /* An IPv4 packet that may be fragmented goes to the kernel's device, which does it. */
@@ -164,8 +170,9 @@ static __always_inline int check_size(struct __sk_buff *skb, struct packet *p,
 		return CONTINUE;
 	if (!p->dont_fragment)
 		return encap_slow(skb, p, to);
-	if (!may_tell(p) || skb->len < sizeof(struct ethernet) + QUOTE ||
-	    tell_task(skb, w, is_ipv4(p), mtu))
+	if (!may_tell(p) || skb->len < sizeof(struct ethernet) + QUOTE || tell_task(skb, p, w, mtu))
 		return drop(p, REASON_TOO_BIG);
+	if (w->vni == VNI_NODES)
+		return send_in(skb, p, skb->ifindex, REASON_ANSWERED_TOO_BIG);
 	return send_back(skb, p, REASON_ANSWERED_TOO_BIG);
 }

@@ -6,6 +6,10 @@
 #include "shared/layout.h"
 #include "shared/task.h"
 
+enum reserved_vni {
+	VNI_NODES = 0, /* no network: the processes of nodes, each with an address as its block */
+};
+
 /* The address is masked to the network's block length. */
 struct block_key {
 	__u32 vni;
@@ -27,15 +31,22 @@ struct block {
 
 _Static_assert(sizeof(struct block) == 20, "block");
 
-/* prefixes: LPM trie of every network's subnets. Asked only after blocks had no answer. */
+/*
+ * prefixes: LPM trie of every network's subnets, and those that nodes have their addresses from.
+ * Asked of tasks' packets only after blocks had no answer.
+ */
 struct prefix_key {
 	__u32 len; /* of the 128-bit form: IPv4 /8 is 104 */
 	struct addr addr;
 };
 
 struct prefix {
-	__u32 vni;
+	__u32 vni; /* or enum reserved_vni */
+	__u8 block; /* length of a node's block in it, of the 128-bit form */
+	__u8 pad[3];
 };
+
+_Static_assert(sizeof(struct prefix) == 8, "prefix");
 
 enum vtep_flags {
 	VTEP_PLAIN =

@@ -20,6 +20,7 @@ enum program {
 	PROGRAM_FROM_TUNNEL = 4,
 	PROGRAM_DNS = 5,
 	PROGRAM_EDGE = 6,
+	PROGRAM_FROM_NODE = 7,
 };
 
 /* One side of the flows to be traced, whichever way their packets go. */

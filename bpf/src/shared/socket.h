@@ -7,7 +7,7 @@
 
 /* spaces: network namespace cookie (u64) -> which VIPs its sockets see. Go writes. */
 struct space {
-	__u32 vni;
+	__u32 vni; /* VNI_NODES: the node's own namespace */
 	__u16 identity;
 	__u16 pad;
 };

@@ -14,6 +14,7 @@ enum identity {
 	IDENTITY_WORLD = 1, /* outside of every network */
 	IDENTITY_NODE = 2, /* the task's own node */
 	IDENTITY_UNGROUPED = 3, /* a task without groups */
+	IDENTITY_OTHER_NODE = 4, /* processes of another node than the task's */
 	IDENTITY_FIRST = 16,
 };
 
@@ -22,7 +23,10 @@ enum workload_flags {
 		1 << 0, /* its network has rules or public: what it opens is remembered */
 };
 
-/* workloads: host-side ifindex (u32) -> who sends on that link. Go writes. */
+/*
+ * workloads: host-side ifindex (u32) -> who sends on that link. The node itself is there too, in
+ * VNI_NODES, by the device that its own packets to the networks leave by. Go writes.
+ */
 struct workload {
 	__u32 vni;
 	__u16 identity;
@@ -48,7 +52,7 @@ enum endpoint_flags {
 	ENDPOINT_PREFIXED = 1 << 0, /* rules towards it name addresses of the world: ask sources */
 };
 
-/* endpoints: address of a task of this node -> its link. Go writes. */
+/* endpoints: address of a task of this node, or in VNI_NODES its own -> the link. Go writes. */
 struct endpoint {
 	__u32 ifindex; /* host side */
 	__u16 identity;

@@ -39,6 +39,7 @@ import (
 	edgeengine "weft/lb/edge/engine"
 	lbengine "weft/lb/engine"
 	"weft/overlay/apply"
+	"weft/overlay/compile"
 	overlayengine "weft/overlay/engine"
 )
 
@@ -53,6 +54,7 @@ type daemon struct {
 	hostname     string
 	underlay     apply.Underlay
 	host         *apply.Host
+	self         compile.Host
 	plane        *bpf.Plane
 	store        *state.Store
 	gossip       *gossip.Gossip
@@ -215,6 +217,9 @@ func (d *daemon) openPlane(ctx context.Context) error {
 	if err := d.plane.TakeOver(); err != nil {
 		return err
 	}
+	if d.self, err = d.host.EnsureNode(ctx); err != nil {
+		return err
+	}
 	d.checkPins(ctx)
 	if second != 0 {
 		if err := d.plane.AttachTunnel(second); err != nil {
@@ -224,6 +229,7 @@ func (d *daemon) openPlane(ctx context.Context) error {
 	return errors.Join(
 		d.plane.AttachUnderlay(d.underlay.Ifindex),
 		d.plane.AttachTunnel(tunnel),
+		d.plane.AttachNode(d.self.Ifindex),
 		d.plane.AttachHost(loopback),
 		d.plane.AttachCgroup(d.o.Cgroup),
 		d.attachEdge(ctx),
@@ -244,7 +250,7 @@ func (d *daemon) makeOverlay(ctx context.Context) (err error) {
 			Workloads: t.Workloads, Endpoints: t.Endpoints, Blocks: t.Blocks, Prefixes: t.Prefixes,
 			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Clauses: t.Clauses, Sources: t.Sources, Spaces: t.Spaces, Openings: t.Openings,
 		},
-		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr4, Node6: d.underlay.Addr6}, Host: d.host, Source: d.plane, Finder: finder{d},
+		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr4, Node6: d.underlay.Addr6}, Host: d.host, Self: d.self, Source: d.plane, Finder: finder{d},
 		Tracer: &overlayengine.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
 		Prober: d.prober, OwnMAC: d.ownMAC,
 		Log: d.log.WithGroup("overlay"),
