@@ -3,6 +3,7 @@
 package discoverypb
 
 import (
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -112,6 +113,48 @@ func TestATopicIsHeldOnceTakenAndForgottenOnceLeft(t *testing.T) {
 	if diff := cmp.Diff(content(b), content(master)); diff != "" {
 		t.Errorf("b, which took all names (-got +want master's):\n%s", diff)
 	}
+}
+
+// A node that was parted from its master hears all that it missed of what it takes now, and only the last of it.
+func TestCatchUpAfterAPartition(t *testing.T) {
+	a, b := openStore(t, state.Options{Self: "a"}), openStore(t, state.Options{Self: "b"})
+	master := openStore(t, state.Options{Whole: true})
+	conn, _ := serve(t, syncer(t, master))
+	with(t, syncer(t, a), conn)
+	cb := syncer(t, b)
+	part := with(t, cb, conn)
+	web, db, api := discovery.NameTopic("web"), discovery.NameTopic("db"), discovery.NameTopic("api")
+	put(t, a, "web/1", "1")
+	put(t, a, "db/1", "1")
+	put(t, a, "api/1", "1")
+	held(t, cb, b.Take(web, db))
+	until(t, func() string { return cmp.Diff(content(b), []string{"a name/db/1 = 1", "a name/web/1 = 1"}) }, b)
+	_ = part()
+
+	for i := range 500 {
+		put(t, a, "web/1", fmt.Sprint(i))
+		put(t, a, fmt.Sprintf("web/%d", 2+i%300), "short-lived")
+		if err := a.Delete(discovery.KindName, fmt.Sprintf("web/%d", 2+i%300)); err != nil { // more than tombstones are kept
+			t.Fatal(err)
+		}
+	}
+	b.Leave(db)
+	b.Take(api)
+	put(t, b, "web/9", "of b")
+	until(t, func() string {
+		return cmp.Diff(content(master), []string{"a name/api/1 = 1", "a name/db/1 = 1", "a name/web/1 = 499"})
+	}, master)
+
+	before := cb.Stats().Received
+	with(t, cb, conn)
+	want := []string{"a name/api/1 = 1", "a name/web/1 = 499", "b name/web/9 = of b"}
+	until(t, func() string { return cmp.Diff(content(b), want) }, b)
+	if n := cb.Stats().Received - before; n > 2 {
+		t.Errorf("b received %d rows to catch up with two", n)
+	}
+	until(t, func() string {
+		return cmp.Diff(content(master), []string{"a name/api/1 = 1", "a name/db/1 = 1", "a name/web/1 = 499", "b name/web/9 = of b"})
+	}, master)
 }
 
 func TestAMasterThatDoesNotKnowAllYetVouchesForNothing(t *testing.T) {
