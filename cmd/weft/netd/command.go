@@ -27,6 +27,7 @@ type Options struct {
 	Socket               string   // unix socket for clients of this node
 	Pin                  string   // folder of bpffs
 	Cgroup               string   // cgroup2 folder; processes below it see VIPs at connect time
+	sockets              string   // where that is done, if elsewhere: for all processes, those of the node itself too
 	Underlay             string   // interface; default that of the default route
 	Edge                 []string // interfaces that clients outside come in by; none: this node is no edge
 	Neighbours           bool     // tell the neighbours of Edge where published addresses are
@@ -80,7 +81,7 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.StringVar(&o.State, "state", o.State, "folder of what must survive a restart")
 	f.StringVar(&o.Socket, "socket", o.Socket, "unix socket for clients on this node")
 	f.StringVar(&o.Pin, "pin", o.Pin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
-	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: weft in the unified hierarchy)")
+	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: all, and weft in the unified hierarchy for tasks)")
 	f.BoolVar(&o.Underlay6, "underlay-ipv6", false, "run tunnels over IPv6, also where the interface has an IPv4 address; the same on all nodes")
 	f.StringVar(&o.Underlay, "underlay", "", "interface that reaches the other nodes (default: that of the default route)")
 	edgeFlags(cmd, &o)
@@ -143,7 +144,7 @@ func (o *Options) Complete() error {
 	if o.Cgroup == "" {
 		path, err := sandbox.CgroupRoot()
 		errs = append(errs, err)
-		o.Cgroup = filepath.Join(path, "weft")
+		o.Cgroup, o.sockets = filepath.Join(path, "weft"), path
 	}
 	for _, m := range o.Masters {
 		host, _, ok := strings.Cut(m, ":")

@@ -231,9 +231,18 @@ func (d *daemon) openPlane(ctx context.Context) error {
 		d.plane.AttachTunnel(tunnel),
 		d.plane.AttachNode(d.self.Ifindex),
 		d.plane.AttachHost(loopback),
-		d.plane.AttachCgroup(d.o.Cgroup),
+		d.attachSockets(),
 		d.attachEdge(ctx),
 	)
+}
+
+// attachSockets shows processes the VIPs. At the tasks' folder programs of an earlier build may be, below those for all:
+// together they would take a socket's backend for what it asked for.
+func (d *daemon) attachSockets() error {
+	if d.o.sockets == "" || d.o.sockets == d.o.Cgroup {
+		return d.plane.AttachCgroup(d.o.Cgroup)
+	}
+	return errors.Join(d.plane.AttachCgroup(d.o.sockets), d.plane.DetachCgroup(d.o.Cgroup))
 }
 
 // loopback is the ifindex of lo, the first interface of every network namespace.
