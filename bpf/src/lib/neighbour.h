@@ -115,16 +115,20 @@ struct link_ends {
 __noinline int advertise(struct __sk_buff *skb, const struct link_ends *ends, const struct addr *to,
 			 const struct addr *asked)
 {
-	struct neighbour_frame f = {
-		.eth.type = bpf_htons(ETHERTYPE_IPV6),
-		.ip =
+	/* The kernel sums what is aligned: both addresses, and the message behind them. */
+	struct {
+		__u8 pad[2];
+		struct neighbour_frame f;
+	} __attribute__((packed, aligned(8))) out = {
+		.f.eth.type = bpf_htons(ETHERTYPE_IPV6),
+		.f.ip =
 			{
 				.version_class_flow = bpf_htonl(0x60000000),
 				.payload_len = bpf_htons(sizeof(struct neighbour)),
 				.next = PROTO_ICMPV6,
 				.hop_limit = ND_HOP_LIMIT,
 			},
-		.nd =
+		.f.nd =
 			{
 				.type = ICMPV6_NEIGHBOUR_ADVERT,
 				.flags = bpf_htonl(ND_ROUTER_SOLICITED_OVERRIDE),
@@ -132,22 +136,21 @@ __noinline int advertise(struct __sk_buff *skb, const struct link_ends *ends, co
 				.option_len = 1,
 			},
 	};
-	__be32 words[16];
+	struct neighbour_frame *f = &out.f;
 	__s64 sum;
 
-	if (!ends || !to || !asked || bpf_skb_change_tail(skb, sizeof(f), 0))
+	if (!ends || !to || !asked || bpf_skb_change_tail(skb, sizeof(*f), 0))
 		return -1;
-	memcpy(f.eth.dst, ends->to, 6);
-	memcpy(f.eth.src, ends->from, 6);
-	memcpy(f.ip.src, asked, 16);
-	memcpy(f.ip.dst, to, 16);
-	memcpy(f.nd.target, asked, 16);
-	memcpy(f.nd.mac, ends->from, 6);
-	memcpy(words, f.ip.src, 32); /* what is summed has to be aligned */
-	memcpy(words + 8, &f.nd, 32);
-	sum = bpf_csum_diff(NULL, 0, words, sizeof(words), bpf_htonl(sizeof(f.nd) + PROTO_ICMPV6));
-	f.nd.checksum = fold(sum);
-	return bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0);
+	memcpy(f->eth.dst, ends->to, 6);
+	memcpy(f->eth.src, ends->from, 6);
+	memcpy(f->ip.src, asked, 16);
+	memcpy(f->ip.dst, to, 16);
+	memcpy(f->nd.target, asked, 16);
+	memcpy(f->nd.mac, ends->from, 6);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)f->ip.src, 2 * 16 + sizeof(f->nd),
+			    bpf_htonl(sizeof(f->nd) + PROTO_ICMPV6));
+	f->nd.checksum = fold(sum);
+	return bpf_skb_store_bytes(skb, 0, f, sizeof(*f), 0);
 }
 
 static __always_inline bool is_link_local(const struct addr *a)
