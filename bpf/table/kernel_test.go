@@ -3,6 +3,7 @@
 package table
 
 import (
+	"encoding/binary"
 	"errors"
 	"maps"
 	"net/netip"
@@ -86,11 +87,12 @@ func TestKernelSyncMakesEqual(t *testing.T) {
 func TestKernelHoldsManyBatches(t *testing.T) {
 	t.Parallel()
 	const n = 5*chunk + 17
+	keySize, valueSize := uint32(binary.Size(row.PrefixKey{})), uint32(binary.Size(row.Prefix{}))
 	for _, spec := range []*ebpf.MapSpec{
-		{Type: ebpf.Hash, KeySize: 20, ValueSize: 4, MaxEntries: 2 * n},
-		{Type: ebpf.Hash, KeySize: 20, ValueSize: 4, MaxEntries: 2 * n, Flags: 1}, // BPF_F_NO_PREALLOC
-		{Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: 2 * n, Flags: 1},
-		{Type: ebpf.LRUHash, KeySize: 20, ValueSize: 4, MaxEntries: 4 * n},
+		{Type: ebpf.Hash, KeySize: keySize, ValueSize: valueSize, MaxEntries: 2 * n},
+		{Type: ebpf.Hash, KeySize: keySize, ValueSize: valueSize, MaxEntries: 2 * n, Flags: 1}, // BPF_F_NO_PREALLOC
+		{Type: ebpf.LPMTrie, KeySize: keySize, ValueSize: valueSize, MaxEntries: 2 * n, Flags: 1},
+		{Type: ebpf.LRUHash, KeySize: keySize, ValueSize: valueSize, MaxEntries: 4 * n},
 	} {
 		t.Run(spec.Type.String(), func(t *testing.T) {
 			t.Parallel()
