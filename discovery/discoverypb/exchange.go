@@ -46,6 +46,7 @@ type exchange struct {
 	lacking chan struct{} // we lack something; capacity 1: once is enough
 
 	// Of send alone.
+	said     time.Time // when something was last said
 	greeted  bool
 	answered uint64            // the other side's interest that all was sent of
 	told     []discovery.Topic // our interest as the other side knows it
@@ -127,7 +128,8 @@ func (x *exchange) send(ctx context.Context) error {
 		if err := errors.Join(x.sendInterest(), x.sendMissing()); err != nil {
 			return err
 		}
-		idle.Reset(aliveEvery)
+		// What wakes this side may be nothing for the other, which has to hear something all the same.
+		idle.Reset(time.Until(x.said.Add(aliveEvery)))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -172,7 +174,7 @@ func (x *exchange) gather(ctx context.Context) {
 func (x *exchange) sendDigest() error {
 	d := x.s.store.Digest()
 	x.told, x.interest = d.Topics, d.Interest
-	return x.link.Send(&SyncMessage{Body: &SyncMessage_Digest{Digest: digestOut(d)}})
+	return x.say(&SyncMessage{Body: &SyncMessage_Digest{Digest: digestOut(d)}})
 }
 
 // sendInterest tells what changed of the topics that this side takes.
@@ -183,7 +185,7 @@ func (x *exchange) sendInterest() error {
 	}
 	message := &Interest{Interest: version, Take: topicsOut(missingFrom(x.told, now)), Leave: topicsOut(missingFrom(now, x.told))}
 	x.told, x.interest = now, version
-	return x.link.Send(&SyncMessage{Body: &SyncMessage_Interest{Interest: message}})
+	return x.say(&SyncMessage{Body: &SyncMessage_Interest{Interest: message}})
 }
 
 // missingFrom returns what is in list, but not in other. Both are in order.
@@ -215,7 +217,7 @@ func (x *exchange) sendMissing() error {
 	for batch := range cursor.Next() {
 		for message := range batchOut(batch) {
 			x.s.wire.Add(uint64(proto.Size(message)))
-			if err := x.link.Send(message); err != nil {
+			if err := x.say(message); err != nil {
 				return err
 			}
 		}
@@ -229,8 +231,13 @@ func (x *exchange) sendMissing() error {
 	return x.sendAlive()
 }
 
+func (x *exchange) say(m *SyncMessage) error {
+	x.said = time.Now()
+	return x.link.Send(m)
+}
+
 func (x *exchange) sendAlive() error {
-	return x.link.Send(&SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{Interest: x.answered, Whole: x.s.knowsAll()}}})
+	return x.say(&SyncMessage{Body: &SyncMessage_Alive{Alive: &Alive{Interest: x.answered, Whole: x.s.knowsAll()}}})
 }
 
 // follower returns the cursor of the other side's digest, nil while that is unknown.

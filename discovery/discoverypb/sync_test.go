@@ -311,6 +311,43 @@ func TestSlowReaderGetsTheLatestOnly(t *testing.T) {
 	})
 }
 
+// Who hears a lot has to say now and then that it lives, though it has nothing to tell.
+func TestWhoOnlyHearsSaysThatItLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := openStore(t, state.Options{Self: "a"})
+		s := syncer(t, a)
+		ctx, cancel := context.WithCancel(t.Context())
+		l := newSlowLink(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- s.newExchange(l, nil).run(ctx) }()
+		<-l.out // the digest
+		l.in <- &SyncMessage{Body: &SyncMessage_Digest{Digest: &Digest{}}}
+		last, longest := time.Now(), time.Duration(0)
+		tick := time.NewTicker(aliveEvery / 10)
+		defer tick.Stop()
+		for seq := uint64(1); seq < 100; {
+			select {
+			case <-l.out:
+				longest = max(longest, time.Since(last))
+				last = time.Now()
+			case <-tick.C:
+				l.in <- &SyncMessage{Body: &SyncMessage_Batch{Batch: &Batch{
+					Writer: "b", Incarnation: 1, From: seq - 1, To: seq, Reset_: seq == 1, Rows: []*BatchRow{{Kind: "node", Key: "b", Seq: seq}},
+				}}}
+				seq++
+			}
+		}
+		if longest = max(longest, time.Since(last)); longest > 2*aliveEvery {
+			t.Errorf("silent for %v, want %v at most", longest, 2*aliveEvery)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("exchange: %v, want Canceled", err)
+		}
+		s.Close()
+	})
+}
+
 // What should never happen, that one side lacks what the other takes for sent, is mended by the next digest.
 func TestWhatWasLostComesWithTheNextDigest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -89,7 +89,6 @@ func simulateFacts(ctx context.Context, s size) (lines []report.Line, err error)
 		return nil, fmt.Errorf("begin: %w", err)
 	}
 	say("%d nodes, %d tasks, after %v", s.nodes, s.tasks, time.Since(began).Round(time.Second))
-	c.order = rand.Perm(len(c.tasks))
 	half, err := c.measure(ctx, s.rate/2)
 	if err != nil {
 		return nil, err
@@ -131,14 +130,16 @@ func (c *cluster) begin(ctx context.Context, group *errgroup.Group) error {
 		}
 		c.tasks = append(c.tasks, t)
 	}
+	if err := c.introduce(ctx); err != nil {
+		return err
+	}
 	if err := c.connect(ctx, group); err != nil {
 		return err
 	}
 	for _, n := range c.nodes {
 		for _, s := range n.uses {
-			name := serviceName(s) + ".weft.mesos."
-			if !n.engine.Hold(ctx, name) {
-				return fmt.Errorf("%s holds no %s: %w", n.id, name, context.Cause(ctx))
+			if !n.wanted.Use(ctx, discovery.NameTopic(serviceName(s))) {
+				return fmt.Errorf("%s holds no %s: %w", n.id, serviceName(s), context.Cause(ctx))
 			}
 		}
 	}
@@ -150,6 +151,26 @@ func (c *cluster) begin(ctx context.Context, group *errgroup.Group) error {
 				if have := len(n.store.Rows(kind)); have < want {
 					return fmt.Errorf("%s knows %d of %d rows %s", n.id, have, want, kind)
 				}
+			}
+		}
+		return nil
+	})
+}
+
+// introduce brings what all nodes say to the master at once, and waits for its decisions: nodes that come one after the
+// other to a cluster that grows are another measure.
+func (c *cluster) introduce(ctx context.Context) error {
+	for _, n := range c.nodes {
+		for b := range n.store.Since(c.hub.store.Digest()) {
+			if _, err := c.hub.store.ApplyBatch(b); err != nil {
+				return err
+			}
+		}
+	}
+	return until(ctx, "every node is admitted and has a block", func() error {
+		for _, kind := range []discovery.Kind{discovery.KindAdmission, discovery.KindBlock} {
+			if have := len(c.hub.store.Rows(kind)); have < len(c.nodes) {
+				return fmt.Errorf("%d of %d rows %s", have, len(c.nodes), kind)
 			}
 		}
 		return nil
@@ -228,7 +249,10 @@ func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error)
 		case <-ctx.Done():
 			return m, context.Cause(ctx)
 		}
-		// No task twice: what is replaced before everyone knew it never has to be known.
+		// No task twice in a row: what is replaced before everyone knew it never has to be known.
+		if len(c.order) == 0 {
+			c.order = rand.Perm(len(c.tasks))
+		}
 		i := c.order[0]
 		c.order = c.order[1:]
 		old := c.tasks[i]
@@ -244,7 +268,7 @@ func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error)
 		}
 		one := &change{}
 		for _, n := range c.users[t.service] {
-			n.await(t, one)
+			n.await(t, one, c.nodes[t.node].id)
 			one.left.Add(1)
 		}
 		if t.vip {

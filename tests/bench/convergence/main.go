@@ -24,6 +24,7 @@ func main() {
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder of discovery.jsonl")
 	flag.StringVar(&o.page, "page", "", "page that shows the results; empty: none")
 	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes and members")
+	flag.DurationVar(&o.lasting, "lasting", 30*time.Second, "of each half of the simulated changes")
 	flag.Parse()
 	if err := run(context.Background(), o); err != nil {
 		fmt.Fprintln(os.Stderr, "convergence:", err)
@@ -33,6 +34,7 @@ func main() {
 
 type options struct {
 	short                     bool
+	lasting                   time.Duration
 	nodes                     int
 	weft, only, results, page string
 }
@@ -41,7 +43,7 @@ func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 func run(ctx context.Context, o options) error {
 	began, load := time.Now(), report.Load()
-	facts := size{nodes: o.nodes, tasks: 20 * o.nodes, services: 2 * o.nodes, uses: 20, vips: 10, rate: 100, lasting: 30 * time.Second}
+	facts := size{nodes: o.nodes, tasks: 20 * o.nodes, services: 2 * o.nodes, uses: 20, vips: 10, rate: 100, lasting: o.lasting}
 	members := crowd{members: o.nodes, deaths: 10, share: 20, rounds: 20, freeze: 5 * time.Second}
 	hosts := rounds{hosts: 8, tasks: 200, deaths: 3}
 	if o.short {
