@@ -5,9 +5,11 @@
 package labtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"weft/cmd/weft/labs"
@@ -26,10 +28,52 @@ func Require(tb testing.TB) {
 	}
 }
 
-// Build compiles a command of this module into a folder of the test and returns its path.
+// built are the commands that this process has compiled, below a folder that Main removes.
+var built struct {
+	sync.Mutex
+	dir   string // empty without Main
+	paths map[string]string
+}
+
+// Main is a package's TestMain: each command is compiled once for all of its tests, for linking takes
+// seconds.
+func Main(m *testing.M) {
+	dir, err := os.MkdirTemp("", "weft-built-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	built.dir, built.paths = dir, make(map[string]string)
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// Build compiles a command of this module and returns its path, in a folder of the test where the package
+// has no Main.
 func Build(tb testing.TB, pkg string) string {
 	tb.Helper()
-	binary := filepath.Join(tb.TempDir(), filepath.Base(pkg))
+	built.Lock()
+	defer built.Unlock()
+	if built.dir == "" {
+		return build(tb, pkg, tb.TempDir())
+	}
+	if built.paths[pkg] == "" {
+		dir, err := os.MkdirTemp(built.dir, "") //nolint:usetesting // outlives the test
+		if err != nil {
+			tb.Fatal(err)
+		}
+		built.paths[pkg] = build(tb, pkg, dir)
+	}
+	return built.paths[pkg]
+}
+
+func build(tb testing.TB, pkg, dir string) string {
+	tb.Helper()
+	binary := filepath.Join(dir, filepath.Base(pkg))
 	cmd := exec.CommandContext(tb.Context(), "go", "build", "-o", binary, "weft/"+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
