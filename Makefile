@@ -54,12 +54,15 @@ lint: ## golangci-lint, clang-format
 arch: ## the laws of the tree: who may import whom, what each room says of itself
 	.ci/test.sh ./tests/arch/...
 
+# Packages that have tests: the others need not be compiled for the race detector.
+TESTED := {{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
+
 # A million random packets per program take too long under -race.
 .PHONY: test
 test: ## every test: units with -race, packet tables, contracts, stories in the lab (root)
 	.ci/need.sh dig podman runc busybox musl-gcc dnsperf resolved
 	@failed=0; \
-	CGO_ENABLED=$(if $(RACE),1,0) .ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list ./... | grep -v '/bpf/bpftest$$') || failed=1; \
+	CGO_ENABLED=$(if $(RACE),1,0) .ci/test.sh $(RACE) -count=1 -timeout 20m $$($(GO) list -f '$(TESTED)' ./... | grep -v '/bpf/bpftest$$') || failed=1; \
 	.ci/test.sh -count=1 -timeout 20m ./bpf/bpftest || failed=1; \
 	exit $$failed
 
