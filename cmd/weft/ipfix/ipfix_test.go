@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,17 +32,7 @@ func TestCollectorReadsFlows(t *testing.T) {
 	if err := collector.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for listens := false; !listens; { // until the collector has the port
-		if time.Now().After(deadline) {
-			t.Fatal("nfcapd does not listen")
-		}
-		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		if listens = err != nil; !listens {
-			_ = c.Close() // it was only tried
-			time.Sleep(20 * time.Millisecond)
-		}
-	}
+	until(t, "nfcapd listens", func() bool { _, listens := queued(t, at.Port()); return listens })
 	x, err := ipfix.Open(at)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +52,7 @@ func TestCollectorReadsFlows(t *testing.T) {
 		}
 	}
 	x.Close()
-	time.Sleep(500 * time.Millisecond) // the collector says nothing of what it has read
+	until(t, "nfcapd has read all", func() bool { bytes, _ := queued(t, at.Port()); return bytes == 0 })
 	if err := collector.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +67,37 @@ func TestCollectorReadsFlows(t *testing.T) {
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the collector has %q, want %q in it", got, want)
+		}
+	}
+}
+
+// queued returns how many bytes wait at the UDP socket of a port of 127.0.0.1, and whether there is one
+// (proc_net_udp(5)). To try the port would take it.
+func queued(t *testing.T, port uint16) (bytes uint64, listens bool) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/udp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line) // slot, local address, remote address, state, tx_queue:rx_queue
+		if len(fields) < 5 || fields[1] != fmt.Sprintf("0100007F:%04X", port) {
+			continue
+		}
+		_, queue, _ := strings.Cut(fields[4], ":")
+		if bytes, err = strconv.ParseUint(queue, 16, 64); err != nil {
+			t.Fatal(err)
+		}
+		return bytes, true
+	}
+	return 0, false
+}
+
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited 20 s until ", what)
 		}
 	}
 }
