@@ -81,6 +81,7 @@ func idOf(t *testing.T, path string) ebpf.MapID {
 // TestRowsOfAnotherLayoutAreCarriedOver: maps of the same shape are shared, rows of the others converted,
 // written by programs or by Go; what old programs write until they are taken over comes after.
 func TestRowsOfAnotherLayoutAreCarriedOver(t *testing.T) {
+	anyKernel(t)
 	enterNamespace(t)
 	requireTCX(t)
 	pin := pinFolder(t)
@@ -175,6 +176,7 @@ func reshapeWith(t *testing.T, dir, name string, key uint32) *ebpf.Map {
 // TestLostPinsAreMadeAgain: with a process that holds them, programs and maps live without pins; it makes
 // them again, be it that files were removed or that bpffs was unmounted.
 func TestLostPinsAreMadeAgain(t *testing.T) {
+	anyKernel(t)
 	n := enterNamespace(t)
 	requireTCX(t)
 	inside := n.task("weft0")

@@ -97,6 +97,7 @@ func TestEdgeIsLoadedWhenAsked(t *testing.T) {
 
 // TestEdgeOfAGoneDeviceIsSwept removes a device under the attached edge.
 func TestEdgeOfAGoneDeviceIsSwept(t *testing.T) {
+	anyKernel(t)
 	requireTCX(t)
 	n := enterNamespace(t)
 	n.task("w1")

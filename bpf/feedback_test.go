@@ -411,6 +411,7 @@ func monotonicSeconds(t *testing.T) uint32 {
 }
 
 func TestTrafficOfGoneBackendsIsForgotten(t *testing.T) {
+	anyKernel(t)
 	f := newFarm(t, nil, one(at4(1), at4(2))...)
 	f.serve(at4(1), 0)
 	f.serve(at4(2), 0)

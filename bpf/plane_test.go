@@ -165,7 +165,7 @@ func TestRestartKeepsMapsLinksAndTraffic(t *testing.T) {
 	}
 	restarts := 10
 	if testing.Short() {
-		restarts = 3
+		restarts = 1
 	}
 	for range restarts {
 		must(t, p.Close())
@@ -339,6 +339,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 
 // TestRemoveKeepsAnothersMount: bpffs that the system mounted stays, and what is in it.
 func TestRemoveKeepsAnothersMount(t *testing.T) {
+	anyKernel(t)
 	enterNamespace(t)
 	mount := pinFolder(t)
 	must(t, os.MkdirAll(mount, 0o700), unix.Mount("bpf", mount, "bpf", 0, ""), os.Mkdir(filepath.Join(mount, "others"), 0o700))
@@ -355,6 +356,7 @@ func TestRemoveKeepsAnothersMount(t *testing.T) {
 // TestAnotherLayoutIsRetired: links that a build with other rows left pinned are replaced one by one,
 // and what is left of it goes when the last is.
 func TestAnotherLayoutIsRetired(t *testing.T) {
+	anyKernel(t)
 	n := enterNamespace(t)
 	requireTCX(t)
 	n.task("weft0")
@@ -397,6 +399,7 @@ func TestPinFolderWithOtherThingsIsRefused(t *testing.T) {
 }
 
 func TestPinnedMapOfAnotherShapeIsNamed(t *testing.T) {
+	anyKernel(t)
 	enterNamespace(t)
 	pin := pinFolder(t)
 	p := open(t, options(pin))
@@ -425,6 +428,7 @@ func TestOptionsAreChecked(t *testing.T) {
 }
 
 func TestCountersAreSummedOverCPUs(t *testing.T) {
+	anyKernel(t)
 	enterNamespace(t)
 	pin := pinFolder(t)
 	p := open(t, options(pin))
