@@ -64,7 +64,10 @@ type Options struct {
 	Dir string
 	// Transport carries what members say; nil: UDP and TCP at Bind and Port.
 	Transport Transport
-	Log       *slog.Logger // nil: nobody
+	// Stretch makes all times of membership so many times as long, for simulations of more members than the machine
+	// has time for; default 1.
+	Stretch int
+	Log     *slog.Logger // nil: nobody
 }
 
 func (o *Options) validate() error {
@@ -152,6 +155,9 @@ func Open(o Options) (*Gossip, error) {
 	}
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("open gossip: %w", err)
+	}
+	if o.Stretch == 0 {
+		o.Stretch = 1
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -125,6 +125,7 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 	m.SuspicionMult, m.SuspicionMaxTimeoutMult = suspicion, suspicionMax
 	m.GossipInterval = 100 * time.Millisecond
 	m.RetransmitMult = retransmit
+	m.EnableCompression = false // a table of 80 KB is made for each packet of a few hundred bytes
 	m.PushPullInterval = 15 * time.Second
 	m.DeadNodeReclaimTime = reclaim
 	keys, err := g.o.keyring()
@@ -134,6 +135,13 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 	m.Keyring = keys
 	m.LogOutput = logs
 	m.Transport = g.o.Transport
+
+	for _, d := range []*time.Duration{
+		&m.TCPTimeout, &m.ProbeInterval, &m.ProbeTimeout, &m.GossipInterval, &m.PushPullInterval, &m.DeadNodeReclaimTime,
+		&m.GossipToTheDeadTime,
+	} {
+		*d *= time.Duration(g.o.Stretch)
+	}
 
 	c := serf.DefaultConfig()
 	c.NodeName = memberName(g.o.ID, g.o.Role)
@@ -145,7 +153,7 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 	c.Merge = &g.conflict
 	c.EnableNameConflictResolution = false
 	c.DisableCoordinates = true
-	c.ReconnectInterval = 2 * time.Second
+	c.ReconnectInterval = time.Duration(g.o.Stretch) * 2 * time.Second
 	if g.o.Dir != "" {
 		if err := os.MkdirAll(g.o.Dir, 0o700); err != nil {
 			return nil, nil, err
@@ -212,6 +220,8 @@ func (g *Gossip) keepJoined(ctx context.Context, member *serf.Serf) error {
 	pause := joinFirst
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	changed := g.Changed() // looked through only when it is: there may be a thousand
+	missing := g.missing()
 	for {
 		select {
 		case <-ctx.Done():
@@ -219,7 +229,12 @@ func (g *Gossip) keepJoined(ctx context.Context, member *serf.Serf) error {
 		case <-timer.C:
 		}
 		v := g.conflict.verdict(started, time.Now())
-		missing := g.missing()
+		select {
+		case <-changed:
+			changed = g.Changed()
+			missing = g.missing()
+		default:
+		}
 		switch {
 		case v.err != nil && v.newcomer:
 			return v.err

@@ -24,6 +24,8 @@ func main() {
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder of discovery.jsonl")
 	flag.StringVar(&o.page, "page", "", "page that shows the results; empty: none")
 	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes and members")
+	flag.IntVar(&o.stretch, "stretch", 10, "how many times slower simulated members live")
+	flag.IntVar(&o.rounds, "rounds", 20, "of freezing one in twenty members")
 	flag.DurationVar(&o.lasting, "lasting", 30*time.Second, "of each half of the simulated changes")
 	flag.Parse()
 	if err := run(context.Background(), o); err != nil {
@@ -35,6 +37,7 @@ func main() {
 type options struct {
 	short                     bool
 	lasting                   time.Duration
+	stretch, rounds           int
 	nodes                     int
 	weft, only, results, page string
 }
@@ -44,11 +47,11 @@ func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 func run(ctx context.Context, o options) error {
 	began, load := time.Now(), report.Load()
 	facts := size{nodes: o.nodes, tasks: 20 * o.nodes, services: 2 * o.nodes, uses: 20, vips: 10, rate: 100, lasting: o.lasting}
-	members := crowd{members: o.nodes, deaths: 10, share: 20, rounds: 20, freeze: 5 * time.Second}
+	members := crowd{members: o.nodes, deaths: 10, share: 20, rounds: o.rounds, freeze: 5 * time.Second, stretch: o.stretch}
 	hosts := rounds{hosts: 8, tasks: 200, deaths: 3}
 	if o.short {
 		hosts = rounds{hosts: 3, tasks: 5, deaths: 1}
-		members = crowd{members: 20, deaths: 1, share: 20, rounds: 1, freeze: time.Second}
+		members = crowd{members: 20, deaths: 1, share: 20, rounds: 1, freeze: time.Second, stretch: 1}
 		facts = size{nodes: 30, tasks: 600, services: 60, uses: 10, vips: 10, rate: 100, lasting: time.Second}
 	}
 	var lines []report.Line

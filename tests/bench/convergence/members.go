@@ -25,6 +25,7 @@ type crowd struct {
 	share   int           // one of so many members is frozen at a time
 	rounds  int           // of freezing
 	freeze  time.Duration // how long
+	stretch int           // all times are so many times as long, so that this machine is no slow one; results are not
 }
 
 // member is one simulated node to membership: real serf on a transport in memory.
@@ -80,7 +81,7 @@ func (c *crowd) begin(ctx context.Context, group *errgroup.Group) ([]*member, er
 	for i := range c.members {
 		addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		m := &member{id: discovery.NodeID(fmt.Sprintf("n%d", i)), radio: a.open(netip.AddrPortFrom(addr, gossip.DefaultPort))}
-		o := gossip.Options{ID: m.id, Bind: addr, Tags: map[string]string{"sync": "7701"}, Transport: m.radio}
+		o := gossip.Options{ID: m.id, Bind: addr, Tags: map[string]string{"sync": "7701"}, Transport: m.radio, Stretch: c.stretch}
 		for range min(3, i) {
 			o.Join = append(o.Join, members[rand.N(i)].radio.addr.String())
 		}
@@ -110,7 +111,7 @@ func (c *crowd) begin(ctx context.Context, group *errgroup.Group) ([]*member, er
 }
 
 // freezeSome freezes a share of the members, and counts the views in which a member that was not frozen was dead at
-// any time, and those in which a frozen one was. took is how long after that all were alive to all again, in seconds.
+// any time, and those in which a frozen one was; views of members that were not frozen. took is how long after that all were alive to all again, in seconds.
 func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (flaps, dead int, took float64, err error) {
 	began := time.Now()
 	frozen := make(map[discovery.NodeID]bool)
@@ -121,7 +122,7 @@ func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (f
 		m.radio.freeze()
 	}
 	select {
-	case <-time.After(c.freeze):
+	case <-time.After(time.Duration(c.stretch) * c.freeze):
 	case <-ctx.Done():
 		return 0, 0, 0, ctx.Err()
 	}
@@ -137,8 +138,11 @@ func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (f
 		}
 		return nil
 	})
-	took = time.Since(thawed).Seconds()
+	took = time.Since(thawed).Seconds() / float64(c.stretch)
 	for _, m := range members {
+		if frozen[m.id] {
+			continue // what it thinks of others when it goes on is its own
+		}
 		for _, other := range m.Members() {
 			switch changed := other.Since.After(began); {
 			case changed && frozen[other.ID]:
@@ -169,7 +173,7 @@ func (c *crowd) killSome(ctx context.Context, members []*member) (seen []float64
 		if err != nil {
 			return nil, err
 		}
-		seen = append(seen, time.Since(began).Seconds())
+		seen = append(seen, time.Since(began).Seconds()/float64(c.stretch))
 	}
 	say("deaths were seen by all after %.1f s", seen)
 	return seen, nil

@@ -25,7 +25,7 @@ type air struct {
 }
 
 // radio is one member's transport. A dead one hears and says nothing more. A frozen one is like a process that was
-// stopped: what comes for it waits, up to a queue, and what it would have said is said when it goes on.
+// stopped: what comes for it waits, up to a queue, and whoever in it wants to say something waits until it goes on.
 type radio struct {
 	air     *air
 	addr    netip.AddrPort
@@ -35,7 +35,8 @@ type radio struct {
 	mu     sync.Mutex // guards what follows
 	dead   bool
 	frozen bool
-	held   []func() // what happens when it goes on
+	held   []func()      // what happens when it goes on
+	resume chan struct{} // closed when it goes on; nil unless it is frozen
 }
 
 func (a *air) open(addr netip.AddrPort) *radio {
@@ -59,17 +60,38 @@ func (w *radio) kill() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.dead, w.held = true, nil
+	w.goOn()
 }
 
 func (w *radio) freeze() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.frozen = true
+	if !w.frozen {
+		w.frozen, w.resume = true, make(chan struct{})
+	}
+}
+
+// goOn lets those speak who wait; mu is held.
+func (w *radio) goOn() {
+	if w.frozen {
+		w.frozen = false
+		close(w.resume)
+	}
+}
+
+// pause waits as long as the member is frozen.
+func (w *radio) pause() {
+	w.mu.Lock()
+	frozen, resume := w.frozen, w.resume
+	w.mu.Unlock()
+	if frozen {
+		<-resume
+	}
 }
 
 func (w *radio) thaw() {
 	w.mu.Lock()
-	w.frozen = false
+	w.goOn()
 	held := w.held
 	w.held = nil
 	w.mu.Unlock()
@@ -108,6 +130,7 @@ func (w *radio) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 
 // WriteTo says a packet; as with UDP, nobody knows whether it was heard.
 func (w *radio) WriteTo(b []byte, addr string) (time.Time, error) {
+	w.pause()
 	now := time.Now()
 	to := w.air.at(addr)
 	if to == nil {
@@ -131,6 +154,7 @@ func (w *radio) PacketCh() <-chan *gossip.Packet { return w.packets }
 
 // DialTimeout connects. A frozen member's kernel accepts, and nothing is read until it goes on.
 func (w *radio) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	w.pause()
 	to := w.air.at(addr)
 	if to == nil || to.isDead() || w.isDead() {
 		time.Sleep(timeout) // nobody says that nobody is there
