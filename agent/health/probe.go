@@ -127,7 +127,7 @@ func (o Options) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread()
-		conn, err, back := o.dialHere(ctx, network, addr)
+		conn, back, err := o.dialHere(ctx, network, addr)
 		if back {
 			runtime.UnlockOSThread()
 		}
@@ -137,24 +137,24 @@ func (o Options) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return r.conn, r.err
 }
 
-func (o Options) dialHere(ctx context.Context, network, addr string) (conn net.Conn, err error, back bool) { //nolint:revive // back goes with either
+func (o Options) dialHere(ctx context.Context, network, addr string) (conn net.Conn, back bool, err error) {
 	home, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("remember the own namespace: %w", err), true
+		return nil, true, fmt.Errorf("remember the own namespace: %w", err)
 	}
 	defer unix.Close(home) //nolint:errcheck // read only
 	there, err := unix.Open(o.NetNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open the task's namespace: %w", err), true
+		return nil, true, fmt.Errorf("open the task's namespace: %w", err)
 	}
 	defer unix.Close(there) //nolint:errcheck // read only
 	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("enter the task's namespace: %w", err), true
+		return nil, true, fmt.Errorf("enter the task's namespace: %w", err)
 	}
 	// One literal address: the dialer stays on this thread (net.Dialer runs addresses side by side only when
 	// there are several).
 	conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-	return conn, cause(err), unix.Setns(home, unix.CLONE_NEWNET) == nil
+	return conn, unix.Setns(home, unix.CLONE_NEWNET) == nil, cause(err)
 }
 
 // cause leaves out what the subject of an answer says already.

@@ -15,6 +15,7 @@ import (
 	"weft/lb"
 	"weft/lb/edge"
 	"weft/lb/maglev"
+	"weft/tests/bench/report"
 )
 
 // What flows live through: two edge nodes, each with the real program, maps and plan (lb/edge), and TCP flows of
@@ -148,7 +149,7 @@ func (n *edgeNode) survive(flows []flow) (share float64, cut int, err error) {
 }
 
 // measureFlows returns the lines about flows; count of them.
-func measureFlows(count int) (lines []line, err error) {
+func measureFlows(count int) (lines []report.Line, err error) {
 	a, err := newEdgeNode()
 	if err != nil {
 		return nil, err
@@ -179,7 +180,7 @@ func measureFlows(count int) (lines []line, err error) {
 	ask := func(measure string, n *edgeNode) error {
 		share, cut, err := n.survive(flows)
 		total += cut
-		lines = append(lines, line{Measure: measure, Value: share, Bar: barSurvive, Holds: share >= barSurvive, Runs: count})
+		lines = append(lines, report.NewLine(measure, "", []float64{share}, report.Bar{Least: barSurvive}))
 		return err
 	}
 	// b was there before, with other backends, so that its indexes are others; or it starts now.
@@ -213,12 +214,14 @@ func measureFlows(count int) (lines []line, err error) {
 			return nil, err
 		}
 	}
-	lines = append(lines, line{Measure: "edge_flows_cut", Value: float64(total), Holds: total == 0, Runs: count})
+	none := 0.0
+	noCut := total == 0
+	lines = append(lines, report.Line{Measure: "edge_flows_cut", Value: float64(total), Bar: &none, Holds: &noCut, Runs: 1})
 	moved, err := movedBeyond(edge.Slots)
 	if err != nil {
 		return nil, err
 	}
-	return append(lines, line{Measure: "edge_slots_moved_beyond_one_of_100_leaving", Value: moved, Bar: barMoved, Holds: moved < barMoved, Runs: backends}), nil
+	return append(lines, report.NewLine("edge_slots_moved_beyond_one_of_100_leaving", "", []float64{moved}, report.Bar{Most: barMoved})), nil
 }
 
 // movedBeyond lets each of 100 backends leave a table, and returns the mean share of slots of others that moved.

@@ -14,19 +14,20 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"math"
 	"os"
-	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"weft/tests/bench/report"
 )
 
 func main() {
 	rounds := flag.Int("rounds", 101, "rounds over all kinds of packets")
 	repeat := flag.Int("repeat", 20000, "packets in a round, of each kind")
-	out := flag.String("json", "", "append a JSON line per measure to this file")
+	out := flag.String("json", "", "put a JSON line per measure into this file")
 	short := flag.Bool("short", false, "only that it runs: few packets, no bars")
 	flag.Parse()
 	if *short {
@@ -36,16 +37,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "edge:", err)
 		os.Exit(1)
 	}
-}
-
-// line is one measure, in the form that all of the repository's benchmarks have.
-type line struct {
-	Measure string  `json:"measure"`
-	Against string  `json:"against"`
-	Value   float64 `json:"value"`
-	Bar     float64 `json:"bar"` // 0: none
-	Holds   bool    `json:"holds"`
-	Runs    int     `json:"runs"`
 }
 
 func run(rounds, repeat int, out string, short bool) error {
@@ -59,7 +50,7 @@ func run(rounds, repeat int, out string, short bool) error {
 		fmt.Printf("instructions: not counted on this machine: %v\n", cerr)
 	}
 	defer counter.close()
-	var lines []line
+	var lines []report.Line
 	samples := make([]sample, len(stage.kinds))
 	for range rounds {
 		for i, k := range stage.kinds {
@@ -68,18 +59,10 @@ func run(rounds, repeat int, out string, short bool) error {
 			}
 		}
 	}
-	fmt.Printf("%-20s %9s %9s %6s %13s\n", "packet", "ns", "median", "bar", "instructions")
-	missed := false
 	for i, k := range stage.kinds {
-		s := &samples[i]
-		l := line{Measure: "edge_ns_" + k.name, Value: quantile(s.ns, 4), Bar: k.bar, Runs: rounds}
-		l.Holds = k.bar == 0 || l.Value <= k.bar
-		missed = missed || !l.Holds
-		fmt.Printf("%-20s %9.0f %9.0f %6s %13s\n",
-			k.name, l.Value, quantile(s.ns, 2), number(k.bar), number(quantile(s.instructions, 2)))
-		lines = append(lines, l)
+		lines = append(lines, report.NewLine("edge_ns_"+k.name, "", samples[i].ns, report.Bar{Most: k.bar}))
 		if counter != nil {
-			lines = append(lines, line{Measure: "edge_instructions_" + k.name, Value: quantile(s.instructions, 2), Holds: true, Runs: rounds})
+			lines = append(lines, report.NewLine("edge_instructions_"+k.name, "", samples[i].instructions, report.Bar{}))
 		}
 	}
 	flows := 100000
@@ -90,19 +73,23 @@ func run(rounds, repeat int, out string, short bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%-46s %9s %9s\n", "flows", "value", "bar")
-	for _, l := range lived {
-		missed = missed || !l.Holds
-		fmt.Printf("%-46s %9g %9g\n", l.Measure, l.Value, l.Bar)
-	}
 	lines = append(lines, lived...)
-	if err := appendLines(out, lines); err != nil {
-		return err
+	missed := 0
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	for i, row := range report.Table(lines) {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+		if i > 0 && lines[i-1].Holds != nil && !*lines[i-1].Holds {
+			missed++
+		}
 	}
-	if missed && !short {
-		return errors.New("a bar is missed")
+	err = w.Flush()
+	if out != "" {
+		err = errors.Join(err, report.ReplaceLines(out, lines))
 	}
-	return nil
+	if missed > 0 && !short {
+		err = errors.Join(err, fmt.Errorf("%d bars are missed", missed))
+	}
+	return err
 }
 
 // sample is what was measured of one kind, per packet.
@@ -120,36 +107,5 @@ func (s *sample) take(st *stage, k kind, repeat int, c *instructions) error {
 	}
 	s.ns = append(s.ns, full-empty)
 	s.instructions = append(s.instructions, fullCount-emptyCount)
-	return nil
-}
-
-// quantile is the value that one in n is below.
-func quantile(values []float64, n int) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/n]
-}
-
-func number(v float64) string {
-	if v == 0 || math.IsNaN(v) {
-		return "-"
-	}
-	return fmt.Sprintf("%.0f", v)
-}
-
-func appendLines(path string, lines []line) (err error) {
-	if path == "" {
-		return nil
-	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	encoder := json.NewEncoder(f)
-	for _, l := range lines {
-		if err := encoder.Encode(l); err != nil {
-			return err
-		}
-	}
 	return nil
 }

@@ -28,9 +28,9 @@ type options struct {
 	weft    string
 	rounds  int
 	span    time.Duration
-	mtu     int
-	gso     bool
-	big     int // bytes that packets on the way may have together, above 64 KiB; 0: what links begin with
+	mtu     int  // of the link between hosts, bytes
+	gso     bool // segmentation and joining of packets by that link
+	big     int  // bytes that packets on the way may have together, above 64 KiB; 0: what links begin with
 	short   bool
 	wires   bool
 	only    string // measures, separated by commas; empty: all
@@ -40,12 +40,10 @@ type options struct {
 }
 
 func main() {
-	var o options
+	o := options{mtu: 1500, gso: true}
 	flag.StringVar(&o.weft, "weft", "bin/weft", "the weft executable")
 	flag.IntVar(&o.rounds, "rounds", 15, "rounds; each measures everything once, in random order")
 	flag.DurationVar(&o.span, "span", 200*time.Millisecond, "how long one conversation lasts")
-	flag.IntVar(&o.mtu, "mtu", 1500, "of the link between hosts, bytes")
-	flag.BoolVar(&o.gso, "gso", true, "segmentation and joining of packets by the link between hosts")
 	flag.BoolVar(&o.short, "short", false, "one short round: that all of it works, no numbers")
 	flag.BoolVar(&o.wires, "wires", false, "bulk and questions on other links between hosts")
 	flag.StringVar(&o.only, "only", "", "measures, separated by commas (default: all)")
