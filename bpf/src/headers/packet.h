@@ -5,6 +5,12 @@
 
 #include "shared/types.h"
 
+/*
+ * Nothing between the fields, and each at an even offset from where the frame begins: packed alone
+ * would have clang read and write byte by byte.
+ */
+#define WIRE __attribute__((packed, aligned(2)))
+
 enum ethertype {
 	ETHERTYPE_IPV4 = 0x0800,
 	ETHERTYPE_ARP = 0x0806,
@@ -16,7 +22,7 @@ struct ethernet {
 	__u8 dst[6];
 	__u8 src[6];
 	__be16 type;
-} __attribute__((packed));
+} WIRE;
 
 /* RFC 826, for IPv4 over Ethernet. */
 struct arp {
@@ -29,7 +35,7 @@ struct arp {
 	__be32 sender;
 	__u8 target_mac[6];
 	__be32 target;
-} __attribute__((packed));
+} WIRE;
 
 enum {
 	ARP_ETHERNET = 1,
@@ -62,7 +68,7 @@ struct ipv4 {
 	__be16 checksum;
 	__be32 src;
 	__be32 dst;
-} __attribute__((packed));
+} WIRE;
 
 enum {
 	IPV4_DF = 0x4000,
@@ -80,7 +86,7 @@ struct ipv6 {
 	__u8 hop_limit;
 	__u8 src[16];
 	__u8 dst[16];
-} __attribute__((packed));
+} WIRE;
 
 /* The first bytes of an extension header; a fragment header has its offset in bytes 2 and 3. */
 struct ipv6_extension {
@@ -88,7 +94,7 @@ struct ipv6_extension {
 	__u8 len; /* in 8 bytes, less the first 8 */
 	__be16 fragment;
 	__be32 id;
-} __attribute__((packed));
+} WIRE;
 
 enum {
 	IPV6_OFFSET = 0xfff8,
@@ -100,7 +106,7 @@ struct udp {
 	__be16 dport;
 	__be16 len;
 	__be16 checksum;
-} __attribute__((packed));
+} WIRE;
 
 /* RFC 9293. */
 struct tcp {
@@ -113,7 +119,7 @@ struct tcp {
 	__be16 window;
 	__be16 checksum;
 	__be16 urgent;
-} __attribute__((packed));
+} WIRE;
 
 enum {
 	TCP_FIN = 0x01,
@@ -135,7 +141,7 @@ struct icmp {
 		};
 		__be32 rest;
 	};
-} __attribute__((packed));
+} WIRE;
 
 enum icmp_type {
 	ICMP_ECHO_REPLY = 0,
@@ -173,7 +179,7 @@ struct neighbour {
 	__u8 option;
 	__u8 option_len; /* in 8 bytes */
 	__u8 mac[6];
-} __attribute__((packed));
+} WIRE;
 
 enum {
 	ND_ROUTER_SOLICITED_OVERRIDE = 0xe0000000,
@@ -187,7 +193,7 @@ struct vxlan {
 	__u8 policy_flags;
 	__be16 policy;
 	__be32 vni; /* in the high 24 bits */
-} __attribute__((packed));
+} WIRE;
 
 enum {
 	VXLAN_HAS_VNI = 0x08,

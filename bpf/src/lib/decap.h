@@ -72,8 +72,8 @@ static __always_inline int open_ipv6(struct packet *p, struct cursor *c)
 
 	if (!ip || p->ethertype != bpf_htons(ETHERTYPE_IPV6) || ip->next != PROTO_UDP)
 		return not_ours(p);
-	memcpy(&p->src, ip->src, sizeof(p->src));
-	memcpy(&p->dst, ip->dst, sizeof(p->dst));
+	copy_addr(&p->src, ip->src);
+	copy_addr(&p->dst, ip->dst);
 	if (!is_own6(&p->dst) || is_mapped(&p->src))
 		return not_ours(p);
 	p->tos = bpf_ntohl(ip->version_class_flow) >> 20;

@@ -20,7 +20,7 @@ struct echo {
 	struct udp udp;
 	struct vxlan vxlan;
 	__u8 data[ECHO_DATA];
-} __attribute__((packed));
+} WIRE;
 
 struct echo6 {
 	struct ethernet eth;
@@ -28,7 +28,7 @@ struct echo6 {
 	struct udp udp;
 	struct vxlan vxlan;
 	__u8 data[ECHO_DATA];
-} __attribute__((packed));
+} WIRE;
 
 /* UDP has no sum: the sender's socket takes it without (RFC 6936 for IPv6). */
 static __always_inline void echo_rest(const struct packet *p, struct udp *udp, struct vxlan *vxlan)

@@ -14,18 +14,6 @@
 #include "lib/edge_steer.h"
 #include "lib/encap.h"
 
-/* The part of the header checksum that every frame has: versions, DF, TTL and protocol. */
-#define EDGE_SUM (bpf_htons(0x4500) + bpf_htons(IPV4_DF) + bpf_htons(TUNNEL_TTL << 8 | PROTO_UDP))
-
-static __always_inline __be16 edge_checksum(__be32 dst, __be16 total, __u8 tos)
-{
-	__u32 sum = EDGE_SUM + (node_addr4 & 0xffff) + (node_addr4 >> 16) + (dst & 0xffff) +
-		    (dst >> 16) + total + bpf_htons(tos);
-
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~((sum & 0xffff) + (sum >> 16));
-}
-
 /* Everything behind the outer MACs. size: of the inner frame. */
 static __always_inline void edge_frame(void *f, const struct edge_packet *e,
 				       const struct edge_backend *b, __u32 size, __u32 hash15)
@@ -44,7 +32,7 @@ static __always_inline void edge_frame(void *f, const struct edge_packet *e,
 	put16(f + AT(tunnel_frame, ip.total_len), total);
 	put32(f + AT(tunnel_frame, ip.id), bpf_htonl(IPV4_DF));
 	put16(f + AT(tunnel_frame, ip.ttl), bpf_htons(TUNNEL_TTL << 8 | PROTO_UDP));
-	put16(f + AT(tunnel_frame, ip.checksum), edge_checksum(edge_node(b), total, tos));
+	put16(f + AT(tunnel_frame, ip.checksum), tunnel_checksum(edge_node(b), total, tos));
 	put32(f + AT(tunnel_frame, ip.src), node_addr4);
 	put32(f + AT(tunnel_frame, ip.dst), edge_node(b));
 	put16(f + AT(tunnel_frame, udp.sport), bpf_htons(TUNNEL_PORT_FIRST | hash15));

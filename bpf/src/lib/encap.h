@@ -86,30 +86,44 @@ static __always_inline int send_out6(const struct addr *vtep)
 	return bpf_redirect_neigh(underlay_ifindex, &hop, sizeof(hop), 0);
 }
 
+/* The first size bytes of the frame, to be written; NULL where they are not in one piece. */
+static __always_inline void *front(struct __sk_buff *skb, __u32 size)
+{
+	void *data = (void *)(long)skb->data;
+
+	return data + size > (void *)(long)skb->data_end ? NULL : data;
+}
+
+/*
+ * What the frame's hash was made of, the inner flow, it is of still: the kernel's own device leaves
+ * it, too.
+ */
 static __always_inline int encap4(struct __sk_buff *skb, struct packet *p, const struct block *to,
 				  __u32 hash)
 {
-	struct tunnel_frame f = {};
+	struct tunnel_frame *f;
 
 	/* The kernel refuses a second tunnel inside a task's own; its device does not. */
 	if (bpf_skb_adjust_room(skb, TUNNEL_ROOM, BPF_ADJ_ROOM_MAC, TUNNEL_FLAGS))
 		return encap_slow(skb, p, to);
-	tunnel_frame_of(p, to, hash, &f);
-	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), BPF_F_INVALIDATE_HASH))
+	f = front(skb, sizeof(*f));
+	if (!f)
 		return drop(p, REASON_ENCAP_FAILED);
-	return end(p, REASON_ENCAPSULATED, send_out(f.ip.dst));
+	tunnel_frame_of(p, to, hash, f);
+	return end(p, REASON_ENCAPSULATED, send_out(word(&to->vtep, 3)));
 }
 
 static __always_inline int encap6(struct __sk_buff *skb, struct packet *p, const struct block *to,
 				  __u32 hash)
 {
-	struct tunnel_frame6 f = {};
+	struct tunnel_frame6 *f;
 
 	if (bpf_skb_adjust_room(skb, TUNNEL_ROOM6, BPF_ADJ_ROOM_MAC, TUNNEL_FLAGS6))
 		return encap_slow(skb, p, to);
-	tunnel_frame6_of(p, to, hash, &f);
-	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), BPF_F_INVALIDATE_HASH))
+	f = front(skb, sizeof(*f));
+	if (!f)
 		return drop(p, REASON_ENCAP_FAILED);
+	tunnel_frame6_of(p, to, hash, f);
 	return end(p, REASON_ENCAPSULATED, send_out6(&to->vtep));
 }
 

@@ -15,7 +15,7 @@ struct tunnel_frame {
 	struct udp udp;
 	struct vxlan vxlan;
 	struct ethernet inner;
-} __attribute__((packed));
+} WIRE;
 
 /* The same over IPv6. */
 struct tunnel_frame6 {
@@ -24,7 +24,7 @@ struct tunnel_frame6 {
 	struct udp udp;
 	struct vxlan vxlan;
 	struct ethernet inner;
-} __attribute__((packed));
+} WIRE;
 
 enum {
 	TUNNEL_ROOM = sizeof(struct tunnel_frame) - sizeof(struct ethernet),
@@ -53,6 +53,19 @@ static __always_inline __be16 ipv4_checksum(const struct ipv4 *ip)
 	return ~((sum & 0xffff) + (sum >> 16));
 }
 
+/* The part of the checksum that the outer IPv4 header of every frame has: version, length of the
+ * header, DF, TTL and protocol. */
+#define TUNNEL_SUM (bpf_htons(0x4500) + bpf_htons(IPV4_DF) + bpf_htons(TUNNEL_TTL << 8 | PROTO_UDP))
+
+static __always_inline __be16 tunnel_checksum(__be32 dst, __be16 total, __u8 tos)
+{
+	__u32 sum = TUNNEL_SUM + (node_addr4 & 0xffff) + (node_addr4 >> 16) + (dst & 0xffff) +
+		    (dst >> 16) + total + bpf_htons(tos);
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~((sum & 0xffff) + (sum >> 16));
+}
+
 /* MACs of the inner frame; a task's ends with the last four bytes of its address. */
 static __always_inline void inner_macs(const struct packet *p, __u8 *dst, __u8 *src)
 {
@@ -76,15 +89,18 @@ static __always_inline __be16 port_to(const struct block *to)
 	return bpf_htons(is_second(to) ? tunnel_port2 : tunnel_port);
 }
 
-/* From UDP on, the destination's port excepted: size is its length, bytes; 0 above 64 KiB, which
+/* From UDP on: size is its length, bytes; 0 above 64 KiB, which
  * the receiver ignores. */
-static __always_inline void tunnel_rest(const struct packet *p, __u32 size, __u32 hash,
-					struct udp *udp, struct vxlan *vxlan,
+static __always_inline void tunnel_rest(const struct packet *p, const struct block *to, __u32 size,
+					__u32 hash, struct udp *udp, struct vxlan *vxlan,
 					struct ethernet *inner)
 {
 	udp->sport = bpf_htons(TUNNEL_PORT_FIRST | (hash & 0x7fff));
+	udp->dport = port_to(to);
 	udp->len = bpf_htons(size);
+	udp->checksum = 0;
 	vxlan->flags = VXLAN_HAS_VNI | VXLAN_HAS_POLICY;
+	vxlan->policy_flags = 0;
 	vxlan->policy = bpf_htons(p->src_identity);
 	vxlan->vni = bpf_htonl(p->vni << 8);
 	inner->type = p->ethertype;
@@ -102,19 +118,23 @@ static __always_inline __u32 tunnel_size(const struct packet *p, __u32 room, __u
 static __always_inline void tunnel_frame_of(const struct packet *p, const struct block *to,
 					    __u32 hash, struct tunnel_frame *f)
 {
+	__be16 total = bpf_htons(tunnel_size(p, TUNNEL_ROOM, 0));
+	__be32 dst = word(&to->vtep, 3);
+	__u8 tos = p->tos & ECN_MASK; /* RFC 6040 4.1 */
+
 	f->eth.type = bpf_htons(ETHERTYPE_IPV4);
 	f->ip.version_ihl = 0x45;
-	f->ip.tos = p->tos & ECN_MASK; /* RFC 6040 4.1 */
-	f->ip.total_len = bpf_htons(tunnel_size(p, TUNNEL_ROOM, 0));
+	f->ip.tos = tos;
+	f->ip.total_len = total;
+	f->ip.id = 0;
 	f->ip.fragment = bpf_htons(IPV4_DF);
 	f->ip.ttl = TUNNEL_TTL;
 	f->ip.proto = PROTO_UDP;
 	f->ip.src = node_addr4;
-	f->ip.dst = word(&to->vtep, 3);
-	f->ip.checksum = ipv4_checksum(&f->ip);
-	tunnel_rest(p, tunnel_size(p, TUNNEL_ROOM, sizeof(f->ip)), hash, &f->udp, &f->vxlan,
+	f->ip.dst = dst;
+	f->ip.checksum = tunnel_checksum(dst, total, tos);
+	tunnel_rest(p, to, tunnel_size(p, TUNNEL_ROOM, sizeof(f->ip)), hash, &f->udp, &f->vxlan,
 		    &f->inner);
-	f->udp.dport = port_to(to);
 }
 
 /* UDP's sum is left out, which tunnels may (RFC 6935): the inner packet has its own. */
@@ -130,6 +150,5 @@ static __always_inline void tunnel_frame6_of(const struct packet *p, const struc
 	f->ip.hop_limit = TUNNEL_TTL;
 	own_addr6(f->ip.src);
 	memcpy(f->ip.dst, &to->vtep, 16);
-	tunnel_rest(p, size, hash, &f->udp, &f->vxlan, &f->inner);
-	f->udp.dport = port_to(to);
+	tunnel_rest(p, to, size, hash, &f->udp, &f->vxlan, &f->inner);
 }

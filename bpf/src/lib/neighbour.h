@@ -13,7 +13,7 @@
 struct arp_frame {
 	struct ethernet eth;
 	struct arp arp;
-} __attribute__((packed));
+} WIRE;
 
 /* Makes the question an answer: who has mac. */
 static __always_inline int reply_arp(struct __sk_buff *skb, const struct arp *asked,
@@ -90,7 +90,7 @@ struct neighbour_frame {
 	struct ethernet eth;
 	struct ipv6 ip;
 	struct neighbour nd;
-} __attribute__((packed));
+} WIRE;
 
 /* RFC 1071 over what was summed by 32-bit words. */
 static __always_inline __be16 fold(__s64 sum)

@@ -88,6 +88,40 @@ static __always_inline bool no_addr(const struct addr *a)
 	return !(word(a, 0) | word(a, 1) | word(a, 2) | word(a, 3));
 }
 
+/*
+ * Loads and stores at addresses that need not be aligned, which Linux lets programs do wherever the
+ * machine does.
+ */
+static __always_inline __u16 get16(const void *at)
+{
+	return *(const __u16 *)at;
+}
+
+static __always_inline __u32 get32(const void *at)
+{
+	return *(const __u32 *)at;
+}
+
+static __always_inline void put16(void *at, __u16 value)
+{
+	*(__u16 *)at = value;
+}
+
+static __always_inline void put32(void *at, __u32 value)
+{
+	*(__u32 *)at = value;
+}
+
+static __always_inline void copy_addr(struct addr *to, const void *from)
+{
+	__be32 *words = (__be32 *)to->bytes;
+
+	words[0] = get32(from);
+	words[1] = get32(from + 4);
+	words[2] = get32(from + 8);
+	words[3] = get32(from + 12);
+}
+
 /* Whether an address is an IPv4 one, in 128 bit. */
 static __always_inline bool is_mapped(const struct addr *a)
 {

@@ -58,7 +58,7 @@ static __always_inline int read(struct __sk_buff *skb, __u32 at, void *to, __u32
 		pos += offset;
 		asm volatile("" : "+r"(pos));
 		if (pos + size <= end) {
-			memcpy(to, pos, size);
+			memcpy(to, __builtin_assume_aligned(pos, 2), size);
 			return 0;
 		}
 	}
@@ -216,8 +216,8 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->tos = bpf_ntohl(ip->version_class_flow) >> 20;
 	p->ttl = ip->hop_limit;
 	p->dont_fragment = true;
-	memcpy(&p->src, ip->src, sizeof(p->src));
-	memcpy(&p->dst, ip->dst, sizeof(p->dst));
+	copy_addr(&p->src, ip->src);
+	copy_addr(&p->dst, ip->dst);
 	/* That form is of rows only: in an IPv6 header it would pass for the IPv4 address. */
 	if (is_mapped(&p->src) || is_mapped(&p->dst))
 		return drop(p, REASON_MALFORMED);

@@ -33,7 +33,12 @@ static __always_inline const struct block *block_of(__u32 vni, const struct addr
 static __always_inline const struct block *find_block(const struct packet *p,
 						      const struct workload *w)
 {
-	return block_of(w->vni, &p->dst, is_ipv4(p) ? w->block4 + 96 : w->block6);
+	struct block_key key = {.vni = w->vni, .addr = p->dst};
+
+	if (!is_ipv4(p))
+		return block_of(w->vni, &p->dst, w->block6);
+	((__be32 *)key.addr.bytes)[3] &= mask_of(w->block4);
+	return bpf_map_lookup_elem(&blocks, &key);
 }
 
 /* The node whose processes have the address. */

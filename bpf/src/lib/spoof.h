@@ -7,8 +7,7 @@
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
-	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) |
-		 (a[5] ^ b[5]));
+	return get16(a) == get16(b) && get16(a + 2) == get16(b + 2) && get16(a + 4) == get16(b + 4);
 }
 
 static __always_inline int check_mac(struct __sk_buff *skb, struct packet *p,

@@ -45,7 +45,7 @@ struct icmp_frame {
 	struct ethernet eth;
 	struct ipv4 ip;
 	struct icmp icmp;
-} __attribute__((packed));
+} WIRE;
 
 /* Makes the packet the ICMP error about itself. Global: too large for the caller's stack. */
 __noinline int tell_ipv4(struct __sk_buff *skb, const struct told *t, __u32 mtu)
@@ -89,7 +89,7 @@ struct icmpv6_frame {
 	struct ethernet eth;
 	struct ipv6 ip;
 	struct icmp icmp;
-} __attribute__((packed));
+} WIRE;
 
 /* The same for IPv6. */
 __noinline int tell_ipv6(struct __sk_buff *skb, const struct told *t, __u32 mtu)

@@ -187,7 +187,7 @@ func write(out io.Writer, o options, c costs, lines []report.Line, about string)
 	for _, r := range table {
 		fmt.Fprintln(w, strings.Join(r, "\t"))
 	}
-	err := errors.Join(w.Flush(), report.WriteLines(filepath.Join(o.results, "lb.jsonl"), lines))
+	err := errors.Join(w.Flush(), report.ReplaceLines(filepath.Join(o.results, "lb.jsonl"), lines))
 	if o.page == "" {
 		return err
 	}
