@@ -48,7 +48,7 @@ func newWalker(t *testing.T, l *lab.Lab, r *rand.Rand) *walker {
 	t.Helper()
 	w := &walker{Rand: r, t: t, lab: l, agreed: make(map[string]int), counts: make(map[string]int), took: make(map[string]time.Duration)}
 	for _, h := range l.Hosts {
-		d, err := client.Dial(h.Socket())
+		d, err := client.DialPatient(h.Socket())
 		if err != nil {
 			t.Fatal(err)
 		}

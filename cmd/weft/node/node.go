@@ -51,6 +51,9 @@ type Daemon struct {
 // Dial connects to the daemon behind socket. A call fails at once when the daemon is not there.
 func Dial(socket string) (*Daemon, error) { return dial(socket) }
 
+// DialPatient is Dial for who outlives the daemon: calls wait for one that is away, until their context ends.
+func DialPatient(socket string) (*Daemon, error) { return dial(socket, patient()...) }
+
 func dial(socket string, more ...grpc.DialOption) (*Daemon, error) {
 	if _, err := os.Stat(socket); errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("no node daemon at %s: start `weft netd`, or name its socket by --socket or WEFT_SOCKET", socket)

@@ -77,7 +77,7 @@ func TestJoinOutlivesTheDaemon(t *testing.T) {
 	}
 	m.start()
 	t.Cleanup(func() { m.server.Stop() })
-	daemon, err := dial(m.socket, patient()...)
+	daemon, err := DialPatient(m.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
