@@ -7,6 +7,7 @@
 package walk
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -264,7 +265,9 @@ func (w *walker) detach() error {
 	t := w.tasks[i]
 	w.tasks = slices.Delete(w.tasks, i, i+1)
 	t.ns.used = false
-	return t.on.daemon.Overlay.Detach(w.t.Context(), t.ID)
+	ctx, cancel := context.WithTimeout(w.t.Context(), settled)
+	defer cancel()
+	return t.on.daemon.Overlay.Detach(ctx, t.ID)
 }
 
 // restart kills a node daemon; the samples that follow are asked of the next one.
@@ -283,9 +286,11 @@ func (w *walker) restart() error {
 func (w *walker) sample() error {
 	q := w.question()
 	start := time.Now()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*settled)
+	defer cancel()
 	for {
 		want := q.model()
-		why, err := q.why(w.t.Context())
+		why, err := q.why(ctx)
 		if err != nil {
 			why = err.Error()
 		}
