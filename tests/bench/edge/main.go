@@ -8,9 +8,8 @@
 //	edge [-rounds N] [-repeat N] [-json FILE] [-short]
 //
 // Rounds go over all kinds in turn, so that what else the machine does meets all alike, and are short, so
-// that it leaves many of them alone. It can only add to a time: bars are held to the lower quartile of
-// the rounds; the median is printed beside it. From each round's time that of the wrapper (see bpftest.Undo) around a program
-// that does nothing is taken off.
+// that it leaves many of them alone. Bars are held to the median over the rounds. From each round's time that of the wrapper
+// (see bpftest.Undo) around a program that does nothing is taken off.
 package main
 
 import (
