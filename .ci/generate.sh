@@ -12,4 +12,4 @@ for proto in $(git ls-files '*.proto'); do
 	protoc --go_out=. --go_opt=paths=source_relative \
 		--go-grpc_out=. --go-grpc_opt=paths=source_relative "${gateway[@]}" "$proto"
 done
-go run ./overlay/compile/gen docs/troubleshooting.md
+go run ./overlay/explain/gen docs/troubleshooting.md

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"weft/overlay"
 )
 
 // Underlay is the link that tunnels run over.
@@ -26,13 +28,12 @@ type Underlay struct {
 	MTU     int          // bytes
 }
 
-// Overhead is what a tunnel adds to an inner packet over this underlay, bytes; compile.Overhead counts
-// the same.
+// Overhead is what a tunnel adds to an inner packet over this underlay, bytes.
 func (u Underlay) Overhead() int {
 	if u.Addr.Is6() {
-		return 70
+		return overlay.Overhead6
 	}
-	return 50
+	return overlay.Overhead
 }
 
 // Errors of FindUnderlay; the text says what there is. An ErrNoAddress is an ErrUnderlay that may mend itself: the

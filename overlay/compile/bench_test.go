@@ -11,11 +11,12 @@ import (
 	"weft/discovery"
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/compile/compiletest"
 )
 
 // large is a cluster of 1,000 nodes and 300 sets of groups, with 200 tasks here and 500 rules.
 func large() compile.Facts {
-	n := network("prod", 7)
+	n := compiletest.Network("prod", 7)
 	n.Subnet4 = netip.MustParsePrefix("9.0.0.0/8")
 	f := compile.Facts{Node: "n0", VTEP: netip.MustParseAddr("10.0.0.0"), MTU: 1500, Networks: []overlay.Network{n}}
 	for i := range 1000 {
@@ -37,7 +38,7 @@ func large() compile.Facts {
 		})
 	}
 	for i := range 200 {
-		f.Tasks = append(f.Tasks, task(fmt.Sprint("t", i), n, uint32(i+1), fmt.Sprintf("9.0.0.%d", i+1), f.Sets[i%60]))
+		f.Tasks = append(f.Tasks, compiletest.Task(fmt.Sprint("t", i), n, uint32(i+1), fmt.Sprintf("9.0.0.%d", i+1), f.Sets[i%60]))
 	}
 	return f
 }

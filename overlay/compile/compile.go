@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package compile turns networks, groups, rules, blocks, nodes and the tasks of this node into the rows
-// that the packet path reads, and explains a verdict from the same rows. Getting them into the kernel,
-// and when, it leaves to the engine.
+// that the packet path reads, and tells which rule decides for a pair (Ruling). Getting rows into the kernel, and when, it
+// leaves to the engine; words for what was decided, to overlay/explain.
 //
 // Stages, all pure, each over the whole of the facts but the first, which goes on from the last ones:
 //
@@ -21,13 +21,6 @@ import (
 	"weft/bpf/row"
 	"weft/discovery"
 	"weft/overlay"
-)
-
-// Overhead is what a tunnel adds to an inner packet over an IPv4 underlay, in bytes: outer IPv4 20, UDP
-// 8, VXLAN 8, inner Ethernet 14. Over IPv6 it is Overhead6.
-const (
-	Overhead  = 50
-	Overhead6 = 70
 )
 
 // Facts are all that rows are made from. A list that did not change since the last time is the same list.
@@ -65,8 +58,8 @@ type Node struct {
 	Host4, Host6 netip.Prefix
 }
 
-// hosts returns the node's addresses towards the networks.
-func (n Node) hosts() []netip.Prefix {
+// Hosts returns the node's addresses towards the networks, IPv4 before IPv6.
+func (n Node) Hosts() []netip.Prefix {
 	return slices.DeleteFunc([]netip.Prefix{n.Host4, n.Host6}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
@@ -142,6 +135,12 @@ func (p *Policy) Places(f Facts) Rows {
 	}
 	p.placed = now
 	return now.rows
+}
+
+// Network returns a network by its name; false: there is none, or none that packets can be told apart by.
+func (f Facts) Network(name string) (overlay.Network, bool) {
+	n, known := byName(f.Networks)[name]
+	return n, known
 }
 
 // byName indexes the networks that packets can be told apart by: VNI 0 is the host's.

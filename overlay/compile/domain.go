@@ -129,7 +129,7 @@ func (d *domain) takeRules(all []overlay.Rule, changed map[uint32]struct{}) {
 			rules[r.ID] = read
 		}
 	}
-	prefixes := prefixesOf(rules)
+	prefixes := prefixesOf(maps.Values(rules))
 	d.renumber(prefixes, changed)
 	for id, old := range d.rules {
 		if now := rules[id]; now != nil && sameRule(old, now) {
@@ -224,11 +224,11 @@ func (d *domain) takeTargets(local map[overlay.Identity][]string) {
 			groups = s.groups
 		}
 		t := d.targets[dst]
-		if t != nil && slices.Equal(t.groups, groups) {
+		if t != nil && slices.Equal(t.Groups, groups) {
 			continue
 		}
 		fresh := &target{
-			party: party{src: uint32(dst), groups: groups}, verdicts: make(map[uint32]row.Verdict), memo: make(map[string]row.Verdict),
+			Party: Party{Identity: uint32(dst), Groups: groups}, verdicts: make(map[uint32]row.Verdict), memo: make(map[string]row.Verdict),
 		}
 		if t != nil { // the same number, now of other groups: what was said is to be said again or taken back
 			fresh.verdicts = t.verdicts
@@ -252,13 +252,13 @@ func (d *domain) candidates(t *target) {
 	for src := range t.verdicts {
 		t.stale[src] = struct{}{}
 	}
-	for _, g := range t.groups {
+	for _, g := range t.Groups {
 		t.note(d.members[g])
 	}
 	for _, r := range t.about {
 		t.note(d.sourcesOf(r))
 	}
-	if t.in(overlay.GroupPublic) || t.src == row.IdentityUngrouped && d.n.Ungrouped == overlay.UngroupedOpen {
+	if t.in(overlay.GroupPublic) || t.Identity == row.IdentityUngrouped && d.n.Ungrouped == overlay.UngroupedOpen {
 		for src, s := range d.sets {
 			if s.round != 0 {
 				t.stale[uint32(src)] = struct{}{}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"weft/bpf/row"
+	"weft/overlay"
 )
 
 // HostMAC is the link address of the device by which a node's own packets leave for the networks.
@@ -16,7 +17,7 @@ func HostMAC() [6]byte { return [6]byte{0x0a, 0x77, 0x65, 0x66, 0x74, 0x02} }
 func (f Facts) Self() []netip.Prefix {
 	for _, n := range f.Nodes {
 		if n.ID == f.Node {
-			return n.hosts()
+			return n.Hosts()
 		}
 	}
 	return nil
@@ -29,7 +30,7 @@ func (f Facts) Self() []netip.Prefix {
 func (f Facts) hostSubnets() map[row.PrefixKey]row.Prefix {
 	subnets := make(map[row.PrefixKey]row.Prefix)
 	for _, n := range f.Nodes {
-		for _, p := range n.hosts() {
+		for _, p := range n.Hosts() {
 			subnets[row.PrefixKeyOf(p)] = row.Prefix{VNI: row.VNINodes, Block: 128}
 		}
 	}
@@ -41,7 +42,7 @@ func (f Facts) nodeBlocks(blocks map[row.BlockKey]row.Block) {
 		if n.VTEP.Is6() != f.VTEP.Is6() {
 			continue
 		}
-		for _, p := range n.hosts() {
+		for _, p := range n.Hosts() {
 			blocks[row.BlockKey{VNI: row.VNINodes, Addr: row.AddrOf(p.Addr())}] = f.placeOf(n)
 		}
 	}
@@ -59,7 +60,7 @@ func (f Facts) addHost(r Rows) {
 	if len(own) == 0 {
 		return
 	}
-	w := row.Workload{VNI: row.VNINodes, Identity: row.IdentityOtherNode, MTU: uint16(TaskMTU(f.VTEP, f.MTU)), MAC: HostMAC()}
+	w := row.Workload{VNI: row.VNINodes, Identity: row.IdentityOtherNode, MTU: uint16(overlay.TaskMTU(f.VTEP, f.MTU)), MAC: HostMAC()}
 	for _, p := range own {
 		if p.Addr().Is4() {
 			w.Addr4 = row.AddrOf(p.Addr())
@@ -72,10 +73,10 @@ func (f Facts) addHost(r Rows) {
 	r.Workloads[f.Host.Ifindex] = w
 }
 
-// isHost returns the node whose processes have an address towards the networks; false: none.
-func (f Facts) isHost(a netip.Addr) (Node, bool) {
+// NodeAt returns the node whose processes have an address towards the networks; false: none.
+func (f Facts) NodeAt(a netip.Addr) (Node, bool) {
 	i := slices.IndexFunc(f.Nodes, func(n Node) bool {
-		return slices.ContainsFunc(n.hosts(), func(p netip.Prefix) bool { return p.Addr() == a })
+		return slices.ContainsFunc(n.Hosts(), func(p netip.Prefix) bool { return p.Addr() == a })
 	})
 	if i < 0 {
 		return Node{}, false

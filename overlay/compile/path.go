@@ -2,9 +2,11 @@
 
 package compile
 
+import "weft/overlay"
+
 // SmallestPath is what every path is taken to carry: IPv6's least (RFC 8200 section 5) for tasks, in a tunnel
 // over IPv6.
-const SmallestPath = 1280 + Overhead6
+const SmallestPath = 1280 + overlay.Overhead6
 
 // Path is what is known of the way to a node.
 type Path struct {

@@ -3,7 +3,6 @@
 package compile
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 
@@ -11,9 +10,6 @@ import (
 	"weft/discovery"
 	"weft/overlay"
 )
-
-// defaultMTU stands where a node has not told its own yet, bytes.
-const defaultMTU = 1500
 
 // Nodes returns the nodes whose frames are accepted: admitted and not removed since. A removed node's
 // own row is void up to the incarnation that was removed, so a row that is there is of a later life.
@@ -38,18 +34,6 @@ func Nodes(admissions []discovery.Admission, rows []discovery.Node) []Node {
 		nodes = append(nodes, n)
 	}
 	return nodes
-}
-
-// TaskMTU returns the largest inner IP packet that fits an underlay of that MTU in a tunnel from vtep, bytes.
-func TaskMTU(vtep netip.Addr, underlay int) int {
-	if underlay <= 0 {
-		underlay = defaultMTU
-	}
-	overhead := Overhead
-	if vtep.Is6() {
-		overhead = Overhead6
-	}
-	return min(max(underlay-overhead, 0), math.MaxUint16)
 }
 
 func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.Block {
@@ -84,15 +68,15 @@ func blocks(f Facts, networks map[string]overlay.Network) map[row.BlockKey]row.B
 // placeOf returns the row of a block that a node holds.
 func (f Facts) placeOf(n Node) row.Block {
 	if n.ID == f.Node {
-		return row.Block{VTEP: row.AddrOf(f.VTEP), MTU: uint16(TaskMTU(f.VTEP, f.MTU)), Flags: row.BlockLocal}
+		return row.Block{VTEP: row.AddrOf(f.VTEP), MTU: uint16(overlay.TaskMTU(f.VTEP, f.MTU)), Flags: row.BlockLocal}
 	}
-	mtu := TaskMTU(f.VTEP, f.MTU)
+	mtu := overlay.TaskMTU(f.VTEP, f.MTU)
 	if n.MTU != 0 {
-		mtu = min(mtu, TaskMTU(n.VTEP, n.MTU))
+		mtu = min(mtu, overlay.TaskMTU(n.VTEP, n.MTU))
 	}
 	path := f.Paths[n.VTEP]
 	if path.MTU != 0 {
-		mtu = min(mtu, TaskMTU(n.VTEP, path.MTU))
+		mtu = min(mtu, overlay.TaskMTU(n.VTEP, path.MTU))
 	}
 	r := row.Block{VTEP: row.AddrOf(n.VTEP), MTU: uint16(mtu)}
 	if path.Second {

@@ -11,6 +11,7 @@ import (
 	"weft/bpf/row"
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/compile/compiletest"
 )
 
 // TestAChangeMakesItsTablesAnewAlone wants tables of facts that did not change to be the same maps, and all to be what
@@ -24,7 +25,7 @@ func TestAChangeMakesItsTablesAnewAlone(t *testing.T) {
 			"prefixes": r.Prefixes, "vteps": r.VTEPs,
 		}
 	}
-	f := withPlain()
+	f := compiletest.WithPlain()
 	p := compile.NewPolicy()
 	p.Update(f)
 	before := of(p.Places(f))

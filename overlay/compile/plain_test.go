@@ -4,29 +4,17 @@ package compile_test
 
 import (
 	"net/netip"
-	"strings"
 	"testing"
 
 	"weft/bpf/row"
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/compile/compiletest"
 )
-
-// withPlain is the small cluster with a plain node in group db of network prod.
-func withPlain() compile.Facts {
-	f := small()
-	f.Plain = []overlay.PlainNode{{
-		Node: "old", VTEP: netip.MustParseAddr("10.0.0.9"), Network: "prod", Groups: []string{"db"}, Identity: 30, MAC: "02:00:00:00:00:09", MTU: 1400,
-		Blocks: []netip.Prefix{netip.MustParsePrefix("9.0.9.0/24")},
-	}}
-	f.Sets = append(f.Sets, overlay.GroupSet{Network: "prod", Groups: []string{"db"}, Identity: 30})
-	f.Blocks = append(f.Blocks, overlay.Block{Network: "prod", Node: "old", Prefix: netip.MustParsePrefix("9.0.9.0/24")})
-	return f
-}
 
 func TestAPlainNodeIsOneEndpointThatIsJudgedHere(t *testing.T) {
 	t.Parallel()
-	f := withPlain()
+	f := compiletest.WithPlain()
 	r := compile.Compile(f)
 	vtep := addr("10.0.0.9")
 	want := row.VTEP{
@@ -62,7 +50,7 @@ func TestAPlainNodeIsOneEndpointThatIsJudgedHere(t *testing.T) {
 // TestAPlainNodeIsOfItsNetworkAlone leaves out what an odd row says.
 func TestAPlainNodeIsOfItsNetworkAlone(t *testing.T) {
 	t.Parallel()
-	f := withPlain()
+	f := compiletest.WithPlain()
 	f.Blocks = append(f.Blocks, overlay.Block{Network: "dev", Node: "old", Prefix: netip.MustParsePrefix("9.1.9.0/24")})
 	if b, ok := compile.Compile(f).Blocks[row.BlockKey{VNI: 8, Addr: addr("9.1.9.0")}]; ok {
 		t.Errorf("block of another network: %+v", b)
@@ -74,22 +62,6 @@ func TestAPlainNodeIsOfItsNetworkAlone(t *testing.T) {
 	f.Plain[0].VTEP = netip.MustParseAddr("fd00::9")
 	if r := compile.Compile(f); len(r.VTEPs) != 2 {
 		t.Errorf("a VTEP of the other family is accepted: %v", r.VTEPs)
-	}
-}
-
-func TestWhyKnowsPlainNodes(t *testing.T) {
-	t.Parallel()
-	f := withPlain()
-	f.Rules = []overlay.Rule{{ID: 4, Network: "prod", From: "web", To: "db", Protocol: "tcp", Ports: []overlay.PortRange{{First: 80, Last: 80}}, Action: overlay.Allow}}
-	for _, tt := range []struct{ src, dst, reason, says string }{
-		{"web-1", "old", "delivered", "rule 4 (allow web to db tcp/80) lets web-1 (9.0.0.1) reach old (9.0.9.1)"},
-		{"web-1", "9.0.9.77", "delivered", "reach old (9.0.9.77)"},
-		{"9.0.9.77", "web-1", "no_common_group", "old (9.0.9.77) is in group db, web-1 (9.0.0.1) in group web"},
-	} {
-		v, err := compile.Explain(f, compile.World{}, overlay.Question{Source: tt.src, Destination: tt.dst, Protocol: "tcp", Port: 80})
-		if err != nil || v.Reason != tt.reason || !strings.Contains(v.Text, tt.says) {
-			t.Errorf("%s to %s: got %s: %s (%v), want %s: %s", tt.src, tt.dst, v.Reason, v.Text, err, tt.reason, tt.says)
-		}
 	}
 }
 

@@ -200,7 +200,7 @@ func (p *Policy) verdict(list []row.Clause) (row.Verdict, bool) {
 
 // target is an identity of this node's tasks or of a plain node, towards which verdicts are compiled.
 type target struct {
-	party
+	Party
 	about    []*rule                // by id
 	verdicts map[uint32]row.Verdict // by source
 	memo     map[string]row.Verdict // by what is said; the rules in it are of about
@@ -237,8 +237,9 @@ func (d *domain) compile(dst overlay.Identity, t *target, src uint32) {
 }
 
 // pair returns the verdict of one source about a target.
-func (d *domain) pair(src party, t *target) (row.Verdict, bool) {
-	_, common := commonGround(d.n, src, t.party)
+func (d *domain) pair(src Party, t *target) (row.Verdict, bool) {
+	ground, _ := commonGround(d.n, src, t.Party)
+	common := ground != GroundNone
 	var rules []*rule
 	var ids [64]byte
 	key := ids[:0]
@@ -294,16 +295,16 @@ func newDomain(p *Policy, n overlay.Network) *domain {
 }
 
 // party returns what a source is; false: nobody.
-func (d *domain) party(src uint32) (party, bool) {
+func (d *domain) party(src uint32) (Party, bool) {
 	switch src {
 	case row.IdentityNone, row.IdentityWorld, row.IdentityUngrouped, row.IdentityOtherNode:
-		return party{src: src}, true
+		return Party{Identity: src}, true
 	}
 	if prefix, ok := d.byNumber[src]; ok {
-		return party{src: src, prefix: prefix}, true
+		return Party{Identity: src, prefix: prefix}, true
 	}
 	s := d.set(src)
-	return party{src: src, groups: s.groups}, s.round != 0
+	return Party{Identity: src, Groups: s.groups}, s.round != 0
 }
 
 func (d *domain) set(src uint32) set {

@@ -14,6 +14,7 @@ import (
 
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/compile/compiletest"
 )
 
 func merge[K comparable, V any](rows map[K]V, d compile.Delta[K, V]) {
@@ -32,7 +33,7 @@ func TestChangesComeToWhatCompilingAllComesTo(t *testing.T) {
 		sum := compile.Compile(compile.Facts{})
 		var last compile.Facts
 		for step := range rapid.IntRange(1, 8).Draw(t, "steps") {
-			f := drawPolicy(t).facts()
+			f := compiletest.DrawPolicy(t).Facts()
 			// Some kinds of facts stay as they were, as the same lists.
 			for i, keep := range rapid.SliceOfN(rapid.Bool(), 3, 3).Draw(t, "keep") {
 				switch {
@@ -76,7 +77,7 @@ func TestChangesComeToWhatCompilingAllComesTo(t *testing.T) {
 // vast is a network of 60,000 identities, each of a group of its own and of one of 60, with 16 of them
 // here: a million verdicts.
 func vast() compile.Facts {
-	n := network("prod", 7)
+	n := compiletest.Network("prod", 7)
 	f := compile.Facts{Node: "n0", VTEP: netip.MustParseAddr("10.0.0.0"), MTU: 1500, Networks: []overlay.Network{n}}
 	for i := range 60000 {
 		f.Sets = append(f.Sets, overlay.GroupSet{
@@ -84,7 +85,7 @@ func vast() compile.Facts {
 		})
 	}
 	for i := range 16 {
-		f.Tasks = append(f.Tasks, task(fmt.Sprint("t", i), n, uint32(i+1), fmt.Sprintf("9.0.0.%d", i+1), f.Sets[i]))
+		f.Tasks = append(f.Tasks, compiletest.Task(fmt.Sprint("t", i), n, uint32(i+1), fmt.Sprintf("9.0.0.%d", i+1), f.Sets[i]))
 	}
 	return f
 }

@@ -36,6 +36,7 @@ func PortsOf(e overlay.Endpoint) []Port {
 	var ports []Port
 	for _, m := range e.Ports {
 		m = m.Normal()
+		proto, _ := Protocol(m.Protocol)
 		for _, a := range e.Addrs() {
 			host := m.HostIP
 			if !host.IsValid() && a.Is4() {
@@ -45,7 +46,7 @@ func PortsOf(e overlay.Endpoint) []Port {
 			}
 			if host.Is4() == a.Is4() {
 				ports = append(ports, Port{
-					Proto: protocols[m.Protocol], Host: netip.AddrPortFrom(host, m.HostPort), Task: netip.AddrPortFrom(a, m.Port),
+					Proto: proto, Host: netip.AddrPortFrom(host, m.HostPort), Task: netip.AddrPortFrom(a, m.Port),
 				})
 			}
 		}

@@ -10,11 +10,12 @@ import (
 	"weft/bpf/row"
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/compile/compiletest"
 )
 
 func TestPortsAreOfTheFamiliesThatTheTaskHas(t *testing.T) {
 	t.Parallel()
-	f := small()
+	f := compiletest.Small()
 	web := &f.Tasks[0]
 	web.Ports = []overlay.PortMapping{
 		{HostPort: 8080, Port: 80},

@@ -3,60 +3,85 @@
 package compile
 
 import (
-	"maps"
+	"net/netip"
 	"slices"
 
 	"weft/bpf/row"
 	"weft/overlay"
 )
 
-// ruling looks up what decides, or compiles it as the node of the destination would.
-func (a asked) ruling(n overlay.Network) row.Clause {
-	rules := rulesOf(a.f.Rules, n.Name)
-	src, dst := a.sender(rules), a.dst.party()
-	if a.dst.Node != a.f.Node || a.w.Verdict == nil {
-		about := slices.DeleteFunc(slices.Collect(maps.Values(rules)), func(r *rule) bool { return !dst.in(r.To) || !r.from(src) })
-		_, common := commonGround(n, src, dst)
-		return a.service.find(clausesOf(common, about))
-	}
-	v, ok := a.w.Verdict(verdictKey(n.VNI, src.src, a.dst.Identity))
-	switch {
-	case !ok:
-		return row.ClauseOf(0, 0, row.VerdictNone, 0)
-	case v.Clauses == 0:
-		return row.ClauseOf(0, 0, v.Action, v.Rule)
-	}
-	if c, ok := row.FindClause(a.w.Clauses, v.Clauses, a.service.proto, a.service.port); ok {
-		return c
-	}
-	return row.ClauseOf(0, 0, row.VerdictNone, 0)
+// Ruling is what groups and rules of a network say of one side that sends to another: what decides, and what comes
+// closest to letting through what is not let through.
+type Ruling struct {
+	network  overlay.Network
+	src, dst Party
+	rules    []*rule // of the network, by id
 }
 
-func rulesOf(all []overlay.Rule, network string) map[overlay.RuleID]*rule {
-	rules := make(map[overlay.RuleID]*rule)
-	for _, r := range all {
-		if read := newRule(r); r.Network == network && read != nil {
-			rules[r.ID] = read
+// Ruling returns what is said of src that sends to dst, a task of the network. from is where a source of the world is;
+// not valid: nowhere in particular, and no rule from addresses is about it.
+func (f Facts) Ruling(n overlay.Network, src, dst Party, from netip.Addr) Ruling {
+	r := Ruling{network: n, src: src, dst: dst}
+	prefixed := false
+	for _, said := range f.Rules {
+		if read := newRule(said); said.Network == n.Name && read != nil {
+			r.rules = append(r.rules, read)
+			prefixed = prefixed || read.prefix.IsValid() && dst.in(read.To)
 		}
 	}
-	return rules
+	slices.SortFunc(r.rules, sortRules)
+	if !prefixed || !src.InWorld() {
+		return r
+	}
+	for prefix, number := range prefixesOf(slices.Values(r.rules)) { // the longest one is looked up, as by the packet path
+		if prefix.Contains(from) && (!r.src.prefix.IsValid() || prefix.Bits() > r.src.prefix.Bits()) {
+			r.src = Party{Identity: number, prefix: prefix}
+		}
+	}
+	return r
 }
 
-// sender is the source's party: of the world, the longest prefix that the rules name where rules
-// towards the destination name any.
-func (a asked) sender(rules map[overlay.RuleID]*rule) party {
-	src, dst := a.src.party(), a.dst.party()
-	counts := false
-	for _, r := range rules {
-		counts = counts || r.prefix.IsValid() && dst.in(r.To)
-	}
-	if a.src.task || !counts {
-		return src
-	}
-	for prefix, number := range prefixesOf(rules) {
-		if a.src.addr.IsValid() && prefix.Contains(a.src.addr) && (!src.prefix.IsValid() || prefix.Bits() > src.prefix.Bits()) {
-			src = party{src: number, prefix: prefix}
+// Key returns the key of the pair's row in the packet path of the receiver's node.
+func (r Ruling) Key() row.VerdictKey {
+	return verdictKey(r.network.VNI, r.src.Identity, overlay.Identity(r.dst.Identity))
+}
+
+// Decide returns what the receiver's node comes to about a service.
+func (r Ruling) Decide(s Service) row.Clause {
+	about := slices.DeleteFunc(slices.Clone(r.rules), func(said *rule) bool { return !r.dst.in(said.To) || !said.from(r.src) })
+	ground, _ := r.Ground()
+	return s.find(clausesOf(ground != GroundNone, about))
+}
+
+// Ground returns why src may talk to dst without any rule, and the group that they share where that is why.
+func (r Ruling) Ground() (ground Ground, group string) { return commonGround(r.network, r.src, r.dst) }
+
+// Nearness tells how close a rule that allows comes to what it does not allow.
+type Nearness uint8
+
+// Values of Nearness.
+const (
+	NearNothing   Nearness = iota
+	NearService            // both sides are those of the rule, the service is another
+	NearSource             // receiver and service are, the source is another
+	NearDirection          // it is about dst that sends to src
+)
+
+// Nearest returns the rule that comes closest to letting the service through. The lowest one counts, and NearService
+// before the other two.
+func (r Ruling) Nearest(s Service) (id overlay.RuleID, near Nearness) {
+	for _, said := range r.rules {
+		from, to := said.from(r.src), r.dst.in(said.To)
+		switch {
+		case said.Action != overlay.Allow:
+		case from && to:
+			return said.ID, NearService
+		case near != NearNothing:
+		case to && said.isAbout(s):
+			id, near = said.ID, NearSource
+		case said.from(r.dst) && r.src.in(said.To):
+			id, near = said.ID, NearDirection
 		}
 	}
-	return src
+	return id, near
 }

@@ -4,6 +4,7 @@ package compile
 
 import (
 	"cmp"
+	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -19,27 +20,41 @@ const (
 	UDP  uint8 = 17
 )
 
-var protocols = map[string]uint8{"": 0, "icmp": ICMP, "tcp": TCP, "udp": UDP}
-
-// service is what a packet asks for, in host order; port 0 is the protocol without ports.
-type service struct {
-	proto uint8
-	port  uint16
+// Protocol returns the number of a protocol as rules and port mappings spell it; 0 for "", which is all of them. False:
+// it is none of these.
+func Protocol(name string) (number uint8, known bool) {
+	switch name {
+	case "":
+		return 0, true
+	case "icmp":
+		return ICMP, true
+	case "tcp":
+		return TCP, true
+	case "udp":
+		return UDP, true
+	}
+	return 0, false
 }
 
-// party is one side of a pair.
-type party struct {
-	src    uint32       // how a verdict's key names it
-	groups []string     // sorted
-	prefix netip.Prefix // of the world; not valid: the rest of it, or no world at all
+// Service is what a packet asks for, in host order; Port 0 is the protocol without ports.
+type Service struct {
+	Proto uint8 // IP protocol
+	Port  uint16
 }
 
-// inWorld reports whether it is outside of every network: other nodes' processes are, by addresses of their own.
-func (p party) inWorld() bool {
-	return p.src == row.IdentityWorld || p.src == row.IdentityOtherNode || p.prefix.IsValid()
+// Party is one side of a pair, as verdicts tell sides apart.
+type Party struct {
+	Identity uint32       // how a verdict's key names it: a task's, or one of row's for who is none
+	Groups   []string     // sorted
+	prefix   netip.Prefix // of the world; not valid: the rest of it, or no world at all
 }
 
-func (p party) in(group string) bool { return slices.Contains(p.groups, group) }
+// InWorld reports whether it is outside of every network: other nodes' processes are, by addresses of their own.
+func (p Party) InWorld() bool {
+	return p.Identity == row.IdentityWorld || p.Identity == row.IdentityOtherNode || p.prefix.IsValid()
+}
+
+func (p Party) in(group string) bool { return slices.Contains(p.Groups, group) }
 
 // rule is a rule with its words read.
 type rule struct {
@@ -50,7 +65,7 @@ type rule struct {
 
 // newRule reads a rule; nil when it is none that this build understands.
 func newRule(r overlay.Rule) *rule {
-	proto, known := protocols[r.Protocol]
+	proto, known := Protocol(r.Protocol)
 	if !known || len(r.Ports) > 0 && proto != TCP && proto != UDP {
 		return nil
 	}
@@ -65,12 +80,12 @@ func newRule(r overlay.Rule) *rule {
 }
 
 // from reports whether the rule is about what a party sends.
-func (r *rule) from(p party) bool {
+func (r *rule) from(p Party) bool {
 	switch {
 	case r.prefix.IsValid():
 		return p.prefix.IsValid() && r.prefix.Bits() <= p.prefix.Bits() && r.prefix.Contains(p.prefix.Addr())
 	case r.From == overlay.World:
-		return p.inWorld()
+		return p.InWorld()
 	}
 	return p.in(r.From)
 }
@@ -84,22 +99,22 @@ const (
 )
 
 // width tells how narrow the rule is about a service; false: it says nothing about it.
-func (r *rule) width(s service) (int, bool) {
+func (r *rule) width(s Service) (int, bool) {
 	switch {
 	case r.proto == 0:
 		return widthAny, true
-	case r.proto != s.proto:
+	case r.proto != s.Proto:
 		return 0, false
 	case len(r.Ports) == 0:
 		return widthProtocol, true
 	}
 	return widthPorts, slices.ContainsFunc(r.Ports, func(p overlay.PortRange) bool {
-		return max(p.First, 1) <= s.port && s.port <= p.Last
+		return max(p.First, 1) <= s.Port && s.Port <= p.Last
 	})
 }
 
 // isAbout reports whether the rule says anything of a service.
-func (r *rule) isAbout(s service) bool {
+func (r *rule) isAbout(s Service) bool {
 	_, ok := r.width(s)
 	return ok
 }
@@ -123,7 +138,7 @@ func (s *said) add(r *rule) {
 // decide says what comes of a service by rules that are about the pair. The narrowest width of which
 // anything is said decides; of what is said there, deny is before allow, and rules are before common
 // groups. A rule in audit mode changes no outcome: it turns those that it would deny into reports.
-func decide(common bool, rules []*rule, s service) (action uint8, by uint32) {
+func decide(common bool, rules []*rule, s Service) (action uint8, by uint32) {
 	var words [widths]said
 	for _, r := range rules {
 		if w, ok := r.width(s); ok {
@@ -170,7 +185,7 @@ func clausesOf(common bool, rules []*rule) []row.Clause {
 	var list []row.Clause
 	for _, start := range slices.Compact(starts) {
 		proto, port := uint8(start>>16), uint16(start)
-		action, by := decide(common, rules, service{proto, port})
+		action, by := decide(common, rules, Service{proto, port})
 		if n := len(list); n == 0 || list[n-1].Action() != action || list[n-1].Rule != by {
 			list = append(list, row.ClauseOf(proto, port, action, by))
 		}
@@ -179,9 +194,9 @@ func clausesOf(common bool, rules []*rule) []row.Clause {
 }
 
 // find returns what clauses say of a service.
-func (s service) find(list []row.Clause) (found row.Clause) {
+func (s Service) find(list []row.Clause) (found row.Clause) {
 	for _, c := range list {
-		if c.Holds(s.proto, s.port) {
+		if c.Holds(s.Proto, s.Port) {
 			found = c
 		}
 	}
@@ -192,41 +207,54 @@ func verdictKey(vni overlay.VNI, src uint32, dst overlay.Identity) row.VerdictKe
 	return row.VerdictKey{VNI: uint32(vni), Src: src, Dst: uint32(dst)}
 }
 
-// commonGround reports whether src may talk to dst without any rule, and why.
-func commonGround(n overlay.Network, src, dst party) (why string, ok bool) {
+// Ground is why one side may talk to another without any rule.
+type Ground uint8
+
+// Values of Ground.
+const (
+	GroundNone      Ground = iota // it may not
+	GroundPublic                  // the receiver is in group public
+	GroundNode                    // a process of a node, to a task in no group
+	GroundGroup                   // both are in one group
+	GroundUngrouped               // neither is in any
+	GroundOpen                    // one is in none, and the network lets those talk to all
+)
+
+// commonGround returns why src may talk to dst without any rule, and the group that they share where that is why.
+func commonGround(n overlay.Network, src, dst Party) (ground Ground, group string) {
 	if dst.in(overlay.GroupPublic) {
-		return "public", true
+		return GroundPublic, ""
 	}
-	if src.src == row.IdentityOtherNode && dst.src == row.IdentityUngrouped {
-		return "node", true
+	if src.Identity == row.IdentityOtherNode && dst.Identity == row.IdentityUngrouped {
+		return GroundNode, ""
 	}
-	if src.inWorld() || src.src == row.IdentityNone {
-		return "", false
+	if src.InWorld() || src.Identity == row.IdentityNone {
+		return GroundNone, ""
 	}
-	for _, g := range src.groups {
+	for _, g := range src.Groups {
 		if dst.in(g) {
-			return g, true
+			return GroundGroup, g
 		}
 	}
 	bare := 0
-	for _, p := range []party{src, dst} {
-		if p.src == row.IdentityUngrouped {
+	for _, p := range []Party{src, dst} {
+		if p.Identity == row.IdentityUngrouped {
 			bare++
 		}
 	}
 	switch {
 	case bare == 2:
-		return "no groups", true
+		return GroundUngrouped, ""
 	case bare == 1 && n.Ungrouped == overlay.UngroupedOpen:
-		return "open", true
+		return GroundOpen, ""
 	}
-	return "", false
+	return GroundNone, ""
 }
 
 // prefixesOf numbers the prefixes that rules of one network name: the lowest rule stands for each.
-func prefixesOf(rules map[overlay.RuleID]*rule) map[netip.Prefix]uint32 {
+func prefixesOf(rules iter.Seq[*rule]) map[netip.Prefix]uint32 {
 	prefixes := make(map[netip.Prefix]uint32)
-	for _, r := range rules {
+	for r := range rules {
 		if !r.prefix.IsValid() {
 			continue
 		}

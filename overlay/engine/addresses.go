@@ -86,7 +86,7 @@ func (e *Engine) pick(
 		return ep, lacks, err
 	}
 	ep = overlay.Endpoint{
-		Attachment: a, Node: e.o.Node, VNI: n.VNI, Identity: identity, MTU: compile.TaskMTU(e.o.Underlay.Addr, e.o.Underlay.MTU),
+		Attachment: a, Node: e.o.Node, VNI: n.VNI, Identity: identity, MTU: overlay.TaskMTU(e.o.Underlay.Addr, e.o.Underlay.MTU),
 		HostInterface: apply.LinkName(a.ID), Since: time.Now().UTC(),
 	}
 	used := e.used(n.Name)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package engine is the overlay on a node: it implements overlay.Service, keeps the kernel's tables
-// equal to what the rows of all nodes come to, and ends attachments whose task has ended. What the
-// rows come to is overlay/compile's, how that gets into the kernel overlay/apply's; rows travel by
-// discovery/state.
+// equal to what the rows of all nodes come to, and ends attachments whose task has ended. What rows say is
+// read by overlay/facts, what they come to is overlay/compile's, how that gets into the kernel overlay/apply's; what happens
+// to packets is told by overlay/watch, and how large they may be found by overlay/paths. Rows travel by discovery/state.
 //
 // An attachment goes through these stages (attach.go); each is undone by Detach in reverse order, and
 // a crash after any of them is mended at the next start (restore.go):
@@ -31,12 +31,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"weft/bpf/row"
 	"weft/bpf/table"
 	"weft/discovery"
 	"weft/overlay"
 	"weft/overlay/apply"
 	"weft/overlay/compile"
+	"weft/overlay/facts"
+	"weft/overlay/paths"
+	"weft/overlay/watch"
 )
 
 // Rows is where facts come from and go to; discovery/state.Store is one.
@@ -72,11 +74,6 @@ type Host interface {
 	Release(ctx context.Context, ports []compile.Port) error
 }
 
-// Source is where events of the kernel half come from. It has one reader.
-type Source interface {
-	Events(ctx context.Context, emit func(row.Event) error) error
-}
-
 // Options is how New makes an Engine.
 type Options struct {
 	Node     discovery.NodeID // required
@@ -87,10 +84,10 @@ type Options struct {
 	Links    Links            // required
 	Host     Host             // nil: nobody is told
 	Self     compile.Host     // zero: the node's own processes have no part in networks
-	Source   Source           // nil: there are no events
-	Tracer   *Tracer          // nil: packets can't be followed
-	Finder   Finder           // nil: tasks of other nodes have no names here
-	Prober   Prober           // nil: paths are taken to carry what the links do
+	Source   watch.Source     // nil: there are no events
+	Tracer   *watch.Tracer    // nil: packets can't be followed
+	Finder   watch.Finder     // nil: tasks of other nodes have no names here
+	Prober   paths.Prober     // nil: paths are taken to carry what the links do
 	// Eager wants a block of every network from the start, as DC/OS' agents have, not from the first task on.
 	Eager bool
 	// OwnMAC chooses what plain nodes know this node by; nil or zero: overlay.VTEPMAC.
@@ -123,17 +120,15 @@ const (
 type Engine struct {
 	o     Options
 	log   *slog.Logger
-	facts *facts
-
-	elsewhere *elsewhere // endpoints of other nodes
+	facts *facts.Facts
+	watch *watch.Watcher
+	paths *paths.Paths // to other nodes
 
 	ready chan struct{} // closed by Run when what the disk knows is restored
 	kick  chan struct{} // capacity one: the loop has something to do
 
 	ids  keyed  // one Attach or Detach of an id at a time
 	sync syncer // of the tables
-
-	paths paths // to other nodes
 
 	mu      sync.Mutex // guards what follows
 	entries map[string]*entry
@@ -144,11 +139,7 @@ type Engine struct {
 	changed   chan struct{} // closed and replaced when the live entries change
 	tasks     []compile.Task
 	tasksOf   chan struct{} // what changed was when tasks were listed
-	readers   map[*reader]struct{}
-	recent    []overlay.Event // at most eventsKept, oldest first
 	stats     Stats
-
-	traces traces
 
 	wants sync.Mutex // one comparison of want rows at a time
 }
@@ -197,17 +188,22 @@ func New(o Options) (*Engine, error) {
 		o.WaitOwner = apply.WaitProcess
 	}
 	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
-	known := &facts{rows: o.Rows, log: log}
-	return &Engine{
-		o: o, log: log, facts: known, elsewhere: &elsewhere{finder: o.Finder, self: o.Node, facts: known},
+	e := &Engine{
+		o: o, log: log, facts: facts.New(o.Rows, log),
 		ready: make(chan struct{}), kick: make(chan struct{}, 1), sync: syncer{policy: compile.NewPolicy()},
 		entries: make(map[string]*entry), pending: make(map[string]wish),
 		returning: make(map[netip.Prefix]bool), empty: make(map[netip.Prefix]time.Time),
-		changed: make(chan struct{}), readers: make(map[*reader]struct{}),
-		traces: traces{
-			own: make(map[string]map[row.TraceKey]row.Trace), set: make(map[row.TraceKey]bool), walk: make(map[string]*overlay.Walk),
+		changed: make(chan struct{}),
+	}
+	e.paths = paths.New(paths.Options{Node: o.Node, VTEP: o.Underlay.Addr, MTU: o.Underlay.MTU, Facts: e.facts, Prober: o.Prober, Log: log})
+	e.watch = watch.New(watch.Options{
+		Node: o.Node, Now: e.now, Rows: o.Rows, Verdicts: o.Tables.Verdicts, Clauses: o.Tables.Clauses,
+		Addrs: []netip.Addr{
+			o.Underlay.Addr4, o.Underlay.Addr6, netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6),
 		},
-	}, nil
+		Source: o.Source, Tracer: o.Tracer, Finder: o.Finder, Log: log,
+	})
+	return e, nil
 }
 
 // Run restores what the disk knows, then keeps tables, links and rows equal to what they should be
@@ -215,14 +211,9 @@ func New(o Options) (*Engine, error) {
 func (e *Engine) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.loop(ctx, g) })
-	if e.o.Source != nil {
-		g.Go(func() error { return e.readEvents(ctx) })
-	}
+	g.Go(func() error { return e.watch.Run(ctx) })
 	if e.o.Prober != nil {
-		g.Go(func() error { return e.watchPaths(ctx) })
-	}
-	if e.o.Tracer != nil {
-		g.Go(func() error { return e.followTraces(ctx) })
+		g.Go(func() error { return e.paths.Run(ctx) })
 	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("overlay engine: %w", err)
@@ -235,7 +226,8 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.stats
-	s.SmallPaths, s.SecondPort = e.pathCounts()
+	s.SmallPaths, s.SecondPort = e.paths.Counts()
+	s.Lost = e.watch.Lost()
 	for _, en := range e.entries {
 		if en.phase == live {
 			s.Endpoints++

@@ -56,14 +56,15 @@ func (e *Engine) loop(ctx context.Context, g *errgroup.Group) error {
 // pause waits until there is something to do. After a failure only ctx's end and the time to try again
 // count: what fails is not tried faster because more is asked.
 func (e *Engine) pause(ctx context.Context, changed, gone <-chan struct{}, audit, retry <-chan time.Time) error {
-	kick := (<-chan struct{})(e.kick)
+	kick, news := (<-chan struct{})(e.kick), e.paths.News()
 	if retry != nil {
-		changed, gone, audit, kick = nil, nil, nil, nil
+		changed, gone, audit, kick, news = nil, nil, nil, nil, nil
 	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-kick:
+	case <-news:
 	case <-changed:
 	case _, open := <-gone:
 		if !open {

@@ -415,9 +415,7 @@ type node struct {
 
 // options of start.
 type options struct {
-	silent bool   // no master answers
-	finder Finder // nil: nobody is asked for tasks of other nodes
-	tracer *Tracer
+	silent bool // no master answers
 }
 
 // start makes a node with an empty disk.
@@ -442,7 +440,7 @@ func (n *node) boot(t *testing.T, o options) {
 	n.masters.store = store
 	n.Engine, err = New(Options{
 		Node: self, Underlay: apply.Underlay{Addr: vtep, MTU: 1500}, Rows: disk{store, n.kernel}, Tables: n.kernel.Tables(),
-		Attacher: n.kernel, Links: n.kernel, Host: n.kernel, Source: n.kernel, Finder: o.finder, Tracer: o.tracer, WaitOwner: n.owners.wait,
+		Attacher: n.kernel, Links: n.kernel, Host: n.kernel, Source: n.kernel, WaitOwner: n.owners.wait,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -9,10 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"weft/bpf/row"
 	"weft/overlay"
-	"weft/overlay/apply"
-	"weft/overlay/compile"
 	"weft/overlay/ipam"
 )
 
@@ -111,39 +108,18 @@ func (e *Engine) Explain(ctx context.Context, q overlay.Question) (overlay.Verdi
 	if err := e.restored(ctx); err != nil {
 		return overlay.Verdict{}, fmt.Errorf("explain: %w", err)
 	}
-	remote, err := e.elsewhere.Sides(ctx, q, e.liveEntries())
-	if err != nil {
-		return overlay.Verdict{}, fmt.Errorf("explain: %w", err)
-	}
-	v, err := e.explain(q, remote)
-	if err != nil {
-		return overlay.Verdict{}, fmt.Errorf("explain: %w", err)
-	}
-	return v, nil
+	return e.watch.Explain(ctx, q)
 }
 
-func (e *Engine) explain(q overlay.Question, remote []overlay.Endpoint) (overlay.Verdict, error) {
-	var failed error
-	w := compile.World{
-		Remote:    remote,
-		NodeAddrs: e.nodeAddrs(),
-		Verdict: func(key row.VerdictKey) (row.Verdict, bool) {
-			v, ok, err := e.o.Tables.Verdicts.Get(key)
-			failed = cmp.Or(failed, err)
-			return v, ok
-		},
-		Clauses: func(key row.ClausesKey) (row.Clauses, bool) {
-			c, ok, err := e.o.Tables.Clauses.Get(key)
-			failed = cmp.Or(failed, err)
-			return c, ok
-		},
+// Events implements overlay.Service.
+func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay.Event) error) error {
+	if f.Trace != nil { // its probe is sent by a task
+		if err := e.restored(ctx); err != nil {
+			return fmt.Errorf("trace: %w", err)
+		}
 	}
-	v, err := compile.Explain(e.compileFacts(), w, q)
-	return v, cmp.Or(err, failed)
+	return e.watch.Events(ctx, f, emit)
 }
 
-func (e *Engine) nodeAddrs() []netip.Addr {
-	return []netip.Addr{
-		e.o.Underlay.Addr4, e.o.Underlay.Addr6, netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6),
-	}
-}
+// Warnings are what operators should know of this node's paths, at most a few lines.
+func (e *Engine) Warnings() []string { return e.paths.Warnings() }

@@ -57,7 +57,7 @@ func (e *Engine) syncOnce(ctx context.Context) error {
 	if !e.facts.Known() {
 		return nil // what the rows should be is not known: they stay
 	}
-	f := e.compileFacts()
+	f := e.now()
 	diff, err := e.writeTables(f)
 	err = errors.Join(err, e.setFirewall(ctx, f), e.setNode(ctx, f))
 	e.mu.Lock()
@@ -102,7 +102,7 @@ func (e *Engine) closePorts(ctx context.Context, en entry) error {
 	e.sync.mu.Lock() // as in removeRows
 	defer e.sync.mu.Unlock()
 	if e.facts.Known() {
-		if err := e.setFirewall(ctx, e.compileFacts()); err != nil {
+		if err := e.setFirewall(ctx, e.now()); err != nil {
 			return fmt.Errorf("close ports: %w", err)
 		}
 	}

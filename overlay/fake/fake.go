@@ -19,6 +19,7 @@ import (
 	"weft/discovery"
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/explain"
 	"weft/overlay/ipam"
 )
 
@@ -92,7 +93,7 @@ func (s *Service) attach(ctx context.Context, a overlay.Attachment) (overlay.End
 		return overlay.Endpoint{}, err
 	}
 	e := overlay.Endpoint{
-		Attachment: a, Node: Node, VNI: n.VNI, Identity: s.identity(a), MTU: compile.TaskMTU(netip.Addr{}, 0),
+		Attachment: a, Node: Node, VNI: n.VNI, Identity: s.identity(a), MTU: overlay.TaskMTU(netip.Addr{}, 0),
 		HostInterface: "weft-fake", Cookie: uint64(len(s.endpoints) + 1), Since: time.Now().UTC(),
 	}
 	for _, subnet := range n.Subnets() {
@@ -276,7 +277,7 @@ func (s *Service) Explain(_ context.Context, q overlay.Question) (overlay.Verdic
 		f.Tasks = append(f.Tasks, compile.Task{Endpoint: e, Ifindex: uint32(i + 1)})
 	}
 	rows := compile.Compile(f)
-	v, err := compile.Explain(f, compile.World{
+	v, err := explain.Answer(f, explain.World{
 		Verdict: func(key row.VerdictKey) (row.Verdict, bool) { v, ok := rows.Verdicts[key]; return v, ok },
 		Clauses: func(key row.ClausesKey) (row.Clauses, bool) { c, ok := rows.Clauses[key]; return c, ok },
 	}, q)

@@ -20,7 +20,7 @@ import (
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
 	"weft/overlay"
-	"weft/overlay/compile"
+	"weft/overlay/explain"
 	"weft/tests/lab/labtest"
 )
 
@@ -67,7 +67,7 @@ func TestEveryFaultIsExplained(t *testing.T) {
 		w.agrees(t, f, e)
 		fmt.Fprintf(&told, "%s\n  %s, rule %d: %s\n  owner: %s\n  to change it: %s\n\n", f.name, e.Reason, e.Rule, e.Text, e.Owner, e.Suggestion)
 	}
-	for reason := range compile.Faults() {
+	for reason := range explain.Faults() {
 		if !seen[reason] && unseen[reason] == "" {
 			t.Errorf("no fault of the corpus is dropped for %s", reason)
 		}

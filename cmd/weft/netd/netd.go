@@ -41,6 +41,7 @@ import (
 	"weft/overlay/apply"
 	"weft/overlay/compile"
 	overlayengine "weft/overlay/engine"
+	"weft/overlay/watch"
 )
 
 // daemon is a node daemon with all its parts.
@@ -260,7 +261,7 @@ func (d *daemon) makeOverlay(ctx context.Context) (err error) {
 			VTEPs: t.VTEPs, Verdicts: t.Verdicts, Clauses: t.Clauses, Sources: t.Sources, Spaces: t.Spaces, Openings: t.Openings,
 		},
 		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr4, Node6: d.underlay.Addr6}, Host: d.host, Self: d.self, Source: d.plane, Finder: finder{d},
-		Tracer: &overlayengine.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
+		Tracer: &watch.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
 		Prober: d.prober, OwnMAC: d.ownMAC,
 		Log: d.log.WithGroup("overlay"),
 	})

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile
+// Package explain puts into words what overlay/compile comes to: why a verdict is what it is, why a packet was dropped, who
+// can change that and how. It tells what a packet to be followed looks like (probe.go), and writes docs/troubleshooting.md
+// from what is known of each reason (faults.go).
+package explain
 
 import (
 	"cmp"
@@ -12,9 +15,10 @@ import (
 	"weft/bpf/row"
 	"weft/discovery"
 	"weft/overlay"
+	"weft/overlay/compile"
 )
 
-// World is what Explain knows beside the facts: the tasks of other nodes, and this node's addresses.
+// World is what Answer knows beside the facts: the tasks of other nodes, and this node's addresses.
 type World struct {
 	Remote    []overlay.Endpoint // of other nodes
 	NodeAddrs []netip.Addr       // of this node
@@ -29,12 +33,12 @@ type side struct {
 	overlay.Endpoint            // zero unless task
 	addr             netip.Addr // zero: the world in general
 	task, node       bool
-	grouped          bool   // no task that is known, but its identity is (Describe)
-	lost             bool   // its identity stands for groups that no row names (Describe)
-	stranger         bool   // a VXLAN sender that names no groups (Describe)
-	host             Node   // whose processes have the address; zero: none
-	named            bool   // host was asked for by its id: any of its addresses will do
-	network          string // that the address belongs to; empty: none
+	grouped          bool         // no task that is known, but its identity is (Describe)
+	lost             bool         // its identity stands for groups that no row names (Describe)
+	stranger         bool         // a VXLAN sender that names no groups (Describe)
+	host             compile.Node //  whose processes have the address; zero: none
+	named            bool         // host was asked for by its id: any of its addresses will do
+	network          string       // that the address belongs to; empty: none
 }
 
 func (s side) String() string {
@@ -69,30 +73,30 @@ func (s side) name() string {
 	return s.String()
 }
 
-func (s side) party() party {
-	if s.stranger {
-		return party{src: row.IdentityNone}
+// party returns how verdicts tell the side apart.
+func (s side) party() compile.Party {
+	switch {
+	case s.stranger:
+		return compile.Party{Identity: row.IdentityNone}
+	case s.task || s.grouped:
+		return compile.Party{Identity: uint32(s.Identity), Groups: s.Groups}
+	case s.host.ID != "":
+		return compile.Party{Identity: row.IdentityOtherNode}
 	}
-	if !s.task && !s.grouped && s.host.ID != "" {
-		return party{src: row.IdentityOtherNode}
-	}
-	if !s.task && !s.grouped {
-		return party{src: row.IdentityWorld}
-	}
-	return party{src: uint32(s.Identity), groups: s.Groups}
+	return compile.Party{Identity: row.IdentityWorld}
 }
 
 // asked is a question with both sides found.
 type asked struct {
-	f        Facts
+	f        compile.Facts
 	w        World
 	src, dst side
-	service  service
+	service  compile.Service
 }
 
-// Explain answers a question from the facts and the verdicts of the packet path. Its errors are about
+// Answer answers a question from the facts and the verdicts of the packet path. Its errors are about
 // the question: ErrInvalid, ErrNotFound, and ErrConflict where a name means several tasks.
-func Explain(f Facts, w World, q overlay.Question) (overlay.Verdict, error) {
+func Answer(f compile.Facts, w World, q overlay.Question) (overlay.Verdict, error) {
 	a, err := ask(f, w, q)
 	if err != nil {
 		return overlay.Verdict{}, err
@@ -110,12 +114,12 @@ func Explain(f Facts, w World, q overlay.Question) (overlay.Verdict, error) {
 }
 
 // ask finds both sides of a question.
-func ask(f Facts, w World, q overlay.Question) (asked, error) {
-	proto, known := protocols[strings.ToLower(q.Protocol)]
+func ask(f compile.Facts, w World, q overlay.Question) (asked, error) {
+	proto, known := compile.Protocol(strings.ToLower(q.Protocol))
 	if !known || proto == 0 {
 		return asked{}, fmt.Errorf("%w protocol %q: allowed are tcp, udp and icmp", overlay.ErrInvalid, q.Protocol)
 	}
-	if (proto == ICMP) != (q.Port == 0) {
+	if (proto == compile.ICMP) != (q.Port == 0) {
 		return asked{}, fmt.Errorf("%w port %d of %s: tcp and udp need 1 to 65535, icmp has none",
 			overlay.ErrInvalid, q.Port, q.Protocol)
 	}
@@ -129,12 +133,12 @@ func ask(f Facts, w World, q overlay.Question) (asked, error) {
 	}
 	// A task with two families talks in the one that the other side has.
 	src.addr, dst.addr = sameFamily(src, dst.addr), sameFamily(dst, src.addr)
-	return asked{f, w, src, dst, service{proto, q.Port}}, nil
+	return asked{f, w, src, dst, compile.Service{Proto: proto, Port: q.Port}}, nil
 }
 
 func sameFamily(s side, other netip.Addr) netip.Addr {
 	if s.named {
-		for _, p := range s.host.hosts() {
+		for _, p := range s.host.Hosts() {
 			if other.IsValid() && p.Addr().Is4() == other.Is4() {
 				return p.Addr()
 			}
@@ -150,7 +154,7 @@ func sameFamily(s side, other netip.Addr) netip.Addr {
 
 // find resolves an address, task id, attachment id or task name. Names are looked for in network, in
 // every one when that is empty; a task of this node is before others of its name.
-func find(f Facts, w World, what, network string) (side, error) {
+func find(f compile.Facts, w World, what, network string) (side, error) {
 	if what == overlay.World {
 		return side{}, nil
 	}
@@ -197,7 +201,7 @@ func sideOf(e overlay.Endpoint, addr netip.Addr) side {
 }
 
 // everyone returns every endpoint that has an address, those of this node first.
-func everyone(f Facts, w World) []overlay.Endpoint {
+func everyone(f compile.Facts, w World) []overlay.Endpoint {
 	all := make([]overlay.Endpoint, 0, len(f.Tasks)+len(w.Remote))
 	for _, t := range f.Tasks {
 		all = append(all, t.Endpoint)
@@ -233,9 +237,9 @@ func plainEndpoint(n overlay.PlainNode, addr4, addr6 netip.Addr) overlay.Endpoin
 }
 
 // findHost resolves the id of a node to its processes.
-func findHost(f Facts, id string) (side, bool) {
+func findHost(f compile.Facts, id string) (side, bool) {
 	for _, n := range f.Nodes {
-		if hosts := n.hosts(); string(n.ID) == id && len(hosts) > 0 {
+		if hosts := n.Hosts(); string(n.ID) == id && len(hosts) > 0 {
 			return side{addr: hosts[0].Addr(), node: n.ID == f.Node, host: n, named: true}, true
 		}
 	}
@@ -251,7 +255,7 @@ func isVIP(addr netip.Addr) bool {
 	return false
 }
 
-func findAddr(f Facts, w World, addr netip.Addr) side {
+func findAddr(f compile.Facts, w World, addr netip.Addr) side {
 	for _, e := range everyone(f, w) {
 		if slices.Contains(e.Addrs(), addr) {
 			return sideOf(e, addr)
@@ -261,7 +265,7 @@ func findAddr(f Facts, w World, addr netip.Addr) side {
 		return sideOf(e, addr)
 	}
 	s := side{addr: addr, node: slices.Contains(w.NodeAddrs, addr) || addr == f.VTEP}
-	if n, ok := f.isHost(addr); ok {
+	if n, ok := f.NodeAt(addr); ok {
 		s.node, s.host = n.ID == f.Node, n
 	}
 	for _, n := range f.Networks {
@@ -311,7 +315,7 @@ func (a asked) apart() overlay.Verdict {
 
 // nobody tells why an address of the network leads nowhere.
 func (a asked) nobody() overlay.Verdict {
-	n := byName(a.f.Networks)[a.dst.network]
+	n, _ := a.f.Network(a.dst.network)
 	for _, b := range a.f.Blocks {
 		if b.Network == n.Name && b.Prefix.Contains(a.dst.addr) {
 			return no(row.ReasonNoEndpoint, "no task has %s; its block %s is node %s's", a.dst.addr, b.Prefix, b.Node)
@@ -322,11 +326,11 @@ func (a asked) nobody() overlay.Verdict {
 
 // verdict looks up what the packet path looks up.
 func (a asked) verdict() overlay.Verdict {
-	n, known := byName(a.f.Networks)[a.dst.network]
+	n, known := a.f.Network(a.dst.network)
 	if !known {
 		return no(row.ReasonOtherNetwork, "network %s is not known here", a.dst.network)
 	}
-	if v := a.ruling(n); v.Action() != row.VerdictNone {
+	if v := a.decision(n); v.Action() != row.VerdictNone {
 		return a.decided(n, v)
 	}
 	if m, ok := a.mapping(); ok {
@@ -336,10 +340,34 @@ func (a asked) verdict() overlay.Verdict {
 	return a.missing(n)
 }
 
+func (a asked) ruling(n overlay.Network) compile.Ruling {
+	return a.f.Ruling(n, a.src.party(), a.dst.party(), a.src.addr)
+}
+
+// decision looks up what decides, or compiles it as the node of the destination would.
+func (a asked) decision(n overlay.Network) row.Clause {
+	r := a.ruling(n)
+	if a.dst.Node != a.f.Node || a.w.Verdict == nil {
+		return r.Decide(a.service)
+	}
+	v, ok := a.w.Verdict(r.Key())
+	switch {
+	case !ok:
+		return row.ClauseOf(0, 0, row.VerdictNone, 0)
+	case v.Clauses == 0:
+		return row.ClauseOf(0, 0, v.Action, v.Rule)
+	}
+	if c, ok := row.FindClause(a.w.Clauses, v.Clauses, a.service.Proto, a.service.Port); ok {
+		return c
+	}
+	return row.ClauseOf(0, 0, row.VerdictNone, 0)
+}
+
 // mapping returns the port of the destination's node that lets the world in.
 func (a asked) mapping() (overlay.PortMapping, bool) {
 	for _, m := range a.dst.Ports {
-		if m = m.Normal(); !a.src.task && protocols[m.Protocol] == a.service.proto && m.Port == a.service.port {
+		m = m.Normal()
+		if proto, _ := compile.Protocol(m.Protocol); !a.src.task && a.service == (compile.Service{Proto: proto, Port: m.Port}) {
 			return m, true
 		}
 	}

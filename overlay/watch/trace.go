@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package watch
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"weft/bpf/table"
 	"weft/discovery"
 	"weft/overlay"
-	"weft/overlay/compile"
+	"weft/overlay/explain"
 )
 
 // Tracer is what following packets needs of the node.
@@ -41,6 +41,7 @@ const (
 // traces are the rows of Tracer.Table and who wants them.
 type traces struct {
 	mu   sync.Mutex                            // guards what follows
+	ours bool                                  // the table has no rows of an earlier life
 	own  map[string]map[row.TraceKey]row.Trace // by id: of readers of this node
 	set  map[row.TraceKey]bool                 // in the table
 	walk map[string]*overlay.Walk              // of traces of other nodes
@@ -48,18 +49,15 @@ type traces struct {
 }
 
 // followTraces sets what other nodes ask to be traced, as long as ctx lives.
-func (e *Engine) followTraces(ctx context.Context) error {
-	for _, r := range e.o.Rows.Own(discovery.KindTrace) { // of an earlier life
-		e.warn(e.o.Rows.Delete(discovery.KindTrace, r.Key))
-	}
-	if _, err := table.Sync(e.o.Tracer.Table, nil); err != nil {
-		return fmt.Errorf("clear traces: %w", err)
+func (w *Watcher) followTraces(ctx context.Context) error {
+	for _, r := range w.o.Rows.Own(discovery.KindTrace) { // of an earlier life
+		w.warn(w.o.Rows.Delete(discovery.KindTrace, r.Key))
 	}
 	for {
-		changed := e.o.Rows.Changed(discovery.KindTrace)
-		asked := e.readTraces()
-		e.warn(e.setTraces())
-		e.answerTraces(asked)
+		changed := w.o.Rows.Changed(discovery.KindTrace)
+		asked := w.readTraces()
+		w.warn(w.setTraces())
+		w.answerTraces(asked)
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -69,31 +67,31 @@ func (e *Engine) followTraces(ctx context.Context) error {
 }
 
 // warn logs what makes a trace less than whole, and nothing else.
-func (e *Engine) warn(err error) {
+func (w *Watcher) warn(err error) {
 	if err != nil {
-		e.log.Warn("trace is not whole", "error", err.Error())
+		w.o.Log.Warn("trace is not whole", "error", err.Error())
 	}
 }
 
 // answerTraces tells those who ask that this node is ready: their flows are in the table.
-func (e *Engine) answerTraces(ids []string) {
-	e.traces.mu.Lock()
-	defer e.traces.mu.Unlock()
+func (w *Watcher) answerTraces(ids []string) {
+	w.traces.mu.Lock()
+	defer w.traces.mu.Unlock()
 	for _, id := range ids {
-		e.warn(e.putWalk(id))
+		w.warn(w.putWalk(id))
 	}
 }
 
 // readTraces takes what other nodes ask; it returns the traces that are new and wait for an answer.
-func (e *Engine) readTraces() (asked []string) {
-	t := &e.traces
+func (w *Watcher) readTraces() (asked []string) {
+	t := &w.traces
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rows := make(map[string]overlay.Trace)
-	for _, r := range e.o.Rows.Rows(discovery.KindTrace) {
+	for _, r := range w.o.Rows.Rows(discovery.KindTrace) {
 		var trace overlay.Trace
-		if r.Writer == string(e.o.Node) || json.Unmarshal(r.Value, &trace) != nil || trace.ID != r.Key ||
-			trace.Node != "" && trace.Node != e.o.Node {
+		if r.Writer == string(w.o.Node) || json.Unmarshal(r.Value, &trace) != nil || trace.ID != r.Key ||
+			trace.Node != "" && trace.Node != w.o.Node {
 			continue
 		}
 		rows[r.Key] = trace
@@ -107,7 +105,7 @@ func (e *Engine) readTraces() (asked []string) {
 	for id := range t.walk {
 		if _, wanted := rows[id]; !wanted {
 			delete(t.walk, id)
-			e.warn(e.o.Rows.Delete(discovery.KindWalk, id))
+			w.warn(w.o.Rows.Delete(discovery.KindWalk, id))
 		}
 	}
 	t.rows = rows
@@ -115,22 +113,28 @@ func (e *Engine) readTraces() (asked []string) {
 }
 
 // putWalk writes what is known of a walk. The caller holds traces.mu.
-func (e *Engine) putWalk(id string) error {
-	value, err := json.Marshal(e.traces.walk[id])
+func (w *Watcher) putWalk(id string) error {
+	value, err := json.Marshal(w.traces.walk[id])
 	if err != nil {
 		return fmt.Errorf("write walk %s: %w", id, err)
 	}
-	return e.o.Rows.Put(discovery.KindWalk, id, value)
+	return w.o.Rows.Put(discovery.KindWalk, id, value)
 }
 
 // setTraces makes the table what is wanted. What is there already counts down undisturbed.
-func (e *Engine) setTraces() error {
-	t := &e.traces
+func (w *Watcher) setTraces() error {
+	t := &w.traces
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.ours {
+		if _, err := table.Sync(w.o.Tracer.Table, nil); err != nil {
+			return fmt.Errorf("clear traces: %w", err)
+		}
+		t.ours = true
+	}
 	want := make(map[row.TraceKey]row.Trace)
 	for _, trace := range t.rows {
-		want[compile.TraceKey(trace.VNI, trace.From, trace.Protocol)] = traceFor(traceLife, overlay.MaxWalk)
+		want[explain.TraceKey(trace.VNI, trace.From, trace.Protocol)] = traceFor(traceLife, overlay.MaxWalk)
 	}
 	for _, keys := range t.own {
 		maps.Copy(want, keys)
@@ -138,17 +142,17 @@ func (e *Engine) setTraces() error {
 	var errs []error
 	for key, value := range want {
 		if !t.set[key] {
-			errs = append(errs, e.o.Tracer.Table.Put(key, value))
+			errs = append(errs, w.o.Tracer.Table.Put(key, value))
 			t.set[key] = true
 		}
 	}
 	for key := range t.set {
 		if _, wanted := want[key]; !wanted {
-			errs = append(errs, e.o.Tracer.Table.Delete(key))
+			errs = append(errs, w.o.Tracer.Table.Delete(key))
 			delete(t.set, key)
 		}
 	}
-	return errors.Join(append(errs, e.o.Tracer.Switch(len(want) > 0))...)
+	return errors.Join(append(errs, w.o.Tracer.Switch(len(want) > 0))...)
 }
 
 // traceFor returns a row that ends by itself.
@@ -161,66 +165,64 @@ func traceFor(life time.Duration, packets uint32) row.Trace {
 }
 
 // traceOwn sets keys for a reader of this node. What it returns takes them away.
-func (e *Engine) traceOwn(keys map[row.TraceKey]row.Trace) (done func(), err error) {
+func (w *Watcher) traceOwn(keys map[row.TraceKey]row.Trace) (done func(), err error) {
 	id := traceID()
 	change := func(keys map[row.TraceKey]row.Trace) error {
-		e.traces.mu.Lock()
+		w.traces.mu.Lock()
 		if keys == nil {
-			delete(e.traces.own, id)
+			delete(w.traces.own, id)
 		} else {
-			e.traces.own[id] = keys
+			w.traces.own[id] = keys
 		}
-		e.traces.mu.Unlock()
-		return e.setTraces()
+		w.traces.mu.Unlock()
+		return w.setTraces()
 	}
-	return func() { e.warn(change(nil)) }, change(keys)
+	return func() { w.warn(change(nil)) }, change(keys)
 }
 
 func traceID() string { return strconv.FormatUint(rand.Uint64(), 36) }
 
 // traceTask has every packet of a task of this node reported.
-func (e *Engine) traceTask(task string) (done func(), err error) {
+func (w *Watcher) traceTask(task string) (done func(), err error) {
 	keys := make(map[row.TraceKey]row.Trace)
-	for _, en := range e.liveEntries() {
-		for _, a := range en.Addrs() {
-			if task == en.Name || task == en.ID || task == a.String() {
-				keys[row.TraceKey{VNI: uint32(en.VNI), Addr: row.AddrOf(a)}] = traceFor(traceLong, overlay.MaxTraced)
+	for _, t := range w.o.Now().Tasks {
+		for _, a := range t.Addrs() {
+			if task == t.Name || task == t.ID || task == a.String() {
+				keys[row.TraceKey{VNI: uint32(t.VNI), Addr: row.AddrOf(a)}] = traceFor(traceLong, overlay.MaxTraced)
 			}
 		}
 	}
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("task %q on this node is %w: all packets are reported of a task of this node only", task, overlay.ErrNotFound)
 	}
-	return e.traceOwn(keys)
+	return w.traceOwn(keys)
 }
 
 // walked adds an event to the traces of other nodes that it belongs to.
-func (e *Engine) walked(ev overlay.Event, raw row.Event) {
-	t := &e.traces
+func (w *Watcher) walked(ev overlay.Event, raw row.Event) {
+	t := &w.traces
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, trace := range t.rows {
 		walk := t.walk[id]
 		if uint32(trace.VNI) == raw.VNI && (trace.From == ev.Source || trace.From == ev.Destination) && len(walk.Events) < overlay.MaxWalk {
 			walk.Events = append(walk.Events, ev)
-			e.warn(e.putWalk(id))
+			w.warn(w.putWalk(id))
 		}
 	}
 }
 
 // trace sends a probe and hands its walk to emit.
-func (e *Engine) trace(ctx context.Context, q overlay.Question, emit func(overlay.Event) error) error {
-	if err := e.restored(ctx); err != nil {
-		return err
-	}
+func (w *Watcher) trace(ctx context.Context, q overlay.Question, emit func(overlay.Event) error) error {
 	ctx, cancel := context.WithTimeout(ctx, traceReady+traceWhole)
 	defer cancel()
-	remote, err := e.elsewhere.Sides(ctx, q, e.liveEntries())
+	now := w.o.Now()
+	remote, err := w.elsewhere.Sides(ctx, now, q)
 	if err != nil {
 		return err
 	}
-	port := compile.FirstProbePort + rand.N[uint16](4000)
-	probe, err := compile.PlanProbe(e.compileFacts(), compile.World{Remote: remote, NodeAddrs: e.nodeAddrs()}, q, port)
+	port := explain.FirstProbePort + rand.N[uint16](4000)
+	probe, err := explain.PlanProbe(now, explain.World{Remote: remote, NodeAddrs: w.o.Addrs}, q, port)
 	if err != nil {
 		return err
 	}
@@ -230,22 +232,22 @@ func (e *Engine) trace(ctx context.Context, q overlay.Question, emit func(overla
 	if err != nil {
 		return err
 	}
-	if err := e.o.Rows.Put(discovery.KindTrace, id, value); err != nil {
+	if err := w.o.Rows.Put(discovery.KindTrace, id, value); err != nil {
 		return err
 	}
-	defer func() { e.warn(e.o.Rows.Delete(discovery.KindTrace, id)) }()
-	done, err := e.traceKey(t)
+	defer func() { w.warn(w.o.Rows.Delete(discovery.KindTrace, id)) }()
+	done, err := w.traceKey(t)
 	if err != nil {
 		return err
 	}
 	defer done()
-	e.awaitWatcher(ctx, probe, id)
-	r, leave := e.read(false)
+	w.awaitWatcher(ctx, probe, id)
+	r, leave := w.read(false)
 	defer leave()
-	if err := e.o.Tracer.Send(probe.Task, probe.Frame()); err != nil {
+	if err := w.o.Tracer.Send(probe.Task, probe.Frame()); err != nil {
 		return err
 	}
-	for _, ev := range compile.Chain(e.collect(ctx, t, r), e.o.Node) {
+	for _, ev := range explain.Chain(w.collect(ctx, t, r), w.o.Node) {
 		if err := emit(ev); err != nil {
 			return err
 		}
@@ -253,15 +255,15 @@ func (e *Engine) trace(ctx context.Context, q overlay.Question, emit func(overla
 	return nil
 }
 
-func (e *Engine) traceKey(t overlay.Trace) (done func(), err error) {
-	return e.traceOwn(map[row.TraceKey]row.Trace{
-		compile.TraceKey(t.VNI, t.From, t.Protocol): traceFor(traceLife, overlay.MaxWalk),
+func (w *Watcher) traceKey(t overlay.Trace) (done func(), err error) {
+	return w.traceOwn(map[row.TraceKey]row.Trace{
+		explain.TraceKey(t.VNI, t.From, t.Protocol): traceFor(traceLife, overlay.MaxWalk),
 	})
 }
 
 // awaitWatcher waits until the other node watches. One that does not answer is left out: its part of the
 // walk is missing then. Behind a VIP it may be any node, and none of them is asked to answer.
-func (e *Engine) awaitWatcher(ctx context.Context, p compile.Probe, id string) {
+func (w *Watcher) awaitWatcher(ctx context.Context, p explain.Probe, id string) {
 	if p.Node == "" && !p.VIP {
 		return
 	}
@@ -272,8 +274,8 @@ func (e *Engine) awaitWatcher(ctx context.Context, p compile.Probe, id string) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for ctx.Err() == nil {
-		changed := e.o.Rows.Changed(discovery.KindWalk)
-		if _, ready := e.walks(id)[p.Node]; ready {
+		changed := w.o.Rows.Changed(discovery.KindWalk)
+		if _, ready := w.walks(id)[p.Node]; ready {
 			return
 		}
 		select {
@@ -284,26 +286,26 @@ func (e *Engine) awaitWatcher(ctx context.Context, p compile.Probe, id string) {
 }
 
 // walks returns what other nodes have reported for a trace.
-func (e *Engine) walks(id string) map[discovery.NodeID][]overlay.Event {
+func (w *Watcher) walks(id string) map[discovery.NodeID][]overlay.Event {
 	found := make(map[discovery.NodeID][]overlay.Event)
-	for _, r := range e.o.Rows.Rows(discovery.KindWalk) {
-		var w overlay.Walk
-		if r.Key == id && r.Writer != string(e.o.Node) && json.Unmarshal(r.Value, &w) == nil {
-			found[discovery.NodeID(r.Writer)] = w.Events
+	for _, r := range w.o.Rows.Rows(discovery.KindWalk) {
+		var walk overlay.Walk
+		if r.Key == id && r.Writer != string(w.o.Node) && json.Unmarshal(r.Value, &walk) == nil {
+			found[discovery.NodeID(r.Writer)] = walk.Events
 		}
 	}
 	return found
 }
 
 // collect reads until nothing comes any more. Events are those of r, and of other nodes' rows.
-func (e *Engine) collect(ctx context.Context, t overlay.Trace, r *reader) map[discovery.NodeID][]overlay.Event {
+func (w *Watcher) collect(ctx context.Context, t overlay.Trace, r *reader) map[discovery.NodeID][]overlay.Event {
 	ctx, cancel := context.WithTimeout(ctx, traceWhole)
 	defer cancel()
 	var own []overlay.Event
 	quiet := time.NewTimer(traceQuiet)
 	defer quiet.Stop()
 	for {
-		changed := e.o.Rows.Changed(discovery.KindWalk)
+		changed := w.o.Rows.Changed(discovery.KindWalk)
 		select {
 		case ev := <-r.events:
 			if ev.Traced && (ev.Source == t.From || ev.Destination == t.From) {
@@ -317,8 +319,8 @@ func (e *Engine) collect(ctx context.Context, t overlay.Trace, r *reader) map[di
 		case <-quiet.C:
 		case <-ctx.Done():
 		}
-		found := e.walks(t.ID)
-		found[e.o.Node] = own
+		found := w.walks(t.ID)
+		found[w.o.Node] = own
 		return found
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package watch
 
 import (
 	"context"
@@ -14,11 +14,15 @@ import (
 	"weft/bpf/row"
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/explain"
 )
 
 // eventsKept is how many events a reader may be behind before it loses some, and how many recent ones
 // a new reader gets: a second's worth at the rate that the kernel half is usually given.
 const eventsKept = 256
+
+// readAgain is the pause after events could not be read.
+const readAgain = time.Second
 
 // reader is one caller of Events.
 type reader struct {
@@ -26,27 +30,27 @@ type reader struct {
 	lost   atomic.Uint64
 }
 
-// Events implements overlay.Service: the recent events first.
-func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay.Event) error) error {
+// Events is that of overlay.Service: the recent events first.
+func (w *Watcher) Events(ctx context.Context, f overlay.Filter, emit func(overlay.Event) error) error {
 	if err := f.Validate(); err != nil {
 		return fmt.Errorf("events: %w", err)
 	}
 	switch {
-	case (f.Trace != nil || f.All) && e.o.Tracer == nil:
+	case (f.Trace != nil || f.All) && w.o.Tracer == nil:
 		return fmt.Errorf("events: %w: this node can't follow packets", overlay.ErrInvalid)
 	case f.Trace != nil:
-		if err := e.trace(ctx, *f.Trace, emit); err != nil {
+		if err := w.trace(ctx, *f.Trace, emit); err != nil {
 			return fmt.Errorf("trace: %w", err)
 		}
 		return nil
 	case f.All:
-		done, err := e.traceTask(f.Task)
+		done, err := w.traceTask(f.Task)
 		if err != nil {
 			return fmt.Errorf("events: %w", err)
 		}
 		defer done()
 	}
-	r, leave := e.read(true)
+	r, leave := w.read(true)
 	defer leave()
 	for {
 		select {
@@ -64,55 +68,53 @@ func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 }
 
 // read begins a reader; with replay it is given the recent events first, and misses none between.
-func (e *Engine) read(replay bool) (r *reader, leave func()) {
+func (w *Watcher) read(replay bool) (r *reader, leave func()) {
 	r = &reader{events: make(chan overlay.Event, eventsKept)}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if replay {
-		for _, ev := range e.recent {
+		for _, ev := range w.recent {
 			r.events <- ev // has room for all
 		}
 	}
-	e.readers[r] = struct{}{}
+	w.readers[r] = struct{}{}
 	return r, func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.readers, r)
-		e.stats.Lost += r.lost.Load()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.readers, r)
+		w.lost += r.lost.Load()
 	}
 }
 
 // readEvents hands the kernel half's events to all readers, as long as ctx lives. With no reader they
 // are read all the same: the ring would be full of old ones when one comes.
-func (e *Engine) readEvents(ctx context.Context) error {
-	for failures := 0; ; failures++ {
-		err := e.o.Source.Events(ctx, func(ev row.Event) error {
-			failures = 0
-			e.publish(ctx, ev)
+func (w *Watcher) readEvents(ctx context.Context) error {
+	for {
+		err := w.o.Source.Events(ctx, func(ev row.Event) error {
+			w.publish(ctx, ev)
 			return nil
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		pause := backoff(failures)
-		e.log.Error("events are not readable", "error", fmt.Sprint(err), "retry_in", pause)
+		w.o.Log.Error("events are not readable", "error", fmt.Sprint(err), "retry_in", readAgain)
 		select {
-		case <-time.After(pause):
+		case <-time.After(readAgain):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func (e *Engine) publish(ctx context.Context, raw row.Event) {
-	ev := e.named(ctx, raw)
-	if ev.Traced && e.o.Tracer != nil {
-		e.walked(ev, raw)
+func (w *Watcher) publish(ctx context.Context, raw row.Event) {
+	ev := w.named(ctx, raw)
+	if ev.Traced && w.o.Tracer != nil {
+		w.walked(ev, raw)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.recent = append(e.recent[max(0, len(e.recent)+1-eventsKept):], ev)
-	for r := range e.readers {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.recent = append(w.recent[max(0, len(w.recent)+1-eventsKept):], ev)
+	for r := range w.readers {
 		select {
 		case r.events <- ev:
 		default:
@@ -125,12 +127,12 @@ func (e *Engine) publish(ctx context.Context, raw row.Event) {
 const sampled = 1024
 
 // named gives an event of the kernel half its names, and to what was dropped its explanation.
-func (e *Engine) named(ctx context.Context, raw row.Event) overlay.Event {
-	reason := row.Reason(raw.Reason)
+func (w *Watcher) named(ctx context.Context, raw row.Event) overlay.Event {
+	reason, now := row.Reason(raw.Reason), w.o.Now()
 	ev := overlay.Event{
-		Time: wallTime(raw.Time), Node: e.o.Node, Program: compile.Program(raw.Program),
+		Time: wallTime(raw.Time), Node: w.o.Node, Program: explain.Program(raw.Program),
 		Reason: reason.String(), Text: reason.Text(), Drop: reason.Drop(),
-		Network:     e.networkOf(overlay.VNI(raw.VNI)),
+		Network:     networkOf(now, overlay.VNI(raw.VNI)),
 		Source:      netip.AddrPortFrom(raw.Src.Netip(), row.Port(raw.Sport)),
 		Destination: netip.AddrPortFrom(raw.Dst.Netip(), row.Port(raw.Dport)),
 		Protocol:    protocolName(raw.Proto), Length: int(raw.Len), Rule: overlay.RuleID(raw.Rule),
@@ -142,7 +144,7 @@ func (e *Engine) named(ctx context.Context, raw row.Event) overlay.Event {
 	}
 	var known []overlay.Endpoint
 	find := func(a netip.Addr) (string, []string) {
-		ep, ok := e.endpointAt(ctx, ev.Network, a)
+		ep, ok := w.endpointAt(ctx, now, ev.Network, a)
 		if !ok {
 			return "", nil
 		}
@@ -152,15 +154,14 @@ func (e *Engine) named(ctx context.Context, raw row.Event) overlay.Event {
 	ev.SourceTask, ev.SourceGroups = find(ev.Source.Addr())
 	ev.DestTask, ev.DestGroups = find(ev.Destination.Addr())
 	if explained {
-		w := compile.World{Remote: compile.Endpoints(known, e.o.Node), NodeAddrs: e.nodeAddrs()}
-		v := compile.Describe(e.compileFacts(), w, raw)
+		v := explain.Describe(now, explain.World{Remote: explain.Endpoints(known, w.o.Node), NodeAddrs: w.o.Addrs}, raw)
 		ev.Text, ev.Owner, ev.Suggestion = v.Text, v.Owner, v.Suggestion
 	}
 	return ev
 }
 
-func (e *Engine) networkOf(vni overlay.VNI) string {
-	for _, n := range e.facts.Networks() {
+func networkOf(now compile.Facts, vni overlay.VNI) string {
+	for _, n := range now.Networks {
 		if n.VNI == vni {
 			return n.Name
 		}
@@ -169,16 +170,16 @@ func (e *Engine) networkOf(vni overlay.VNI) string {
 }
 
 // endpointAt returns the task that has an address, of this node or of another.
-func (e *Engine) endpointAt(ctx context.Context, network string, a netip.Addr) (overlay.Endpoint, bool) {
-	for _, en := range e.liveEntries() {
-		if en.Network == network && (en.Addr4 == a || en.Addr6 == a) {
-			return en.Endpoint, true
+func (w *Watcher) endpointAt(ctx context.Context, now compile.Facts, network string, a netip.Addr) (overlay.Endpoint, bool) {
+	for _, t := range now.Tasks {
+		if t.Network == network && (t.Addr4 == a || t.Addr6 == a) {
+			return t.Endpoint, true
 		}
 	}
-	if ep, plain := compile.PlainEndpoint(e.facts.Plain(), a); plain {
+	if ep, plain := explain.PlainEndpoint(now.Plain, a); plain {
 		return ep, true
 	}
-	return e.elsewhere.At(ctx, a)
+	return w.elsewhere.At(ctx, now, a)
 }
 
 func protocolName(proto uint8) string {

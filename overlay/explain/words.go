@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile
+package explain
 
 import (
 	"cmp"
@@ -11,6 +11,7 @@ import (
 
 	"weft/bpf/row"
 	"weft/overlay"
+	"weft/overlay/compile"
 )
 
 // What a verdict says, in words.
@@ -42,17 +43,17 @@ func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
 		v.Rule = overlay.RuleID(rule)
 		return v
 	}
-	switch why, _ := commonGround(n, a.src.party(), a.dst.party()); why {
-	case "public":
+	switch ground, group := a.ruling(n).Ground(); ground {
+	case compile.GroundPublic:
 		return yes(reason, "%s is in group %s, which accepts from anywhere", a.dst, overlay.GroupPublic)
-	case "node":
+	case compile.GroundNode:
 		return yes(reason, "%s is in no group: processes of every node reach it", a.dst)
-	case "no groups":
+	case compile.GroundUngrouped:
 		return yes(reason, "neither %s nor %s is in a group", a.src, a.dst)
-	case "open":
+	case compile.GroundOpen:
 		return yes(reason, "network %s lets tasks without groups talk to all (ungrouped = open)", n.Name)
 	default:
-		return yes(reason, "%s and %s are both in group %s", a.src, a.dst, why)
+		return yes(reason, "%s and %s are both in group %s", a.src, a.dst, group)
 	}
 }
 
@@ -60,7 +61,7 @@ func (a asked) allowed(n overlay.Network, rule uint32) overlay.Verdict {
 func (a asked) missing(n overlay.Network) overlay.Verdict {
 	reason := row.ReasonNoCommonGroup
 	from, who := overlay.World, fmt.Sprint(a.src)
-	outside := a.src.party().inWorld()
+	outside := a.src.party().InWorld()
 	switch {
 	case outside:
 		reason = row.ReasonNotPublic
@@ -94,35 +95,26 @@ func (a asked) missing(n overlay.Network) overlay.Verdict {
 		v.Suggestion = "start the task that has none with --group"
 	default:
 		v.Suggestion = fmt.Sprintf("weft rule add %s --from %s --to %s", n.Name, from, a.dst.Groups[0])
-		if slices.Contains([]uint8{ICMP, TCP, UDP}, a.service.proto) {
+		if slices.Contains([]uint8{compile.ICMP, compile.TCP, compile.UDP}, a.service.Proto) {
 			v.Suggestion += " --port " + a.wanted()
 		}
 	}
 	return v
 }
 
-// nearest names the rule that comes closest to what is asked, if there is one: the same sides on
-// another service, the same service from another group, or the other direction.
+// nearest names the rule that comes closest to what is asked; empty: there is none.
 func (a asked) nearest(n overlay.Network) string {
-	var far string
-	src, dst := a.sender(rulesOf(a.f.Rules, n.Name)), a.dst.party()
-	for _, r := range slices.SortedFunc(slices.Values(a.f.Rules), func(x, y overlay.Rule) int { return cmp.Compare(x.ID, y.ID) }) {
-		read := newRule(r)
-		if r.Network != n.Name || r.Action != overlay.Allow || read == nil {
-			continue
-		}
-		from, to := read.from(src), dst.in(r.To)
-		switch {
-		case from && to:
-			return fmt.Sprintf("rule %d lets it on%s only", r.ID, ports(r))
-		case far != "":
-		case to && read.isAbout(a.service):
-			far = fmt.Sprintf("rule %d lets %s reach it on%s", r.ID, source(r), cmp.Or(ports(r), " all"))
-		case read.from(dst) && src.in(r.To):
-			far = fmt.Sprintf("rule %d is about the other direction", r.ID)
-		}
+	id, near := a.ruling(n).Nearest(a.service)
+	switch r := a.ruleOf(id); near {
+	case compile.NearService:
+		return fmt.Sprintf("rule %d lets it on%s only", id, ports(r))
+	case compile.NearSource:
+		return fmt.Sprintf("rule %d lets %s reach it on%s", id, source(r), cmp.Or(ports(r), " all"))
+	case compile.NearDirection:
+		return fmt.Sprintf("rule %d is about the other direction", id)
+	default:
+		return ""
 	}
-	return far
 }
 
 func source(r overlay.Rule) string {
@@ -135,14 +127,21 @@ func source(r overlay.Rule) string {
 	return "group " + r.From
 }
 
+// ruleOf returns a rule by its id; zero: it is gone.
+func (a asked) ruleOf(id overlay.RuleID) overlay.Rule {
+	if i := slices.IndexFunc(a.f.Rules, func(r overlay.Rule) bool { return r.ID == id }); i >= 0 {
+		return a.f.Rules[i]
+	}
+	return overlay.Rule{}
+}
+
 // rule names a rule with what it says.
 func (a asked) rule(id uint32) string {
-	for _, r := range a.f.Rules {
-		if uint32(r.ID) == id {
-			return fmt.Sprintf("rule %d (%s %s to %s%s)", id, r.Action, r.From, r.To, ports(r))
-		}
+	r := a.ruleOf(overlay.RuleID(id))
+	if r.ID == 0 {
+		return fmt.Sprintf("rule %d", id)
 	}
-	return fmt.Sprintf("rule %d", id)
+	return fmt.Sprintf("rule %d (%s %s to %s%s)", id, r.Action, r.From, r.To, ports(r))
 }
 
 func ports(r overlay.Rule) string {
@@ -165,15 +164,15 @@ func ports(r overlay.Rule) string {
 
 // wanted is the service in the form of the command line: tcp/80.
 func (a asked) wanted() string {
-	for name, proto := range protocols {
-		if proto == a.service.proto && proto != ICMP {
-			return fmt.Sprintf("%s/%d", name, a.service.port)
-		}
+	switch a.service.Proto {
+	case compile.ICMP:
+		return "icmp"
+	case compile.TCP:
+		return fmt.Sprintf("tcp/%d", a.service.Port)
+	case compile.UDP:
+		return fmt.Sprintf("udp/%d", a.service.Port)
 	}
-	if a.service.proto != ICMP {
-		return fmt.Sprintf("protocol %d", a.service.proto)
-	}
-	return "icmp"
+	return fmt.Sprintf("protocol %d", a.service.Proto)
 }
 
 func groups(list []string) string {

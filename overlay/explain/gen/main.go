@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command gen writes docs/troubleshooting.md from the list of reasons and what overlay/compile knows of
+// Command gen writes docs/troubleshooting.md from the list of reasons and what overlay/explain knows of
 // each.
 //
 //	gen OUTPUT
@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"os"
 
-	"weft/overlay/compile"
+	"weft/overlay/explain"
 )
 
 func main() {
@@ -18,7 +18,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: gen OUTPUT")
 		os.Exit(2) //nolint:forbidigo // this is main
 	}
-	if err := os.WriteFile(os.Args[1], []byte(compile.Troubleshooting()), 0o644); err != nil {
+	if err := os.WriteFile(os.Args[1], []byte(explain.Troubleshooting()), 0o644); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1) //nolint:forbidigo // this is main
 	}

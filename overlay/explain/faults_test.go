@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile_test
+package explain_test
 
 import (
 	"os"
@@ -10,17 +10,17 @@ import (
 	"testing"
 
 	"weft/bpf/row"
-	"weft/overlay/compile"
+	"weft/overlay/explain"
 )
 
 // TestEveryDropHasAFault holds faults.go to the list of reasons.
 func TestEveryDropHasAFault(t *testing.T) {
 	t.Parallel()
-	faults := compile.Faults()
+	faults := explain.Faults()
 	for reason := range row.ReasonMax {
 		f, known := faults[reason]
 		if named := reason.Text() != ""; named && reason.Drop() != known && reason != row.ReasonAudited {
-			t.Errorf("%s: overlay/compile/faults.go has %v, want an entry for each drop of reason.h and for nothing else", reason, f)
+			t.Errorf("%s: overlay/explain/faults.go has %v, want an entry for each drop of reason.h and for nothing else", reason, f)
 		}
 		if known && (f.Owner == "" || f.Step == "" || f.Means == "" || f.Check == "") {
 			t.Errorf("%s: an entry without owner, step, meaning or check: %+v", reason, f)
@@ -45,7 +45,7 @@ func TestStepsOfFaultsAreFunctions(t *testing.T) {
 			source.Write(text)
 		}
 	}
-	for reason, f := range compile.Faults() {
+	for reason, f := range explain.Faults() {
 		if !regexp.MustCompile(`(?m)^(static|__noinline).*\b` + f.Step + `\(`).MatchString(source.String()) {
 			t.Errorf("%s: bpf/src has no function %s", reason, f.Step)
 		}
@@ -58,7 +58,7 @@ func TestTroubleshootingPageIsFresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(page) != compile.Troubleshooting() {
+	if string(page) != explain.Troubleshooting() {
 		t.Error("docs/troubleshooting.md is not what its sources give: make generate, and commit it")
 	}
 }

@@ -1,69 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package watch
 
 import (
 	"encoding/json"
 	"errors"
 	"net/netip"
-	"sync"
 	"testing"
 
 	"weft/bpf/row"
-	"weft/bpf/table"
 	"weft/discovery"
 	"weft/overlay"
 	"weft/overlay/compile"
 )
 
-// traced is a node whose programs can be told to trace. What a task sends is met as the test says.
-type traced struct {
-	*node
-	table table.Memory[row.TraceKey, row.Trace]
-
-	mu   sync.Mutex // guards on
-	on   bool
-	sent func(frame []byte)
-}
-
-func startTraced(t *testing.T) *traced {
-	t.Helper()
-	n := &traced{}
-	n.node = start(t, options{tracer: &Tracer{
-		Table: &n.table,
-		Switch: func(on bool) error {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.on = on
-			return nil
-		},
-		Send: func(_ overlay.Endpoint, frame []byte) error { n.sent(frame); return nil },
-	}})
-	return n
-}
-
-func (n *traced) tracing() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.on
-}
-
-// meet reports a packet as a program does that looked into the table.
-func (n *traced) meet(t *testing.T, e overlay.Endpoint, from, to netip.AddrPort, program uint8, reason row.Reason) {
-	t.Helper()
-	select {
-	case n.kernel.events <- row.Event{
-		VNI: uint32(e.VNI), Src: row.AddrOf(from.Addr()), Dst: row.AddrOf(to.Addr()), Sport: row.Port(from.Port()), Dport: row.Port(to.Port()),
-		Proto: compile.TCP, Reason: uint8(reason), Program: program, Traced: 1,
-	}:
-	case <-t.Context().Done():
-	}
-}
-
 func TestTraceIsTheWalkOfOneProbe(t *testing.T) {
-	n := startTraced(t)
-	web := n.attach(t, task("web-1", "prod", "web"))
-	n.attach(t, task("web-2", "prod", "web"))
+	n := start(t, nil, map[string][]string{"web-1": {"web"}, "web-2": {"web"}})
+	web := n.endpoint(t, "web-1")
 	n.sent = func(frame []byte) {
 		rows, _ := n.table.All()
 		if len(rows) != 1 || !n.tracing() {
@@ -72,9 +25,9 @@ func TestTraceIsTheWalkOfOneProbe(t *testing.T) {
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[26:30])), uint16(frame[34])<<8|uint16(frame[35]))
 		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[30:34])), uint16(frame[36])<<8|uint16(frame[37]))
 		go func() {
-			n.meet(t, web, netip.AddrPortFrom(web.Addr4, 5), to, row.ProgramFromWorkload, row.ReasonDelivered) // another flow
-			n.meet(t, web, from, to, row.ProgramFromWorkload, row.ReasonDelivered)
-			n.meet(t, web, to, from, row.ProgramFromWorkload, row.ReasonDelivered)
+			n.meet(t, netip.AddrPortFrom(web.Addr4, 5), to, row.ProgramFromWorkload, row.ReasonDelivered) // another flow
+			n.meet(t, from, to, row.ProgramFromWorkload, row.ReasonDelivered)
+			n.meet(t, to, from, row.ProgramFromWorkload, row.ReasonDelivered)
 		}()
 	}
 	var walk []overlay.Event
@@ -96,8 +49,8 @@ func TestTraceIsTheWalkOfOneProbe(t *testing.T) {
 
 // TestOtherNodesAreToldOfTheirTraces plays the node that asks.
 func TestOtherNodesAreToldOfTheirTraces(t *testing.T) {
-	n := startTraced(t)
-	db := n.attach(t, task("db-1", "prod", "db"))
+	n := start(t, nil, map[string][]string{"db-1": {"db"}})
+	db := n.endpoint(t, "db-1")
 	from, to := netip.MustParseAddrPort("9.0.7.7:61000"), netip.AddrPortFrom(db.Addr4, 80)
 	ask := func(seq uint64, gone bool) {
 		value, err := json.Marshal(overlay.Trace{ID: "x", Node: self, VNI: db.VNI, From: from, Protocol: compile.TCP})
@@ -133,7 +86,7 @@ func TestOtherNodesAreToldOfTheirTraces(t *testing.T) {
 	}
 	ask(1, false)
 	walk(func(w *overlay.Walk) bool { return w != nil && len(w.Events) == 0 })
-	n.meet(t, db, from, to, row.ProgramFromUnderlay, row.ReasonNoCommonGroup)
+	n.meet(t, from, to, row.ProgramFromUnderlay, row.ReasonNoCommonGroup)
 	walk(func(w *overlay.Walk) bool {
 		return w != nil && len(w.Events) == 1 && w.Events[0].DestTask == "db-1" && w.Events[0].Node == self && w.Events[0].Owner != ""
 	})
@@ -142,8 +95,8 @@ func TestOtherNodesAreToldOfTheirTraces(t *testing.T) {
 }
 
 func TestAllPacketsAreOfATaskOfThisNode(t *testing.T) {
-	n := startTraced(t)
-	web := n.attach(t, task("web-1", "prod", "web"))
+	n := start(t, nil, map[string][]string{"web-1": {"web"}})
+	web := n.endpoint(t, "web-1")
 	nothing := func(overlay.Event) error { return nil }
 	if err := n.Events(t.Context(), overlay.Filter{Task: "db-9", All: true}, nothing); !errors.Is(err, overlay.ErrNotFound) {
 		t.Errorf("got %v of a task that is not here", err)
@@ -152,7 +105,7 @@ func TestAllPacketsAreOfATaskOfThisNode(t *testing.T) {
 		t.Errorf("got %v without a task", err)
 	}
 	enough := errors.New("enough")
-	go n.meet(t, web, netip.AddrPortFrom(web.Addr4, 1), netip.MustParseAddrPort("9.0.0.9:2"), row.ProgramFromWorkload, row.ReasonDelivered)
+	go n.meet(t, netip.AddrPortFrom(web.Addr4, 1), netip.MustParseAddrPort("9.0.0.9:2"), row.ProgramFromWorkload, row.ReasonDelivered)
 	err := n.Events(t.Context(), overlay.Filter{Task: "web-1", All: true}, func(e overlay.Event) error {
 		if rows, _ := n.table.All(); len(rows) != len(web.Addrs()) || e.Packets != 1 {
 			t.Errorf("got %v in the table, event %+v", rows, e)

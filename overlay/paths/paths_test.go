@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package paths
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"weft/discovery"
-	"weft/overlay/apply"
 	"weft/overlay/compile"
 )
 
@@ -27,8 +26,8 @@ func (w wires) Fits(_ context.Context, _ netip.Addr, second bool, size int) (boo
 func TestTheSecondPortIsForWhatTheFirstDoesNotReach(t *testing.T) {
 	t.Parallel()
 	vtep := netip.MustParseAddr("10.0.0.2")
-	e := &Engine{o: Options{Underlay: apply.Underlay{MTU: 1500}}}
-	e.paths.keep([]compile.Node{{ID: "h2", VTEP: vtep}})
+	p := New(Options{MTU: 1500})
+	p.keep([]compile.Node{{ID: "h2", VTEP: vtep}})
 	for _, tt := range []struct {
 		wires
 		want   compile.Path
@@ -40,24 +39,24 @@ func TestTheSecondPortIsForWhatTheFirstDoesNotReach(t *testing.T) {
 		{wires{0, 1400}, compile.Path{MTU: 1400, Second: true}, 1, []string{"node h2 is not reached by the tunnel's port: the second one is used"}},
 		{wires{1450, 1500}, compile.Path{MTU: 1450}, 0, []string{"the path to node h2 carries 1450 bytes, the link 1500"}},
 	} {
-		e.o.Prober = tt.wires
-		got, err := e.findPath(t.Context(), vtep, 1500)
+		p.o.Prober = tt.wires
+		got, err := p.find(t.Context(), vtep, 1500)
 		if err != nil || got != tt.want {
 			t.Errorf("%v: got %+v, %v; want %+v", tt.wires, got, err, tt.want)
 		}
-		if !e.paths.set(vtep, got) || e.paths.set(vtep, got) {
+		if !p.set(vtep, got) || p.set(vtep, got) {
 			t.Errorf("%v: it is news once", tt.wires)
 		}
-		if _, second := e.pathCounts(); second != tt.second || !slices.Equal(e.Warnings(), tt.warns) {
-			t.Errorf("%v: got %d and %q, want %d and %q", tt.wires, second, e.Warnings(), tt.second, tt.warns)
+		if _, second := p.Counts(); second != tt.second || !slices.Equal(p.Warnings(), tt.warns) {
+			t.Errorf("%v: got %d and %q, want %d and %q", tt.wires, second, p.Warnings(), tt.second, tt.warns)
 		}
 	}
-	e.o.Prober = wires{0, 0}
-	if got, err := e.findPath(t.Context(), vtep, 1500); err != nil || got.MTU != 0 {
+	p.o.Prober = wires{0, 0}
+	if got, err := p.find(t.Context(), vtep, 1500); err != nil || got.MTU != 0 {
 		t.Errorf("a node that says nothing: got %+v, %v", got, err)
 	}
-	e.paths.keep([]compile.Node{{ID: discovery.NodeID("h3"), VTEP: netip.MustParseAddr("10.0.0.3")}})
-	if found := e.paths.snapshot(); len(found) != 0 {
+	p.keep([]compile.Node{{ID: discovery.NodeID("h3"), VTEP: netip.MustParseAddr("10.0.0.3")}})
+	if found := p.Found(); len(found) != 0 {
 		t.Errorf("a node that went is remembered: %v", found)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile
+package explain
 
 import (
 	"cmp"
@@ -9,6 +9,7 @@ import (
 
 	"weft/bpf/row"
 	"weft/overlay"
+	"weft/overlay/compile"
 )
 
 // told is one packet or question with its reason, and what a Fault's braces stand for.
@@ -30,9 +31,9 @@ func reasonOf(v overlay.Verdict) row.Reason {
 	return row.ReasonNone
 }
 
-// Describe tells of a packet that the packet path reported what Explain would: the reason in words, the
+// Describe tells of a packet that the packet path reported what Answer would: the reason in words, the
 // rule, who can change it, and how. What passed has the text of reason.h.
-func Describe(f Facts, w World, e row.Event) overlay.Verdict {
+func Describe(f compile.Facts, w World, e row.Event) overlay.Verdict {
 	t := told{asked: asked{f: f, w: w, service: serviceOf(e)}, reason: row.Reason(e.Reason), event: e}
 	network := networkOf(f, e.VNI)
 	t.src, t.dst = t.met(network, e.Src, e.SrcIdentity), t.met(network, e.Dst, e.DstIdentity)
@@ -44,24 +45,25 @@ func Describe(f Facts, w World, e row.Event) overlay.Verdict {
 			t.sender = sideOf(task.Endpoint, task.Addrs()[0])
 		}
 	}
-	v := t.words(byName(f.Networks)[network])
+	n, _ := f.Network(network)
+	v := t.words(n)
 	v.Reason, v.Allowed = t.reason.String(), !t.reason.Drop()
 	v.Rule = overlay.RuleID(e.Rule)
 	t.complete(&v)
 	return v
 }
 
-func serviceOf(e row.Event) service {
+func serviceOf(e row.Event) compile.Service {
 	switch e.Proto {
 	case 58: // ICMPv6
-		return service{proto: ICMP}
-	case ICMP:
-		return service{proto: ICMP}
+		return compile.Service{Proto: compile.ICMP}
+	case compile.ICMP:
+		return compile.Service{Proto: compile.ICMP}
 	}
-	return service{e.Proto, row.Port(e.Dport)}
+	return compile.Service{Proto: e.Proto, Port: row.Port(e.Dport)}
 }
 
-func networkOf(f Facts, vni uint32) string {
+func networkOf(f compile.Facts, vni uint32) string {
 	for _, n := range f.Networks {
 		if vni != 0 && uint32(n.VNI) == vni {
 			return n.Name

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile
+package explain
 
 import (
 	"encoding/binary"
@@ -12,6 +12,7 @@ import (
 	"weft/bpf/row"
 	"weft/discovery"
 	"weft/overlay"
+	"weft/overlay/compile"
 )
 
 // Probe is a packet that is sent to be followed. Nobody at the destination hears of it but the kernel: a
@@ -30,7 +31,7 @@ const FirstProbePort = 61000
 
 // PlanProbe finds what a question's packet would be. Its source has to be a task of this node; port is one
 // from FirstProbePort on.
-func PlanProbe(f Facts, w World, q overlay.Question, port uint16) (Probe, error) {
+func PlanProbe(f compile.Facts, w World, q overlay.Question, port uint16) (Probe, error) {
 	a, err := ask(f, w, q)
 	if err != nil {
 		return Probe{}, err
@@ -45,9 +46,9 @@ func PlanProbe(f Facts, w World, q overlay.Question, port uint16) (Probe, error)
 	case a.src.addr.Is4() != a.dst.addr.Is4():
 		return Probe{}, fmt.Errorf("%w: %s and %s have no address family in common", overlay.ErrInvalid, a.src, a.dst)
 	}
-	p := Probe{Task: a.src.Endpoint, VIP: isVIP(a.dst.addr), Protocol: a.service.proto, From: netip.AddrPortFrom(a.src.addr, port)}
-	p.To = netip.AddrPortFrom(a.dst.addr, a.service.port)
-	if p.Protocol == ICMP {
+	p := Probe{Task: a.src.Endpoint, VIP: isVIP(a.dst.addr), Protocol: a.service.Proto, From: netip.AddrPortFrom(a.src.addr, port)}
+	p.To = netip.AddrPortFrom(a.dst.addr, a.service.Port)
+	if p.Protocol == compile.ICMP {
 		p.To = netip.AddrPortFrom(a.dst.addr, port)
 	}
 	if _, plain := PlainEndpoint(f.Plain, a.dst.addr); a.dst.task && a.dst.Node != f.Node && !plain { // which reports nothing
@@ -80,10 +81,10 @@ func (p Probe) Frame() []byte {
 	head, proto := 40, p.Protocol
 	if p.From.Addr().Is4() {
 		head = 20
-	} else if proto == ICMP {
+	} else if proto == compile.ICMP {
 		proto = icmpv6
 	}
-	size := map[uint8]int{TCP: headSYN, UDP: headUDP, ICMP: headICMP}[p.Protocol]
+	size := map[uint8]int{compile.TCP: headSYN, compile.UDP: headUDP, compile.ICMP: headICMP}[p.Protocol]
 	b := make([]byte, ethernet+head+size)
 	copy(b, gateway[:])
 	copy(b[6:], macBytes(p.Task.MAC))
@@ -114,9 +115,9 @@ func (p Probe) transport(l4 []byte, proto uint8) {
 		pseudo += sum(a.AsSlice())
 	}
 	switch p.Protocol {
-	case ICMP:
+	case compile.ICMP:
 		l4[0] = 8
-		if proto == ICMP {
+		if proto == compile.ICMP {
 			pseudo = 0
 		} else {
 			l4[0] = 128
@@ -124,20 +125,20 @@ func (p Probe) transport(l4 []byte, proto uint8) {
 		be.PutUint16(l4[4:], p.From.Port())
 		be.PutUint16(l4[2:], checksum(l4, pseudo))
 		return
-	case TCP:
+	case compile.TCP:
 		l4[12], l4[13] = headSYN/4<<4, tcpSYN
 		be.PutUint16(l4[14:], tcpWindow)
-	case UDP:
+	case compile.UDP:
 		be.PutUint16(l4[4:], headUDP)
 	}
 	be.PutUint16(l4, p.From.Port())
 	be.PutUint16(l4[2:], p.To.Port())
 	at, wrong := 16, uint16(0)
-	if p.Protocol == UDP {
+	if p.Protocol == compile.UDP {
 		at, wrong = 6, 0x5555 // see Probe
 	}
 	c := checksum(l4, pseudo) ^ wrong
-	if c == 0 && p.Protocol == UDP { // would mean that there is none
+	if c == 0 && p.Protocol == compile.UDP { // would mean that there is none
 		c = 1
 	}
 	be.PutUint16(l4[at:], c)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package watch
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"weft/discovery/state"
 	"weft/overlay"
 	"weft/overlay/compile"
+	"weft/overlay/explain"
 )
 
 // Finder asks others for rows that this node does not hold: the endpoints of other nodes. The packet
@@ -39,7 +40,7 @@ const (
 type elsewhere struct {
 	finder Finder // nil: there is nobody to ask
 	self   discovery.NodeID
-	facts  *facts
+	rows   Rows
 
 	mu   sync.Mutex // guards seen
 	seen map[netip.Addr]sighting
@@ -53,16 +54,16 @@ type sighting struct {
 }
 
 // At returns the endpoint of another node that has an address, at most sightFor old.
-func (o *elsewhere) At(ctx context.Context, a netip.Addr) (overlay.Endpoint, bool) {
-	now := time.Now()
+func (o *elsewhere) At(ctx context.Context, now compile.Facts, a netip.Addr) (overlay.Endpoint, bool) {
+	at := time.Now()
 	o.mu.Lock()
 	s, known := o.seen[a]
 	o.mu.Unlock()
-	if known && now.Before(s.until) {
+	if known && at.Before(s.until) {
 		return s.endpoint, s.there
 	}
-	found, _ := o.byAddr(ctx, a) // who does not answer is asked again later
-	s = sighting{there: len(found) > 0, until: now.Add(sightFor)}
+	found, _ := o.byAddr(ctx, now, a) // who does not answer is asked again later
+	s = sighting{there: len(found) > 0, until: at.Add(sightFor)}
 	if s.there {
 		s.endpoint = found[0]
 	}
@@ -77,16 +78,16 @@ func (o *elsewhere) At(ctx context.Context, a netip.Addr) (overlay.Endpoint, boo
 
 // Sides returns the endpoints of other nodes that a question may be about. Where those could not be asked
 // for, tasks of this node that are called so will do.
-func (o *elsewhere) Sides(ctx context.Context, q overlay.Question, here []entry) (found []overlay.Endpoint, err error) {
+func (o *elsewhere) Sides(ctx context.Context, now compile.Facts, q overlay.Question) (found []overlay.Endpoint, err error) {
 	for _, what := range []string{q.Source, q.Destination} {
 		var some []overlay.Endpoint
 		var err error
 		if a, bad := netip.ParseAddr(what); bad == nil {
-			some, err = o.byAddr(ctx, a.Unmap())
-		} else if what != overlay.World && !o.isPlain(what) {
+			some, err = o.byAddr(ctx, now, a.Unmap())
+		} else if what != overlay.World && !isPlain(now, what) {
 			some, err = o.byName(ctx, what)
 		}
-		if err != nil && !slices.ContainsFunc(here, func(en entry) bool { return isCalled(en.Endpoint, what) }) {
+		if err != nil && !slices.ContainsFunc(now.Tasks, func(t compile.Task) bool { return isCalled(t.Endpoint, what) }) {
 			return nil, err
 		}
 		found = append(found, some...)
@@ -94,8 +95,8 @@ func (o *elsewhere) Sides(ctx context.Context, q overlay.Question, here []entry)
 	return found, nil
 }
 
-func (o *elsewhere) isPlain(name string) bool {
-	return slices.ContainsFunc(o.facts.Plain(), func(n overlay.PlainNode) bool { return string(n.Node) == name })
+func isPlain(now compile.Facts, name string) bool {
+	return slices.ContainsFunc(now.Plain, func(n overlay.PlainNode) bool { return string(n.Node) == name })
 }
 
 func isCalled(e overlay.Endpoint, name string) bool {
@@ -103,11 +104,11 @@ func isCalled(e overlay.Endpoint, name string) bool {
 }
 
 // byAddr asks the node whose block an address lies in: it knows, whoever else lives.
-func (o *elsewhere) byAddr(ctx context.Context, a netip.Addr) ([]overlay.Endpoint, error) {
-	if _, plain := compile.PlainEndpoint(o.facts.Plain(), a); plain {
+func (o *elsewhere) byAddr(ctx context.Context, now compile.Facts, a netip.Addr) ([]overlay.Endpoint, error) {
+	if _, plain := explain.PlainEndpoint(now.Plain, a); plain {
 		return nil, nil // there is nobody to ask
 	}
-	for _, b := range o.facts.Blocks() {
+	for _, b := range now.Blocks {
 		if !b.Prefix.Contains(a) || b.Node == o.self {
 			continue
 		}
@@ -139,7 +140,7 @@ func (o *elsewhere) byName(ctx context.Context, name string) ([]overlay.Endpoint
 
 // announcers returns other nodes with tasks of that name or id.
 func (o *elsewhere) announcers(name string) (nodes []discovery.NodeID) {
-	for _, r := range o.facts.rows.Rows(discovery.KindName) {
+	for _, r := range o.rows.Rows(discovery.KindName) {
 		n, err := state.Value[discovery.Name](r)
 		if err == nil && (n.Label == name || n.Task == name) && n.Node != o.self && len(nodes) < askedNodes {
 			nodes = append(nodes, n.Node)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile_test
+package explain_test
 
 import (
 	"encoding/binary"
@@ -13,7 +13,7 @@ import (
 	"weft/bpf/bpftest"
 	"weft/discovery"
 	"weft/overlay"
-	"weft/overlay/compile"
+	"weft/overlay/explain"
 )
 
 // TestProbesAreWholePackets wants what a stack would send, but a datagram that no stack takes.
@@ -36,7 +36,7 @@ func TestProbesAreWholePackets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, err := compile.PlanProbe(f, w, question("web-1", row.dst, row.service), 61007)
+			p, err := explain.PlanProbe(f, w, question("web-1", row.dst, row.service), 61007)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,7 +58,7 @@ func TestOnlyTasksOfThisNodeAreFollowed(t *testing.T) {
 	t.Parallel()
 	f, w := explained()
 	for src, want := range map[string]string{"world": "no task", "db": "runs on node n2", "10.0.0.1": "no task"} {
-		if _, err := compile.PlanProbe(f, w, question(src, "web-1", "tcp/80"), 61000); !errors.Is(err, overlay.ErrInvalid) || !strings.Contains(err.Error(), want) {
+		if _, err := explain.PlanProbe(f, w, question(src, "web-1", "tcp/80"), 61000); !errors.Is(err, overlay.ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", src, err, want)
 		}
 	}
@@ -79,13 +79,13 @@ func TestChainFollowsThePacket(t *testing.T) {
 	for _, e := range want {
 		of[e.Node] = append(of[e.Node], e)
 	}
-	got := compile.Chain(of, "a")
+	got := explain.Chain(of, "a")
 	if !slices.EqualFunc(got, want, func(x, y overlay.Event) bool {
 		return x.Node == y.Node && x.Program == y.Program && x.Reason == y.Reason
 	}) {
 		t.Errorf("got %+v", got)
 	}
-	if got := compile.Chain(nil, "a"); got != nil {
+	if got := explain.Chain(nil, "a"); got != nil {
 		t.Errorf("got %v of nothing", got)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile
+package explain
 
 import (
 	"fmt"
@@ -49,7 +49,7 @@ var ownerText = map[Owner]string{
 
 const pageHead = `# Troubleshooting, by reason
 
-<!-- Written by make generate from bpf/src/shared/reason.h and overlay/compile/faults.go; do not edit. -->
+<!-- Written by make generate from bpf/src/shared/reason.h and overlay/explain/faults.go; do not edit. -->
 
 Each packet leaves a program for one reason. The counters of a node have it (weft_packets_total), and so has each event
 of ` + "`weft flows --drops`" + `, with the tasks, the rule that decided or the one that is missing, the owner (who can change

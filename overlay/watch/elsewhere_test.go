@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package watch
 
 import (
 	"bytes"
@@ -52,12 +52,8 @@ func startBeside(t *testing.T) (*node, *others, netip.Addr) {
 	o := &others{endpoints: []overlay.Endpoint{{
 		Attachment: overlay.Attachment{ID: "far-1", Task: "far-1", Name: "far", Network: "prod"}, Node: "n2", Addr4: far,
 	}}}
-	n := start(t, options{finder: o})
-	n.masters.say(discovery.KindAdmission, "n2", discovery.Admission{Node: "n2", VTEP: netip.MustParseAddr("10.9.0.2")})
-	n.masters.say(discovery.KindBlock, "9.0.7.0/24", overlay.Block{Network: "prod", Node: "n2", Prefix: netip.MustParsePrefix("9.0.7.0/24")})
-	a := task("web-1", "prod")
-	a.Name = "web"
-	n.attach(t, a)
+	n := start(t, o, map[string][]string{"web": nil})
+	n.facts.Blocks = []overlay.Block{{Network: "prod", Node: "n2", Prefix: netip.MustParsePrefix("9.0.7.0/24")}}
 	return n, o, far
 }
 
@@ -107,7 +103,7 @@ func TestNamesOfAddressesAreKeptForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, o, far := startBeside(t)
 		for range 100 {
-			if ep, ok := n.elsewhere.At(t.Context(), far); !ok || ep.Name != "far" {
+			if ep, ok := n.elsewhere.At(t.Context(), n.facts, far); !ok || ep.Name != "far" {
 				t.Fatalf("got %+v, %v", ep, ok)
 			}
 		}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package paths finds what the ways to other nodes carry, by asking the other nodes' programs (docs/decisions/0012). What
+// is found says to overlay/compile how large packets may be and which port tunnels take.
+package paths
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"weft/discovery"
+	"weft/overlay/compile"
+	"weft/overlay/facts"
+)
+
+// Prober asks a node whether an IP packet of size bytes arrives at its first or second port; see apply.Prober.
+type Prober interface {
+	Fits(ctx context.Context, vtep netip.Addr, second bool, size int) (bool, error)
+}
+
+const (
+	every  = 10 * time.Second // each path is looked at; one that grew is found by then
+	atOnce = 16               // nodes that are asked side by side; one that is silent takes 2.4 s
+)
+
+// Options is how New makes Paths.
+type Options struct {
+	Node   discovery.NodeID // this one
+	VTEP   netip.Addr       // its underlay address
+	MTU    int              // of its underlay link, bytes
+	Facts  *facts.Facts
+	Prober Prober
+	Log    *slog.Logger
+}
+
+// Paths is what the ways to other nodes were found to be, by VTEP. A node that does not answer keeps what was found
+// last; one that never did is taken to carry what the links do, by the first port. Make it with New and let Run run.
+type Paths struct {
+	o    Options
+	news chan struct{} // capacity one
+
+	mu    sync.Mutex
+	found map[netip.Addr]compile.Path // replaced by another one when something is found
+	names map[netip.Addr]discovery.NodeID
+}
+
+// New returns Paths of which nothing is known yet.
+func New(o Options) *Paths { return &Paths{o: o, news: make(chan struct{}, 1)} }
+
+// Found returns what is known, by VTEP; nobody changes it.
+func (p *Paths) Found() map[netip.Addr]compile.Path {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.found
+}
+
+// News returns what says something when Found is another.
+func (p *Paths) News() <-chan struct{} { return p.news }
+
+// set reports whether that is news.
+func (p *Paths) set(vtep netip.Addr, path compile.Path) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if before, known := p.found[vtep]; known && before == path {
+		return false
+	}
+	found := make(map[netip.Addr]compile.Path, len(p.found)+1)
+	maps.Copy(found, p.found)
+	found[vtep] = path
+	p.found = found
+	return true
+}
+
+// keep forgets all nodes but those.
+func (p *Paths) keep(nodes []compile.Node) {
+	there := make(map[netip.Addr]discovery.NodeID, len(nodes))
+	for _, n := range nodes {
+		there[n.VTEP] = n.ID
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.names = there
+	found := maps.Clone(p.found)
+	maps.DeleteFunc(found, func(vtep netip.Addr, _ compile.Path) bool { return there[vtep] == "" })
+	p.found = found
+}
+
+// Run asks what the paths to all nodes carry, when nodes come and every ten seconds, until ctx ends.
+func (p *Paths) Run(ctx context.Context) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		changed := p.o.Facts.Changed(discovery.KindAdmission, discovery.KindNode)
+		if err := p.look(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *Paths) look(ctx context.Context) error {
+	nodes := p.o.Facts.Admitted()
+	p.keep(nodes)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for _, n := range nodes {
+		if n.ID == p.o.Node || n.VTEP.Is6() != p.o.VTEP.Is6() {
+			continue
+		}
+		most := p.o.MTU
+		if n.MTU != 0 {
+			most = min(most, n.MTU)
+		}
+		g.Go(func() error {
+			path, err := p.find(ctx, n.VTEP, most)
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case err != nil:
+				p.o.Log.Error("path can't be probed", "node", n.ID, "vtep", n.VTEP, "error", err.Error())
+			case path.MTU != 0 && p.set(n.VTEP, path):
+				p.tell(n, path, most)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// find asks by the first port and, where that says nothing, by the second one.
+func (p *Paths) find(ctx context.Context, vtep netip.Addr, most int) (path compile.Path, err error) {
+	for _, second := range []bool{false, true} {
+		path.Second = second
+		path.MTU, err = compile.FindPath(most, func(size int) (bool, error) { return p.o.Prober.Fits(ctx, vtep, second, size) })
+		if path.MTU != 0 || err != nil {
+			return path, err
+		}
+	}
+	return path, nil
+}
+
+// tell says what a path is when that is news, and loudly when it is less than its ends would have.
+func (p *Paths) tell(n compile.Node, path compile.Path, most int) {
+	to := []any{"node", n.ID, "vtep", n.VTEP, "path_mtu", path.MTU}
+	switch {
+	case path.Second:
+		p.o.Log.Warn("nothing arrives by the tunnel's port: the second one is used", to...)
+	case path.MTU < most:
+		p.o.Log.Warn("path is smaller than the links at its ends: tasks are told so packet by packet", append(to, "link_mtu", most)...)
+	default:
+		p.o.Log.Info("path carries what its links do", to...)
+	}
+	select {
+	case p.news <- struct{}{}:
+	default: // there are some already
+	}
+}
+
+// Counts returns how many nodes have a path that is smaller than this node's link, and how many are reached by the second
+// port.
+func (p *Paths) Counts() (small, second int) {
+	for _, path := range p.Found() {
+		if path.MTU < p.o.MTU {
+			small++
+		}
+		if path.Second {
+			second++
+		}
+	}
+	return small, second
+}
+
+// Warnings are what operators should know of this node's paths, at most a few lines.
+func (p *Paths) Warnings() []string {
+	const most = 4
+	p.mu.Lock()
+	found, names := p.found, p.names
+	p.mu.Unlock()
+	var list []string
+	for _, vtep := range slices.SortedFunc(maps.Keys(found), netip.Addr.Compare) {
+		path, node := found[vtep], cmp.Or(string(names[vtep]), vtep.String())
+		switch {
+		case path.Second:
+			list = append(list, fmt.Sprintf("node %s is not reached by the tunnel's port: the second one is used", node))
+		case path.MTU < p.o.MTU:
+			list = append(list, fmt.Sprintf("the path to node %s carries %d bytes, the link %d", node, path.MTU, p.o.MTU))
+		}
+	}
+	if len(list) > most {
+		list = append(list[:most], fmt.Sprintf("and %d more", len(list)-most))
+	}
+	return list
+}
