@@ -6,6 +6,7 @@ package gossip
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -64,6 +65,9 @@ type Options struct {
 	Dir string
 	// Transport carries what members say; nil: UDP and TCP at Bind and Port.
 	Transport Transport
+	// Echo tells whether the kernel of a member that says nothing answers; nil: by ICMP. Without the right to send that
+	// silence is death.
+	Echo func(ctx context.Context, addr netip.Addr) bool
 	// Stretch makes all times of membership so many times as long, for simulations of more members than the machine
 	// has time for; default 1.
 	Stretch int
@@ -119,13 +123,14 @@ type Member struct {
 	Role  Role
 	Addr  netip.AddrPort
 	Tags  map[string]string // shared: not to be changed
-	Alive bool
-	Since time.Time // of the last change of Alive, as seen here
+	Alive bool              // it answers, or its kernel does
+	Since time.Time         // of the last change of Alive, as seen here
 }
 
 // Stats counts what happened since Run began.
 type Stats struct {
-	Alive     int    // members, with this one
+	Alive     int    // members, with this one and those that are silent
+	Silent    int    // members that say nothing, but whose kernel answers
 	Dead      int    // members that are known and do not answer
 	Changes   uint64 // of Alive, of any member
 	Conflicts uint64 // messages of another member with this one's id
@@ -139,8 +144,11 @@ type Gossip struct {
 
 	mu      sync.RWMutex
 	members map[string]Member // by serf's name
+	doubts  map[string]*doubt // about those that are silent
 	changed chan struct{}     // closed by update, under mu
 	stats   Stats
+
+	doubting sync.WaitGroup
 
 	conflict conflict
 }
@@ -162,10 +170,13 @@ func Open(o Options) (*Gossip, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gossip{o: o, log: o.Log, members: make(map[string]Member), changed: make(chan struct{})}
+	g := &Gossip{o: o, log: o.Log, members: make(map[string]Member), doubts: make(map[string]*doubt), changed: make(chan struct{})}
+	if g.o.Echo == nil {
+		g.o.Echo = g.echo
+	}
 	self := netip.AddrPortFrom(o.Bind, o.Port)
 	name := memberName(o.ID, o.Role)
-	g.members[name] = Member{ID: o.ID, Role: o.Role, Addr: self, Tags: o.Tags, Alive: true, Since: time.Now()}
+	g.put(name, Member{ID: o.ID, Role: o.Role, Addr: self, Tags: o.Tags, Alive: true, Since: time.Now()})
 	g.conflict.self, g.conflict.name = self, name
 	return g, nil
 }
@@ -209,21 +220,23 @@ func (g *Gossip) Stats() Stats {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	s := g.stats
-	for _, m := range g.members {
-		if m.Alive {
-			s.Alive++
-		} else {
-			s.Dead++
-		}
-	}
-	s.Conflicts = g.conflict.total()
+	s.Conflicts, s.Silent = g.conflict.total(), len(g.doubts)
 	return s
 }
 
-// update stores what is known of a member now.
+// Living counts the members that live, this one and masters too.
+func (g *Gossip) Living() int { return g.Stats().Alive }
+
+// update stores what was heard of a member.
 func (g *Gossip) update(m Member) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.heard(memberName(m.ID, m.Role))
+	g.store(m)
+}
+
+// store is update while mu is held.
+func (g *Gossip) store(m Member) {
 	name := memberName(m.ID, m.Role)
 	old, known := g.members[name]
 	switch {
@@ -237,8 +250,31 @@ func (g *Gossip) update(m Member) {
 		g.stats.Changes++
 		g.log.Info("membership", "node", m.ID, "role", m.Role, "addr", m.Addr, "alive", m.Alive)
 	}
-	g.members[name] = m
+	g.put(name, m)
 	g.wake()
+}
+
+// put sets what is known of a member, and counts; mu is held.
+func (g *Gossip) put(name string, m Member) {
+	g.drop(name)
+	g.members[name] = m
+	if m.Alive {
+		g.stats.Alive++
+	} else {
+		g.stats.Dead++
+	}
+}
+
+// drop ends what put began; mu is held.
+func (g *Gossip) drop(name string) {
+	m, known := g.members[name]
+	switch {
+	case known && m.Alive:
+		g.stats.Alive--
+	case known:
+		g.stats.Dead--
+	}
+	delete(g.members, name)
 }
 
 // forget drops a member that was away for so long that nobody looks for it any more.
@@ -246,7 +282,8 @@ func (g *Gossip) forget(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if name != memberName(g.o.ID, g.o.Role) {
-		delete(g.members, name)
+		g.heard(name)
+		g.drop(name)
 		g.wake()
 	}
 }

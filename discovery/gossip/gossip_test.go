@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -207,10 +209,13 @@ func TestOtherSecretIsNoMember(t *testing.T) {
 	}
 }
 
+// noKernel is that of a node whose power went.
+func noKernel(context.Context, netip.Addr) bool { return false }
+
 func TestKilledIsSeenDeadInTwoSeconds(t *testing.T) {
-	a := start(t, Options{ID: "a", Bind: at(21)})
-	b := start(t, Options{ID: "b", Bind: at(22), Join: []string{seed(21)}})
-	start(t, Options{ID: "c", Bind: at(23), Join: []string{seed(21)}})
+	a := start(t, Options{ID: "a", Bind: at(21), Echo: noKernel})
+	b := start(t, Options{ID: "b", Bind: at(22), Join: []string{seed(21)}, Echo: noKernel})
+	start(t, Options{ID: "c", Bind: at(23), Join: []string{seed(21)}, Echo: noKernel})
 	for round := range 3 {
 		victim := spawn(t, "d", at(24).String(), seed(21))
 		for _, r := range []*running{a, b} {
@@ -233,9 +238,9 @@ func TestKilledIsSeenDeadInTwoSeconds(t *testing.T) {
 }
 
 func TestFrozenDoesNotMakeOthersFlap(t *testing.T) {
-	a := start(t, Options{ID: "a", Bind: at(31)})
-	b := start(t, Options{ID: "b", Bind: at(32), Join: []string{seed(31)}})
-	c := start(t, Options{ID: "c", Bind: at(33), Join: []string{seed(31)}})
+	a := start(t, Options{ID: "a", Bind: at(31), Echo: noKernel})
+	b := start(t, Options{ID: "b", Bind: at(32), Join: []string{seed(31)}, Echo: noKernel})
+	c := start(t, Options{ID: "c", Bind: at(33), Join: []string{seed(31)}, Echo: noKernel})
 	frozen := spawn(t, "d", at(34).String(), seed(31))
 	all := []*running{a, b, c}
 	for _, r := range all {
@@ -264,6 +269,93 @@ func TestFrozenDoesNotMakeOthersFlap(t *testing.T) {
 	}
 	if diff := cmp.Diff(since(), before); diff != "" {
 		t.Errorf("others changed while one was frozen (-got +want):\n%s", diff)
+	}
+}
+
+// A process that hangs is no dead node as long as its kernel answers.
+func TestSilentLivesAsLongAsItsKernelAnswers(t *testing.T) {
+	var off atomic.Bool
+	kernel := func(context.Context, netip.Addr) bool { return !off.Load() }
+	a := start(t, Options{ID: "a", Bind: at(91), Echo: kernel})
+	b := start(t, Options{ID: "b", Bind: at(92), Join: []string{seed(91)}, Echo: kernel})
+	frozen := spawn(t, "d", at(93).String(), seed(91))
+	both := []*running{a, b}
+	since := func() (times []time.Time) {
+		for _, r := range both {
+			until(t, r, "three members", 10*time.Second, func() bool { return r.Alive("a") && r.Alive("b") && r.Alive("d") })
+			for _, m := range r.Members() {
+				times = append(times, m.Since)
+			}
+		}
+		return times
+	}
+	silent := func(want int) {
+		t.Helper()
+		deadline := time.After(20 * time.Second)
+		poll := time.NewTicker(10 * time.Millisecond) // silence is no change of a member
+		defer poll.Stop()
+		for a.Stats().Silent != want || b.Stats().Silent != want {
+			select {
+			case <-poll.C:
+			case <-deadline:
+				t.Fatalf("%d and %d members are silent, want %d", a.Stats().Silent, b.Stats().Silent, want)
+			}
+		}
+	}
+	before := since()
+	_ = frozen.Process.Signal(syscall.SIGSTOP)
+	silent(1)
+	_ = frozen.Process.Signal(syscall.SIGCONT)
+	silent(0)
+	if diff := cmp.Diff(since(), before); diff != "" {
+		t.Errorf("members changed while one was frozen (-got +want):\n%s", diff)
+	}
+	_ = frozen.Process.Kill()
+	silent(1)
+	off.Store(true)
+	for _, r := range both {
+		until(t, r, "death of d", 5*time.Second, func() bool { return !r.Alive("d") })
+	}
+	silent(0)
+}
+
+func TestSilenceEndsInDeathWhateverTheKernelSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		g, err := Open(Options{ID: "a", Bind: at(95), Echo: func(context.Context, netip.Addr) bool {
+			asked++
+			return true
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if g.outlasts(t.Context(), at(96)) || time.Since(began) != patienceSilent || asked < 9 {
+			t.Errorf("it lives after %v and %d echoes, want death after %v", time.Since(began), asked, patienceSilent)
+		}
+	})
+}
+
+func TestKernelsAnswerEchoes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: raw sockets")
+	}
+	g, err := Open(Options{ID: "a", Bind: at(97)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !g.echo(t.Context(), at(98)) {
+		t.Error("the kernel of this host does not answer")
+	}
+	six, err := Open(Options{ID: "a", Bind: netip.IPv6Loopback()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !six.echo(t.Context(), netip.IPv6Loopback()) {
+		t.Error("it does not answer over IPv6")
+	}
+	if g.echo(t.Context(), netip.MustParseAddr("192.0.2.1")) { // of no host: RFC 5737
+		t.Error("a kernel answers that is not there")
 	}
 }
 

@@ -24,7 +24,7 @@ func main() {
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder of discovery.jsonl")
 	flag.StringVar(&o.page, "page", "", "page that shows the results; empty: none")
 	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes and members")
-	flag.IntVar(&o.stretch, "stretch", 10, "how many times slower simulated members live")
+	flag.IntVar(&o.stretch, "stretch", 3, "how many times slower simulated members live")
 	flag.IntVar(&o.rounds, "rounds", 20, "of freezing one in twenty members")
 	flag.DurationVar(&o.lasting, "lasting", 30*time.Second, "of each half of the simulated changes")
 	flag.Parse()

@@ -69,7 +69,7 @@ func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err err
 		report.NewLine("death_seen_by_all_s_simulated", of, seen, report.Bar{}),
 		report.NewLine("death_seen_by_all_longest_s_simulated", of, seen[len(seen)-1:], report.Bar{Most: 5}),
 		report.NoMore("living_taken_for_dead", frozen, float64(flaps), 0),
-		report.NewLine("frozen_taken_for_dead_views", frozen, []float64{float64(dead)}, report.Bar{}),
+		report.NoMore("frozen_taken_for_dead", frozen, float64(dead), 0),
 		report.NewLine("frozen_back_for_all_s", frozen, back, report.Bar{}),
 	}, nil
 }
@@ -81,7 +81,9 @@ func (c *crowd) begin(ctx context.Context, group *errgroup.Group) ([]*member, er
 	for i := range c.members {
 		addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		m := &member{id: discovery.NodeID(fmt.Sprintf("n%d", i)), radio: a.open(netip.AddrPortFrom(addr, gossip.DefaultPort))}
-		o := gossip.Options{ID: m.id, Bind: addr, Tags: map[string]string{"sync": "7701"}, Transport: m.radio, Stretch: c.stretch}
+		o := gossip.Options{
+			ID: m.id, Bind: addr, Tags: map[string]string{"sync": "7701"}, Transport: m.radio, Stretch: c.stretch, Echo: m.radio.echo,
+		}
 		for range min(3, i) {
 			o.Join = append(o.Join, members[rand.N(i)].radio.addr.String())
 		}
@@ -111,7 +113,7 @@ func (c *crowd) begin(ctx context.Context, group *errgroup.Group) ([]*member, er
 }
 
 // freezeSome freezes a share of the members, and counts the views in which a member that was not frozen was dead at
-// any time, and those in which a frozen one was; views of members that were not frozen. took is how long after that all were alive to all again, in seconds.
+// any time, and those in which a frozen one was. took is how long after that all spoke to all again, in seconds.
 func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (flaps, dead int, took float64, err error) {
 	began := time.Now()
 	frozen := make(map[discovery.NodeID]bool)
@@ -130,19 +132,16 @@ func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (f
 		m.radio.thaw()
 	}
 	thawed := time.Now()
-	err = until(ctx, "all are alive to all again", func() error {
+	err = until(ctx, "all are heard by all again", func() error {
 		for _, m := range members {
-			if s := m.Stats(); s.Alive < len(members) {
-				return fmt.Errorf("%s takes %d of %d for alive", m.id, s.Alive, len(members))
+			if s := m.Stats(); s.Alive-s.Silent < len(members) {
+				return fmt.Errorf("%s takes %d of %d for alive, and does not hear %d", m.id, s.Alive, len(members), s.Silent)
 			}
 		}
 		return nil
 	})
 	took = time.Since(thawed).Seconds() / float64(c.stretch)
 	for _, m := range members {
-		if frozen[m.id] {
-			continue // what it thinks of others when it goes on is its own
-		}
 		for _, other := range m.Members() {
 			switch changed := other.Since.After(began); {
 			case changed && frozen[other.ID]:
@@ -152,7 +151,7 @@ func (c *crowd) freezeSome(ctx context.Context, members []*member, round int) (f
 			}
 		}
 	}
-	say("round %d: %d frozen, dead in %d views; %d views of others changed; all back after %.1f s", round, len(frozen), dead, flaps, took)
+	say("round %d: %d frozen, dead in %d views; %d views of others changed; all heard after %.1f s", round, len(frozen), dead, flaps, took)
 	return flaps, dead, took, err
 }
 

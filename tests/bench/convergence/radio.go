@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -115,6 +116,12 @@ func (w *radio) do(f func()) {
 		return
 	}
 	w.mu.Unlock()
+}
+
+// echo tells whether the kernel of the member at addr answers, which a frozen process does not keep it from.
+func (w *radio) echo(_ context.Context, addr netip.Addr) bool {
+	to := w.air.at(netip.AddrPortFrom(addr, gossip.DefaultPort).String())
+	return to != nil && !to.isDead()
 }
 
 func (w *radio) isDead() bool {

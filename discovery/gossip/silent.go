@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// A daemon that says nothing is no dead node: it may be stopped, starved or replaced, while the kernel forwards,
+// balances and answers names as before. So a silent member's kernel is asked first, by ICMP echoes, and as long as it
+// answers the member counts as alive, for up to patienceSilent: then nobody tells any more what runs there.
+//
+//	       serf: failed               no echo, or silent for too long
+//	alive --------------> silent -------------------------------------> dead
+//	  ^                     |                                            |
+//	  '----- serf: alive ---'------------------ serf: alive -------------'
+const (
+	patienceSilent = 10 * time.Second
+	echoEvery      = time.Second           // while the kernel answers
+	echoTries      = 3                     // one of them has to be answered
+	echoWithin     = 80 * time.Millisecond // each
+)
+
+// doubt is what takes place between a member's silence and its death.
+type doubt struct{ stop context.CancelFunc }
+
+// silence asks the kernel of a member that serf takes for dead, and tells of its death when that does not answer either.
+func (g *Gossip) silence(ctx context.Context, m Member) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	name := memberName(m.ID, m.Role)
+	if name == memberName(g.o.ID, g.o.Role) {
+		return
+	}
+	switch {
+	case g.doubts[name] != nil:
+		return // it is being asked
+	case !g.members[name].Alive:
+		g.store(m) // it was dead before, or is new to us
+		return
+	}
+	ctx, stop := context.WithCancel(ctx)
+	d := &doubt{stop}
+	g.doubts[name] = d
+	g.doubting.Go(func() {
+		defer stop()
+		if g.outlasts(ctx, m.Addr.Addr()) {
+			return
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.doubts[name] == d { // nothing else was heard meanwhile
+			delete(g.doubts, name)
+			g.store(m)
+		}
+	})
+}
+
+// heard ends the doubt about a member; mu is held.
+func (g *Gossip) heard(name string) {
+	if d := g.doubts[name]; d != nil {
+		d.stop()
+		delete(g.doubts, name)
+	}
+}
+
+// outlasts asks a kernel again and again. It returns true when ctx ended while it answered.
+func (g *Gossip) outlasts(ctx context.Context, addr netip.Addr) bool {
+	stretch := time.Duration(g.o.Stretch)
+	late := time.NewTimer(stretch * patienceSilent)
+	defer late.Stop()
+	next := time.NewTicker(stretch * echoEvery)
+	defer next.Stop()
+	for g.o.Echo(ctx, addr) {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-late.C:
+			return false
+		case <-next.C:
+		}
+	}
+	return ctx.Err() != nil
+}
+
+// echo tells whether the kernel at addr answers. Without the right to ask (CAP_NET_RAW) it does not.
+func (g *Gossip) echo(ctx context.Context, addr netip.Addr) bool {
+	network, request, reply := "ip4:icmp", byte(8), byte(0)
+	if addr.Is6() {
+		network, request, reply = "ip6:ipv6-icmp", 128, 129
+	}
+	conn, err := new(net.ListenConfig).ListenPacket(ctx, network, g.o.Bind.String())
+	if err != nil {
+		return false
+	}
+	defer conn.Close() //nolint:errcheck // nothing was written that could be lost
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	message := []byte{request, 0, 0, 0, 0, 0, 0, 0}
+	binary.BigEndian.PutUint32(message[4:], rand.Uint32()) // id and sequence: which answers are to this question
+	if addr.Is4() {                                        // of IPv6 the kernel makes the sum
+		binary.BigEndian.PutUint16(message[2:], sum(message))
+	}
+	buf := make([]byte, 128)
+	for range echoTries {
+		if conn.SetDeadline(time.Now().Add(echoWithin)) != nil {
+			return false // ctx ended
+		}
+		if _, err := conn.WriteTo(message, &net.IPAddr{IP: addr.AsSlice()}); err != nil {
+			return false // nobody there is on the link, or there is no way
+		}
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				break
+			}
+			if ip, ok := from.(*net.IPAddr); ok && n >= 8 && buf[0] == reply && string(buf[4:8]) == string(message[4:8]) && ip.IP.Equal(addr.AsSlice()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sum is the checksum of a message of even length (RFC 1071).
+func sum(message []byte) uint16 {
+	var s uint32
+	for i := 0; i < len(message); i += 2 {
+		s += uint32(binary.BigEndian.Uint16(message[i:]))
+	}
+	return ^uint16(s>>16 + s&0xffff)
+}
