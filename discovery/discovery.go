@@ -134,6 +134,8 @@ type Name struct {
 	Node      NodeID       `json:"node"`
 	Addrs     []netip.Addr `json:"addrs"`
 	Ports     []NamedPort  `json:"ports,omitempty"`
+	// Unwell says that the task's check fails, or has not succeeded yet.
+	Unwell bool `json:"unwell,omitempty"`
 }
 
 // NamedPort is a port that a task serves, for SRV records.

@@ -36,6 +36,8 @@ const (
 // Members says who answers; discovery/gossip does.
 type Members interface {
 	Alive(id discovery.NodeID) bool
+	// Living counts all that answer, this one and masters too.
+	Living() int
 	// Changed is closed at the next change of Alive of any member.
 	Changed() <-chan struct{}
 }
@@ -97,6 +99,8 @@ type Engine struct {
 	services map[string][]discovery.ServiceName
 	health   health
 	alive    map[discovery.NodeID]liveness
+	lost     map[discovery.NodeID]bool // dead: their tasks have no names
+	moved    bool                      // nodes or masters came or went since they were judged
 }
 
 var _ discovery.Service = (*Engine)(nil)
@@ -122,7 +126,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		store: o.Store, self: discovery.NodeID(o.Store.Self()), members: o.Members, server: o.Server, wanted: o.Interest, synced: o.Synced,
-		log: o.Log, services: map[string][]discovery.ServiceName{}, alive: map[discovery.NodeID]liveness{},
+		log: o.Log, services: map[string][]discovery.ServiceName{}, alive: map[discovery.NodeID]liveness{}, lost: map[discovery.NodeID]bool{},
 		health: health{map[string]map[string]string{}},
 	}
 	if e.log == nil {
@@ -153,21 +157,28 @@ func New(o Options) (*Engine, error) {
 func (e *Engine) Run(ctx context.Context) error {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
+	var members <-chan struct{}
+	judge, undecided := true, false
 	for {
-		rows, members := e.store.Changed(followed...), e.membersChanged()
+		rows := e.store.Changed(followed...)
 		e.mu.Lock()
 		e.refresh()
-		e.watchLiveness(time.Now())
+		if judge = judge || e.moved; judge {
+			members = e.membersChanged()
+			e.moved, undecided = false, e.judgeNodes(time.Now())
+		}
 		e.mu.Unlock()
 		var settle <-chan time.Time
-		if !e.zone.Load().Complete() {
+		if undecided || !e.zone.Load().Complete() {
 			settle = tick.C
 		}
+		judge = undecided
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-rows:
 		case <-members:
+			judge = true
 		case <-settle:
 		}
 	}

@@ -314,6 +314,18 @@ func (m *members) Alive(id discovery.NodeID) bool {
 	return m.alive[id]
 }
 
+func (m *members) Living() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	living := 0
+	for _, alive := range m.alive {
+		if alive {
+			living++
+		}
+	}
+	return living
+}
+
 func (m *members) Changed() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -363,6 +375,96 @@ func TestNodesAreSeenByRowsAdmissionsAndMembers(t *testing.T) {
 	after, _ := e.Nodes(t.Context())
 	if after[1].Alive || !after[1].Since.After(before[1].Since) || after[0].Since != before[0].Since {
 		t.Errorf("host-b %+v, was %+v, want dead since later", after[1], before[1])
+	}
+}
+
+// The names of a dead node's tasks go, unless it is this node that is cut off: then nobody's death is proven.
+func TestNamesOfADeadNodeGo(t *testing.T) {
+	s := openStore(t, "")
+	m := &members{alive: map[discovery.NodeID]bool{"host-a": true, "host-b": true, "host-c": true, "m1": true}, changed: make(chan struct{})}
+	e := open(t, Options{Store: s, Members: m})
+	run(t, e.Run)
+	web := func(task, addr string) discovery.Name {
+		n := servicetest.Web(task, addr)
+		n.Network = "prod"
+		return n
+	}
+	for i, host := range []discovery.NodeID{"host-a", "host-b", "host-c"} {
+		if host != "host-a" {
+			apply(t, s, row(string(host), discovery.KindNode, string(host), 1, 1, discovery.Node{ID: host, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}}))
+		}
+	}
+	if err := state.Put(s, discovery.KindNode, "host-a", discovery.Node{ID: "host-a", Addrs: []netip.Addr{addr("10.0.0.1")}}); err != nil {
+		t.Fatal(err)
+	}
+	only := servicetest.Web("t3", "9.0.1.4")
+	only.Label = "only"
+	apply(t, s,
+		row(discovery.Ledger, discovery.KindMaster, "m1", 1, 3, discovery.Master{ID: "m1", Addr: addr("10.0.0.9")}),
+		row(discovery.Ledger, discovery.KindNetwork, "prod", 1, 4, map[string]any{"name": "prod", "vni": 100, "subnet4": "9.0.0.0/16"}),
+		row("host-b", discovery.KindName, "t1", 1, 2, web("t1", "9.0.1.2")),
+		row("host-c", discovery.KindName, "t2", 1, 2, web("t2", "9.0.1.3")),
+		row("host-c", discovery.KindName, "t3", 1, 3, only),
+	)
+	has := func(name string, want ...string) {
+		t.Helper()
+		wait(t, e, fmt.Sprint(name, want), func(z *zone.Zone) bool {
+			got := []string{}
+			for _, r := range z.Lookup("", name).Of(zone.A) {
+				got = append(got, r.Addr.String())
+			}
+			return slices.Equal(got, append([]string{}, want...))
+		})
+	}
+	everyone := func() {
+		t.Helper()
+		has("web.weft.mesos.", "9.0.1.2", "9.0.1.3")
+		has("web.prod.weft.", "9.0.1.2", "9.0.1.3")
+		has("only.weft.mesos.", "9.0.1.4")
+		has("slave.mesos.", "10.0.0.1", "10.0.0.2", "10.0.0.3")
+	}
+	everyone()
+	m.set("host-c", false)
+	has("web.weft.mesos.", "9.0.1.2")
+	has("web.prod.weft.", "9.0.1.2")
+	has("web.weft.autoip.dcos.thisdcos.directory.", "9.0.1.2")
+	has("slave.mesos.", "10.0.0.1", "10.0.0.2")
+	has("only.weft.mesos.")
+	if e.Zone().Lookup("", "only.weft.mesos.").Exists {
+		t.Error("a name of nobody but a dead node's task exists")
+	}
+	has("host-c.node.thisdcos.directory.", "10.0.0.3") // who it is is not in doubt
+	// Another one: two of four are heard, which are not the most.
+	m.set("host-b", false)
+	everyone()
+	m.set("host-b", true)
+	has("web.weft.mesos.", "9.0.1.2")
+	m.set("host-c", true)
+	everyone()
+}
+
+// The rows of a node that is new may be faster than its first word as a member.
+func TestNodeThatWasNeverHeardIsDeadAfterAWhile(t *testing.T) {
+	s := openStore(t, "")
+	m := &members{alive: map[discovery.NodeID]bool{"host-a": true, "m1": true}, changed: make(chan struct{})}
+	e := open(t, Options{Store: s, Members: m})
+	apply(t, s,
+		row("host-b", discovery.KindNode, "host-b", 1, 1, discovery.Node{ID: "host-b"}),
+		row("host-b", discovery.KindName, "t1", 1, 2, servicetest.Web("t1", "9.0.1.2")),
+	)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refresh()
+	began := time.Now()
+	for _, step := range []struct {
+		after     time.Duration
+		undecided bool
+		exists    bool
+	}{{0, true, true}, {unseen - 1, true, true}, {unseen, false, false}} {
+		undecided := e.judgeNodes(began.Add(step.after))
+		if exists := e.Zone().Lookup("", "web.weft.mesos.").Exists; undecided != step.undecided || exists != step.exists {
+			t.Errorf("after %v: undecided %t, its name exists %t, want %t and %t", step.after, undecided, exists, step.undecided, step.exists)
+		}
 	}
 }
 

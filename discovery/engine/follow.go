@@ -92,6 +92,7 @@ func (e *Engine) void(changes []zone.Change, name string, keep func(rowID) bool)
 	for id := range e.writers[name] {
 		if !keep(id) {
 			delete(e.writers[name], id)
+			e.moved = e.moved || id.kind == discovery.KindNode
 			changes = append(changes, zone.Change{Source: zone.Source{Kind: id.kind, Key: id.key, Writer: name}})
 			changes = e.named(changes, name, id, false)
 		}
@@ -109,6 +110,7 @@ func (e *Engine) take(changes []zone.Change, r discovery.Row) []zone.Change {
 		e.understood(r, err)
 		return e.judged(changes, r.Writer, tasks)
 	}
+	e.moved = e.moved || r.Kind == discovery.KindNode || r.Kind == discovery.KindMaster
 	id, v := rowID{r.Kind, r.Key}, version{r.Incarnation, r.Seq}
 	known, had := e.writers[r.Writer][id]
 	if had && known == v && !r.Deleted {

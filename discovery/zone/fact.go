@@ -24,7 +24,7 @@ func (s Source) id() string {
 	return string(s.Kind) + "\x00" + s.Key + "\x00" + s.Writer + "\x00" + s.view
 }
 
-// Fact is what records are made from: Task, Unwell, Host, Master, Leader, Service, Network, or one of a
+// Fact is what records are made from: Task, Unwell, Lost, Host, Master, Leader, Service, Network, or one of a
 // Mesos cluster's.
 type Fact interface{ fact() }
 
@@ -32,7 +32,10 @@ type (
 	// Task is what a task is called.
 	Task struct{ discovery.Name }
 	// Host is a node.
-	Host struct{ discovery.Node }
+	Host struct {
+		discovery.Node
+		lost bool
+	}
 	// Master is one of the masters.
 	Master struct{ discovery.Master }
 	// Leader is the leading one. Its source has to be one and the same for all leaders.
@@ -50,6 +53,8 @@ type (
 	}
 	// Unwell says that a task is not fit to be used. Its source is UnwellSource.
 	Unwell struct{}
+	// Lost says that a node is dead, so that its tasks are gone without a word. Its source is LostSource.
+	Lost struct{ Node discovery.NodeID }
 	// apexes are the zones themselves.
 	apexes struct{}
 	// static are records of the configuration.
@@ -65,6 +70,7 @@ func (Leader) fact()   {}
 func (Service) fact()  {}
 func (Network) fact()  {}
 func (Unwell) fact()   {}
+func (Lost) fact()     {}
 func (apexes) fact()   {}
 func (static) fact()   {}
 func (ensemble) fact() {}
@@ -88,6 +94,16 @@ func ServiceSource(network, name string) Source {
 // backend.
 func UnwellSource(row, node string) Source {
 	return Source{Kind: discovery.KindBackend, Key: row, Writer: node}
+}
+
+// LostSource is the source of the Lost of a node.
+func LostSource(node discovery.NodeID) Source {
+	return Source{Kind: "zone", Key: string(node), Writer: "weft", view: "lost"}
+}
+
+// hostSource is the source of a Host.
+func hostSource(node discovery.NodeID) Source {
+	return Source{Kind: discovery.KindNode, Key: string(node), Writer: string(node)}
 }
 
 // Sources of facts that no row says.

@@ -13,7 +13,7 @@ import (
 //	label.fw.slave.D, label-hash-tail.fw.slave.D  A, AAAA   its node's
 //	_label._proto.fw.D                            SRV       each of its ports, at its canonical name
 //	_port._label._proto.fw.D                      SRV       the same by the port's name
-//	slave.D                                       A, AAAA   all nodes
+//	slave.D                                       A, AAAA   all nodes that live
 //	leader.D, master.D, masterN.D                 A, AAAA   the leading master; all; each
 //	_leader._tcp.D, _leader._udp.D                SRV       the leading master
 //	ns1.D                                         A, AAAA   where the zone is served
@@ -41,6 +41,9 @@ func mesos(o *Options, f Fact) []Record {
 		}
 		return records
 	case Host:
+		if f.lost {
+			return nil
+		}
 		return addresses(join("slave", o.Domain), o.TTL, f.Addrs[:min(1, len(f.Addrs))])
 	case placedTask:
 		return taskRecords(o, f)

@@ -38,6 +38,7 @@ type (
 		Discovery              string // name of its DiscoveryInfo; empty: it has none
 		Ports                  []MesosPort
 		Mapped                 bool // a port of the agent leads to it
+		Unwell                 bool // its checks say so, or have not said anything yet
 	}
 	// MesosPort is a port of a DiscoveryInfo; nobody has checked the number.
 	MesosPort struct {

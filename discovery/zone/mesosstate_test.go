@@ -365,7 +365,7 @@ func TestThisNodeAndItsTasksMoveWithIt(t *testing.T) {
 	}
 	moved, diff := z.With([]Change{{
 		Source: Source{Kind: discovery.KindNode, Key: "host-a", Writer: "host-a"},
-		Fact:   Host{discovery.Node{ID: "host-a", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.99")}}},
+		Fact:   Host{Node: discovery.Node{ID: "host-a", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.99")}}},
 	}})
 	for _, n := range names {
 		check(moved, n, "10.0.0.99")

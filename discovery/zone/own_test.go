@@ -3,6 +3,7 @@
 package zone
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -62,6 +63,32 @@ func TestShortNamesAreOfTheAskersNetwork(t *testing.T) {
 		look := z.Lookup(tt.view, tt.name)
 		if diff := cmp.Diff(slices.Clip(data(look.Of(tt.typ))), append([]string{}, tt.want...)); diff != "" || look.Exists != tt.exists {
 			t.Errorf("%s of %s in %q: exists %t, want %t (got -, want +):\n%s", tt.typ, tt.name, tt.view, look.Exists, tt.exists, diff)
+		}
+	}
+}
+
+// What checks say of a task counts for its names, whether it is behind a VIP or not, and of Mesos' tasks as well.
+func TestChecksOfTasksWithoutAVIPAreHeeded(t *testing.T) {
+	t.Parallel()
+	ill := homed("t1", "web", "", "prod", "9.1.0.1")
+	fact, _ := ill.Fact.(Task)
+	fact.Unwell = true
+	ill.Fact = fact
+	z, _ := New(Options{}).With([]Change{inNetwork("prod", 1), ill, homed("t2", "web", "", "prod", "9.1.0.2")})
+	if got := answers(z, "", "web.prod.weft.", A); !slices.Equal(got, []string{"5 9.1.0.2"}) {
+		t.Errorf("web.prod.weft = %q, want the one that is well", got)
+	}
+	mesosTask := func(id, addr string, unwell bool) Change {
+		return Change{Source{Kind: "mesos-task", Key: id, Writer: "leader"}, MesosTask{
+			Framework: "marathon", ID: id, Name: "web", Agent: "S-S0", AgentAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+			Netinfo: []netip.Addr{netip.MustParseAddr(addr)}, Unwell: unwell,
+		}}
+	}
+	both := []Change{mesosTask("a", "9.0.0.1", true), mesosTask("b", "9.0.0.2", false)}
+	for want, o := range map[string]Options{"[5 9.0.0.1 5 9.0.0.2]": {MesosOnly: true}, "[5 9.0.0.2]": {MesosOnly: true, Heeding: []string{"mesos"}}} {
+		z, _ := New(o).With(both)
+		if got := fmt.Sprint(answers(z, "", "web.marathon.mesos.", A)); got != want {
+			t.Errorf("web.marathon.mesos, heeding %q: %s, want %s", o.Heeding, got, want)
 		}
 	}
 }

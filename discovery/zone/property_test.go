@@ -25,7 +25,7 @@ func drawChange(t *rapid.T) Change {
 	list := rapid.SliceOfN(rapid.Custom(func(*rapid.T) netip.Addr { return addr() }), 0, 3)
 	n := rapid.IntRange(1, 6).Draw(t, "n")
 	var c Change
-	switch rapid.IntRange(0, 6).Draw(t, "kind") {
+	switch rapid.IntRange(0, 7).Draw(t, "kind") {
 	case 0, 1, 2:
 		label := rapid.SampledFrom([]string{"web", "db", "a-b", "W.x"}).Draw(t, "label")
 		framework := rapid.SampledFrom([]string{"", "marathon", "a.b"}).Draw(t, "framework")
@@ -39,6 +39,9 @@ func drawChange(t *rapid.T) Change {
 		c.Fact = named
 	case 6:
 		c = Change{UnwellSource(fmt.Sprintf("t%d", n), "host-a"), Unwell{}}
+	case 7:
+		node := discovery.NodeID(rapid.SampledFrom([]string{"host-a", "n-1", "n-2"}).Draw(t, "node"))
+		c = Change{LostSource(node), Lost{node}}
 	case 3:
 		network := rapid.SampledFrom([]string{"prod", "dev"}).Draw(t, "network")
 		name := rapid.SampledFrom([]string{"web.weft", "db.weft"}).Draw(t, "service")
@@ -47,8 +50,8 @@ func drawChange(t *rapid.T) Change {
 		c = ledgerFact(discovery.KindMaster, fmt.Sprint("m", n), Master{discovery.Master{Addr: addr()}})
 	default:
 		c = Change{
-			Source{Kind: discovery.KindNode, Key: fmt.Sprint("n-", n), Writer: "w"},
-			Host{discovery.Node{ID: discovery.NodeID(fmt.Sprint("n-", n)), Addrs: list.Draw(t, "addrs")}},
+			Source{Kind: discovery.KindNode, Key: fmt.Sprint("n-", n), Writer: fmt.Sprint("n-", n)},
+			Host{Node: discovery.Node{ID: discovery.NodeID(fmt.Sprint("n-", n)), Addrs: list.Draw(t, "addrs")}},
 		}
 	}
 	if rapid.IntRange(0, 3).Draw(t, "gone") == 0 {

@@ -26,7 +26,7 @@ func TestAQuestionLeadsToTheRowsThatAnswerIt(t *testing.T) {
 			{Source{Kind: discovery.KindNetwork, Key: "prod", Writer: discovery.Ledger}, Network{
 				Name: "prod", VNI: 1, Subnets: []netip.Prefix{netip.MustParsePrefix("9.0.0.0/8"), netip.MustParsePrefix("fd01:b::/64")},
 			}},
-			{Source{Kind: discovery.KindNode, Key: node, Writer: node}, Host{discovery.Node{ID: discovery.NodeID(node), Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
+			{Source{Kind: discovery.KindNode, Key: node, Writer: node}, Host{Node: discovery.Node{ID: discovery.NodeID(node), Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
 			c,
 		})
 		of := discovery.NameTopic(Label(label))

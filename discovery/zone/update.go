@@ -64,6 +64,9 @@ func (z *Zone) With(changes []Change) (*Zone, Diff) {
 		next.facts = facts.commit()
 		touched[s.id()] = struct{}{}
 	}
+	for node := range kinds.nodes { // a death changes its records, too
+		touched[hostSource(node).id()] = struct{}{}
+	}
 	for _, id := range tasksOn(&next.facts, kinds.nodes) {
 		touched[id] = struct{}{}
 	}
@@ -87,11 +90,17 @@ func (k *touchedKinds) note(f Fact) {
 	case Master, Leader, MesosMasters:
 		k.masters = true
 	case Host:
-		if k.nodes == nil {
-			k.nodes = map[discovery.NodeID]struct{}{}
-		}
-		k.nodes[f.ID] = struct{}{}
+		k.node(f.ID)
+	case Lost:
+		k.node(f.Node)
 	}
+}
+
+func (k *touchedKinds) node(id discovery.NodeID) {
+	if k.nodes == nil {
+		k.nodes = map[discovery.NodeID]struct{}{}
+	}
+	k.nodes[id] = struct{}{}
 }
 
 // tasksOn returns the ids of facts about tasks on nodes.

@@ -233,10 +233,19 @@ func (z *Zone) recordsOf(id string) []Record {
 	}
 	f := s.Fact
 	home, unwell := "", false
-	if t, ok := f.(Task); ok {
+	switch t := f.(type) {
+	case Task:
+		if z.lost(t.Node) {
+			return nil
+		}
 		f = placedTask{t, z.addrsOf(t.Node)}
 		home = t.Network
-		unwell = z.facts.at(UnwellSource(s.Key, s.Writer).id()) != nil
+		unwell = t.Unwell || z.facts.at(UnwellSource(s.Key, s.Writer).id()) != nil
+	case Host:
+		t.lost = z.lost(t.ID)
+		f = t
+	case MesosTask:
+		unwell = t.Unwell
 	}
 	var records []Record
 	for _, generate := range z.options.generators() {
@@ -282,10 +291,12 @@ type placedTask struct {
 	node []netip.Addr
 }
 
+// lost tells whether a node is dead.
+func (z *Zone) lost(node discovery.NodeID) bool { return z.facts.at(LostSource(node).id()) != nil }
+
 // addrsOf returns the addresses of a node.
 func (z *Zone) addrsOf(node discovery.NodeID) []netip.Addr {
-	id := Source{Kind: discovery.KindNode, Key: string(node), Writer: string(node)}.id()
-	if s := z.facts.at(id); s != nil {
+	if s := z.facts.at(hostSource(node).id()); s != nil {
 		if h, ok := s.Fact.(Host); ok {
 			return h.Addrs
 		}

@@ -138,7 +138,7 @@ func sample() []Change {
 		ledgerFact(discovery.KindLeader, "leader", Leader{discovery.Master{ID: "m1", Addr: addrs("10.0.0.1")[0]}}),
 		{
 			Source: Source{Kind: discovery.KindNode, Key: "host-a", Writer: "host-a"},
-			Fact:   Host{discovery.Node{ID: "host-a", Addrs: addrs("10.0.0.11")}},
+			Fact:   Host{Node: discovery.Node{ID: "host-a", Addrs: addrs("10.0.0.11")}},
 		},
 		task("t1", "web", "", addrs("9.0.0.2", "fd01:b::2"),
 			discovery.NamedPort{Name: "http", Protocol: "tcp", Port: 80}, discovery.NamedPort{Protocol: "udp", Port: 53}),

@@ -74,12 +74,12 @@ func measureHosts(ctx context.Context, weft string, r rounds) (lines []report.Li
 	}
 	slices.Sort(out)
 	of := fmt.Sprintf("%d hosts", r.hosts)
-	say("running to known: %.1f ms; death to backends out: %.2f s", known, out)
+	say("running to known: %.1f ms; death to backends and names out: %.2f s", known, out)
 	return []report.Line{
 		report.NewLine("running_to_known_p99_ms", of, []float64{report.Quantile(known, 0.99)}, report.Bar{Most: 100}),
 		report.NewLine("running_to_known_ms", of, known, report.Bar{}),
-		report.NewLine("death_to_backends_out_longest_s", of, out[len(out)-1:], report.Bar{Most: 2}),
-		report.NewLine("death_to_backends_out_s", of, out, report.Bar{}),
+		report.NewLine("death_to_backends_and_names_out_longest_s", of, out[len(out)-1:], report.Bar{Most: 2}),
+		report.NewLine("death_to_backends_and_names_out_s", of, out, report.Bar{}),
 	}, nil
 }
 
@@ -158,11 +158,12 @@ func (s *stage) die(ctx context.Context, h *host) (time.Duration, error) {
 	}
 	rest := slices.DeleteFunc(slices.Clone(s.hosts), func(o *host) bool { return o.dead || o == h })
 	for _, o := range rest {
-		err := until(ctx, "both backends are in on "+o.lab.Name, func() error {
+		err := until(ctx, "both tasks are known on "+o.lab.Name, func() error {
 			one, err1 := o.serves(ctx, label, h.task)
 			two, err2 := o.serves(ctx, label, other.task)
-			if err := errors.Join(err1, err2); err != nil || !one || !two {
-				return fmt.Errorf("%v %v: %w", one, two, err)
+			addrs, err3 := o.resolve(label)
+			if err := errors.Join(err1, err2, err3); err != nil || !one || !two || len(addrs) != 2 {
+				return fmt.Errorf("backends %v %v, name %v: %w", one, two, addrs, err)
 			}
 			return nil
 		})
@@ -176,9 +177,12 @@ func (s *stage) die(ctx context.Context, h *host) (time.Duration, error) {
 	}
 	h.dead = true
 	for _, o := range rest {
-		err := each(ctx, askEvery, "the backend of the dead host is out on "+o.lab.Name, func() error {
+		err := each(ctx, askEvery, "the dead host's task is out on "+o.lab.Name, func() error {
 			if in, err := o.serves(ctx, label, h.task); err != nil || in {
-				return fmt.Errorf("it is in: %w", err)
+				return fmt.Errorf("its backend is in: %w", err)
+			}
+			if addrs, err := o.resolve(label); err != nil || len(addrs) != 1 || addrs[0] != other.task.Addr4 {
+				return fmt.Errorf("the name leads to %v: %w", addrs, err)
 			}
 			return nil
 		})
