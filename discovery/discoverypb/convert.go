@@ -25,7 +25,7 @@ var failures = wire.Errors{Peer: "the node daemon", Sentinels: []wire.Sentinel{
 func nameOut(n discovery.Name) *Name {
 	out := &Name{
 		Task: n.Task, Label: n.Label, Framework: n.Framework, Network: n.Network, Node: string(n.Node),
-		Addrs: addrsOut(n.Addrs),
+		Addrs: addrsOut(n.Addrs), Unwell: n.Unwell,
 	}
 	for _, p := range n.Ports {
 		out.Ports = append(out.Ports, &NamedPort{Name: p.Name, Protocol: p.Protocol, Port: uint32(p.Port)})
@@ -38,7 +38,7 @@ func nameIn(n *Name) (discovery.Name, error) {
 	errs := []error{err}
 	out := discovery.Name{
 		Task: n.GetTask(), Label: n.GetLabel(), Framework: n.GetFramework(), Network: n.GetNetwork(),
-		Node: discovery.NodeID(n.GetNode()), Addrs: addrs,
+		Node: discovery.NodeID(n.GetNode()), Addrs: addrs, Unwell: n.GetUnwell(),
 	}
 	for _, p := range n.GetPorts() {
 		if p.GetPort() > math.MaxUint16 {

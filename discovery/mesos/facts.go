@@ -86,7 +86,7 @@ func (s *State) task(framework string, t Task, agent []netip.Addr) zone.MesosTas
 		Framework: framework, ID: w.ID, Name: w.Name, Agent: w.Agent,
 		AgentHost: s.agents[w.Agent].host, AgentAddrs: agent,
 		Netinfo: parseAddrs(last.netinfo()), Mesos: parseAddrs(last.labelled(mesosLabel)), Docker: parseAddrs(last.labelled(dockerLabel)),
-		HostPorts: parseRanges(w.Resources.Ports), Discovery: w.Discovery.Name, Mapped: w.mapped(),
+		HostPorts: parseRanges(w.Resources.Ports), Discovery: w.Discovery.Name, Mapped: w.mapped(), Unwell: w.unwell(),
 	}
 	for _, p := range w.Discovery.Ports.Ports {
 		fact.Ports = append(fact.Ports, zone.MesosPort{Name: p.Name, Protocol: p.Protocol, Number: p.Number})

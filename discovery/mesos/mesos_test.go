@@ -116,6 +116,27 @@ func TestFactsOfATask(t *testing.T) {
 	}
 }
 
+// What Mesos' own checks say counts; no word of a check that is there is not well yet.
+func TestChecksOfTasks(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]bool{
+		``:                   false,
+		`"healthy": true, `:  false,
+		`"healthy": false, `: true,
+	} {
+		for check, without := range map[string]bool{``: false, `"health_check": {"grace_period_seconds": 3}, `: true} {
+			f := facts(t, document("master@10.0.0.1:5050", agents, fmt.Sprintf(`{"id": "t", "name": "web", "slave_id": "S-S0", "state": "TASK_RUNNING", %s
+				"statuses": [{"state": "TASK_RUNNING", "timestamp": 4, "healthy": %t}, {%s"state": "TASK_RUNNING", "timestamp": 5}]}`, check, !want, status)))
+			expected := want || without && !strings.Contains(status, "true")
+			for _, c := range f.Changes(nil) {
+				if task, ok := c.Fact.(zone.MesosTask); ok && task.Unwell != expected {
+					t.Errorf("status {%s}, check {%s}: unwell %t, want %t", status, check, task.Unwell, expected)
+				}
+			}
+		}
+	}
+}
+
 func TestHosts(t *testing.T) {
 	t.Parallel()
 	s, err := Parse([]byte(document("master@10.0.0.1:5050", agents+`, {"id": "x", "pid": "a@node-1:1"}, {"id": "y"}`, "")))

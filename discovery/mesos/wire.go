@@ -30,6 +30,7 @@ type (
 		Agent     string       `json:"slave_id"`
 		State     string       `json:"state"`
 		Statuses  []wireStatus `json:"statuses"`
+		Check     *struct{}    `json:"health_check"` // nil: there is none
 		Resources struct {
 			Ports string `json:"ports"`
 		} `json:"resources"`
@@ -49,6 +50,7 @@ type (
 	wireStatus struct {
 		State     string  `json:"state"`
 		Timestamp float64 `json:"timestamp"`
+		Healthy   *bool   `json:"healthy"` // nil: no check has said anything
 		Labels    []struct {
 			Key   string `json:"key"`
 			Value string `json:"value"`
@@ -93,6 +95,14 @@ func (t *wireTask) last() *wireStatus {
 		}
 	}
 	return last
+}
+
+// unwell tells whether the task's check fails, or has not said anything yet. Checks of schedulers are not here.
+func (t *wireTask) unwell() bool {
+	if last := t.last(); last != nil && last.Healthy != nil {
+		return !*last.Healthy
+	}
+	return t.Check != nil
 }
 
 // netinfo returns the addresses of a status' networks, as they are written.

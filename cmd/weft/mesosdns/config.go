@@ -21,7 +21,7 @@ import (
 )
 
 // Config is Mesos-DNS's configuration, in the order in which /v1/config shows it. Keys are matched
-// without case. Strict is ours.
+// without case. Strict and Healthy are ours.
 type Config struct {
 	RefreshSeconds         int
 	Port                   int
@@ -63,6 +63,8 @@ type Config struct {
 	MesosAuthentication    string
 	// Strict gives the answers of Mesos-DNS to the letter.
 	Strict bool `json:"strict"`
+	// Healthy leaves out tasks that are not well, by Mesos' own checks, while others of the name are.
+	Healthy bool `json:"healthy"`
 }
 
 // Credentials are what a master asks for.
@@ -283,6 +285,9 @@ func (c *Config) zone(servers []netip.Addr) zone.Options {
 		Start: zone.Start{
 			Server: c.SOAMname, Mailbox: c.SOARname, Refresh: c.SOARefresh, Retry: c.SOARetry, Expire: c.SOAExpire, Minimum: c.SOAMinttl,
 		},
+	}
+	if c.Healthy {
+		o.Heeding = []string{c.Domain}
 	}
 	if c.TTL == 0 {
 		o.TTL = time.Nanosecond // no whole second, and not the zone's default

@@ -76,7 +76,7 @@ func TestConfigurationOfDCOS(t *testing.T) {
 		"zk": "zk://leader:2181/mesos", "refreshSeconds": 30, "ttl": 60, "domain": "MESOS", "port": 61053,
 		"resolvers": ["198.51.100.1"], "timeout": 5, "listener": "0.0.0.0", "email": "root.mesos-dns.mesos",
 		"IPSources": ["host", "netinfo"], "externalon": true, "masters": ["10.0.0.1:5050", "master.example:5050"],
-		"soaRName": "root@example.com", "EnforceRFC952": true, "strict": true
+		"soaRName": "root@example.com", "EnforceRFC952": true, "strict": true, "healthy": true
 	}`)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestConfigurationOfDCOS(t *testing.T) {
 	want := Defaults()
 	want.Zk, want.RefreshSeconds, want.Port, want.Resolvers = "zk://leader:2181/mesos", 30, 61053, []string{"198.51.100.1"}
 	want.IPSources, want.Masters = []string{"host", "netinfo"}, []string{"10.0.0.1:5050", "master.example:5050"}
-	want.SOARname, want.SOAMname, want.EnforceRFC952, want.Strict = "root.example.com.", "ns1.mesos.", true, true
+	want.SOARname, want.SOAMname, want.EnforceRFC952, want.Strict, want.Healthy = "root.example.com.", "ns1.mesos.", true, true, true
 	want.File = c.File
 	if d := gocmp.Diff(c, want); d != "" {
 		t.Errorf("configuration (got -, want +):\n%s", d)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"weft/agent/sandbox"
+	"weft/discovery"
 	"weft/lb"
 	"weft/overlay"
 )
@@ -20,6 +21,7 @@ type behind struct {
 	id    string
 	ports []uint16 // of the task, TCP
 	wait  time.Duration
+	name  *discovery.Name // where there is no VIP: the name tells how the task is
 }
 
 // behindOf gathers it from VIPs; of none it waits for nothing.
@@ -60,6 +62,9 @@ func drain(ctx context.Context, d *Daemon, out io.Writer, pid int, all []behind)
 	defer cancel()
 	var ports []uint16
 	for _, b := range all {
+		if b.name != nil {
+			continue
+		}
 		ports = append(ports, b.ports...)
 		late, err := d.LB.SetState(ctx, b.id, lb.State{Draining: true})
 		switch {

@@ -32,7 +32,7 @@ func (w *wish) firstHealth() lb.Health {
 	return lb.Unknown
 }
 
-// watch checks the task until ctx ends, and tells every VIP that it is behind.
+// watch checks the task until ctx ends, and tells every VIP that it is behind, or its names where it is behind none.
 func (r *running) watch(ctx context.Context, check health.Check) {
 	health.Watch(ctx, health.Options{
 		Check: check, Addr: r.addr, NetNS: r.task.NetNS, Serving: serving,
@@ -45,16 +45,27 @@ func (r *running) watch(ctx context.Context, check health.Check) {
 		},
 	}, func(s lb.State) {
 		for _, b := range r.behind {
-			call, cancel := context.WithTimeout(ctx, b.wait+callTimeout)
-			if _, err := r.daemon.LB.SetState(call, b.id, s); err != nil && ctx.Err() == nil {
+			if err := r.tell(ctx, b, s); err != nil && ctx.Err() == nil {
 				fmt.Fprintf(r.out, "weft: %v\n", err)
 			}
-			cancel()
 		}
 		if ctx.Err() == nil {
 			fmt.Fprintf(r.out, "weft: task %s is %s%s\n", r.id, s.Health, detail(s))
 		}
 	})
+}
+
+// tell says in one network how the task is.
+func (r *running) tell(ctx context.Context, b behind, s lb.State) error {
+	ctx, cancel := context.WithTimeout(ctx, b.wait+callTimeout)
+	defer cancel()
+	if b.name != nil {
+		name := *b.name
+		name.Unwell = s.Health != lb.Healthy
+		return r.daemon.Discovery.Announce(ctx, name)
+	}
+	_, err := r.daemon.LB.SetState(ctx, b.id, s)
+	return err
 }
 
 func detail(s lb.State) string {

@@ -92,8 +92,8 @@ func (w *wish) publish(text string) error {
 // validate reports what no single flag shows.
 func (w *wish) validate() error {
 	var all []overlay.PortMapping
-	if w.health != nil && !slices.ContainsFunc(w.joins, func(m membership) bool { return len(m.vips) > 0 }) {
-		return fmt.Errorf("%w: --health decides whether the task is behind its VIPs, and there is no --vip", show.ErrUsage)
+	if w.health != nil && len(w.joins) == 0 {
+		return fmt.Errorf("%w: --health decides whether the task's VIPs and names lead to it, and there is no --network", show.ErrUsage)
 	}
 	for _, m := range w.joins {
 		for _, p := range m.ports {
@@ -172,10 +172,14 @@ func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) 
 		named = append(named, vipPorts(vips, id)...)
 		b = behindOf(id, vips)
 	}
-	err = d.Discovery.Announce(ctx, discovery.Name{
+	name := discovery.Name{
 		Task: id, Label: w.name, Framework: Framework, Network: m.network, Node: endpoint.Node, Addrs: endpoint.Addrs(), Ports: named,
-	})
-	return endpoint, b, err
+	}
+	if len(m.vips) == 0 { // else its VIPs say how it is
+		name.Unwell = w.health != nil
+		b = behind{id: id, name: &name}
+	}
+	return endpoint, b, d.Discovery.Announce(ctx, name)
 }
 
 // leave takes the task out of VIPs, names and networks.

@@ -81,7 +81,7 @@ func (c *client) run() *cobra.Command {
 	cmd.Flags().Var(flag(w.publish), "publish", "port of the node that leads to one of the task: [HOST_IP:]HOST_PORT:PORT[/tcp|udp] (repeatable)")
 	cmd.Flags().Var(flag(w.ip), "ip", "address that the task shall have, one of a family (repeatable; default: the lowest that is free)")
 	cmd.Flags().Var(flag(w.vip), "vip", "VIP and the task's own port behind it: /web:80=8080, with /tcp or /udp for one protocol only (repeatable)")
-	cmd.Flags().Var(flag(w.readHealth), "health", "check of the task, which is behind its VIPs while it succeeds: tcp:PORT, http[s]:PORT[/PATH],\n"+
+	cmd.Flags().Var(flag(w.readHealth), "health", "check of the task, to which VIPs and short names lead while it succeeds: tcp:PORT, http[s]:PORT[/PATH],\n"+
 		"grpc:PORT[/SERVICE] or command:COMMAND, with ,interval=2s ,timeout=1s ,healthy=1 ,unhealthy=3 ,grace=10s")
 	cmd.Flags().StringArrayVar(&w.ports, "port", nil, "port for SRV records: [NAME=]tcp/8080 (repeatable; VIP ports have one anyway)")
 	cmd.Flags().StringVar(&w.cgroup, "cgroup", c.env.Getenv("WEFT_CGROUP"), "cgroup2 folder for the task (WEFT_CGROUP; default: the daemon's)")
