@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"weft/control"
+	"weft/discovery/wire"
 )
 
 // Registration puts a service on a server, such as discovery's Sync beside ours.
@@ -35,11 +36,11 @@ func Serve(ctx context.Context, listener net.Listener, creds credentials.Transpo
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	server := grpc.NewServer(
+	server := grpc.NewServer(append(wire.Serving(),
 		grpc.Creds(creds),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 3 * time.Second}),
-	)
+	)...)
 	for _, register := range services {
 		register(server)
 	}

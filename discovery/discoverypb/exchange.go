@@ -179,10 +179,10 @@ func (x *exchange) sendDigest() error {
 
 // sendInterest tells what changed of the topics that this side takes.
 func (x *exchange) sendInterest() error {
-	now, version := x.s.store.Interest()
-	if version == x.interest {
+	if x.s.store.InterestVersion() == x.interest {
 		return nil
 	}
+	now, version := x.s.store.Interest()
 	message := &Interest{Interest: version, Take: topicsOut(missingFrom(x.told, now)), Leave: topicsOut(missingFrom(now, x.told))}
 	x.told, x.interest = now, version
 	return x.say(&SyncMessage{Body: &SyncMessage_Interest{Interest: message}})

@@ -96,7 +96,7 @@ func (s *Store) publish(t *tx) {
 		s.log.Warn("own rows begin a new life: others knew more of them, or the masters removed this node",
 			"node", s.self, "incarnation", s.Incarnation())
 	}
-	s.hub.wake(t.touched)
+	s.hub.wake(t.touched, t.mem)
 	if t.turned {
 		close(*s.turned.Swap(new(make(chan struct{}))))
 	}

@@ -72,24 +72,29 @@ func (h *hub) remove(c *Cursor) {
 }
 
 // wake is called after the rows are published, so that who looks finds them.
-func (h *hub) wake(touched []Stream) {
+func (h *hub) wake(touched []Stream, mem *memory) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, of := range touched {
+		st := mem.stream(of)
+		now, _ := st.position()
 		if of.Topic.IsZero() {
-			wakeAll(h.all, of)
+			wakeAll(h.all, of, now)
 			continue
 		}
-		wakeAll(h.by[discovery.Topic{}], of)
-		wakeAll(h.by[of.Topic], of)
-		wakeAll(h.by[discovery.Topic{Kind: of.Topic.Kind, Of: discovery.Every}], of)
+		wakeAll(h.by[discovery.Topic{}], of, now)
+		wakeAll(h.by[of.Topic], of, now)
+		wakeAll(h.by[discovery.Topic{Kind: of.Topic.Kind, Of: discovery.Every}], of, now)
 	}
 }
 
-func wakeAll(cursors map[*Cursor]struct{}, of Stream) {
+// wakeAll wakes those who are not as far: what came from somebody is no news there.
+func wakeAll(cursors map[*Cursor]struct{}, of Stream, now Position) {
 	for c := range cursors {
 		c.mu.Lock()
-		c.note(of)
+		if now.after(c.known.Known[of]) {
+			c.note(of)
+		}
 		c.mu.Unlock()
 	}
 }

@@ -114,6 +114,9 @@ func (s *Store) Interest() (topics []discovery.Topic, version uint64) {
 	return i.list(), i.version
 }
 
+// InterestVersion is the version of the interest.
+func (s *Store) InterestVersion() uint64 { return s.now().interest.version }
+
 // InterestChanged returns a channel that is closed at the next change of the interest. Take it before Interest.
 func (s *Store) InterestChanged() <-chan struct{} { return *s.turned.Load() }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"weft/discovery/discoverypb"
+	"weft/discovery/wire"
 	"weft/lb/lbpb"
 	"weft/overlay/overlaypb"
 )
@@ -25,13 +26,13 @@ const stopGrace = time.Second
 // serve answers clients of this node at the socket, and peers at the underlay address. The socket
 // is opened last, so that who can connect finds a daemon that works.
 func (d *daemon) serve(ctx context.Context) error {
-	peers := grpc.NewServer(grpc.Creds(d.wire))
+	peers := grpc.NewServer(append(wire.Serving(), grpc.Creds(d.wire))...)
 	d.syncer.Register(peers)
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(d.underlay.Addr.String(), strconv.Itoa(int(d.o.Port))))
 	if err != nil {
 		return fmt.Errorf("serve peers: %w", err)
 	}
-	clients := grpc.NewServer()
+	clients := grpc.NewServer(wire.Serving()...)
 	overlaypb.Register(clients, d.overlay)
 	lbpb.Register(clients, d.lb)
 	discoverypb.Register(clients, d.discovery)
