@@ -167,18 +167,27 @@ func (f *foreign) ask(ctx context.Context, q *question) (reply, error) {
 	defer f.asked.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	chosen := choose(f.upstreams)
-	replies := make(chan result, len(chosen)) // one each, so that the slower one never waits for us
-	for _, u := range chosen {
+	order := choose(f.upstreams)
+	replies := make(chan result, len(order)) // one each, so that the slower ones never wait for us
+	asked := 0
+	next := func() {
+		u := order[asked]
+		asked++
 		f.slower.Go(func() {
 			r, err := u.exchange(ctx, q)
 			replies <- result{r, err}
 		})
 	}
+	for asked < min(atOnce, len(order)) {
+		next()
+	}
 	var best result
 	best.err = errors.New("no answer")
-	for range chosen {
+	for heard := 0; heard < asked; heard++ {
 		r := <-replies
+		if r.err != nil && asked < len(order) && ctx.Err() == nil {
+			next()
+		}
 		if r.err == nil && (r.msg.Rcode == wire.RcodeSuccess || r.msg.Rcode == wire.RcodeNameError) {
 			best = r
 			break // the other one is told by cancel that nobody listens

@@ -23,7 +23,8 @@ import (
 
 const (
 	answerWithin = 5 * time.Second // one resolver
-	// atOnce is how many resolvers are asked; the first good answer is taken.
+	// atOnce is how many resolvers are asked at a time; the first good answer is taken. One that gives none is followed
+	// by the next.
 	atOnce = 2
 	// retrial is one in how many questions goes to another than the two best, so that a resolver that
 	// recovered is found.
@@ -69,20 +70,18 @@ type result struct {
 	err error
 }
 
-// choose returns the resolvers to ask: those that failed least of late, equal ones by lot.
+// choose returns the resolvers in the order in which they are asked: those first that failed least of late, equal
+// ones by lot.
 func choose(all []*upstream) []*upstream {
-	if len(all) <= atOnce {
-		return all
-	}
 	order := slices.Clone(all)
 	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	now := time.Now()
 	slices.SortStableFunc(order, func(a, b *upstream) int { return cmp.Compare(a.failures(now), b.failures(now)) })
-	if rand.IntN(retrial) == 0 {
+	if len(order) > atOnce && rand.IntN(retrial) == 0 {
 		other := atOnce - 1 + rand.IntN(len(order)-atOnce+1)
 		order[atOnce-1], order[other] = order[other], order[atOnce-1]
 	}
-	return order[:atOnce]
+	return order
 }
 
 // exchange asks over the transport of the asker, and counts.
