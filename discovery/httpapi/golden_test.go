@@ -106,6 +106,47 @@ func TestTransferIsThatOfMesosDNS(t *testing.T) {
 	}
 }
 
+// mesos.thisdcos.directory has every record that Mesos-DNS gives away (dcos-net makes it of /v1/axfr).
+func TestMirrorHasEveryRecordOfMesosDNS(t *testing.T) {
+	t.Parallel()
+	const apex = "mesos.thisdcos.directory."
+	mirrored := func(name string) string {
+		if rest, ok := strings.CutSuffix(name, "mesos."); ok {
+			return rest + apex
+		}
+		return name
+	}
+	o := configurations()["rfc1123"]
+	o.MesosOnly = false
+	records, left := 0, 0
+	for _, dir := range cases(t) {
+		z, _ := state(t, dir, o)
+		transfer := read[Transfer](t, filepath.Join(dir, "axfr.rfc1123.json")).Records
+		for kind, names := range map[zone.Type]map[string][]string{zone.A: transfer.As, zone.AAAA: transfer.AAAAs, zone.SRV: transfer.SRVs} {
+			for name, want := range names {
+				var got []string
+				for _, r := range z.Lookup("", mirrored(name)).Of(kind) {
+					got = append(got, r.Value())
+				}
+				for _, value := range want {
+					if target, port, ok := strings.Cut(value, ".:"); ok && kind == zone.SRV {
+						value = strings.TrimSuffix(mirrored(target+"."), ".") + ".:" + port
+					}
+					records++
+					if len(mirrored(name)) > 255 || len(value) > 255 || strings.HasSuffix(value, ".:0") {
+						left++ // no name, no port
+					} else if !slices.Contains(got, value) {
+						t.Errorf("%s: %s %s has no %s, only %q", dir, kind, mirrored(name), value, got)
+					}
+				}
+			}
+		}
+	}
+	if records < 5000 || left > 100 {
+		t.Errorf("%d records, %d of them too long, want most of 5,000", records, left)
+	}
+}
+
 func TestEnumerationIsThatOfMesosDNS(t *testing.T) {
 	t.Parallel()
 	for name, o := range configurations() {
