@@ -18,6 +18,8 @@ const (
 	batchMax = 64
 	bufSize  = 2048
 	patience = 50 * time.Millisecond // until open questions count as lost
+	openMax  = 1024                  // questions that answers are held to: a power of two, more than are open
+	wholly   = 256                   // of so many answers one is read to the end: what that takes is no server's
 )
 
 // mmsghdr is the kernel's struct mmsghdr (sendmmsg(2)).
@@ -34,12 +36,19 @@ type client struct {
 	random        uint64
 	id            uint16
 	answers, lost int64
+	asked         [openMax]question // by the last bits of its id
 
 	out, in     [batchMax]mmsghdr
 	outv, inv   [batchMax]unix.Iovec
 	outbuf      [batchMax][512]byte
 	inbuf       [batchMax][bufSize]byte
 	outstanding int
+}
+
+// question is one that is open; text is nil when there is none.
+type question struct {
+	id   uint16
+	text []byte
 }
 
 func dial(addr netip.AddrPort) (*client, error) {
@@ -68,11 +77,12 @@ func dial(addr netip.AddrPort) (*client, error) {
 func (c *client) close() { _ = unix.Close(c.fd) } // nothing waits to be written
 
 // stage copies a question into slot i, with an id of its own.
-func (c *client) stage(i int, question []byte) {
-	n := copy(c.outbuf[i][:], question)
+func (c *client) stage(i int, text []byte) {
+	n := copy(c.outbuf[i][:], text)
 	c.id++
 	binary.BigEndian.PutUint16(c.outbuf[i][:], c.id)
 	c.outv[i].SetLen(n)
+	c.asked[c.id%openMax] = question{c.id, text}
 }
 
 // send sends the first n slots.
