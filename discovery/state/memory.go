@@ -71,7 +71,16 @@ func byKind(a, b *discovery.Row) int {
 }
 
 func bySeq(a, b *discovery.Row) int {
-	return cmp.Or(streamOf(a).compare(streamOf(b)), cmp.Compare(a.Seq, b.Seq), byKindKey(a, b))
+	if c := cmp.Compare(a.Writer, b.Writer); c != 0 {
+		return c
+	}
+	// Most rows compared are of one kind without topics; to take keys apart is most of the rest's cost.
+	if a.Kind != b.Kind || a.Kind == discovery.KindName {
+		if c := a.Kind.Topic(a.Key).Compare(b.Kind.Topic(b.Key)); c != 0 {
+			return c
+		}
+	}
+	return cmp.Or(cmp.Compare(a.Seq, b.Seq), byKindKey(a, b))
 }
 
 // fork returns a memory of its own; the caller must not change m any more.
@@ -87,8 +96,7 @@ func (m *memory) set(r *discovery.Row) {
 	// Thousands of rows share a writer and a kind: one copy of each is enough.
 	r.Writer, r.Kind = unique.Make(r.Writer).Value(), unique.Make(r.Kind).Value()
 	if old, there := m.rows.ReplaceOrInsert(r); there {
-		m.seqs.Delete(old)
-		m.tombs.Delete(old)
+		m.unlist(old)
 	}
 	m.kinds.ReplaceOrInsert(r)
 	m.seqs.ReplaceOrInsert(r)
@@ -100,8 +108,15 @@ func (m *memory) set(r *discovery.Row) {
 func (m *memory) drop(r *discovery.Row) {
 	if old, there := m.rows.Delete(r); there {
 		m.kinds.Delete(old)
-		m.seqs.Delete(old)
-		m.tombs.Delete(old)
+		m.unlist(old)
+	}
+}
+
+// unlist takes a row out of the orders by Seq. To look for what is not there costs as much as to take it out.
+func (m *memory) unlist(r *discovery.Row) {
+	m.seqs.Delete(r)
+	if r.Deleted {
+		m.tombs.Delete(r)
 	}
 }
 

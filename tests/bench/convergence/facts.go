@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"weft/discovery"
 	"weft/discovery/state"
@@ -103,6 +104,7 @@ func simulateFacts(ctx context.Context, s size) (lines []report.Line, err error)
 		report.NewLine("running_to_known_p99_ms_simulated", against, []float64{report.Quantile(full.took, 0.99)}, report.Bar{Most: 1000}),
 		report.NewLine("running_to_known_p50_ms_simulated", against, []float64{report.Quantile(full.took, 0.5)}, report.Bar{}),
 		report.NewLine("bytes_per_change_and_subscribed_node", against, []float64{full.bytes}, report.Bar{}),
+		report.NewLine("cpu_us_per_change_and_subscribed_node", against, []float64{full.cpu}, report.Bar{}),
 		report.NewLine("bytes_per_change_at_double_rate", "half the rate", []float64{full.bytes / half.bytes}, report.Bar{Most: 1.2}),
 	}, nil
 }
@@ -236,13 +238,14 @@ type measured struct {
 	took  []float64 // ms until the last node that has to know a task knew it
 	lost  uint64    // streams that broke meanwhile
 	bytes float64   // that the master sent, for each change and node that takes it
+	cpu   float64   // us of the whole simulation for the same
 }
 
 // measure replaces tasks at a rate: another begins, and the old one goes.
 func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error) {
 	var changes []*change
 	before, deliveries := c.hub.syncer.Stats().Wire, 0
-	began, between := time.Now(), time.Second/time.Duration(rate)
+	began, between, busy := time.Now(), time.Second/time.Duration(rate), cpuTime()
 	for n := range int(c.lasting / between) {
 		select {
 		case <-time.After(time.Until(began.Add(time.Duration(n) * between))):
@@ -296,11 +299,19 @@ func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error)
 		m.took = append(m.took, float64(one.last.Load())/1e6)
 	}
 	m.bytes = float64(c.hub.syncer.Stats().Wire-before) / float64(deliveries)
+	m.cpu = float64((cpuTime() - busy).Microseconds()) / float64(deliveries)
 	for _, n := range c.nodes {
 		m.lost += n.lost.Swap(0)
 	}
-	say("%d changes a second (%d streams broke): %d changes, %d deliveries, %.0f bytes each", rate, m.lost, len(changes), deliveries, m.bytes)
+	say("%d changes a second (%d streams broke): %d changes, %d deliveries, %.0f bytes and %.0f us each", rate, m.lost, len(changes), deliveries, m.bytes, m.cpu)
 	return m, err
+}
+
+// cpuTime is what this process has taken of processors.
+func cpuTime() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts) // the clock is there
+	return time.Duration(ts.Nano())
 }
 
 // until waits for a state that is not measured.
