@@ -92,9 +92,6 @@ func (w *wish) publish(text string) error {
 // validate reports what no single flag shows.
 func (w *wish) validate() error {
 	var all []overlay.PortMapping
-	if w.health != nil && len(w.joins) == 0 {
-		return fmt.Errorf("%w: --health decides whether the task's VIPs and names lead to it, and there is no --network", show.ErrUsage)
-	}
 	for _, m := range w.joins {
 		for _, p := range m.ports {
 			for _, o := range all {
