@@ -32,6 +32,7 @@ const (
 	dnsMapFeedbacks       = "feedbacks"
 	dnsMapFlows           = "flows"
 	dnsMapLoads           = "loads"
+	dnsMapMaglevs         = "maglevs"
 	dnsMapOpeners         = "openers"
 	dnsMapOpenings        = "openings"
 	dnsMapPrefixes        = "prefixes"
@@ -135,6 +136,7 @@ type dnsMapSpecs struct {
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Maglevs        *ebpf.MapSpec `ebpf:"maglevs"`
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
@@ -214,6 +216,7 @@ type dnsMaps struct {
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	Loads          *ebpf.Map `ebpf:"loads"`
+	Maglevs        *ebpf.Map `ebpf:"maglevs"`
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
@@ -251,6 +254,7 @@ func (m *dnsMaps) Close() error {
 		m.Feedbacks,
 		m.Flows,
 		m.Loads,
+		m.Maglevs,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,

@@ -40,6 +40,7 @@ const (
 	edgeMapFeedbacks           = "feedbacks"
 	edgeMapFlows               = "flows"
 	edgeMapLoads               = "loads"
+	edgeMapMaglevs             = "maglevs"
 	edgeMapOpeners             = "openers"
 	edgeMapOpenings            = "openings"
 	edgeMapPrefixes            = "prefixes"
@@ -156,6 +157,7 @@ type edgeMapSpecs struct {
 	Feedbacks       *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
+	Maglevs         *ebpf.MapSpec `ebpf:"maglevs"`
 	Openers         *ebpf.MapSpec `ebpf:"openers"`
 	Openings        *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes        *ebpf.MapSpec `ebpf:"prefixes"`
@@ -246,6 +248,7 @@ type edgeMaps struct {
 	Feedbacks       *ebpf.Map `ebpf:"feedbacks"`
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Loads           *ebpf.Map `ebpf:"loads"`
+	Maglevs         *ebpf.Map `ebpf:"maglevs"`
 	Openers         *ebpf.Map `ebpf:"openers"`
 	Openings        *ebpf.Map `ebpf:"openings"`
 	Prefixes        *ebpf.Map `ebpf:"prefixes"`
@@ -292,6 +295,7 @@ func (m *edgeMaps) Close() error {
 		m.Feedbacks,
 		m.Flows,
 		m.Loads,
+		m.Maglevs,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,

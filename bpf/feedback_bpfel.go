@@ -31,6 +31,7 @@ const (
 	feedbackMapFeedbacks      = "feedbacks"
 	feedbackMapFlows          = "flows"
 	feedbackMapLoads          = "loads"
+	feedbackMapMaglevs        = "maglevs"
 	feedbackMapOpeners        = "openers"
 	feedbackMapOpenings       = "openings"
 	feedbackMapPrefixes       = "prefixes"
@@ -115,6 +116,7 @@ type feedbackMapSpecs struct {
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Maglevs        *ebpf.MapSpec `ebpf:"maglevs"`
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
@@ -175,6 +177,7 @@ type feedbackMaps struct {
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	Loads          *ebpf.Map `ebpf:"loads"`
+	Maglevs        *ebpf.Map `ebpf:"maglevs"`
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
@@ -211,6 +214,7 @@ func (m *feedbackMaps) Close() error {
 		m.Feedbacks,
 		m.Flows,
 		m.Loads,
+		m.Maglevs,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,

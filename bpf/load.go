@@ -224,6 +224,7 @@ type Tables struct {
 	Sources   table.Table[row.SourceKey, row.Source]
 	VIPs      table.Table[row.VIPKey, row.VIP]
 	Backends  table.Table[row.BackendKey, row.Backend]
+	Maglevs   table.Table[uint32, row.Maglev] // by id of a VIP
 	Spaces    table.Table[uint64, row.Space]
 	Flows     table.Table[row.FlowKey, row.Flow]
 	Openings  table.Table[row.OpeningKey, row.Opening]
@@ -246,6 +247,7 @@ func (p *Plane) openTables() error {
 		openTable(p, "sources", &t.Sources),
 		openTable(p, "vips", &t.VIPs),
 		openTable(p, "backends", &t.Backends),
+		openTable(p, "maglevs", &t.Maglevs),
 		openTable(p, "spaces", &t.Spaces),
 		openTable(p, "flows", &t.Flows),
 		openTable(p, "openings", &t.Openings),

@@ -31,6 +31,7 @@ const (
 	nodeMapFeedbacks       = "feedbacks"
 	nodeMapFlows           = "flows"
 	nodeMapLoads           = "loads"
+	nodeMapMaglevs         = "maglevs"
 	nodeMapOpeners         = "openers"
 	nodeMapOpenings        = "openings"
 	nodeMapPrefixes        = "prefixes"
@@ -133,6 +134,7 @@ type nodeMapSpecs struct {
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Maglevs        *ebpf.MapSpec `ebpf:"maglevs"`
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
@@ -211,6 +213,7 @@ type nodeMaps struct {
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	Loads          *ebpf.Map `ebpf:"loads"`
+	Maglevs        *ebpf.Map `ebpf:"maglevs"`
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
@@ -247,6 +250,7 @@ func (m *nodeMaps) Close() error {
 		m.Feedbacks,
 		m.Flows,
 		m.Loads,
+		m.Maglevs,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,

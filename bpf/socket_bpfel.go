@@ -31,6 +31,7 @@ const (
 	socketMapFeedbacks      = "feedbacks"
 	socketMapFlows          = "flows"
 	socketMapLoads          = "loads"
+	socketMapMaglevs        = "maglevs"
 	socketMapOpeners        = "openers"
 	socketMapOpenings       = "openings"
 	socketMapPrefixes       = "prefixes"
@@ -129,6 +130,7 @@ type socketMapSpecs struct {
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Maglevs        *ebpf.MapSpec `ebpf:"maglevs"`
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
@@ -189,6 +191,7 @@ type socketMaps struct {
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	Loads          *ebpf.Map `ebpf:"loads"`
+	Maglevs        *ebpf.Map `ebpf:"maglevs"`
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
@@ -225,6 +228,7 @@ func (m *socketMaps) Close() error {
 		m.Feedbacks,
 		m.Flows,
 		m.Loads,
+		m.Maglevs,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,

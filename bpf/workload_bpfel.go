@@ -32,6 +32,7 @@ const (
 	workloadMapFeedbacks       = "feedbacks"
 	workloadMapFlows           = "flows"
 	workloadMapLoads           = "loads"
+	workloadMapMaglevs         = "maglevs"
 	workloadMapOpeners         = "openers"
 	workloadMapOpenings        = "openings"
 	workloadMapPrefixes        = "prefixes"
@@ -138,6 +139,7 @@ type workloadMapSpecs struct {
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Maglevs        *ebpf.MapSpec `ebpf:"maglevs"`
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
@@ -218,6 +220,7 @@ type workloadMaps struct {
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	Loads          *ebpf.Map `ebpf:"loads"`
+	Maglevs        *ebpf.Map `ebpf:"maglevs"`
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
@@ -256,6 +259,7 @@ func (m *workloadMaps) Close() error {
 		m.Feedbacks,
 		m.Flows,
 		m.Loads,
+		m.Maglevs,
 		m.Openers,
 		m.Openings,
 		m.Prefixes,

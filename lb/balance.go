@@ -20,6 +20,8 @@ const (
 	LeastConnections Policy = "least-connections" // fewest connections of this node, of 4 drawn
 	RoundRobin       Policy = "round-robin"
 	Random           Policy = "random"
+	// Maglev is by a hash of the client's address and, without affinity, its port: on every node the same.
+	Maglev Policy = "maglev"
 )
 
 // Preference is which backends are asked first, as long as they are willing and not slow.
@@ -74,8 +76,8 @@ func readOption(l *Label, key, value string) error {
 		l.Weight = uint16(n)
 	case "policy":
 		l.Balance.Policy = Policy(value)
-		if !slices.Contains([]Policy{LeastLatency, LeastConnections, RoundRobin, Random}, l.Balance.Policy) {
-			return fmt.Errorf("allowed are %s, %s, %s and %s", LeastLatency, LeastConnections, RoundRobin, Random)
+		if !slices.Contains([]Policy{LeastLatency, LeastConnections, RoundRobin, Random, Maglev}, l.Balance.Policy) {
+			return fmt.Errorf("allowed are %s, %s, %s, %s and %s", LeastLatency, LeastConnections, RoundRobin, Random, Maglev)
 		}
 	case "affinity":
 		d, err := time.ParseDuration(value)

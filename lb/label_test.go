@@ -91,7 +91,7 @@ func TestBadLabelsAreRefusedWithWhatToWrite(t *testing.T) {
 		"/web:80=80,weight=1001":       "a weight of 0 (draining) to 1000 is allowed",
 		"/web:80=80,weight=-1":         "a weight of 0 (draining) to 1000 is allowed",
 		"/web:80=80,weight=1,weight=1": "option weight is given twice",
-		"/web:80=80,policy=fastest":    "allowed are least-latency, least-connections, round-robin and random",
+		"/web:80=80,policy=fastest":    "allowed are least-latency, least-connections, round-robin, random and maglev",
 		"/web:80=80,affinity=10":       "whole seconds from 1s to 18h0m0s are allowed",
 		"/web:80=80,affinity=1500ms":   "whole seconds from 1s",
 		"/web:80=80,affinity=19h":      "whole seconds from 1s",

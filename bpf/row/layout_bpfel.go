@@ -266,6 +266,12 @@ type Load struct {
 	Turn     uint32
 }
 
+// Maglev is struct maglev of src/shared.
+type Maglev struct {
+	_     structs.HostLayout
+	Slots [4057]uint16
+}
+
 // Opener is struct opener of src/shared.
 type Opener struct {
 	_     structs.HostLayout
@@ -362,6 +368,8 @@ type Space struct {
 	VNI      uint32
 	Identity uint16
 	Pad      uint16
+	Addr4    Addr
+	Addr6    Addr
 }
 
 // Tally is struct tally of src/shared.
@@ -518,7 +526,12 @@ const (
 
 // Values of enum layout.
 const (
-	LayoutVersion = 3
+	LayoutVersion = 4
+)
+
+// Values of enum maglev_size.
+const (
+	MaglevSlots = 4057
 )
 
 // Values of enum program.
@@ -621,6 +634,7 @@ const (
 	VIPLeastLatency     = 1
 	VIPLeastConnections = 2
 	VIPRoundRobin       = 3
+	VIPMaglev           = 4
 )
 
 // Values of enum vtep_flags.

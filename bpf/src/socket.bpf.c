@@ -80,18 +80,19 @@ static __always_inline bool same_peer(const struct peer *a, const struct peer *b
 	return a->port == b->port && same_addr(&a->addr, &b->addr);
 }
 
-static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const struct peer *to)
+/* space: of the socket's namespace, where there is a VIP. */
+static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const struct peer *to,
+					    struct space **space)
 {
 	struct vip_key key = {.addr = to->addr, .port = to->port, .proto = socket_proto(ctx)};
 	__u64 cookie = bpf_get_netns_cookie(ctx);
-	struct space *space;
 
 	if (!key.proto)
 		return NULL;
-	space = bpf_map_lookup_elem(&spaces, &cookie);
-	if (!space)
+	*space = bpf_map_lookup_elem(&spaces, &cookie);
+	if (!*space)
 		return NULL;
-	key.vni = space->vni;
+	key.vni = (*space)->vni;
 	return bpf_map_lookup_elem(&vips, &key);
 }
 
@@ -107,15 +108,36 @@ static __always_inline enum outcome refuse(void)
 	return REFUSE;
 }
 
-/* A client is a namespace: its address is not known yet when a socket connects. */
-static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct vip *vip,
-				   const struct peer *asked, struct socket_peer *choice)
+/*
+ * The client's hash, by the address that its namespace connects from. A socket that has no port yet
+ * has a number instead.
+ */
+static __always_inline __u32 hash_of(struct bpf_sock_addr *ctx, const struct vip *vip,
+				     const struct space *space, bool v4)
 {
+	struct bpf_sock *sk = ctx->sk;
+	__u64 part = 0;
+
+	if (vip->policy != VIP_MAGLEV)
+		return 0;
+	if (!vip->affinity && sk)
+		part = bpf_htons(sk->src_port);
+	if (!vip->affinity && !part)
+		part = bpf_get_socket_cookie(ctx);
+	return client_hash(v4 ? &space->addr4 : &space->addr6, part);
+}
+
+/* For affinity a client is a namespace. */
+static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct vip *vip,
+				   const struct space *space, const struct peer *asked,
+				   struct socket_peer *choice)
+{
+	__u32 hash = hash_of(ctx, vip, space, is_mapped(&asked->addr));
 	__u64 cookie = bpf_get_netns_cookie(ctx);
 	struct addr client = {};
 
 	memcpy(client.bytes, &cookie, sizeof(cookie));
-	return !choose_backend(vip, &client, choice, socket_proto(ctx) == PROTO_TCP) &&
+	return !choose_backend(vip, &client, choice, socket_proto(ctx) == PROTO_TCP, hash) &&
 	       is_mapped(&choice->to.addr) == is_mapped(&asked->addr);
 }
 
@@ -136,7 +158,8 @@ static __always_inline __u32 chosen(const struct vip *vip, const struct socket_p
 /* to: what the caller asked for, then where it goes. */
 static __always_inline enum outcome connect(struct bpf_sock_addr *ctx, struct peer *to)
 {
-	struct vip *vip = find_vip(ctx, to);
+	struct space *space = NULL;
+	struct vip *vip = find_vip(ctx, to, &space);
 	struct bpf_sock *sk = ctx->sk;
 	struct socket_peer choice = {};
 	struct socket_vip *kept;
@@ -148,7 +171,7 @@ static __always_inline enum outcome connect(struct bpf_sock_addr *ctx, struct pe
 			bpf_sk_storage_delete(&socket_vips, sk);
 		return UNTOUCHED;
 	}
-	if (!choose(ctx, vip, to, &choice))
+	if (!choose(ctx, vip, space, to, &choice))
 		return refuse();
 	id = chosen(vip, &choice);
 	kept = sk ? bpf_sk_storage_get(&socket_vips, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
@@ -178,7 +201,8 @@ static __always_inline void remember_answers(__u64 cookie, const struct peer *vi
 /* As connect, for one datagram; those that follow go to the same backend while it is there. */
 static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer *to)
 {
-	struct vip *vip = find_vip(ctx, to);
+	struct space *space = NULL;
+	struct vip *vip = find_vip(ctx, to, &space);
 	struct socket_peer_key key = {};
 	struct socket_peer choice = {}, *known;
 
@@ -190,7 +214,7 @@ static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer 
 	if (known)
 		choice = *known;
 	if (!known || keep_backend(vip, &choice, false)) {
-		if (!choose(ctx, vip, to, &choice))
+		if (!choose(ctx, vip, space, to, &choice))
 			return refuse();
 		chosen(vip, &choice);
 		bpf_map_update_elem(&socket_peers, &key, &choice, BPF_ANY);

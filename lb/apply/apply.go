@@ -18,11 +18,12 @@ import (
 type Tables struct {
 	VIPs     table.Table[row.VIPKey, row.VIP]
 	Backends table.Table[row.BackendKey, row.Backend]
+	Maglevs  table.Table[uint32, row.Maglev]
 }
 
 // Diff counts what Sync changed.
 type Diff struct {
-	VIPs, Backends table.Diff
+	VIPs, Backends, Maglevs table.Diff
 }
 
 // Changed reports whether anything was written.
@@ -38,15 +39,19 @@ func (t Tables) Read() (compile.Rows, error) {
 	if err != nil {
 		return compile.Rows{}, fmt.Errorf("read backends: %w", err)
 	}
-	return compile.Rows{VIPs: vips, Backends: backends}, nil
+	maglevs, err := t.Maglevs.All()
+	if err != nil {
+		return compile.Rows{}, fmt.Errorf("read maglevs: %w", err)
+	}
+	return compile.Rows{VIPs: vips, Backends: backends, Maglevs: maglevs}, nil
 }
 
 // Sync makes the tables, which hold have, hold exactly want, writing only what differs:
 //
-//  1. backends that are new or changed
+//  1. backends that are new or changed, then the tables of clients that lead to them
 //  2. VIPs: those that grew find their slots filled, those that shrank stop looking beyond
 //  3. VIPs that are gone
-//  4. backends that no VIP counts any more
+//  4. tables that no VIP asks any more, and backends that none counts
 //
 // A VIP whose write fails is left out of the later stages, so that it serves what it served; the
 // others go on, because what they remove may be the room that was missing. The error counts and
@@ -68,9 +73,16 @@ func (t Tables) Sync(have, want compile.Rows) (Diff, error) {
 			f.hold(k.VIP, fmt.Errorf("backend %s:%d: %w", b.Addr.Netip(), row.Port(b.Port), err))
 		},
 	}
+	maglevs := change[uint32, row.Maglev]{
+		table: t.Maglevs, have: have.Maglevs, want: want.Maglevs, diff: &d.Maglevs,
+		held:   func(vip uint32, _ row.Maglev) bool { return f.held[vip] },
+		failed: func(vip uint32, _ row.Maglev, err error) { f.hold(vip, fmt.Errorf("clients of vip %d: %w", vip, err)) },
+	}
 	backends.put()
+	maglevs.put()
 	vips.put()
 	vips.remove()
+	maglevs.remove()
 	backends.remove()
 	return d, f.join()
 }

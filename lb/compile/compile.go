@@ -20,7 +20,8 @@ import (
 //  2. spread:  VIPs that lead to one row go together        (compiler.go)
 //  3. collect: statuses, and who may serve which row        (judge.go)
 //  4. judge:   which backends of a row are in, and why the others are not
-//  5. place:   ids and slots, as near as possible to those that there are (place.go)
+//  5. place:   ids and slots, as near as possible to those that there are (place.go); which clients are whose,
+//     where hashes decide (spread.go)
 
 // maxBackends is what row.VIP can count.
 const maxBackends = 1<<16 - 1
@@ -57,19 +58,22 @@ func (n Nodes) near(p lb.Preference, node discovery.NodeID) bool {
 	}
 }
 
-// Rows is what the two tables hold, or a part of it.
+// Rows is what the tables hold, or a part of it.
 type Rows struct {
 	VIPs     map[row.VIPKey]row.VIP
 	Backends map[row.BackendKey]row.Backend
+	Maglevs  map[uint32]row.Maglev // by id of the VIP
 }
 
 func newRows(vips int) Rows {
-	return Rows{VIPs: make(map[row.VIPKey]row.VIP, vips), Backends: make(map[row.BackendKey]row.Backend)}
+	return Rows{
+		VIPs: make(map[row.VIPKey]row.VIP, vips), Backends: make(map[row.BackendKey]row.Backend), Maglevs: make(map[uint32]row.Maglev),
+	}
 }
 
 // Clone returns a copy that shares nothing.
 func (r Rows) Clone() Rows {
-	return Rows{VIPs: maps.Clone(r.VIPs), Backends: maps.Clone(r.Backends)}
+	return Rows{VIPs: maps.Clone(r.VIPs), Backends: maps.Clone(r.Backends), Maglevs: maps.Clone(r.Maglevs)}
 }
 
 // VIP is a VIP as it was compiled. It is never changed.

@@ -60,6 +60,7 @@ type entry struct {
 type held struct {
 	row.VIP
 	slots []row.Backend
+	table *row.Maglev // nil: its policy needs none
 }
 
 // Step is what a compilation changed: the rows of the VIPs that it touched, before and after. The first one
@@ -97,7 +98,7 @@ func (c *Compiler) Reset(have Rows) {
 			vip.ID, vip.Backends = 0, 0 // of two VIPs with one id, one gets another
 		}
 		given[vip.ID] = true
-		c.held[key] = held{vip, oldSlots(have, vip)}
+		c.held[key] = held{vip, oldSlots(have, vip), nil}
 	}
 	for k, b := range have.Backends {
 		c.vips.use(k.VIP) // left behind by a write that was cut short
@@ -251,6 +252,9 @@ func (r Rows) put(key row.VIPKey, h held) {
 	r.VIPs[key] = h.VIP
 	for i, b := range h.slots {
 		r.Backends[row.BackendKey{VIP: h.ID, Slot: uint16(i)}] = b
+	}
+	if h.table != nil {
+		r.Maglevs[h.ID] = *h.table
 	}
 }
 

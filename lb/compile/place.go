@@ -29,7 +29,7 @@ func (c *Compiler) place(in service, old held, now uint32) held {
 	if vip.ID = old.ID; vip.ID == 0 {
 		vip.ID = c.vips.next()
 	}
-	return held{vip, slots}
+	return held{vip, slots, spread(vip, slots, old)}
 }
 
 // policies are the kernel's numbers.
@@ -39,6 +39,7 @@ var policies = map[lb.Policy]uint8{
 	lb.LeastConnections: row.VIPLeastConnections,
 	lb.RoundRobin:       row.VIPRoundRobin,
 	lb.Random:           row.VIPRandom,
+	lb.Maglev:           row.VIPMaglev,
 }
 
 // placeVIP returns the rows of one VIP, without its id. since is when newcomers came, 0: with it.

@@ -60,6 +60,7 @@ func drawBackend(t *rapid.T) lb.Backend {
 		VIP: key, Task: fmt.Sprint(n), Node: discovery.NodeID(fmt.Sprintf("n%d", n%3+1)),
 		Addrs: []netip.Addr{netip.AddrFrom4([4]byte{9, 0, 0, n})}, Port: 8080, Weight: uint16(rapid.SampledFrom([]int{0, 1, 1, 2, 1000}).Draw(t, "weight")),
 	}
+	b.Policy = rapid.SampledFrom([]lb.Policy{"", "", lb.Maglev}).Draw(t, "policy")
 	if rapid.Bool().Draw(t, "v6") {
 		b.Addrs = append(b.Addrs, netip.MustParseAddr(fmt.Sprintf("fd01:b::%d", n)))
 	}
@@ -160,10 +161,36 @@ func check(t *rapid.T, f Facts, r Rows) {
 				k.Addr.Netip(), row.Port(k.Port), k.VNI, got, idle, v.Backends, want, draining)
 		}
 		checkShares(t, v, r)
+		spreads := checkTable(t, v, r)
+		if _, has := r.Maglevs[v.ID]; has != spreads {
+			t.Fatalf("VIP %d of policy %d has a table: %t", v.ID, v.Policy, has)
+		}
+	}
+	for vip := range r.Maglevs {
+		if !vips[vip] {
+			t.Fatalf("there is a table of VIP %d, which is not there", vip)
+		}
 	}
 	if slots != len(r.Backends) {
 		t.Fatalf("%d backends, %d of them counted", len(r.Backends), slots)
 	}
+}
+
+// sameTables saves looking at every slot by reflection.
+var sameTables = cmp.Comparer(func(a, b row.Maglev) bool { return a == b })
+
+// checkTable wants the table of a VIP to lead to those that are asked first, and reports whether there has to be one.
+func checkTable(t *rapid.T, v row.VIP, r Rows) bool {
+	first := v.Backends - v.Draining
+	if v.Near > 0 {
+		first = v.Near
+	}
+	for _, slot := range r.Maglevs[v.ID].Slots {
+		if slot >= first && first > 0 {
+			t.Fatalf("a client of VIP %d is led to slot %d, beyond %d", v.ID, slot, first)
+		}
+	}
+	return v.Policy == row.VIPMaglev && first > 0
 }
 
 // checkShares draws every slot of a VIP, all shares of it, and wants each backend by its weight: among
@@ -219,10 +246,10 @@ func TestRowsAreWhatTheRulesSay(t *testing.T) {
 			slices.Reverse(f.Backends)
 			slices.Reverse(f.Pins)
 			again, _ := Compile(f, have)
-			if d := cmp.Diff(want, again); d != "" {
+			if d := cmp.Diff(want, again, sameTables); d != "" {
 				t.Fatalf("another order of facts, other rows:\n%s", d)
 			}
-			if d := cmp.Diff(want, must(Compile(f, want))); d != "" {
+			if d := cmp.Diff(want, must(Compile(f, want)), sameTables); d != "" {
 				t.Fatalf("nothing changed, but the rows did:\n%s", d)
 			}
 			have = want

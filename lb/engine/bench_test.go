@@ -53,7 +53,7 @@ func BenchmarkChange(b *testing.B) {
 	}
 	e, err := engine.New(engine.Options{
 		Store: store, Members: &members{changed: make(chan struct{})}, Log: slog.New(slog.DiscardHandler),
-		Tables: apply.Tables{VIPs: &table.Memory[row.VIPKey, row.VIP]{}, Backends: &table.Memory[row.BackendKey, row.Backend]{}},
+		Tables: apply.Tables{VIPs: &table.Memory[row.VIPKey, row.VIP]{}, Backends: &table.Memory[row.BackendKey, row.Backend]{}, Maglevs: &table.Memory[uint32, row.Maglev]{}},
 	})
 	if err != nil {
 		b.Fatal(err)

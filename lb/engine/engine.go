@@ -68,7 +68,7 @@ func (o Options) validate() error {
 	if o.Members == nil {
 		errs = append(errs, errors.New("no Members"))
 	}
-	if o.Tables.VIPs == nil || o.Tables.Backends == nil {
+	if o.Tables.VIPs == nil || o.Tables.Backends == nil || o.Tables.Maglevs == nil {
 		errs = append(errs, errors.New("no Tables"))
 	}
 	return errors.Join(errs...)
@@ -267,6 +267,7 @@ func (e *Engine) publish(next *Snapshot, step compile.Step, diff apply.Diff, sta
 	}
 	s.Wrote.VIPs = sum(s.Wrote.VIPs, diff.VIPs)
 	s.Wrote.Backends = sum(s.Wrote.Backends, diff.Backends)
+	s.Wrote.Maglevs = sum(s.Wrote.Maglevs, diff.Maglevs)
 	s.VIPs, s.Backends, s.In = counts.VIPs, counts.Backends, counts.In
 	s.Took = time.Since(start)
 	e.snapshot.Store(next)

@@ -103,7 +103,7 @@ func open(t *testing.T) *node {
 func (n *node) engine() *engine.Engine {
 	n.t.Helper()
 	e, err := engine.New(engine.Options{
-		Store: n.store, Members: n.members, Tables: apply.Tables{VIPs: n.vips, Backends: n.backends},
+		Store: n.store, Members: n.members, Tables: apply.Tables{VIPs: n.vips, Backends: n.backends, Maglevs: &table.Memory[uint32, row.Maglev]{}},
 		Reserved: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, Peers: n.peers,
 	})
 	if err != nil {

@@ -83,7 +83,7 @@ func (w *world) change(t *rapid.T) {
 func (w *world) begin(ctx context.Context, t *rapid.T) (*engine.Engine, chan error) {
 	e, err := engine.New(engine.Options{
 		Store: w.store, Members: w.members,
-		Tables: apply.Tables{VIPs: &table.Memory[row.VIPKey, row.VIP]{}, Backends: &table.Memory[row.BackendKey, row.Backend]{}},
+		Tables: apply.Tables{VIPs: &table.Memory[row.VIPKey, row.VIP]{}, Backends: &table.Memory[row.BackendKey, row.Backend]{}, Maglevs: &table.Memory[uint32, row.Maglev]{}},
 	})
 	if err != nil {
 		t.Fatal(err)

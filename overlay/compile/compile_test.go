@@ -52,7 +52,7 @@ func TestNodesHavePartInNetworks(t *testing.T) {
 	got := compile.Compile(f)
 	mac := compile.HostMAC()
 	before.Workloads[5] = row.Workload{Identity: row.IdentityOtherNode, MTU: 1450, MAC: mac, Addr4: addr("44.128.0.1"), Addr6: addr("fd01:a::1")}
-	before.Spaces[99] = row.Space{Identity: row.IdentityNode}
+	before.Spaces[99] = row.Space{Identity: row.IdentityNode, Addr4: addr("44.128.0.1"), Addr6: addr("fd01:a::1")}
 	before.Prefixes[row.PrefixKey{Len: 116, Addr: addr("44.128.0.0")}] = row.Prefix{Block: 128}
 	before.Prefixes[row.PrefixKey{Len: 64, Addr: addr("fd01:a::")}] = row.Prefix{Block: 128}
 	for _, a := range []string{"44.128.0.1", "fd01:a::1"} {
@@ -101,9 +101,11 @@ func TestCompile(t *testing.T) {
 			{VNI: 8, Src: 3, Dst: 3}:   allow,
 			{VNI: 8, Src: 4, Dst: 3}:   allow, // processes of nodes reach tasks without groups
 		},
-		Clauses:  map[row.ClausesKey]row.Clauses{},
-		Sources:  map[row.SourceKey]row.Source{},
-		Spaces:   map[uint64]row.Space{1011: {VNI: 7, Identity: 16}, 1012: {VNI: 8, Identity: 3}},
+		Clauses: map[row.ClausesKey]row.Clauses{},
+		Sources: map[row.SourceKey]row.Source{},
+		Spaces: map[uint64]row.Space{
+			1011: {VNI: 7, Identity: 16, Addr4: addr("9.0.0.1"), Addr6: addr("fd01:b::1")}, 1012: {VNI: 8, Identity: 3, Addr4: addr("9.1.5.1")},
+		},
 		Openings: map[row.OpeningKey]row.Opening{},
 	})
 }

@@ -53,13 +53,7 @@ func (f Facts) addHost(r Rows) {
 	if f.Host.Ifindex == 0 {
 		return
 	}
-	if f.Host.Cookie != 0 {
-		r.Spaces[f.Host.Cookie] = row.Space{VNI: row.VNINodes, Identity: row.IdentityNode}
-	}
 	own := f.Self()
-	if len(own) == 0 {
-		return
-	}
 	w := row.Workload{VNI: row.VNINodes, Identity: row.IdentityOtherNode, MTU: uint16(overlay.TaskMTU(f.VTEP, f.MTU)), MAC: HostMAC()}
 	for _, p := range own {
 		if p.Addr().Is4() {
@@ -70,7 +64,12 @@ func (f Facts) addHost(r Rows) {
 		key := row.EndpointKey{VNI: row.VNINodes, Addr: row.AddrOf(p.Addr())}
 		r.Endpoints[key] = row.Endpoint{Ifindex: f.Host.Ifindex, Identity: row.IdentityNode, MAC: w.MAC}
 	}
-	r.Workloads[f.Host.Ifindex] = w
+	if f.Host.Cookie != 0 {
+		r.Spaces[f.Host.Cookie] = row.Space{VNI: row.VNINodes, Identity: row.IdentityNode, Addr4: w.Addr4, Addr6: w.Addr6}
+	}
+	if len(own) > 0 {
+		r.Workloads[f.Host.Ifindex] = w
+	}
 }
 
 // NodeAt returns the node whose processes have an address towards the networks; false: none.

@@ -57,7 +57,7 @@ func tasks(f Facts, networks map[string]overlay.Network, directed map[string]boo
 			endpoints[row.EndpointKey{VNI: uint32(n.VNI), Addr: row.AddrOf(a)}] = e
 		}
 		if _, taken := spaces[t.Cookie]; t.Cookie != 0 && !taken {
-			spaces[t.Cookie] = row.Space{VNI: uint32(n.VNI), Identity: uint16(t.Identity)}
+			spaces[t.Cookie] = row.Space{VNI: uint32(n.VNI), Identity: uint16(t.Identity), Addr4: w.Addr4, Addr6: w.Addr6}
 		}
 	}
 	return workloads, endpoints, spaces

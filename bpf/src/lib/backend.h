@@ -6,7 +6,8 @@
  * and packets choose by the same functions:
  *
  *   1. the client's earlier backend, where the VIP has affinity and it is willing
- *   2. the best of a few that are drawn: near ones, where the VIP prefers them
+ *   2. the best of a few that are drawn: near ones, where the VIP prefers them. By Maglev none is
+ *      drawn: the client's hash tells
  *   3. of all, when those were unwilling or slow
  *   4. the first willing one, in order; the best of the unwilling when there is none
  *
@@ -25,6 +26,7 @@
 enum {
 	BACKEND_DRAWS = 4,
 	BACKEND_SCAN = 32, /* slots that are looked at for a willing backend */
+	BACKEND_TURNS = 8, /* slots of a Maglev table that are looked at for a willing backend */
 	BACKEND_SEARCH = 32, /* slots that are searched for a backend that moved */
 	BACKEND_FAR = 2, /* times the best latency: draw more */
 	NEAR_GRACE = 1000000, /* ns that a near backend may be slower, besides, before others are
@@ -73,7 +75,7 @@ static __always_inline __u64 score(const struct vip *vip, const struct backend *
 {
 	__u64 busy = at_least_0(f->in_flight);
 
-	if (vip->policy == VIP_RANDOM || vip->policy == VIP_ROUND_ROBIN)
+	if (vip->policy != VIP_LEAST_LATENCY && vip->policy != VIP_LEAST_CONNECTIONS)
 		return 1;
 	if (vip->weight && b->weight && b->weight != vip->weight)
 		busy = busy * vip->weight / b->weight;
@@ -187,6 +189,48 @@ __noinline int draw(const struct vip *vip, __u32 count, struct candidate *best)
 	return is_good(vip, best, NEAR_GRACE) ? 0 : -1;
 }
 
+/*
+ * 32 bits of a client's address and of what tells its connections apart, 0: nothing shall. Every
+ * node has the same (multiplications carry upwards, shifts bring back down).
+ */
+static __always_inline __u32 client_hash(const struct addr *client, __u64 part)
+{
+	__u64 hash = ((__u64)word(client, 0) << 32 | word(client, 1)) * 0xbf58476d1ce4e5b9;
+
+	hash ^= hash >> 29;
+	hash = (hash ^ ((__u64)word(client, 2) << 32 | word(client, 3))) * 0x94d049bb133111eb;
+	hash ^= hash >> 31;
+	hash = (hash ^ part) * 0xff51afd7ed558ccd;
+	hash ^= hash >> 32;
+	return hash * 0xc4ceb9fe1a85ec53 >> 32;
+}
+
+/*
+ * The backend that a hash leads to, or the next one in the table that takes something new: a
+ * client's are the same on every node. Fails where there is no table.
+ */
+__noinline int turn(const struct vip *vip, __u32 hash, struct candidate *best)
+{
+	const struct maglev *table;
+	__u32 id, at;
+
+	if (!vip || !best)
+		return -1;
+	id = vip->id;
+	table = bpf_map_lookup_elem(&maglevs, &id);
+	if (!table)
+		return -1;
+	at = (__u64)hash * MAGLEV_SLOTS >> 32;
+	for (int i = 0; i < BACKEND_TURNS && best->score >= UNWILLING; i++) {
+		if (at >= MAGLEV_SLOTS)
+			at = 0;
+		if (table->slots[at] < open_slots(vip)) /* else it is about to be written */
+			weigh(vip, table->slots[at], best);
+		at++;
+	}
+	return 0;
+}
+
 /* The first willing backend from a slot on. */
 __noinline int scan(const struct vip *vip, __u32 from, struct candidate *best)
 {
@@ -281,10 +325,10 @@ __noinline int remember_client(const struct vip *vip, const struct addr *client,
 /*
  * Writes the backend for a new flow of a client to choice; returns 0, or -1 when there is none. The
  * backend's row is found by choice->slot. What becomes of a measured flow will be known: only such
- * a one can try out a backend.
+ * a one can try out a backend. hash: client_hash, which VIP_MAGLEV asks for.
  */
 __noinline int choose_backend(const struct vip *vip, const struct addr *client,
-			      struct socket_peer *choice, bool measured)
+			      struct socket_peer *choice, bool measured, __u32 hash)
 {
 	struct candidate best = {.score = NO_CANDIDATE};
 	struct backend *b;
@@ -293,8 +337,10 @@ __noinline int choose_backend(const struct vip *vip, const struct addr *client,
 		return -1;
 	if (vip->affinity && !keep_client(vip, client, choice))
 		return 0;
-	if (!vip->near || draw(vip, vip->near, &best))
-		draw(vip, open_slots(vip), &best);
+	if (vip->policy != VIP_MAGLEV || turn(vip, hash, &best)) {
+		if (!vip->near || draw(vip, vip->near, &best))
+			draw(vip, open_slots(vip), &best);
+	}
 	for (int i = 0; i < BACKEND_DRAWS; i++) {
 		if (best.score >= UNWILLING && scan(vip, best.slot, &best))
 			break;

@@ -30,6 +30,7 @@ enum {
 	MAX_OPENER_LINKS = 4096, /* links whose indexes are equal modulo this share a budget */
 	MAX_VIPS = 131072, /* each in its network, and once for the nodes' own sockets */
 	MAX_BACKENDS = 524288,
+	MAX_MAGLEVS = 16384, /* 128 MiB; each takes 8 KiB when it is there */
 	MAX_USED_BACKENDS = 65536, /* those that this node's tasks connect to */
 	MAX_AFFINITIES = 65536,
 	MAX_SPACES = MAX_WORKLOADS,
@@ -189,6 +190,16 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } backends SEC(".maps");
+
+/* Go writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct maglev);
+	__uint(max_entries, MAX_MAGLEVS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} maglevs SEC(".maps");
 
 /*
  * Programs write, at the first connection; Go forgets what is gone. Shared by all CPUs: a choice

@@ -230,10 +230,14 @@ static __always_inline void vip_answer_key(const struct packet *p, const struct 
 static __always_inline int vip_choose(const struct packet *p, const struct vip *vip,
 				      struct vip_scratch *s)
 {
+	__u32 hash = 0;
+
+	if (vip->policy == VIP_MAGLEV)
+		hash = client_hash(&p->src, vip->affinity ? 0 : p->sport);
 	for (int i = 0; i < VIP_CHOICES; i++) {
 		struct translation *taken;
 
-		if (choose_backend(vip, &p->src, &s->choice, false) ||
+		if (choose_backend(vip, &p->src, &s->choice, false, hash + i * 0x9e3779b9) ||
 		    is_mapped(&s->choice.to.addr) != is_ipv4(p))
 			return -1;
 		vip_answer_key(p, &s->choice.to, &s->answer);

@@ -10,7 +10,11 @@ struct space {
 	__u32 vni; /* VNI_NODES: the node's own namespace */
 	__u16 identity;
 	__u16 pad;
+	struct addr addr4; /* what its sockets connect from; 0: none of that family */
+	struct addr addr6;
 };
+
+_Static_assert(sizeof(struct space) == 40, "space");
 
 /*
  * socket_peers: what a UDP socket that is not connected sends to and hears from. Two entries:

@@ -39,6 +39,7 @@ enum vip_policy {
 	VIP_LEAST_LATENCY = 1, /* of 2 to 4, the least (connections + 1) x latency */
 	VIP_LEAST_CONNECTIONS = 2, /* of 4, the least connections + 1 */
 	VIP_ROUND_ROBIN = 3,
+	VIP_MAGLEV = 4, /* by the client's address and, without affinity, its port: struct maglev */
 };
 
 enum vip_flags {
@@ -68,6 +69,20 @@ struct backend {
 };
 
 _Static_assert(sizeof(struct backend) == 32, "backend");
+
+/*
+ * maglevs: id of a VIP -> which of its slots a client goes to, by a hash of its own. Every node's
+ * leads it to the same backend, in whatever slot it has that. Go writes, where the policy asks.
+ */
+enum maglev_size {
+	MAGLEV_SLOTS = 4057, /* prime; the largest with which a row and its head fit into 8 KiB */
+};
+
+struct maglev {
+	__u16 slots[MAGLEV_SLOTS];
+};
+
+_Static_assert(sizeof(struct maglev) == 2 * MAGLEV_SLOTS, "maglev");
 
 /* An address and port, as sockets and translations remember them. */
 struct peer {

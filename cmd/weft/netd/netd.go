@@ -272,7 +272,7 @@ func (d *daemon) makeLB(context.Context) (err error) {
 	d.asker = &asker{daemon: d}
 	t := d.plane.Tables()
 	d.lb, err = lbengine.New(lbengine.Options{
-		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends}, Traffic: d.plane,
+		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends, Maglevs: t.Maglevs}, Traffic: d.plane,
 		Peers:    d.asker,
 		Reserved: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 		Log:      d.log.WithGroup("lb"),

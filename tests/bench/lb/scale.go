@@ -90,7 +90,7 @@ func newOther(s *stage) (*other, error) {
 		return nil, err
 	}
 	t := s.plane.Tables()
-	e, err := engine.New(engine.Options{Store: store, Members: everyone{}, Tables: apply.Tables{VIPs: t.VIPs, Backends: t.Backends}})
+	e, err := engine.New(engine.Options{Store: store, Members: everyone{}, Tables: apply.Tables{VIPs: t.VIPs, Backends: t.Backends, Maglevs: t.Maglevs}})
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (o *other) close() (err error) {
 	o.stop()
 	err = errors.Join(<-o.ended, o.store.Close())
 	t := o.stage.plane.Tables()
-	rows, readErr := apply.Tables{VIPs: t.VIPs, Backends: t.Backends}.Read()
+	rows, readErr := apply.Tables{VIPs: t.VIPs, Backends: t.Backends, Maglevs: t.Maglevs}.Read()
 	o.stage.rows = rows
 	return errors.Join(err, readErr)
 }

@@ -237,7 +237,7 @@ func unmount(path string) error {
 // write makes Weft's tables want.
 func (s *stage) write(want compile.Rows) error {
 	t := s.plane.Tables()
-	_, err := apply.Tables{VIPs: t.VIPs, Backends: t.Backends}.Sync(s.rows, want)
+	_, err := apply.Tables{VIPs: t.VIPs, Backends: t.Backends, Maglevs: t.Maglevs}.Sync(s.rows, want)
 	s.rows = want
 	return err
 }
