@@ -31,6 +31,7 @@ const (
 	edgeMapEdgeConnections     = "edge_connections"
 	edgeMapEdgeFlows           = "edge_flows"
 	edgeMapEdgeGeneration      = "edge_generation"
+	edgeMapEdgeHops            = "edge_hops"
 	edgeMapEdgeLearnings       = "edge_learnings"
 	edgeMapEdgeLinks           = "edge_links"
 	edgeMapEdgeSlots           = "edge_slots"
@@ -148,6 +149,7 @@ type edgeMapSpecs struct {
 	EdgeConnections *ebpf.MapSpec `ebpf:"edge_connections"`
 	EdgeFlows       *ebpf.MapSpec `ebpf:"edge_flows"`
 	EdgeGeneration  *ebpf.MapSpec `ebpf:"edge_generation"`
+	EdgeHops        *ebpf.MapSpec `ebpf:"edge_hops"`
 	EdgeLearnings   *ebpf.MapSpec `ebpf:"edge_learnings"`
 	EdgeLinks       *ebpf.MapSpec `ebpf:"edge_links"`
 	EdgeSlots       *ebpf.MapSpec `ebpf:"edge_slots"`
@@ -239,6 +241,7 @@ type edgeMaps struct {
 	EdgeConnections *ebpf.Map `ebpf:"edge_connections"`
 	EdgeFlows       *ebpf.Map `ebpf:"edge_flows"`
 	EdgeGeneration  *ebpf.Map `ebpf:"edge_generation"`
+	EdgeHops        *ebpf.Map `ebpf:"edge_hops"`
 	EdgeLearnings   *ebpf.Map `ebpf:"edge_learnings"`
 	EdgeLinks       *ebpf.Map `ebpf:"edge_links"`
 	EdgeSlots       *ebpf.Map `ebpf:"edge_slots"`
@@ -286,6 +289,7 @@ func (m *edgeMaps) Close() error {
 		m.EdgeConnections,
 		m.EdgeFlows,
 		m.EdgeGeneration,
+		m.EdgeHops,
 		m.EdgeLearnings,
 		m.EdgeLinks,
 		m.EdgeSlots,

@@ -5,7 +5,11 @@ package bpftest
 import (
 	"encoding/binary"
 	"maps"
+	"math"
 	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
 
 	"weft/bpf/row"
 )
@@ -18,6 +22,8 @@ type Edge struct {
 	Flows    map[row.EdgeFlowKey]uint32 // backend
 	// Connections are QUIC connection ids, to backends other than 0.
 	Connections map[row.EdgeConnectionKey]uint32
+	// Hops are the MACs, to and from, of frames to nodes whose next hop XDP knows already.
+	Hops map[row.Addr][12]uint8
 
 	Addr       netip.Addr // of the node
 	TunnelPort uint16
@@ -59,11 +65,38 @@ func (m *Edge) Fill(s *Set) error {
 	if err := fill(s, "edge_connections", m.Connections); err != nil {
 		return err
 	}
+	for node, macs := range m.Hops {
+		if err := KnowHop(s, node, macs); err != nil {
+			return err
+		}
+	}
 	var generation uint32
 	if err := s.Maps["edge_generation"].Lookup(uint32(0), &generation); err != nil {
 		return err
 	}
 	return s.Maps["edge_generation"].Put(uint32(0), generation+1)
+}
+
+// edgeHop is struct edge_hop of bpf/src/lib/edge_maps.h, which no one but XDP reads.
+type edgeHop struct {
+	Node            row.Addr
+	Ingress, Egress uint32
+	MACs            [12]uint8
+	_               uint32
+	Until, Ask      uint64
+}
+
+// KnowHop makes XDP know for good by which MACs a node is reached, out of the interface that test runs come in by.
+func KnowHop(s *Set, node row.Addr, macs [12]uint8) error {
+	const loopback = 1
+	hop := edgeHop{Node: node, Ingress: loopback, Egress: loopback, MACs: macs, Until: math.MaxUint64, Ask: math.MaxUint64}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	word := func(i int) uint32 { return binary.BigEndian.Uint32(node.Bytes[4*i:]) }
+	index := (word(1) ^ word(2) ^ word(3)) * 0x9e3779b1 >> 22
+	return s.Maps["edge_hops"].Put(index, slices.Repeat([]edgeHop{hop}, cpus))
 }
 
 // edgeKind is what a frame is to the edge.
@@ -131,10 +164,11 @@ func (m *Edge) Steer(frame []byte, joined int) EdgeOutcome {
 		if p.whole && !p.quoted && len(frame) >= 14+quoteLen {
 			o.Reason = row.ReasonAnsweredTooBig
 		}
-	case netip.AddrFrom4(b.Node) == m.Addr:
+	case b.VTEP.Netip() == m.Addr:
 		o.Reason, o.ByKernel = m.serve(frame, joined), true
 	default:
-		o.ByKernel = b.Hop == [6]uint8{}
+		_, known := m.Hops[b.VTEP]
+		o.ByKernel = !known
 	}
 	return o
 }
@@ -190,7 +224,7 @@ func (m *Edge) backend(i uint32) (row.EdgeBackend, bool) {
 	if uint64(i) >= uint64(len(m.Backends)) {
 		return row.EdgeBackend{}, false
 	}
-	return m.Backends[i], m.Backends[i].Node != [4]uint8{}
+	return m.Backends[i], m.Backends[i].VTEP != row.Addr{}
 }
 
 // choose is the table above maglev.Slot.
@@ -236,7 +270,7 @@ func (p *edgePacket) flowKey() row.EdgeFlowKey {
 }
 
 func (p *edgePacket) isTunnel(m *Edge) bool {
-	return p.v4 && p.vip == m.Addr && p.proto == UDP && p.vport == m.TunnelPort
+	return p.vip == m.Addr && p.proto == UDP && p.vport == m.TunnelPort
 }
 
 func (m *Edge) hash(p *edgePacket, vip row.EdgeVIP) uint64 {
@@ -268,7 +302,7 @@ func (m *Edge) Wrapped(frame []byte, o EdgeOutcome) []byte {
 		tos = frame[14]<<4 | frame[15]>>4
 	}
 	return Tunnel{VNI: o.Backend.VNI, Policy: row.IdentityWorld, Outer: Packet{
-		Src: m.Addr, Dst: netip.AddrFrom4(o.Backend.Node), SPort: 0x8000 | uint16(o.Hash&0x7fff), DPort: m.TunnelPort,
+		Src: m.Addr, Dst: o.Backend.VTEP.Netip(), SPort: 0x8000 | uint16(o.Hash&0x7fff), DPort: m.TunnelPort,
 		Frag: DontFragment, TOS: tos & 3, NoSum: true,
 	}}.Wrap(inner)
 }

@@ -26,7 +26,7 @@ const (
 	portEmpty
 	portGone     // its slots lead to a backend that is gone
 	portLocal    // to a task of the node itself
-	portRouted   // to a node whose MAC Go does not know
+	portRouted   // to a node whose MAC XDP does not know yet
 	portNarrow   // to a node behind a small MTU
 	portAffinity // by the client's address alone
 	portBeyond   // slots that are not there
@@ -55,21 +55,29 @@ const (
 	edgeBackends
 )
 
-func newEdge() *bpftest.Edge {
+// newEdge is the edge of a node whose tunnels run over the family of at.
+func newEdge(at netip.Addr) *bpftest.Edge {
+	vtep := func(i int) row.Addr {
+		b := at.AsSlice()
+		b[len(b)-1] = byte(10 + i)
+		a, _ := netip.AddrFromSlice(b)
+		return row.AddrOf(a)
+	}
+
 	m := &bpftest.Edge{
 		VIPs: make(map[row.EdgeVIPKey]row.EdgeVIP), Flows: make(map[row.EdgeFlowKey]uint32),
 		Connections: make(map[row.EdgeConnectionKey]uint32),
-		Backends:    make([]row.EdgeBackend, edgeBackends), Addr: node, TunnelPort: 4789, Seed: 0x5eed, Room: true,
+		Backends:    make([]row.EdgeBackend, edgeBackends), Hops: make(map[row.Addr][12]uint8), Addr: at, TunnelPort: 4789, Seed: 0x5eed, Room: true,
 	}
 	for i := range m.Backends[1:] {
 		m.Backends[i+1] = row.EdgeBackend{
-			Node: [4]uint8{192, 0, 2, byte(10 + i)}, VNI: netA + uint32(i), Task: [8]uint8{1, 2, 3, 4, 5, 6, 7, byte(i)},
-			Hop: [6]uint8{2, 0, 0, 0, 3, byte(i)}, MTU: 1450,
+			VTEP: vtep(i), VNI: netA + uint32(i), Task: [8]uint8{1, 2, 3, 4, 5, 6, 7, byte(i)}, MTU: 1450,
 		}
+		m.Hops[m.Backends[i+1].VTEP] = [12]uint8{2, 0, 0, 0, 3, byte(i), 2, 0, 0, 0, 4, byte(i)}
 	}
 	m.Backends[backendGone] = row.EdgeBackend{}
-	m.Backends[backendLocal].Node = node.As4()
-	m.Backends[backendRouted].Hop = [6]uint8{}
+	m.Backends[backendLocal].VTEP = row.AddrOf(at)
+	delete(m.Hops, m.Backends[backendRouted].VTEP)
 	m.Backends[backendNarrow].MTU = 100
 	table := func(slot func(i uint32) row.EdgeSlot) row.EdgeVIP {
 		first := uint32(len(m.Slots))
@@ -121,6 +129,14 @@ type edgeBench struct {
 
 func newEdgeBench(t *testing.T, room bool) *edgeBench {
 	t.Helper()
+	return newEdgeBenchAt(t, node, room)
+}
+
+// edgeUnderlays are addresses of the node by the family that its tunnels run over.
+var edgeUnderlays = map[string]netip.Addr{"": node, " over ipv6": node6}
+
+func newEdgeBenchAt(t *testing.T, at netip.Addr, room bool) *edgeBench {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("loading programs needs root")
 	}
@@ -128,10 +144,10 @@ func newEdgeBench(t *testing.T, room bool) *edgeBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newEdge()
+	m := newEdge(at)
 	m.Room = room
 	spec := specs["edge"]
-	if err := bpf.Configure(spec, bpf.Config{NodeAddr: node, Underlay: 1, TunnelPort: 4789, EventsPerSecond: 100, EdgeSeed: m.Seed}); err != nil {
+	if err := bpf.Configure(spec, bpf.Config{NodeAddr: at, Underlay: 1, TunnelPort: 4789, EventsPerSecond: 100, EdgeSeed: m.Seed}); err != nil {
 		t.Fatal(err)
 	}
 	learns := uint32(1 << 31)
@@ -231,8 +247,8 @@ func (b *edgeBench) checkXDP(t *testing.T, frame []byte, got bpftest.XDPResult, 
 	case want.ByKernel || want.Reason == row.ReasonNone:
 	case want.Reason == row.ReasonEncapsulated:
 		action, out = bpftest.XDPTX, b.Wrapped(frame, want)
-		copy(out, want.Backend.Hop[:])
-		copy(out[6:], frame[:6])
+		macs := b.Hops[want.Backend.VTEP]
+		copy(out, macs[:])
 	default:
 		action = bpftest.XDPDrop
 	}
@@ -345,21 +361,29 @@ type edgeRow struct {
 }
 
 func TestEdge(t *testing.T) {
-	b := newEdgeBench(t, true)
-	for name, a := range edgeFamilies {
-		for _, r := range append(edgeRows(a), edgeHeaderRows(a)...) {
-			t.Run(name+" "+r.name, func(t *testing.T) {
-				frame := r.packet.Bytes()
-				if r.change != nil {
-					frame = r.change(frame)
-				}
-				if got := b.run(t, frame); got.Reason != r.want {
-					t.Errorf("got %s, want %s", got.Reason, r.want)
-				}
-				b.sameFlows(t)
-			})
+	for underlay, at := range edgeUnderlays {
+		b := newEdgeBenchAt(t, at, true)
+		for name, a := range edgeFamilies {
+			for _, r := range append(edgeRows(a), edgeHeaderRows(a)...) {
+				t.Run(name+underlay+" "+r.name, func(t *testing.T) {
+					frame := r.packet.Bytes()
+					if r.change != nil {
+						frame = r.change(frame)
+					}
+					if got := b.run(t, frame); got.Reason != r.want {
+						t.Errorf("got %s, want %s", got.Reason, r.want)
+					}
+					b.sameFlows(t)
+				})
+			}
 		}
+		b.sawAll(t)
 	}
+}
+
+// sawAll wants each outcome to have been seen.
+func (b *edgeBench) sawAll(t *testing.T) {
+	t.Helper()
 	for _, reason := range []row.Reason{
 		row.ReasonNone, row.ReasonEncapsulated, row.ReasonNoBackend, row.ReasonTooBig, row.ReasonFragment,
 		row.ReasonExtension, row.ReasonNotServed, row.ReasonAnsweredTooBig, row.ReasonNoEndpoint,
@@ -543,7 +567,7 @@ func TestEdgeFloodCutsNoFlow(t *testing.T) {
 			}
 			first, next := b.run(t, frame(bpftest.SYN)), b.run(t, frame(bpftest.ACK))
 			if first.Backend != next.Backend {
-				t.Fatalf("flow %d: its SYN went to %v, then it to %v", i, first.Backend.Node, next.Backend.Node)
+				t.Fatalf("flow %d: its SYN went to %v, then it to %v", i, first.Backend.VTEP.Netip(), next.Backend.VTEP.Netip())
 			}
 		}
 	}
@@ -572,7 +596,7 @@ func TestEdgeLearnsUpToItsLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer set.Close()
-	m := newEdge()
+	m := newEdge(node)
 	if err := m.Fill(set); err != nil {
 		t.Fatal(err)
 	}
@@ -627,7 +651,7 @@ func TestEdgeCacheFollows(t *testing.T) {
 
 // TestEdgeSpreads wants like clients on all backends alike: slots are chosen by every bit of a flow.
 func TestEdgeSpreads(t *testing.T) {
-	m := newEdge()
+	m := newEdge(node)
 	for name, a := range edgeFamilies {
 		for what, change := range map[string]func(p *bpftest.Packet, i int){
 			"ports": func(p *bpftest.Packet, i int) { p.SPort = uint16(i) },
@@ -652,7 +676,7 @@ func TestEdgeSpreads(t *testing.T) {
 			for b, n := range count {
 				// 251 slots of 5 backends: 10,000 flows, +-4 % by chance at the most, 1 % by slots
 				if n < flows/5*94/100 || n > flows/5*106/100 {
-					t.Errorf("%s, flows that differ in %s: %v has %d of %d", name, what, b.Node, n, flows)
+					t.Errorf("%s, flows that differ in %s: %v has %d of %d", name, what, b.VTEP.Netip(), n, flows)
 				}
 			}
 		}
@@ -662,13 +686,16 @@ func TestEdgeSpreads(t *testing.T) {
 // TestEdgeRandom runs random packets through both programs, with room to learn and without.
 func TestEdgeRandom(t *testing.T) {
 	count := bpftest.Packets(t)
-	for name, room := range map[string]bool{"room": true, "no room": false} {
+	for name, r := range map[string]struct {
+		room bool
+		at   netip.Addr
+	}{"room": {true, node}, "no room": {false, node}, "over ipv6": {true, node6}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newEdgeBench(t, room)
+			b := newEdgeBenchAt(t, r.at, r.room)
 			b.many = true
 			g := &generator{Rand: rand.New(rand.NewPCG(*seed, 7))}
-			for i := range count / 2 {
+			for i := range count / 3 {
 				b.run(t, g.edgeFrame())
 				if i%100 == 99 {
 					b.sameFlows(t)

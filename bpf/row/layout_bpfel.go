@@ -117,11 +117,11 @@ type DNSKey struct {
 // EdgeBackend is struct edge_backend of src/shared.
 type EdgeBackend struct {
 	_    structs.HostLayout
-	Node [4]uint8
+	VTEP Addr
 	VNI  uint32
 	Task [8]uint8
-	Hop  [6]uint8
 	MTU  uint16
+	Pad  uint16
 }
 
 // EdgeConnectionKey is struct edge_connection_key of src/shared.

@@ -8,7 +8,7 @@
  *   2. the VIP, its slot, the slot's backend      lib/edge_steer.h
  *   3. fits the way to its node? if not, the client is told    lib/toobig.h
  *   4. a task of this node: delivered             lib/serve.h
- *   5. into the tunnel, out of the device         lib/edge_frame.h
+ *   5. into the tunnel, out of the device         lib/edge_hop.h, lib/edge_frame.h
  *   6. count                                      lib/edge_count.h
  *
  * edge_tc also answers who asks for the address of a VIP that this node leads
@@ -23,79 +23,32 @@
 #include "headers/xdp.h"
 #include "lib/edge_count.h"
 #include "lib/edge_frame.h"
+#include "lib/edge_hop.h"
 #include "lib/edge_neighbour.h"
 #include "lib/edge_steer.h"
 #include "lib/serve.h"
 #include "lib/toobig.h"
 
-static __always_inline bool no_mac(const __u8 *mac)
+static __always_inline int send_xdp(struct xdp_md *ctx, struct edge_packet *e,
+				    const struct edge_backend *b, __u32 hash15)
 {
-	return !(get32(mac) | get16(mac + 4));
-}
-
-/* Asks the kernel's routes and neighbours. Global: to be verified once. */
-__noinline int find_hop(struct xdp_md *ctx, __be32 node, struct bpf_fib_lookup *way)
-{
-	if (!way)
-		return -1;
-	way->family = AF_INET;
-	way->l4_protocol = PROTO_UDP;
-	way->ifindex = ctx->ingress_ifindex;
-	way->src[0] = node_addr4;
-	way->dst[0] = node;
-	return bpf_fib_lookup(ctx, way, sizeof(*way), 0);
-}
-
-/* By a neighbour that Go knows: back out of the device it came in by. */
-static __always_inline int send_known(struct xdp_md *ctx, struct edge_packet *e,
-				      const struct edge_backend *b, __u32 hash15)
-{
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 own_high;
-	__u16 own_low;
-
-	if (data + sizeof(struct ethernet) > end)
-		return XDP_PASS;
-	own_high = get32(data);
-	own_low = get16(data + 4);
-	e->reason = REASON_ENCAP_FAILED;
-	if (bpf_xdp_adjust_head(ctx, -(int)TUNNEL_ROOM))
-		return XDP_DROP;
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	if (data + sizeof(struct tunnel_frame) > end)
-		return XDP_DROP;
-	put32(data, get32(b->hop));
-	put16(data + 4, get16(b->hop + 4));
-	put32(data + 6, own_high);
-	put16(data + 10, own_low);
-	edge_frame(data, e, b, e->len, hash15);
-	e->reason = REASON_ENCAPSULATED;
-	return XDP_TX;
-}
-
-static __always_inline int send_routed(struct xdp_md *ctx, struct edge_packet *e,
-				       const struct edge_backend *b, __u32 hash15)
-{
-	struct bpf_fib_lookup way = {};
+	const struct edge_hop *hop = edge_hop_to(ctx, &b->vtep);
 	void *data, *end;
 
-	if (find_hop(ctx, edge_node(b), &way) != BPF_FIB_LKUP_RET_SUCCESS)
+	if (!hop)
 		return XDP_PASS; /* edge_tc: the kernel asks for the neighbour */
 	e->reason = REASON_ENCAP_FAILED;
-	if (bpf_xdp_adjust_head(ctx, -(int)TUNNEL_ROOM))
+	if (bpf_xdp_adjust_head(ctx, -(int)inner()))
 		return XDP_DROP;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + sizeof(struct tunnel_frame) > end)
+	if (edge_frame(data, end, e, b, e->len, hash15))
 		return XDP_DROP;
-	memcpy(data, way.dmac, 6);
-	memcpy(data + 6, way.smac, 6);
-	edge_frame(data, e, b, e->len, hash15);
+	memcpy(data, hop->macs, sizeof(hop->macs));
 	e->reason = REASON_ENCAPSULATED;
-	if (way.ifindex == ctx->ingress_ifindex)
+	if (hop->egress == ctx->ingress_ifindex)
 		return XDP_TX;
-	return bpf_redirect(way.ifindex, 0);
+	return bpf_redirect(hop->egress, 0);
 }
 
 static __always_inline int walk_xdp(struct xdp_md *ctx, struct edge_packet *e)
@@ -108,9 +61,9 @@ static __always_inline int walk_xdp(struct xdp_md *ctx, struct edge_packet *e)
 	b = edge_steer(data, end, e, &hash15);
 	if (!b)
 		return e->reason ? XDP_DROP : XDP_PASS;
-	if (edge_node(b) == node_addr4 || e->l3_len > b->mtu) /* edge_tc delivers, or tells */
+	if (edge_here(b) || e->l3_len > b->mtu) /* edge_tc delivers, or tells */
 		return XDP_PASS;
-	return no_mac(b->hop) ? send_routed(ctx, e, b, hash15) : send_known(ctx, e, b, hash15);
+	return send_xdp(ctx, e, b, hash15);
 }
 
 SEC("xdp")
@@ -144,14 +97,14 @@ static __always_inline int send_skb(struct __sk_buff *skb, struct edge_packet *e
 	void *data, *end;
 
 	e->reason = REASON_ENCAP_FAILED;
-	if (bpf_skb_adjust_room(skb, TUNNEL_ROOM, BPF_ADJ_ROOM_MAC, TUNNEL_FLAGS))
+	if (bpf_skb_adjust_room(skb, inner(), BPF_ADJ_ROOM_MAC,
+				underlay6 ? TUNNEL_FLAGS6 : TUNNEL_FLAGS))
 		return TCX_DROP;
 	bpf_set_hash_invalid(skb);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (data + sizeof(struct tunnel_frame) > end)
+	if (edge_frame(data, end, e, b, size, hash15))
 		return TCX_DROP;
-	edge_frame(data, e, b, size, hash15);
 	e->reason = REASON_ENCAPSULATED;
 	return bpf_redirect_neigh(underlay_ifindex, NULL, 0, 0);
 }
@@ -227,7 +180,7 @@ static __always_inline int walk_tc(struct __sk_buff *skb, struct edge_packet *e)
 	}
 	if (edge_largest(skb, e) > b->mtu)
 		return refuse_size(skb, e, b->mtu);
-	if (edge_node(b) == node_addr4)
+	if (edge_here(b))
 		return serve_here(skb, b);
 	return send_skb(skb, e, b, hash15);
 }

@@ -56,7 +56,7 @@ type Facts struct {
 
 // Node is how backends of a node are reached.
 type Node struct {
-	Addr  netip.Addr // of the underlay, IPv4
+	Addr  netip.Addr // of the underlay
 	MTU   uint16     // largest inner IP packet towards it, bytes
 	Alive bool
 }
@@ -134,7 +134,7 @@ func Restore(have Rows, now time.Duration) *Plan {
 	p := &Plan{}
 	p.init()
 	for index, b := range have.Backends {
-		if b.Node == [4]uint8{} {
+		if b.VTEP == (row.Addr{}) {
 			continue
 		}
 		p.last, p.used[index] = max(p.last, index), true
@@ -233,7 +233,7 @@ func (f Facts) members(pub lb.Publication) []member {
 	found := make(map[task]member)
 	for _, b := range f.VIPs[pub.VIP].Backends {
 		node, known := f.Nodes[b.Node]
-		if !known || !node.Addr.Is4() || !node.Alive && !b.In {
+		if !known || !node.Addr.IsValid() || !node.Alive && !b.In {
 			continue
 		}
 		for _, a := range b.Addrs {
@@ -265,7 +265,7 @@ func (p *Plan) name(members []member, now time.Duration) {
 			p.backends[m.task] = b
 		}
 		b.named = now
-		b.row = row.EdgeBackend{Node: m.node.Addr.As4(), VNI: m.vni, Task: m.id, MTU: m.node.MTU}
+		b.row = row.EdgeBackend{VTEP: row.AddrOf(m.node.Addr), VNI: m.vni, Task: m.id, MTU: m.node.MTU}
 	}
 }
 
@@ -286,16 +286,16 @@ func (p *Plan) index() uint32 {
 // retire ends backends whose node is gone, or that nobody named for long; gone tells that there were some, next when
 // the next one is due.
 func (p *Plan) retire(f Facts) (next time.Duration, gone bool) {
-	alive := make(map[[4]uint8]bool, len(f.Nodes))
+	alive := make(map[row.Addr]bool, len(f.Nodes))
 	for _, n := range f.Nodes {
-		if n.Alive && n.Addr.Is4() {
-			alive[n.Addr.As4()] = true
+		if n.Alive {
+			alive[row.AddrOf(n.Addr)] = true
 		}
 	}
 	for key, b := range p.backends {
 		switch due := b.named + Linger; {
 		case b.named == f.Now:
-		case due <= f.Now, !alive[b.row.Node]:
+		case due <= f.Now, !alive[b.row.VTEP]:
 			p.retired[b.index], gone = f.Now, true
 			delete(p.backends, key)
 		default:

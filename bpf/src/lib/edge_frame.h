@@ -11,39 +11,77 @@
  */
 
 #include "lib/config.h"
+#include "lib/decap.h"
 #include "lib/edge_steer.h"
-#include "lib/encap.h"
 
-/* Everything behind the outer MACs. size: of the inner frame. */
-static __always_inline void edge_frame(void *f, const struct edge_packet *e,
+/* UDP, the tunnel's header and the inner frame's. size: of UDP, bytes; 0 above 64 KiB. */
+static __always_inline void edge_inner(void *udp, const struct edge_packet *e,
 				       const struct edge_backend *b, __u32 size, __u32 hash15)
 {
-	__be16 total = 0, udp = 0; /* above 64 KiB the receiver ignores both */
-	__u8 tos = e->tos & ECN_MASK; /* RFC 6040 4.1 */
+	void *vxlan = udp + sizeof(struct udp), *eth = vxlan + sizeof(struct vxlan);
 	const __u32 *task = (const void *)b->task;
 
-	size += TUNNEL_ROOM - sizeof(struct ethernet);
-	if (size <= 0xffff) {
-		total = bpf_htons(size);
-		udp = bpf_htons(size - sizeof(struct ipv4));
+	put16(udp + AT(udp, sport), bpf_htons(TUNNEL_PORT_FIRST | hash15));
+	put16(udp + AT(udp, dport), bpf_htons(tunnel_port));
+	put32(udp + AT(udp, len), bpf_htons(size)); /* and no checksum, as in lib/frame.h */
+	put32(vxlan, bpf_htonl((VXLAN_HAS_VNI | VXLAN_HAS_POLICY) << 24 | IDENTITY_WORLD));
+	put32(vxlan + AT(vxlan, vni), bpf_htonl(b->vni << 8));
+	put16(eth + AT(ethernet, dst), bpf_htons(0x0a58));
+	put32(eth + AT(ethernet, dst) + 2, task[1]);
+	put16(eth + AT(ethernet, src), bpf_htons(0x0a77));
+	put32(eth + AT(ethernet, src) + 2, task[0]);
+	put16(eth + AT(ethernet, type), e->ethertype);
+}
+
+/* size: of the IP packet, bytes; 0 above 64 KiB, which the receiver ignores. */
+static __always_inline void edge_ipv4(void *ip, const struct edge_backend *b, __u32 size, __u8 tos)
+{
+	__be32 dst = word(&b->vtep, 3);
+
+	put16(ip, bpf_htons(0x4500 | tos));
+	put16(ip + AT(ipv4, total_len), bpf_htons(size));
+	put32(ip + AT(ipv4, id), bpf_htonl(IPV4_DF));
+	put16(ip + AT(ipv4, ttl), bpf_htons(TUNNEL_TTL << 8 | PROTO_UDP));
+	put16(ip + AT(ipv4, checksum), tunnel_checksum(dst, bpf_htons(size), tos));
+	put32(ip + AT(ipv4, src), node_addr4);
+	put32(ip + AT(ipv4, dst), dst);
+}
+
+/* size: of what is behind the header. */
+static __always_inline void edge_ipv6(void *ip, const struct edge_backend *b, __u32 size, __u8 tos)
+{
+	put32(ip, bpf_htonl(0x60000000 | tos << 20));
+	put16(ip + AT(ipv6, payload_len), bpf_htons(size));
+	put16(ip + AT(ipv6, next), bpf_htons(PROTO_UDP << 8 | TUNNEL_TTL));
+	for (int i = 0; i < 4; i++) {
+		put32(ip + AT(ipv6, src) + 4 * i, constant(&node_addr6, i));
+		put32(ip + AT(ipv6, dst) + 4 * i, word(&b->vtep, i));
 	}
-	put16(f + AT(tunnel_frame, eth.type), bpf_htons(ETHERTYPE_IPV4));
-	put16(f + AT(tunnel_frame, ip), bpf_htons(0x4500 | tos));
-	put16(f + AT(tunnel_frame, ip.total_len), total);
-	put32(f + AT(tunnel_frame, ip.id), bpf_htonl(IPV4_DF));
-	put16(f + AT(tunnel_frame, ip.ttl), bpf_htons(TUNNEL_TTL << 8 | PROTO_UDP));
-	put16(f + AT(tunnel_frame, ip.checksum), tunnel_checksum(edge_node(b), total, tos));
-	put32(f + AT(tunnel_frame, ip.src), node_addr4);
-	put32(f + AT(tunnel_frame, ip.dst), edge_node(b));
-	put16(f + AT(tunnel_frame, udp.sport), bpf_htons(TUNNEL_PORT_FIRST | hash15));
-	put16(f + AT(tunnel_frame, udp.dport), bpf_htons(tunnel_port));
-	put32(f + AT(tunnel_frame, udp.len), udp); /* and no checksum */
-	put32(f + AT(tunnel_frame, vxlan),
-	      bpf_htonl((VXLAN_HAS_VNI | VXLAN_HAS_POLICY) << 24 | IDENTITY_WORLD));
-	put32(f + AT(tunnel_frame, vxlan.vni), bpf_htonl(b->vni << 8));
-	put16(f + AT(tunnel_frame, inner.dst), bpf_htons(0x0a58));
-	put32(f + AT(tunnel_frame, inner.dst) + 2, task[1]);
-	put16(f + AT(tunnel_frame, inner.src), bpf_htons(0x0a77));
-	put32(f + AT(tunnel_frame, inner.src) + 2, task[0]);
-	put16(f + AT(tunnel_frame, inner.type), e->ethertype);
+}
+
+/* Everything behind the outer MACs; fails where there is no room. size: of the inner frame. */
+static __always_inline int edge_frame(void *f, const void *end, const struct edge_packet *e,
+				      const struct edge_backend *b, __u32 size, __u32 hash15)
+{
+	__u32 total = size + inner() - sizeof(struct ethernet);
+	__u8 tos = e->tos & ECN_MASK; /* RFC 6040 4.1 */
+	__u32 head = underlay6 ? sizeof(struct ipv6) : sizeof(struct ipv4);
+	__u32 rest = total - head;
+
+	if (total > 0xffff)
+		total = rest = 0;
+	if (underlay6) {
+		if (f + sizeof(struct tunnel_frame6) > end)
+			return -1;
+		put16(f + AT(ethernet, type), bpf_htons(ETHERTYPE_IPV6));
+		edge_ipv6(f + AT(tunnel_frame6, ip), b, rest, tos);
+		edge_inner(f + AT(tunnel_frame6, udp), e, b, rest, hash15);
+	} else {
+		if (f + sizeof(struct tunnel_frame) > end)
+			return -1;
+		put16(f + AT(ethernet, type), bpf_htons(ETHERTYPE_IPV4));
+		edge_ipv4(f + AT(tunnel_frame, ip), b, total, tos);
+		edge_inner(f + AT(tunnel_frame, udp), e, b, rest, hash15);
+	}
+	return 0;
 }

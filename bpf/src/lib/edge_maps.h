@@ -16,6 +16,7 @@ enum {
 	MAX_EDGE_BACKENDS = 262144,
 	MAX_EDGE_FLOWS = 262144,
 	EDGE_CACHE = 1024, /* VIPs; 40 KiB of each CPU's memory */
+	EDGE_HOPS = 1024, /* nodes; 56 KiB */
 };
 
 /* Mixed into the hash of flows: clients can't choose their slots. The same on all edge nodes. */
@@ -60,6 +61,26 @@ struct {
 	__uint(max_entries, EDGE_CACHE);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } edge_cache SEC(".maps");
+
+/* How a node was reached last. */
+struct edge_hop {
+	struct addr node; /* 0: none */
+	__u32 ingress; /* interface that packets came in by: rules may tell ways by it */
+	__u32 egress;
+	__u8 macs[12]; /* to, from, as in a frame */
+	__u32 pad;
+	__u64 until; /* bpf_ktime_get_coarse_ns; then the kernel's tables are asked anew */
+	__u64 ask; /* then one packet goes the kernel's way, which asks the neighbour */
+};
+
+/* XDP writes, index a hash of the node; nobody else reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct edge_hop);
+	__uint(max_entries, EDGE_HOPS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} edge_hops SEC(".maps");
 
 /* Go writes: one more after each change of edge_vips, and never 0. */
 struct {

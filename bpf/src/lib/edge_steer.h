@@ -7,6 +7,7 @@
  */
 
 #include "lib/config.h"
+#include "lib/decap.h"
 #include "lib/edge_maps.h"
 #include "lib/edge_parse.h"
 #include "lib/edge_task.h"
@@ -63,17 +64,17 @@ static __always_inline bool edge_may_learn(__u64 now)
 	return true;
 }
 
-/* 0: there is no such backend. */
-static __always_inline __be32 edge_node(const struct edge_backend *b)
+/* Whether it is a backend of this node. */
+static __always_inline bool edge_here(const struct edge_backend *b)
 {
-	return get32(b->node);
+	return underlay6 ? is_own6(&b->vtep) : word(&b->vtep, 3) == node_addr4;
 }
 
 static __always_inline bool edge_serves(__u32 backend)
 {
 	const struct edge_backend *b = bpf_map_lookup_elem(&edge_backends, &backend);
 
-	return b && edge_node(b);
+	return b && !no_addr(&b->vtep);
 }
 
 /* Makes the flow known; false where there is no room, or no memory. */
@@ -216,8 +217,11 @@ static __always_inline const struct edge_backend *edge_odd(struct edge_packet *e
 /* What nodes send each other comes in by the same device, and is most of what does. */
 static __always_inline bool is_tunnel(const struct edge_packet *e)
 {
-	return is_tunnel_port(e->flow.vip.port) && e->flow.vip.proto == PROTO_UDP &&
-	       e->ethertype == bpf_htons(ETHERTYPE_IPV4) &&
+	if (!is_tunnel_port(e->flow.vip.port) || e->flow.vip.proto != PROTO_UDP)
+		return false;
+	if (underlay6)
+		return is_own6(&e->flow.vip.addr);
+	return e->ethertype == bpf_htons(ETHERTYPE_IPV4) &&
 	       word(&e->flow.vip.addr, 3) == node_addr4;
 }
 
@@ -254,5 +258,5 @@ static __always_inline const struct edge_backend *edge_steer(const void *data, c
 	else if (slot->previous != backend)
 		backend = edge_known(e, backend, slot->previous);
 	b = bpf_map_lookup_elem(&edge_backends, &backend);
-	return b && edge_node(b) ? b : edge_drop(e, REASON_NO_BACKEND);
+	return b && !no_addr(&b->vtep) ? b : edge_drop(e, REASON_NO_BACKEND);
 }

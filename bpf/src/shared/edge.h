@@ -59,14 +59,14 @@ _Static_assert(sizeof(struct edge_slot) == 8, "edge_slot");
 
 /* edge_backends: array. Go writes. */
 struct edge_backend {
-	__u8 node[4]; /* underlay address of the task's node; 0: there is no such backend */
+	struct addr vtep; /* underlay address of the task's node; 0: there is no such backend */
 	__u32 vni;
 	__u8 task[8]; /* last half of the task's address: the node knows the first */
-	__u8 hop[6]; /* MAC of the next hop towards the node; 0: the kernel finds the way */
 	__u16 mtu; /* largest inner IP packet towards that node, bytes */
+	__u16 pad;
 };
 
-_Static_assert(sizeof(struct edge_backend) == 24, "edge_backend");
+_Static_assert(sizeof(struct edge_backend) == 32, "edge_backend");
 
 /*
  * edge_connections: QUIC connection ids that servers of the VIP choose -> index of edge_backends.

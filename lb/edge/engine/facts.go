@@ -4,6 +4,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"weft/discovery"
@@ -12,10 +13,12 @@ import (
 	"weft/lb/edge"
 )
 
-// tunnelRoom is what the tunnel takes of the underlay's packets, bytes; defaultMTU stands where a node has not told.
+// tunnelRoom4 and tunnelRoom6 are what the tunnel takes of the underlay's packets, bytes; defaultMTU stands where a node
+// has not told.
 const (
-	tunnelRoom = 50
-	defaultMTU = 1500
+	tunnelRoom4 = 50
+	tunnelRoom6 = 70
+	defaultMTU  = 1500
 )
 
 // network is what this room needs of a network row; the whole of it is the overlay's.
@@ -56,16 +59,22 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 	if own == 0 {
 		own = defaultMTU
 	}
-	for _, a := range all[discovery.Admission](e, discovery.KindAdmission) {
-		if !a.VTEP.IsValid() {
-			continue
+	admissions := all[discovery.Admission](e, discovery.KindAdmission)
+	over6 := slices.ContainsFunc(admissions, func(a discovery.Admission) bool { return a.Node == e.self && a.VTEP.Unmap().Is6() })
+	room := tunnelRoom4
+	if over6 {
+		room = tunnelRoom6
+	}
+	for _, a := range admissions {
+		if !a.VTEP.IsValid() || a.VTEP.Unmap().Is6() != over6 {
+			continue // this node's tunnels don't reach the other family
 		}
 		way := own
 		if m := mtu[a.Node]; m != 0 {
 			way = min(way, m)
 		}
 		f.Nodes[a.Node] = edge.Node{
-			Addr: a.VTEP.Unmap(), MTU: uint16(min(max(way-tunnelRoom, 0), 1<<16-1)),
+			Addr: a.VTEP.Unmap(), MTU: uint16(min(max(way-room, 0), 1<<16-1)),
 			Alive: a.Node == e.self || e.o.Members.Alive(a.Node),
 		}
 	}

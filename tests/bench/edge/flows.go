@@ -88,7 +88,9 @@ func (n *edgeNode) follow(w *world) error {
 		return err
 	}
 	for index, b := range rows.Backends {
-		b.Hop = [6]uint8{2} // a neighbour: the program sends at once
+		if err := bpftest.KnowHop(n.set, b.VTEP, [12]uint8{2}); err != nil { // so that the program sends at once
+			return err
+		}
 		if err := n.set.Maps["edge_backends"].Put(index, b); err != nil {
 			return err
 		}

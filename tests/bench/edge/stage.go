@@ -160,7 +160,10 @@ func (s *stage) fill() error {
 	}
 	var members []maglev.Backend
 	for i := range uint32(backends) {
-		b := row.EdgeBackend{Node: [4]byte{192, 0, 2, byte(10 + i)}, VNI: 0x101, Task: [8]uint8{0, 0, 0xff, 0xff, 9, 1, 0, byte(i)}, Hop: [6]uint8{2, 0, 0, 0, 1, byte(i)}, MTU: 1450}
+		b := row.EdgeBackend{VTEP: row.AddrOf(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)})), VNI: 0x101, Task: [8]uint8{0, 0, 0xff, 0xff, 9, 1, 0, byte(i)}, MTU: 1450}
+		if err := bpftest.KnowHop(s.set, b.VTEP, [12]uint8{2, 0, 0, 0, 1, byte(i), 2, 1}); err != nil {
+			return err
+		}
 		if err := backendTable.Put(i+1, b); err != nil {
 			return err
 		}
