@@ -44,7 +44,10 @@ func (e *Engine) Applied(ctx context.Context, known map[state.Stream]state.Posit
 	}
 	e.nudge()
 	_, err := e.await(ctx, func(s *Snapshot) error { return cmp.Or(s.Err, s.has(known)) })
-	return err
+	if err != nil || e.follow == nil {
+		return err
+	}
+	return e.follow(ctx)
 }
 
 // settle waits until every living node acts by the own rows as they are now, and returns those that don't in

@@ -55,6 +55,9 @@ type Options struct {
 	Tables  apply.Tables // required
 	Traffic Traffic      // nil: what connections come to is not known
 	Peers   Peers        // nil: no other node is asked
+	// Follow waits for tables that others make of this engine's Snapshot: only with them a row is acted by. Nil: there
+	// are none.
+	Follow func(ctx context.Context) error
 	// Reserved are addresses that can't be literal VIPs, such as the node's name server.
 	Reserved []netip.Addr
 	Log      *slog.Logger // nil: none
@@ -81,6 +84,7 @@ type Engine struct {
 	tables   apply.Tables
 	traffic  Traffic
 	peers    Peers
+	follow   func(ctx context.Context) error
 	reserved []netip.Addr
 	log      *slog.Logger
 	self     discovery.NodeID
@@ -144,6 +148,7 @@ func New(o Options) (*Engine, error) {
 		tables:   o.Tables,
 		traffic:  o.Traffic,
 		peers:    o.Peers,
+		follow:   o.Follow,
 		reserved: o.Reserved,
 		log:      log,
 		self:     discovery.NodeID(o.Store.Self()),

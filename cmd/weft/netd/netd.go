@@ -274,6 +274,7 @@ func (d *daemon) makeLB(context.Context) (err error) {
 	d.lb, err = lbengine.New(lbengine.Options{
 		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends, Maglevs: t.Maglevs}, Traffic: d.plane,
 		Peers:    d.asker,
+		Follow:   func(ctx context.Context) error { return d.edge.Follow(ctx) },
 		Reserved: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 		Log:      d.log.WithGroup("lb"),
 	})

@@ -90,6 +90,10 @@ type Engine struct {
 	mu      sync.Mutex
 	serving map[netip.Addr]bool // guarded by mu; never changed, replaced
 	changed chan struct{}       // guarded by mu; closed and replaced with serving
+	begun   uint64              // guarded by mu: passes
+	done    uint64              // guarded by mu: the number of the last pass that wrote what it should
+	passed  chan struct{}       // guarded by mu; closed and replaced with done
+	nudged  chan struct{}       // someone waits for a pass; capacity 1: once is enough
 
 	// Used by Run alone.
 	plan   *edge.Plan // nil: to be restored
@@ -114,6 +118,7 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("make edge engine: %w", err)
 	}
 	e := &Engine{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), self: discovery.NodeID(o.Store.Self()), changed: make(chan struct{})}
+	e.passed, e.nudged = make(chan struct{}), make(chan struct{}, 1)
 	e.stats.Store(&Stats{})
 	return e, nil
 }
@@ -151,6 +156,46 @@ func (e *Engine) serves(rows edge.Rows) {
 	e.changed = make(chan struct{})
 }
 
+// Follow returns when the tables follow what VIPs and rows say as it is called, or when ctx ends.
+func (e *Engine) Follow(ctx context.Context) error {
+	e.mu.Lock()
+	wanted := e.begun + 1
+	e.mu.Unlock()
+	select {
+	case e.nudged <- struct{}{}:
+	default:
+	}
+	for {
+		e.mu.Lock()
+		done, passed := e.done, e.passed
+		e.mu.Unlock()
+		if done >= wanted {
+			return nil
+		}
+		select {
+		case <-passed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// begin counts a pass, and end tells that it wrote what it should.
+func (e *Engine) begin() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.begun++
+	return e.begun
+}
+
+func (e *Engine) end(pass uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.done = pass
+	close(e.passed)
+	e.passed = make(chan struct{})
+}
+
 // Stats returns those of the last pass.
 func (e *Engine) Stats() Stats { return *e.stats.Load() }
 
@@ -164,6 +209,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		if e.o.Leads != nil {
 			leads = e.o.Leads.Changed()
 		}
+		number := e.begin()
 		wait, err := e.pass(monotonic())
 		if err != nil {
 			e.log.Error("edge tables not written", "error", err, "retry_in", retry)
@@ -171,6 +217,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			retry = min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
+			e.end(number)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -181,6 +228,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-members:
 		case <-vips:
 		case <-leads:
+		case <-e.nudged:
 		case <-timer.C:
 		}
 		timer.Stop()

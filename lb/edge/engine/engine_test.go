@@ -82,20 +82,20 @@ func (w *watched[K, V]) Delete(k K) error {
 	return err
 }
 
-// TestNoPacketMeetsWhatIsNotThere looks at the tables after every single write, while backends come and go and writes
-// fail: slots of a VIP lead to backends that are there, and no VIP stays that programs may keep as it was.
-func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
+// newStore returns that of n1, and how the masters write into it.
+func newStore(t *testing.T) (store *state.Store, ledger func(kind discovery.Kind, name string, v any)) {
+	t.Helper()
 	store, err := state.Open(state.Options{Self: "n1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	seq := uint64(0)
-	ledger := func(kind discovery.Kind, name string, v any) {
+	return store, func(kind discovery.Kind, name string, v any) {
 		value, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)
@@ -105,6 +105,12 @@ func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestNoPacketMeetsWhatIsNotThere looks at the tables after every single write, while backends come and go and writes
+// fail: slots of a VIP lead to backends that are there, and no VIP stays that programs may keep as it was.
+func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
+	store, ledger := newStore(t)
 	c := &cluster{changed: make(chan struct{})}
 	var refuse atomic.Bool
 	var vips watched[row.EdgeVIPKey, row.EdgeVIP]
@@ -177,6 +183,62 @@ func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
 	}
 	if n, _, _ := generation.Get(0); n == 0 {
 		t.Error("what programs keep of VIPs was never made void")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFollowWaitsForTheTables: what was changed before the call is written when it returns, and it does not return as
+// long as it can't be.
+func TestFollowWaitsForTheTables(t *testing.T) {
+	store, ledger := newStore(t)
+	c := &cluster{changed: make(chan struct{})}
+	var refuse atomic.Bool
+	served := &table.Memory[row.EdgeServedKey, row.Peer]{Fail: func(row.EdgeServedKey) error {
+		if refuse.Load() {
+			return errors.New("no memory")
+		}
+		return nil
+	}}
+	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: served})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledger(discovery.KindNetwork, "prod", map[string]any{"name": "prod", "vni": 7})
+	ledger(discovery.KindPublication, "p", lb.Publication{Addr: netip.MustParseAddr("203.0.113.10"), Port: 80, VIP: vip})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	serves := func(addr string) bool {
+		rows, err := served.All()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range rows {
+			if p.Addr.Netip().String() == addr {
+				return true
+			}
+		}
+		return false
+	}
+	for _, addr := range []string{"9.1.0.1", "9.1.0.2", "9.1.0.3"} {
+		c.set(addr)
+		if err := e.Follow(t.Context()); err != nil || !serves(addr) {
+			t.Fatalf("%s is served: %t, after Follow returned %v", addr, serves(addr), err)
+		}
+	}
+	refuse.Store(true)
+	c.set("9.1.0.4")
+	soon, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	if err := e.Follow(soon); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("with tables that can't be written: got %v, want %v", err, context.DeadlineExceeded)
+	}
+	refuse.Store(false)
+	if err := e.Follow(t.Context()); err != nil || !serves("9.1.0.4") {
+		t.Errorf("9.1.0.4 is served: %t, after Follow returned %v", serves("9.1.0.4"), err)
 	}
 	cancel()
 	if err := <-done; err != nil {
