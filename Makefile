@@ -161,6 +161,11 @@ bench-instructions: ## instructions per packet of each program, counted in a gue
 	.ci/kernels.sh 6.12
 	$(GO) run ./tests/kernels -bench Instructions 6.12 ./bpf/bpftest
 
+.PHONY: bench-ipvs
+bench-ipvs: ## a VIP beside one of IPVS, in instructions per question, counted in a guest: the same on every machine
+	.ci/kernels.sh 6.12
+	$(GO) run ./tests/bench/ipvs -results tests/bench/results/lb.jsonl -page docs/benchmarks.md
+
 .PHONY: check
 check: ## what CI runs
 	.ci/run

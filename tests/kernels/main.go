@@ -4,7 +4,7 @@
 // of them, boots it, and counts what passed. What is tested is in the packages that it is given;
 // fetching the kernels is left to .ci/kernels.sh.
 //
-//	kernels [-store DIR] [-timeout D] [-run REGEXP | -bench REGEXP] [-v] SERIES[,SERIES] PACKAGE...
+//	kernels [-store DIR] [-timeout D] [-run REGEXP | -bench REGEXP] [-modules M[,M]] [-v] SERIES[,SERIES] PACKAGE...
 //
 // With -bench the guest's clock counts instructions, so what benchmarks print does not depend on what else
 // this machine does.
@@ -28,6 +28,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,7 +60,8 @@ type options struct {
 	store    string
 	timeout  time.Duration
 	run      string
-	bench    string // counts instructions instead of testing
+	bench    string   // counts instructions instead of testing
+	modules  []string // besides wantedModules
 	verbose  bool
 	series   []string
 	packages []string
@@ -72,6 +74,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.timeout, "timeout", 25*time.Minute, "how long a guest may take")
 	flags.StringVar(&o.run, "run", "", "only tests that match the `regexp`")
 	flags.StringVar(&o.bench, "bench", "", "no tests, but benchmarks that match the `regexp`; a nanosecond is an instruction")
+	more := flags.String("modules", "", "drivers that these tests need besides, by commas")
 	flags.BoolVar(&o.verbose, "v", false, "show what the guests print (it is kept in STORE/SERIES/console.log)")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
@@ -81,6 +84,7 @@ func parse(args []string) (options, error) {
 	}
 	o.series = strings.Split(flags.Arg(0), ",")
 	o.packages = flags.Args()[1:]
+	o.modules = append(slices.Clone(wantedModules), strings.Split(*more, ",")...)
 	return o, nil
 }
 
@@ -131,7 +135,7 @@ func (b *binaries) runOn(ctx context.Context, o options, series string, out io.W
 	if err != nil {
 		return err
 	}
-	drivers, err := modules(ctx, filepath.Join(dir, "modules"), wantedModules)
+	drivers, err := modules(ctx, filepath.Join(dir, "modules"), o.modules)
 	if err != nil {
 		return err
 	}
