@@ -40,6 +40,9 @@ func Describe(f compile.Facts, w World, e row.Event) overlay.Verdict {
 	tunnel := e.Program == row.ProgramFromUnderlay || e.Program == row.ProgramFromTunnel
 	t.src.stranger = tunnel && network != "" && e.SrcIdentity == row.IdentityNone
 	t.sender = t.src
+	if own, ok := findHost(f, string(f.Node)); ok && e.Program == row.ProgramFromNode {
+		t.sender = own
+	}
 	for _, task := range f.Tasks {
 		if e.Program == row.ProgramFromWorkload && task.Ifindex == e.Ifindex {
 			t.sender = sideOf(task.Endpoint, task.Addrs()[0])
@@ -103,6 +106,12 @@ func (t told) met(network string, a row.Addr, identity uint16) side {
 
 // words finds the sentence of a reason.
 func (t told) words(n overlay.Network) overlay.Verdict {
+	if t.reason == row.ReasonSpoofedAddress && t.sender.node {
+		return overlay.Verdict{
+			Text:       t.fill("{sender} sent as {source}: a node's processes send to networks as {addrs}, and nobody else does by way of it"),
+			Suggestion: t.fill("let the process bind to no address, or to one of {addrs}: ip route get {destination} tells which the kernel takes"),
+		}
+	}
 	switch t.reason {
 	case row.ReasonDenied:
 		return t.decided(n, row.ClauseOf(0, 0, row.VerdictDeny, t.event.Rule))
@@ -141,8 +150,11 @@ func (t told) owner(o Owner) string {
 		}
 		return "operator"
 	case OwnerTask:
-		if t.sender.task {
+		switch {
+		case t.sender.task:
 			return "task " + t.sender.Name
+		case t.sender.node:
+			return fmt.Sprintf("node %s", t.f.Node)
 		}
 		return "whoever sends from " + t.sender.String()
 	case OwnerNode:
@@ -167,7 +179,7 @@ func (t told) fill(text string) string {
 		return "an unknown address"
 	}
 	own := make([]string, 0, 2)
-	for _, a := range t.sender.Addrs() {
+	for _, a := range t.sender.own() {
 		own = append(own, a.String())
 	}
 	return strings.NewReplacer(

@@ -73,6 +73,15 @@ func (s side) name() string {
 	return s.String()
 }
 
+// own returns the addresses that the side may send from.
+func (s side) own() []netip.Addr {
+	addrs := s.Addrs()
+	for _, p := range s.host.Hosts() {
+		addrs = append(addrs, p.Addr())
+	}
+	return addrs
+}
+
 // party returns how verdicts tell the side apart.
 func (s side) party() compile.Party {
 	switch {
@@ -313,8 +322,16 @@ func (a asked) apart() overlay.Verdict {
 	return v
 }
 
-// nobody tells why an address of the network leads nowhere.
+// nobody tells why an address leads nowhere: of a network, or of the nodes' own subnet where no network was found.
 func (a asked) nobody() overlay.Verdict {
+	if a.dst.host.ID != "" {
+		v := no(row.ReasonNoBlock, "%s is for tasks: nodes reach each other by their own addresses", a.dst)
+		v.Suggestion = fmt.Sprintf("weft node show %s has its addresses", a.dst.host.ID)
+		return v
+	}
+	if a.dst.network == "" {
+		return no(row.ReasonNoBlock, "no network and no node has %s", a.dst.addr)
+	}
 	n, _ := a.f.Network(a.dst.network)
 	for _, b := range a.f.Blocks {
 		if b.Network == n.Name && b.Prefix.Contains(a.dst.addr) {

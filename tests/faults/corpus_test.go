@@ -8,6 +8,7 @@ import (
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
 	"weft/overlay"
+	"weft/overlay/compile"
 )
 
 // policy is about groups and rules, between tasks of the node.
@@ -195,6 +196,56 @@ func edge(w *world, a family) (list []fault) {
 		})
 	}
 	return list
+}
+
+// nodes is what processes of nodes send: of this one by its own device, of another by tunnel.
+func nodes(w *world) (list []fault) {
+	pick := func(a family, four, six netip.Prefix) netip.Addr {
+		if a.icmp == bpftest.ICMP {
+			return four.Addr()
+		}
+		return six.Addr()
+	}
+	own4, own6 := overlay.NodeAddrs(1)
+	far4, far6 := overlay.NodeAddrs(2)
+	none4, none6 := overlay.NodeAddrs(77)
+	big := make([]byte, 1500)
+	for _, a := range families {
+		own, other := pick(a, own4, own6), pick(a, far4, far6)
+		add := func(name string, to netip.Addr, want row.Reason, change func(*bpftest.Packet)) {
+			p := bpftest.Packet{
+				SrcMAC: compile.HostMAC(), Src: own, Dst: to, Proto: bpftest.TCP, SPort: 40000, DPort: 80, Flags: bpftest.SYN, Frag: bpftest.DontFragment,
+			}
+			if change != nil {
+				change(&p)
+			}
+			list = append(list, fault{
+				name: a.name + " of this node: " + name, program: "from_node", meta: bpftest.Meta{Ifindex: hostLink}, frame: p.Bytes(), want: want,
+			})
+		}
+		add("as the world, by way of it", a.of(far[0]), row.ReasonSpoofedAddress, func(p *bpftest.Packet) { p.Src = a.world })
+		add("as one of its tasks", a.of(far[0]), row.ReasonSpoofedAddress, func(p *bpftest.Packet) { p.Src = a.of(w.tasks["web"]) })
+		add("to another node", other, row.ReasonNoBlock, nil)
+		add("to a node that there is none of", pick(a, none4, none6), row.ReasonNoBlock, nil)
+		add("to a block that no node holds", a.free, row.ReasonNoBlock, nil)
+		add("to an address that no task here has", a.none, row.ReasonNoEndpoint, nil)
+		add("to a plain node, no rule", a.old, row.ReasonNotPublic, nil)
+		add("a header cut off", a.of(far[0]), row.ReasonMalformed, func(p *bpftest.Packet) { p.L4 = []byte{1, 2, 3} })
+		add("a later fragment that is too big", a.of(far[0]), row.ReasonTooBig, func(p *bpftest.Packet) {
+			p.Proto, p.Payload, p.Frag = bpftest.UDP, big, 185|bpftest.DontFragment
+		})
+		add("a device of no node", a.of(far[0]), row.ReasonUnknownLink, nil)
+		list[len(list)-1].meta.Ifindex = w.links["nobody"]
+		inner := bpftest.Packet{Src: other, Dst: a.of(w.tasks["web"]), Proto: bpftest.TCP, SPort: 40000, DPort: 80, Flags: bpftest.SYN}
+		u := bpftest.Tunnel{Outer: bpftest.Packet{Src: node2, Dst: node1, SPort: 50000, NoSum: true}, VNI: vniProd, Policy: row.IdentityOtherNode}
+		list = append(list, fault{
+			name: a.name + " of another node: to a task in groups, no rule", program: "from_underlay", frame: u.Wrap(inner.Bytes()), want: row.ReasonNotPublic,
+		})
+	}
+	return append(list, fault{
+		name: "ARP of this node", program: "from_node", meta: bpftest.Meta{Ifindex: hostLink}, want: row.ReasonNotIP,
+		frame: bpftest.ARPPacket{Operation: 1, SenderAddr: own4.Addr(), TargetAddr: far[0].Addr4}.Bytes(),
+	})
 }
 
 // plain is what comes from a host without Weft, and what is sent to it.

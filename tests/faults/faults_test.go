@@ -128,7 +128,7 @@ func (w *world) agrees(t *testing.T, f fault, e overlay.Event) {
 func corpus(w *world) []fault {
 	list := append(policy(w), links(w)...)
 	list = append(append(list, places(w)...), tunnels(w)...)
-	return append(list, plain(w)...)
+	return append(append(list, nodes(w)...), plain(w)...)
 }
 
 // family is one of the two, for what both have.

@@ -40,6 +40,9 @@ var (
 	dns6         = netip.MustParseAddr(apply.NameServer6)
 )
 
+// hostLink is the device by which this node's own packets leave for the networks.
+const hostLink = 99
+
 const vniProd, vniDev = 0x101, 0x202
 
 // Identities of group sets, as the masters numbered them.
@@ -103,6 +106,7 @@ func newWorld(t *testing.T) *world {
 		w.links[name] = uint32(100 + i)
 		ip(t, fmt.Sprintf("link add name t%d index %d type bridge", i, 100+i))
 	}
+	ip(t, fmt.Sprintf("link add name n0 index %d type bridge", hostLink))
 	w.load(t)
 	store, err := state.Open(state.Options{Self: "n1", Dir: t.TempDir()})
 	if err != nil {
@@ -111,7 +115,7 @@ func newWorld(t *testing.T) *world {
 	say(t, store)
 	e, err := engine.New(engine.Options{
 		Node: "n1", Underlay: apply.Underlay{Addr: node1, MTU: 1500}, Rows: store, Tables: w.tables(t), Attacher: w, Links: w, Source: w,
-		Finder: elsewhere{},
+		Finder: elsewhere{}, Self: compile.Host{Ifindex: hostLink, Cookie: 1 << 40},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +177,7 @@ func (w *world) load(t *testing.T) {
 	config := bpf.Config{
 		NodeAddr: node1, Underlay: 1, Tunnel: 1, TunnelPort: bpf.DefaultTunnelPort, DNS4: dns4, DNS6: dns6, EventsPerSecond: 100000,
 	}
-	for _, name := range []string{"workload", "tunnel", "edge"} {
+	for _, name := range []string{"workload", "tunnel", "node", "edge"} {
 		if err := bpf.Configure(specs[name], config); err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +188,7 @@ func (w *world) load(t *testing.T) {
 	if w.Set, err = bpftest.Load(specs["workload"]); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"tunnel", "edge"} {
+	for _, name := range []string{"tunnel", "node", "edge"} {
 		if err := w.Add(specs[name]); err != nil {
 			t.Fatal(err)
 		}
@@ -248,8 +252,10 @@ func say(t *testing.T, store *state.Store) {
 	for _, r := range rules {
 		add(discovery.Ledger, discovery.KindRule, fmt.Sprintf("prod/%d", r.ID), r)
 	}
-	for id, at := range map[discovery.NodeID]netip.Addr{"n1": node1, "n2": node2} {
-		add(discovery.Ledger, discovery.KindAdmission, string(id), discovery.Admission{Node: id, VTEP: at})
+	for i, at := range []netip.Addr{node1, node2} {
+		a := discovery.Admission{Node: discovery.NodeID(fmt.Sprint("n", i+1)), VTEP: at}
+		a.Host4, a.Host6 = overlay.NodeAddrs(uint32(i) + 1)
+		add(discovery.Ledger, discovery.KindAdmission, string(a.Node), a)
 	}
 	add("n2", discovery.KindNode, "n2", discovery.Node{ID: "n2", Addrs: []netip.Addr{node2}, MTU: 1500})
 	if _, err := store.Apply(rows); err != nil {
