@@ -870,6 +870,8 @@ type Node struct {
 	Shares        []*Share               `protobuf:"bytes,13,rep,name=shares,proto3" json:"shares,omitempty"`
 	Plain         *PlainNode             `protobuf:"bytes,14,opt,name=plain,proto3" json:"plain,omitempty"`       // of a plain node alone
 	Warnings      []string               `protobuf:"bytes,15,rep,name=warnings,proto3" json:"warnings,omitempty"` // what an operator should know of it
+	Host4         string                 `protobuf:"bytes,16,opt,name=host4,proto3" json:"host4,omitempty"`       // address of its own processes towards the networks, with the nodes' subnet
+	Host6         string                 `protobuf:"bytes,17,opt,name=host6,proto3" json:"host6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1007,6 +1009,20 @@ func (x *Node) GetWarnings() []string {
 		return x.Warnings
 	}
 	return nil
+}
+
+func (x *Node) GetHost4() string {
+	if x != nil {
+		return x.Host4
+	}
+	return ""
+}
+
+func (x *Node) GetHost6() string {
+	if x != nil {
+		return x.Host6
+	}
+	return ""
 }
 
 // PlainNode is a host that is in a network by a VXLAN device of its own, without Weft.
@@ -1795,7 +1811,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\rR\x02id\"0\n" +
 	"\bNodeName\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\x94\x03\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xc0\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x14\n" +
@@ -1812,7 +1828,9 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\brefusals\x18\f \x03(\tR\brefusals\x12.\n" +
 	"\x06shares\x18\r \x03(\v2\x16.weft.control.v1.ShareR\x06shares\x120\n" +
 	"\x05plain\x18\x0e \x01(\v2\x1a.weft.control.v1.PlainNodeR\x05plain\x12\x1a\n" +
-	"\bwarnings\x18\x0f \x03(\tR\bwarnings\"\xb9\x01\n" +
+	"\bwarnings\x18\x0f \x03(\tR\bwarnings\x12\x14\n" +
+	"\x05host4\x18\x10 \x01(\tR\x05host4\x12\x14\n" +
+	"\x05host6\x18\x11 \x01(\tR\x05host6\"\xb9\x01\n" +
 	"\tPlainNode\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04vtep\x18\x02 \x01(\tR\x04vtep\x12\x18\n" +

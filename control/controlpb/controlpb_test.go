@@ -61,7 +61,8 @@ var (
 			ID: "n1", Hostname: "n1.example", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
 			Peer: "10.0.0.1:7701", MTU: 1500, Zone: "a", Version: "v1", Warnings: []string{"small path"},
 		},
-		Alive: true, Admitted: true, VTEP: netip.MustParseAddr("10.0.0.1"), Blocks: 1, Refusals: []string{"no block left"},
+		Alive: true, Admitted: true, VTEP: netip.MustParseAddr("10.0.0.1"), Host4: netip.MustParsePrefix("44.128.0.1/20"),
+		Host6: netip.MustParsePrefix("fd01:a::1/64"), Blocks: 1, Refusals: []string{"no block left"},
 		Shares: []control.Share{share},
 	}
 	plain = overlay.PlainNode{

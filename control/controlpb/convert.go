@@ -182,6 +182,7 @@ func nodeIn(m *Node) (control.Node, error) {
 			Zone: m.GetZone(), Version: m.GetVersion(), Warnings: m.GetWarnings(),
 		},
 		Alive: m.GetAlive(), Admitted: m.GetAdmitted(), VTEP: r.addr("vtep", m.GetVtep()), Blocks: int(m.GetBlocks()),
+		Host4: r.prefix("host4", m.GetHost4()), Host6: r.prefix("host6", m.GetHost6()),
 		Refusals: list(m.GetRefusals()), Shares: each(m.GetShares(), shareIn),
 	}
 	n.Addrs = each(m.GetAddrs(), func(a string) netip.Addr { return r.addr("addrs", a) })
@@ -219,7 +220,7 @@ func nodeOut(n control.Node) *Node {
 		Id: string(n.ID), Hostname: n.Hostname, Addrs: each(n.Addrs, addrText), Peer: n.Peer, Mtu: int32(n.MTU),
 		Zone: n.Zone, Version: n.Version, Alive: n.Alive, Admitted: n.Admitted, Vtep: addrText(n.VTEP),
 		Blocks: int32(n.Blocks), Refusals: n.Refusals, Warnings: n.Warnings,
-		Shares: each(n.Shares, shareOut),
+		Host4: prefixText(n.Host4), Host6: prefixText(n.Host6), Shares: each(n.Shares, shareOut),
 	}
 	if n.Plain != nil {
 		out.Plain = plainOut(*n.Plain)

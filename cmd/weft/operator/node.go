@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -85,27 +86,35 @@ func (o *operator) nodeShow() *cobra.Command {
 				return fmt.Errorf("%w: no node %q; see weft node list", control.ErrNotFound, args[0])
 			}
 			n := list[i]
-			return show.Value(o.env.Stdout, *output, n, func(w io.Writer) {
-				show.Row(w, "node", n.ID)
-				show.Row(w, "state", state(n))
-				show.Row(w, "hostname", n.Hostname)
-				show.Row(w, "addresses", show.List(n.Addrs))
-				show.Row(w, "vtep", n.VTEP)
-				plainRows(w, n.Plain)
-				show.Row(w, "blocks", n.Blocks)
-				for _, s := range n.Shares {
-					show.Row(w, "addresses", fmt.Sprintf("in %s: %d used, %d free; IPv6 %d used, %d free",
-						s.Network, s.Used4, s.Free4, s.Used6, s.Free6))
-				}
-				show.Row(w, "mtu", n.MTU)
-				show.Row(w, "version", n.Version)
-				for _, r := range slices.Concat(n.Refusals, n.Warnings) {
-					show.Row(w, "problem", r)
-				}
-			})
+			return show.Value(o.env.Stdout, *output, n, func(w io.Writer) { nodeRows(w, n) })
 		})
 	}
 	return cmd
+}
+
+// nodeRows are what is to be shown of a node. Its processes have addresses towards the networks.
+func nodeRows(w io.Writer, n control.Node) {
+	show.Row(w, "node", n.ID)
+	show.Row(w, "state", state(n))
+	show.Row(w, "hostname", n.Hostname)
+	show.Row(w, "addresses", show.List(n.Addrs))
+	show.Row(w, "vtep", n.VTEP)
+	for _, own := range []netip.Prefix{n.Host4, n.Host6} {
+		if own.IsValid() {
+			show.Row(w, "processes", own.Addr())
+		}
+	}
+	plainRows(w, n.Plain)
+	show.Row(w, "blocks", n.Blocks)
+	for _, s := range n.Shares {
+		show.Row(w, "addresses", fmt.Sprintf("in %s: %d used, %d free; IPv6 %d used, %d free",
+			s.Network, s.Used4, s.Free4, s.Used6, s.Free6))
+	}
+	show.Row(w, "mtu", n.MTU)
+	show.Row(w, "version", n.Version)
+	for _, r := range slices.Concat(n.Refusals, n.Warnings) {
+		show.Row(w, "problem", r)
+	}
 }
 
 func (o *operator) nodeRemove() *cobra.Command {
