@@ -19,9 +19,12 @@ import (
 )
 
 // size is that of a cluster; tasks are per node.
-type size struct{ nodes, tasks, groups int }
+type size struct {
+	nodes, tasks, groups int
+	own                  bool // nodes' own processes have part in networks, by addresses of both families
+}
 
-func (s size) tenth() size { return size{s.nodes / 10, s.tasks, s.groups / 10} }
+func (s size) tenth() size { return size{nodes: s.nodes / 10, tasks: s.tasks, groups: s.groups / 10} }
 
 func nodeID(n int) string      { return "n" + strconv.Itoa(n) }
 func taskID(n, i int) string   { return fmt.Sprintf("task-%d-%d", n, i) }
@@ -71,7 +74,11 @@ func (s size) ledger() []discovery.Row {
 	}.Normal())}
 	for n := range s.nodes {
 		id := discovery.NodeID(nodeID(n))
-		rows = append(rows, ledgerRow(discovery.KindAdmission, nodeID(n), discovery.Admission{Node: id, VTEP: vtep(n)}),
+		admission := discovery.Admission{Node: id, VTEP: vtep(n)}
+		if s.own {
+			admission.Host4, admission.Host6 = overlay.NodeAddrs(uint32(n) + 1)
+		}
+		rows = append(rows, ledgerRow(discovery.KindAdmission, nodeID(n), admission),
 			ledgerRow(discovery.KindBlock, block(n).String(), overlay.Block{Network: "prod", Node: id, Prefix: block(n)}))
 	}
 	for i := range s.groups {

@@ -20,6 +20,7 @@ import (
 	"weft/discovery/state"
 	"weft/overlay"
 	"weft/overlay/apply"
+	"weft/overlay/compile"
 	"weft/overlay/engine"
 )
 
@@ -27,6 +28,7 @@ import (
 const (
 	memoryPerTask  = "memory_bytes_per_remote_task endpoints"
 	memoryNamed    = "memory_bytes_per_remote_task endpoints and a name each"
+	memoryPerNode  = "memory_bytes_per_node addresses of its own processes"
 	bootToServing  = "boot_to_serving_s_100000_endpoints endpoints"
 	bootNamed      = "boot_to_serving_s_100000_endpoints endpoints and a name each"
 	applyOneChange = "apply_one_change_ms_100000_tasks a block of another node"
@@ -51,9 +53,15 @@ func measure(ctx context.Context, s size) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.own = true
+	own, err := boot(ctx, filepath.Join(dir, "own"), s, false)
+	if err != nil {
+		return nil, err
+	}
 	remote := float64((s.nodes - 1) * s.tasks)
 	return map[string]float64{
 		memoryPerTask: (plain.heap - alone.heap) / remote, memoryNamed: (named.heap - alone.heap) / remote,
+		memoryPerNode: (own.heap - plain.heap) / float64(s.nodes),
 		bootToServing: plain.boot.Seconds(), bootNamed: named.boot.Seconds(),
 		applyOneChange: float64(plain.change.Microseconds()) / 1000,
 	}, nil
@@ -81,10 +89,14 @@ func boot(ctx context.Context, dir string, s size, named bool) (b booted, err er
 	tables := newTables()
 	blocks := &blockTable{Table: tables.Blocks, written: make(chan row.BlockKey, changes)} // nobody waits for a reader
 	tables.Blocks = blocks
-	e, err := engine.New(engine.Options{
+	o := engine.Options{
 		Node: discovery.NodeID(nodeID(0)), Underlay: apply.Underlay{Addr: vtep(0), MTU: 1500}, Rows: store, Tables: tables,
 		Attacher: links{}, Links: links{s.tasks},
-	})
+	}
+	if s.own {
+		o.Self = compile.Host{Ifindex: 5, Cookie: 5}
+	}
+	e, err := engine.New(o)
 	if err != nil {
 		return b, err
 	}
