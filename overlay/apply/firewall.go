@@ -51,15 +51,20 @@ func (h *Host) ensureFirewall(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return fmt.Errorf("firewall: list nftables tables: %w", err)
-	}
-	there := slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == firewallTable })
-	if there && !h.written {
-		return nil
+	there, err := hasTable(conn)
+	if err != nil || there && !h.written {
+		return err
 	}
 	return h.firewall(ctx)
+}
+
+// hasTable reports whether the table is there, whoever wrote it.
+func hasTable(conn *nftables.Conn) (bool, error) {
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("firewall: list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == firewallTable }), nil
 }
 
 // firewall writes the table for h.subnets and h.ports.
@@ -168,18 +173,20 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return a
 }
 
-func removeFirewall(context.Context) error {
+// removeFirewall removes the table, and reports whether there was one.
+func removeFirewall(context.Context) (bool, error) {
 	conn, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("firewall: %w", err)
+		return false, fmt.Errorf("firewall: %w", err)
 	}
-	table := &nftables.Table{Name: firewallTable, Family: nftables.TableFamilyINet}
-	conn.AddTable(table)
-	conn.DelTable(table)
+	if there, err := hasTable(conn); err != nil || !there {
+		return false, err
+	}
+	conn.DelTable(&nftables.Table{Name: firewallTable, Family: nftables.TableFamilyINet})
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("firewall: remove nftables table inet %s: %w", firewallTable, err)
+		return false, fmt.Errorf("firewall: remove nftables table inet %s: %w", firewallTable, err)
 	}
-	return nil
+	return true, nil
 }
 
 func sortedPrefixes(list []netip.Prefix) []netip.Prefix {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -77,7 +78,7 @@ func (h *Host) Ensure(ctx context.Context) (tunnel, second uint32, err error) {
 		return 0, 0, fmt.Errorf("host: tunnel device %s: %w", TunnelDevice, err)
 	}
 	if h.o.Port2 == 0 {
-		err = removeLink(secondDevice)
+		_, err = removeLink(secondDevice)
 	} else {
 		second, err = ensureTunnel(secondDevice, h.o.Port2, h.o.Underlay)
 	}
@@ -110,28 +111,56 @@ func (h *Host) SetFirewall(ctx context.Context, subnets []netip.Prefix, ports []
 	return nil
 }
 
-// Remove undoes all that Ensure did, also in an earlier process.
-func (h *Host) Remove(ctx context.Context) error {
+// Remove undoes all that Ensure, EnsureNode and SetNode did, also in an earlier process, and names what was there. After
+// an error the rest is removed all the same.
+func (h *Host) Remove(ctx context.Context) (removed []string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	errs := []error{removeFirewall(ctx), removeLink(TunnelDevice), removeLink(secondDevice), removeLink(NodeDevice)}
-	lo, err := linkByName("lo")
-	errs = append(errs, err)
-	if lo != nil {
-		for _, a := range []string{NameServer4, NameServer6} {
-			err := netlink.AddrDel(lo, &netlink.Addr{IPNet: ipNet(single(netip.MustParseAddr(a)))})
-			if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.EAFNOSUPPORT) {
-				errs = append(errs, fmt.Errorf("remove %s from lo: %w", a, err))
-			}
+	var errs []error
+	note := func(what string, was bool, err error) {
+		if errs = append(errs, err); was && err == nil {
+			removed = append(removed, what)
 		}
 	}
-	errs = append(errs, h.settings.restore())
+	was, err := removeFirewall(ctx)
+	note("nftables table inet "+firewallTable, was, err)
+	for _, name := range []string{TunnelDevice, secondDevice, NodeDevice} {
+		was, err := removeLink(name)
+		note("device "+name, was, err)
+	}
+	for _, a := range []string{NameServer4, NameServer6} {
+		was, err := removeFromLoopback(netip.MustParseAddr(a))
+		note("address "+a+" of lo", was, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.settings.was)) {
+		was := h.settings.was[name]
+		note("sysctl "+name+", which is "+was+" again", true, h.settings.restore(name))
+	}
 	for key, socket := range h.held {
 		errs = append(errs, socket.Close())
 		delete(h.held, key)
 	}
 	h.subnets, h.ports, h.written = nil, nil, false
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return removed, fmt.Errorf("host: %w", err)
+	}
+	return removed, nil
+}
+
+// removeFromLoopback reports whether the address was there.
+func removeFromLoopback(a netip.Addr) (bool, error) {
+	lo, err := linkByName("lo")
+	if err != nil || lo == nil {
+		return false, err
+	}
+	err = netlink.AddrDel(lo, &netlink.Addr{IPNet: ipNet(single(a))})
+	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove %s from lo: %w", a, err)
+	}
+	return true, nil
 }
 
 func (h *Host) ensureLoopback() error {
@@ -219,13 +248,16 @@ func isTunnel(l netlink.Link, port uint16) bool {
 	return ok && v.FlowBased && v.GBP && v.Port == int(port)
 }
 
-// removeLink removes what has a name; nothing is no error.
-func removeLink(name string) error {
+// removeLink removes what has a name, and reports whether there was any.
+func removeLink(name string) (bool, error) {
 	l, err := linkByName(name)
 	if err != nil || l == nil {
-		return err
+		return false, err
 	}
-	return netlink.LinkDel(l)
+	if err := netlink.LinkDel(l); err != nil {
+		return false, fmt.Errorf("remove %s: %w", name, err)
+	}
+	return true, nil
 }
 
 // inUse gives a refusal of a port its name.

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -460,14 +461,24 @@ func TestHostEnsureAndRemoveLeaveNoTrace(t *testing.T) {
 	// Another process removes, as after a crash.
 	host, err = NewHost(o)
 	must(t, err)
-	must(t, host.Remove(t.Context()))
+	removed, err := host.Remove(t.Context())
+	must(t, err)
+	for _, want := range []string{
+		"nftables table inet weft", "device weft-vx0", "address 198.51.100.1 of lo", "sysctl net/ipv4/ip_forward, which is 0 again",
+	} {
+		if !slices.Contains(removed, want) {
+			t.Errorf("got %q, want it to name %q", removed, want)
+		}
+	}
 	if diff := cmp.Diff(before, snapshot(t)); diff != "" {
 		t.Errorf("-before +after\n%s", diff)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("got %v %v, want no file left", left, err)
 	}
-	must(t, host.Remove(t.Context()))
+	if removed, err := host.Remove(t.Context()); err != nil || len(removed) != 0 {
+		t.Errorf("again: got %q, %v, want nothing to remove", removed, err)
+	}
 }
 
 // snapshot returns what Host may change.
@@ -515,7 +526,8 @@ func TestHostIsSetUpThoughTheDiskKeepsNothing(t *testing.T) {
 		t.Errorf("the log does not name the setting: %s", said.String())
 	}
 	host.settings.file = ""
-	must(t, host.Remove(t.Context()))
+	_, err = host.Remove(t.Context())
+	must(t, err)
 }
 
 func TestHostSaysWhoHasThePort(t *testing.T) {
@@ -546,7 +558,8 @@ func TestHostSaysWhoHasThePort(t *testing.T) {
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: TunnelDevice}}))
 	_, _, err = host.Ensure(t.Context())
 	must(t, err)
-	must(t, host.Remove(t.Context()))
+	_, err = host.Remove(t.Context())
+	must(t, err)
 }
 
 func TestMasqueradeOnlyWhatLeavesTheNetworks(t *testing.T) {

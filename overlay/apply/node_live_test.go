@@ -68,7 +68,8 @@ func TestNodeHasItsAddressesAndRoutes(t *testing.T) {
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: NodeDevice}}))
 	_, err = host.EnsureNode(t.Context())
 	must(t, err)
-	must(t, host.Remove(t.Context()))
+	_, err = host.Remove(t.Context())
+	must(t, err)
 	if l, err := linkByName(NodeDevice); err != nil || l != nil {
 		t.Errorf("it is left: %v, %v", l, err)
 	}

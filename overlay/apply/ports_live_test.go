@@ -213,7 +213,8 @@ func TestPortsLeadToTasksFromEverywhere(t *testing.T) {
 		}
 		return nil
 	})
-	must(t, h.Remove(t.Context()))
+	_, err := h.Remove(t.Context())
+	must(t, err)
 	if got, err := ask("tcp", portsNode4+":8080"); err == nil {
 		t.Errorf("after Remove: got %q", got)
 	}

@@ -85,17 +85,16 @@ func (s *settings) set(name, value string) error {
 	return writeSysctl(name, value)
 }
 
-// restore puts everything back and forgets it. An interface that is gone took its settings along.
-func (s *settings) restore() error {
-	var errs []error
-	for name, value := range s.was {
-		errs = append(errs, ignoreMissing(writeSysctl(name, value)))
+// restore puts a sysctl back and forgets what it was. An interface that is gone took its settings along.
+func (s *settings) restore(name string) error {
+	if err := ignoreMissing(writeSysctl(name, s.was[name])); err != nil {
+		return err
 	}
-	s.was = make(map[string]string)
-	if s.file != "" {
-		errs = append(errs, ignoreMissing(os.Remove(s.file)))
+	delete(s.was, name)
+	if len(s.was) == 0 && s.file != "" {
+		return ignoreMissing(os.Remove(s.file))
 	}
-	return errors.Join(errs...)
+	return s.save()
 }
 
 func (s *settings) save() (err error) {

@@ -58,7 +58,8 @@ func TestLive(t *testing.T) {
 	t.Run("AnEndedTaskIsDetachedAtOnce", l.endedTask)
 	t.Run("ANetworkGoesAtRunTime", l.networkGoes)
 	l.stop()
-	must(t, errors.Join(l.plane.Remove(), l.set.Remove(t.Context())))
+	_, err := l.set.Remove(t.Context())
+	must(t, errors.Join(l.plane.Remove(), err))
 	links, err := apply.Links{}.List(t.Context())
 	if err != nil || len(links) != 0 {
 		t.Errorf("got links %v, %v, want none", links, err)

@@ -78,10 +78,7 @@ func Command(env node.Env, version string) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.Node, "node", "", "id of this node, a DNS label (default: the host name)")
 	f.StringVar(&o.Zone, "zone", "", "failure zone of this node, for VIPs that prefer backends of their own")
-	f.StringVar(&o.State, "state", o.State, "folder of what must survive a restart")
-	f.StringVar(&o.Socket, "socket", o.Socket, "unix socket for clients on this node")
-	f.StringVar(&o.Pin, "pin", o.Pin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
-	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: all, and weft in the unified hierarchy for tasks)")
+	o.placeFlags(f)
 	f.BoolVar(&o.Underlay6, "underlay-ipv6", false, "run tunnels over IPv6, also where the interface has an IPv4 address; the same on all nodes")
 	f.StringVar(&o.Underlay, "underlay", "", "interface that reaches the other nodes (default: that of the default route)")
 	edgeFlags(cmd, &o)
@@ -107,7 +104,16 @@ func Command(env node.Env, version string) *cobra.Command {
 		}
 		return Run(cmd.Context(), o, process.Log(env.Stderr, o.Debug))
 	}
+	cmd.AddCommand(uninstallCommand(env))
 	return cmd
+}
+
+// placeFlags say where a node daemon keeps things.
+func (o *Options) placeFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.State, "state", o.State, "folder of what must survive a restart")
+	f.StringVar(&o.Socket, "socket", o.Socket, "unix socket for clients on this node")
+	f.StringVar(&o.Pin, "pin", o.Pin, "folder of bpffs for what must survive the daemon (mounted if it is none)")
+	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder whose processes see VIPs when they connect (default: all, and weft in the unified hierarchy for tasks)")
 }
 
 // preset sets what the preset says and no flag does.

@@ -16,10 +16,13 @@ import (
 // pinsEvery is how often pins are looked after: until then a daemon that dies takes with it what lost its pin.
 const pinsEvery = time.Second
 
+// pinnedMarker is the file of the state folder that says in which boot the kernel half was pinned.
+const pinnedMarker = "pinned"
+
 // checkPins tells of a kernel half that should have outlived the daemon before and did not: its programs were
 // gone, and with them every packet, until now. After a reboot it has to be gone.
 func (d *daemon) checkPins(ctx context.Context) {
-	marker := filepath.Join(d.o.State, "pinned")
+	marker := filepath.Join(d.o.State, pinnedMarker)
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	last, lerr := os.ReadFile(marker)
 	if errors.Is(lerr, fs.ErrNotExist) {
