@@ -65,6 +65,65 @@ func TestVIPsFromEverywhere(t *testing.T) {
 			}
 		}
 	}
+	t.Run("another network", func(t *testing.T) { s.anotherNetwork(t, named[true]) })
+	t.Run("a process of another node", func(t *testing.T) { s.nodesServe(t) })
+}
+
+// says runs the question on a host, or in one of its tasks, until the answer begins with a name and the address that
+// was seen there.
+func (s portsStory) says(t *testing.T, h *lab.Host, task, protocol, to, want string) {
+	t.Helper()
+	args := []string{s.peer, "ask", "-timeout", "500ms", protocol, to}
+	if task != "" {
+		args = append([]string{h.Weft(t.Context()).Path, "task", "exec", task, "--"}, args...)
+	}
+	eventually(t, func() error {
+		out, err := h.Command(t.Context(), args[0], args[1:]...).Output()
+		if err == nil && !strings.HasPrefix(out, want) {
+			err = fmt.Errorf("%s %s from %s %s: got %q, want %q", protocol, to, h.Name, task, out, want)
+		}
+		return err
+	})
+}
+
+// anotherNetwork has tasks of a network with a VIP at the same address: each network sees its own, nodes that of the
+// lower number as long as it takes connections.
+func (s portsStory) anotherNetwork(t *testing.T, named string) {
+	t.Helper()
+	const vip = "198.51.100.77:80"
+	s.start(t, s.h1, "stranger", "--network", "other")
+	s.asks(t, s.h1, "stranger", "tcp", named+":80")
+	s.asks(t, s.h1, "stranger", "tcp", vip)
+	s.start(t, s.h2, "twin", "--network", "other", "--vip", vip+"=80")
+	for _, protocol := range []string{"tcp", "udp"} {
+		s.says(t, s.h1, "stranger", protocol, vip, "twin "+addresses(t, s.h1, "stranger")[0].String())
+		s.says(t, s.h1, "near", protocol, vip, "web ")
+		s.says(t, s.h2, "", protocol, vip, "web ")
+	}
+	if _, err := s.h1.Weft(t.Context(), "task", "kill", "web").Output(); err != nil {
+		t.Fatal(err)
+	}
+	s.says(t, s.h1, "", "tcp", vip, "twin "+hostAddrs(t, s.h1)[true].String())
+	s.asks(t, s.h1, "near", "tcp", vip) // its own has no backend, and another's is none of its business
+}
+
+// nodesServe has tasks ask processes of nodes, their own and another, at the nodes' addresses towards the networks.
+func (s portsStory) nodesServe(t *testing.T) {
+	t.Helper()
+	for _, h := range []*lab.Host{s.h1, s.h2} {
+		server := h.Command(t.Context(), s.peer, "serve", "-name", h.Name, "-tcp", "9000", "-udp", "9000")
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = server.Process.Kill(), server.Wait() })
+		for _, own := range addresses(t, s.h1, "near") {
+			to := netip.AddrPortFrom(hostAddrs(t, h)[own.Is4()], 9000).String()
+			s.says(t, s.h1, "near", "tcp", to, h.Name+" "+own.String())
+			if h != s.h1 { // a datagram of its own node comes from the underlay's address, as the route says
+				s.says(t, s.h1, "near", "udp", to, h.Name+" "+own.String())
+			}
+		}
+	}
 }
 
 // hostAddrs returns what a host's own processes have as addresses towards the networks; true: IPv4.

@@ -16,7 +16,14 @@ import (
 // TestPlainVXLANHost has a host without Weft in a network by the kernel's VXLAN device, as docs/networks.md sets it
 // up: it and tasks of two nodes reach each other in both directions and families where rules say so, and nowhere else.
 func TestPlainVXLANHost(t *testing.T) {
-	l, peer := labtest.Up(t, lab.Options{Hosts: 2}), labtest.Build(t, "tests/e2e/peer")
+	t.Run("underlay of IPv4", func(t *testing.T) { plainHost(t, labtest.Up(t, lab.Options{Hosts: 2}), 1450) })
+	t.Run("underlay of IPv6", func(t *testing.T) { plainHost(t, labtest.Up(t, lab.Options{Hosts: 2, IPv6: true}), 1430) })
+}
+
+// plainHost is the story; mtu is what tunnels over the underlay carry, bytes.
+func plainHost(t *testing.T, l *lab.Lab, mtu int) {
+	t.Helper()
+	peer := labtest.Build(t, "tests/e2e/peer")
 	near, far, old := l.Hosts[0], l.Hosts[1], l.Masters[0] // where no node daemon is
 	for _, args := range []string{
 		"network add prod --vni 77 --subnet 9.1.0.0/16 --subnet6 fd01:b:1::/64",
@@ -30,8 +37,8 @@ func TestPlainVXLANHost(t *testing.T) {
 		}
 	}
 	for _, command := range []string{
-		fmt.Sprintf("ip link add vx0 address %s type vxlan id 77 dstport 4789 local %s", overlay.VTEPMAC(old.Addr), old.Addr),
-		"ip link set vx0 mtu 1450 up",
+		fmt.Sprintf("ip link add vx0 address %s type vxlan id 77 dstport 4789 local %s udp6zerocsumrx", overlay.VTEPMAC(old.Addr), old.Addr),
+		fmt.Sprintf("ip link set vx0 mtu %d up", mtu),
 		"ip address add 9.1.250.1/16 dev vx0",
 		"ip address add fd01:b:1::fa:1/64 dev vx0 nodad",
 		"bridge fdb append 00:00:00:00:00:00 dev vx0 dst " + near.Addr.String(),

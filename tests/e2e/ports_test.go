@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,10 +27,14 @@ type portsStory struct {
 	h1, h2 *lab.Host
 }
 
-// start runs a task that answers its name, and returns when its name is known.
+// start runs a task that answers its name, in network prod unless the flags name another, and returns when its name is
+// known.
 func (s portsStory) start(t *testing.T, h *lab.Host, name string, flags ...string) *lab.Cmd {
 	t.Helper()
-	args := append([]string{"run", "--network", "prod", "--name", name}, flags...)
+	if !slices.Contains(flags, "--network") {
+		flags = append(flags, "--network", "prod")
+	}
+	args := append([]string{"run", "--name", name}, flags...)
 	cmd := h.Weft(t.Context(), append(args, "--", s.peer, "serve", "-name", name, "-tcp", "80", "-udp", "80")...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
