@@ -5,11 +5,14 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"weft/overlay"
 	"weft/tests/lab"
@@ -51,6 +54,9 @@ func mayTalk(from, to string) bool {
 	return false
 }
 
+// aVIP leads to a2.
+const aVIP = "198.51.100.88:80"
+
 // grid is the matrix's lab.
 type grid struct {
 	*testing.T
@@ -72,11 +78,20 @@ func TestAddressGroupMatrix(t *testing.T) {
 		g.weft(0, "group add grid "+group)
 	}
 	for _, m := range members {
-		g.start(m.name, m.groups, g.lab.Hosts[m.host])
+		var flags []string
+		if m.name == "a2" {
+			flags = []string{"--vip", aVIP + "=80"}
+		}
+		g.start(m.name, m.groups, g.lab.Hosts[m.host], flags...)
 	}
-	g.find()
+	g.weft(0, "network add twin --subnet 9.4.0.0/16")
+	g.weft(0, "group add twin a")
+	g.start("twin", "a", g.lab.Hosts[0], "--network", "twin")
+	g.find(len(members) + 1)
 	t.Run("matrix", func(t *testing.T) { (&grid{t, g.lab, g.peer, g.addrs, g.hosts}).matrix() })
+	t.Run("outside", func(t *testing.T) { (&grid{t, g.lab, g.peer, g.addrs, g.hosts}).outside() })
 	t.Run("flows follow", func(t *testing.T) { (&grid{t, g.lab, g.peer, g.addrs, g.hosts}).follow() })
+	t.Run("a killed task leaves nothing", func(t *testing.T) { (&grid{t, g.lab, g.peer, g.addrs, g.hosts}).killed() })
 }
 
 func (g *grid) weft(host int, args string) {
@@ -86,9 +101,13 @@ func (g *grid) weft(host int, args string) {
 	}
 }
 
-func (g *grid) start(name, groups string, h *lab.Host) {
+// start runs a task in network grid, unless the flags name another one.
+func (g *grid) start(name, groups string, h *lab.Host, flags ...string) *lab.Cmd {
 	g.Helper()
-	args := []string{"run", "--network", "grid", "--name", name}
+	if !slices.Contains(flags, "--network") {
+		flags = append(flags, "--network", "grid")
+	}
+	args := append([]string{"run", "--name", name}, flags...)
 	for _, group := range strings.FieldsFunc(groups, func(r rune) bool { return r == ',' }) {
 		args = append(args, "--group", group)
 	}
@@ -101,12 +120,14 @@ func (g *grid) start(name, groups string, h *lab.Host) {
 		_ = cmd.Wait()
 	})
 	g.hosts[name] = h
+	return cmd
 }
 
-// find waits for every task and takes down its address.
-func (g *grid) find() {
+// find waits until there are that many tasks and takes down their addresses.
+func (g *grid) find(tasks int) {
 	g.Helper()
 	eventually(g.T, func() error {
+		clear(g.addrs)
 		for _, h := range g.lab.Hosts {
 			out, err := h.Weft(g.Context(), "task", "list", "-o", "json").Output()
 			var endpoints []overlay.Endpoint
@@ -120,16 +141,24 @@ func (g *grid) find() {
 				g.addrs[e.Name] = e.Addr4
 			}
 		}
-		if len(g.addrs) < len(members) {
-			return fmt.Errorf("%d of %d tasks are there", len(g.addrs), len(members))
+		if len(g.addrs) != tasks {
+			return fmt.Errorf("%d of %d tasks are there", len(g.addrs), tasks)
 		}
 		return nil
 	})
 }
 
-// ask lets a task ask another, once.
+// ask lets a task ask another by tcp or udp, or ping it, once.
 func (g *grid) ask(from, to, protocol string) error {
-	at := netip.AddrPortFrom(g.addrs[to], 80).String()
+	if protocol == "ping" {
+		_, err := g.hosts[from].Weft(g.Context(), "task", "exec", from, "--", "busybox", "ping", "-c", "1", "-W", "1", g.addrs[to].String()).Output()
+		return err
+	}
+	return g.askAt(from, to, protocol, netip.AddrPortFrom(g.addrs[to], 80).String())
+}
+
+// askAt is ask by an address that may be a VIP's.
+func (g *grid) askAt(from, to, protocol, at string) error {
 	out, err := g.hosts[from].Weft(g.Context(), "task", "exec", from, "--", g.peer, "ask", "-timeout", "400ms", protocol, at).Output()
 	if err == nil && !strings.HasPrefix(out, to+" "+g.addrs[from].String()) {
 		return fmt.Errorf("answered %q", out)
@@ -153,7 +182,7 @@ func (g *grid) matrix() {
 				if from.name == to.name {
 					continue
 				}
-				protocol := []string{"tcp", "udp"}[i%2]
+				protocol := []string{"tcp", "udp", "ping"}[i%3]
 				if err := g.ask(from.name, to.name, protocol); (err == nil) != mayTalk(from.groups, to.groups) {
 					g.Errorf("%s (%s) asks %s (%s) by %s: got %v", from.name, from.groups, to.name, to.groups, protocol, err)
 				}
@@ -161,16 +190,84 @@ func (g *grid) matrix() {
 		})
 	}
 	wait.Wait()
-	// Of those outside of the network, everybody is heard by the own node alone.
-	if err := g.outside("a1"); err != nil {
-		g.Errorf("a node does not reach its own task: %v", err)
+	for _, from := range members {
+		ask := func() error { return g.askAt(from.name, "a2", "tcp", aVIP) }
+		if from.name == "a2" {
+			continue
+		}
+		if mayTalk(from.groups, "a") {
+			eventually(g.T, ask)
+		} else if err := ask(); err == nil {
+			g.Errorf("%s (%s) asks the VIP of a2 (a), and is answered", from.name, from.groups)
+		}
+	}
+	if err := g.ask("a1", "twin", "tcp"); err == nil {
+		g.Error("a group of the same name in another network is reached")
 	}
 }
 
-func (g *grid) outside(to string) error {
-	at := netip.AddrPortFrom(g.addrs[to], 80).String()
-	_, err := g.hosts[to].Command(g.Context(), g.peer, "ask", "-timeout", "400ms", "tcp", at).Output()
-	return err
+// outside asks from what is in no network: each task is heard by its own node, the public one by all, and hosts hear
+// each other as without Weft.
+func (g *grid) outside() {
+	server := g.lab.Hosts[1].Command(g.Context(), g.peer, "serve", "-name", "host", "-tcp", "9000")
+	if err := server.Start(); err != nil {
+		g.Fatal(err)
+	}
+	g.Cleanup(func() { _, _ = server.Process.Kill(), server.Wait() })
+	h1, h2 := g.lab.Hosts[0], g.lab.Hosts[1]
+	ask := func(from *lab.Host, to netip.AddrPort) error {
+		_, err := from.Command(g.Context(), g.peer, "ask", "-timeout", "400ms", "tcp", to.String()).Output()
+		return err
+	}
+	eventually(g.T, func() error { return ask(h1, netip.AddrPortFrom(h2.Addr, 9000)) })
+	eventually(g.T, func() error { return ask(h1, netip.AddrPortFrom(g.addrs["collector"], 80)) })
+	for to, from := range map[string]*lab.Host{"a1": h1, "pb": h2, "no1": h2} { // tasks in no group hear all nodes
+		if err := ask(from, netip.AddrPortFrom(g.addrs[to], 80)); err != nil {
+			g.Errorf("%s asks %s: %v", from.Name, to, err)
+		}
+	}
+	for to, from := range map[string]*lab.Host{"a1": h2, "pb": h1} {
+		if err := ask(from, netip.AddrPortFrom(g.addrs[to], 80)); err == nil {
+			g.Errorf("%s asks %s, which is not public, and is answered", from.Name, to)
+		}
+	}
+	for to, public := range map[string]bool{"collector": true, "pb": false} {
+		at := netip.AddrPortFrom(g.addrs[to], 80)
+		if err := g.lab.Route(at.Addr(), h2); err != nil {
+			g.Fatal(err)
+		}
+		err := g.lab.InWorld(func() error {
+			c, err := net.DialTimeout("tcp", at.String(), 400*time.Millisecond)
+			if err == nil {
+				err = c.Close()
+			}
+			return err
+		})
+		if (err == nil) != public {
+			g.Errorf("the world asks %s: got %v", to, err)
+		}
+	}
+}
+
+// killed ends a task as nobody should: its address is the next one's.
+func (g *grid) killed() {
+	all := len(members) + 1
+	run := g.start("victim", "b", g.lab.Hosts[0])
+	g.find(all + 1)
+	had := g.addrs["victim"]
+	if err := run.Process.Kill(); err != nil {
+		g.Fatal(err)
+	}
+	g.find(all)
+	g.start("heir", "a", g.lab.Hosts[0])
+	g.find(all + 1)
+	if g.addrs["heir"] != had {
+		g.Errorf("the next task has %s, want %s", g.addrs["heir"], had)
+	}
+	eventually(g.T, func() error { return g.ask("a2", "heir", "tcp") })
+	if err := g.ask("b2", "heir", "tcp"); err == nil {
+		g.Error("the address is still judged by the groups of who had it before")
+	}
 }
 
 // tally is what peer stream prints.
