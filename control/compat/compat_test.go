@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"weft/control"
 	"weft/control/compat"
@@ -36,7 +37,7 @@ func newCluster() *cluster {
 	for i := range 3 {
 		id := discovery.NodeID(fmt.Sprint("h", i+1))
 		c.nodes = append(c.nodes, control.Node{
-			Node: discovery.Node{ID: id}, Alive: i == 0, Admitted: true, VTEP: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}),
+			Node: discovery.Node{ID: id, MTU: []int{1500, 9000, 0}[i]}, Alive: i == 0, Admitted: true, VTEP: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}),
 		})
 	}
 	block := func(node discovery.NodeID, prefix string) {
@@ -110,24 +111,24 @@ func TestState(t *testing.T) {
 			{"ip": "10.0.0.1", "overlays": [
 				{
 					"info": {"name": "dcos", "subnet": "9.0.0.0/8", "prefix": 24}, "subnet": "9.0.0.0/24",
-					"backend": {"vxlan": {"vni": 1024, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.1/20", "vtep_ip6": "fd01:a::1/64", "vtep_mac": "70:b3:d5:80:00:01"}},
+					"backend": {"vxlan": {"vni": 1024, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.1/20", "vtep_ip6": "fd01:a::1/64", "vtep_mac": "70:b3:d5:80:00:01", "vtep_mtu": 1450}},
 					"state": {"status": "STATUS_OK"}
 				},
 				{
 					"info": {"name": "dcos6", "subnet6": "fd01:b::/64", "prefix6": 80}, "subnet6": "fd01:b::/80",
-					"backend": {"vxlan": {"vni": 1025, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.1/20", "vtep_ip6": "fd01:a::1/64", "vtep_mac": "70:b3:d5:80:00:01"}},
+					"backend": {"vxlan": {"vni": 1025, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.1/20", "vtep_ip6": "fd01:a::1/64", "vtep_mac": "70:b3:d5:80:00:01", "vtep_mtu": 1450}},
 					"state": {"status": "STATUS_OK"}
 				}
 			]},
 			{"ip": "10.0.0.2", "overlays": [
 				{
 					"info": {"name": "dcos", "subnet": "9.0.0.0/8", "prefix": 24}, "subnet": "9.0.1.0/24",
-					"backend": {"vxlan": {"vni": 1024, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.2/20", "vtep_ip6": "fd01:a::2/64", "vtep_mac": "70:b3:d5:80:00:02"}},
+					"backend": {"vxlan": {"vni": 1024, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.2/20", "vtep_ip6": "fd01:a::2/64", "vtep_mac": "70:b3:d5:80:00:02", "vtep_mtu": 8950}},
 					"state": {"status": "STATUS_OK"}
 				},
 				{
 					"info": {"name": "dcos6", "subnet6": "fd01:b::/64", "prefix6": 80},
-					"backend": {"vxlan": {"vni": 1025, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.2/20", "vtep_ip6": "fd01:a::2/64", "vtep_mac": "70:b3:d5:80:00:02"}},
+					"backend": {"vxlan": {"vni": 1025, "vtep_name": "weft-vx0", "vtep_ip": "44.128.0.2/20", "vtep_ip6": "fd01:a::2/64", "vtep_mac": "70:b3:d5:80:00:02", "vtep_mtu": 8950}},
 					"state": {"status": "STATUS_CONFIGURING"}
 				}
 			]},
@@ -195,6 +196,25 @@ func TestVTEPsAreOfTheirOwn(t *testing.T) {
 	if _, _, _, err := p.VTEP(4094); err == nil || !strings.Contains(err.Error(), "44.128.0.0/20") {
 		t.Errorf("got %v, want the subnet to be full", err)
 	}
+}
+
+// TestMACsOfAWideSubnetAreOfTheirOwn: a MAC ends as its VTEP's address does.
+func TestMACsOfAWideSubnetAreOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	p := compat.DefaultPlan()
+	p.VTEPs4 = netip.MustParsePrefix("44.0.0.0/8")
+	rapid.Check(t, func(t *rapid.T) {
+		agent := rapid.Uint32Range(0, 1<<24-3)
+		a, b := agent.Draw(t, "a"), agent.Draw(t, "b")
+		_, _, one, err := p.VTEP(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, other, err := p.VTEP(b)
+		if err != nil || (one == other) != (a == b) {
+			t.Fatalf("agents %d and %d have %s and %s, %v", a, b, one, other, err)
+		}
+	})
 }
 
 func TestAgentsOfDCOSKnowANodeByTheMACOfItsDocuments(t *testing.T) {

@@ -121,6 +121,7 @@ type (
 		VTEPIP   string `json:"vtep_ip,omitempty"`
 		VTEPIP6  string `json:"vtep_ip6,omitempty"`
 		VTEPMAC  string `json:"vtep_mac,omitempty"`
+		VTEPMTU  int    `json:"vtep_mtu,omitempty"` // what tasks' links have, bytes
 	}
 	// Status tells whether the agent serves the overlay.
 	Status struct {
@@ -159,7 +160,10 @@ func StateOf(p Plan, networks []control.Network, nodes []control.Node) State {
 func AgentOf(p Plan, networks []control.Network, node control.Node) Agent {
 	networks = byVNI(networks)
 	a := Agent{IP: node.VTEP.String()}
-	var vtep VXLAN
+	vtep := VXLAN{VTEPName: p.Device}
+	if node.MTU > 0 {
+		vtep.VTEPMTU = overlay.TaskMTU(node.VTEP, node.MTU)
+	}
 	var problem error
 	for i, n := range networks {
 		blocks := blocksOf(n, node.ID)
@@ -169,7 +173,7 @@ func AgentOf(p Plan, networks []control.Network, node control.Node) Agent {
 				vtep.VTEPIP, vtep.VTEPIP6 = ip4.String(), ip6.String()
 			}
 		}
-		vtep.VNI, vtep.VTEPName = uint32(n.VNI), p.Device
+		vtep.VNI = uint32(n.VNI)
 		o := Overlay{Info: infoOf(n.Network), Subnet: text(blocks[0]), Subnet6: text(blocks[1]), Backend: Backend{vtep}}
 		o.State = statusOf(node, n, blocks, problem)
 		a.Overlays = append(a.Overlays, o)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,7 +104,12 @@ func fullDisk(dir string) error {
 			return err
 		}
 	}
-	filler, err := os.Create(filepath.Join(dir, "filler"))
+	return fill(filepath.Join(dir, "filler"))
+}
+
+// fill writes a file until the disk is full.
+func fill(path string) error {
+	filler, err := os.Create(path)
 	if err != nil {
 		return err
 	}
@@ -114,4 +120,55 @@ func fullDisk(dir string) error {
 		return err
 	}
 	return filler.Close()
+}
+
+// TestAMasterThatCanNotWriteEnds refuses the only master to write: it ends, for whoever supervises it to start it again,
+// and knows what it had promised. Nodes go on meanwhile.
+func TestAMasterThatCanNotWriteEnds(t *testing.T) {
+	l := labtest.Up(t, lab.Options{Hosts: 1})
+	h, m := l.Hosts[0], l.Masters[0]
+	add := func(name, subnet string) error {
+		_, err := h.Weft(t.Context(), "network", "add", name, "--subnet", subnet).Output()
+		return err
+	}
+	if err := add("prod", "9.1.0.0/16"); err != nil {
+		t.Fatal(err)
+	}
+	task := h.Weft(t.Context(), "run", "--network", "prod", "--name", "stays", "--", "sleep", "1000")
+	if err := task.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = task.Wait() }) // it ends with the lab
+	eventually(t, func() error { _, err := taskOf(t, h, "stays"); return err })
+	master, err := m.Pid("master")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const enough = 16 << 10 // for its log; the store's files are larger
+	if err := unix.Prlimit(master, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: enough, Max: enough}, nil); err != nil {
+		t.Fatal(err)
+	}
+	promised := []string{"prod"}
+	eventually(t, func() error {
+		name := fmt.Sprint("late-", len(promised))
+		if err := add(name, fmt.Sprintf("9.%d.0.0/16", 1+len(promised))); err == nil {
+			promised = append(promised, name)
+		}
+		if m.Running("master") {
+			return errors.New("the master goes on")
+		}
+		return nil
+	})
+	if _, err := taskOf(t, h, "stays"); err != nil {
+		t.Errorf("without the master: %v", err)
+	}
+	if err := m.StartMaster(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return add("after", "9.200.0.0/16") })
+	out, err := h.Weft(t.Context(), "network", "list").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantPrinted(t, out, promised...)
 }

@@ -92,10 +92,11 @@ func joinAgentOfDCOS(t *testing.T, m *lab.Host, peer string, state compat.State,
 }
 
 // TestDCOSPreset makes the networks of docs/dcos.md and reads what DC/OS' own checks read: the masters' and the
-// agents' documents agree, are all STATUS_OK before any task is, and stay over a restart of the master.
+// agents' documents agree, are all STATUS_OK before any task is, and stay over restarts. Networks and families are
+// added to agents that have some, and agents deleted.
 func TestDCOSPreset(t *testing.T) {
 	preset := []string{"--preset", "dcos"}
-	l := labtest.Up(t, lab.Options{Hosts: 3, Netd: preset, Master: preset})
+	l := labtest.Up(t, lab.Options{Hosts: 3, MTU: 9000, Netd: preset, Master: preset})
 	m, peer := l.Masters[0], labtest.Build(t, "tests/e2e/peer")
 	text, err := os.ReadFile("../../docs/dcos.md")
 	if err != nil {
@@ -109,6 +110,7 @@ func TestDCOSPreset(t *testing.T) {
 		}
 	}
 	var state compat.State
+	overlays := 2 // of each agent
 	read := func() error {
 		state = compat.State{}
 		if err := fetch(m, "GET", "http://127.0.0.1:5050/overlay-master/state", "", &state); err != nil {
@@ -119,7 +121,7 @@ func TestDCOSPreset(t *testing.T) {
 		}
 		for _, a := range state.Agents {
 			for _, o := range a.Overlays {
-				if o.State.Status != compat.StatusOK || len(a.Overlays) != 2 {
+				if o.State.Status != compat.StatusOK || len(a.Overlays) != overlays {
 					return fmt.Errorf("agent %s: overlays %+v", a.IP, a.Overlays)
 				}
 			}
@@ -138,7 +140,7 @@ func TestDCOSPreset(t *testing.T) {
 			t.Errorf("%s says %+v, the master %+v", h.Name, mine, state.Agents[i])
 		}
 		blocks[mine.Overlays[0].Subnet] = true
-		if x := mine.Overlays[0].Backend.VXLAN; x.VNI != 1024 || !strings.HasPrefix(x.VTEPMAC, "70:b3:d5:80:00:0") {
+		if x := mine.Overlays[0].Backend.VXLAN; x.VNI != 1024 || !strings.HasPrefix(x.VTEPMAC, "70:b3:d5:80:00:0") || x.VTEPMTU != 8950 {
 			t.Errorf("%s: %+v", h.Name, x)
 		}
 	}
@@ -164,8 +166,8 @@ func TestDCOSPreset(t *testing.T) {
 	}
 
 	task, err := taskOf(t, l.Hosts[0], "server")
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || task.MTU != 8950 {
+		t.Fatalf("the task has MTU %d, %v, want that of the documents", task.MTU, err)
 	}
 	joinAgentOfDCOS(t, m, peer, state, task.Addr4)
 	text6, err := l.Hosts[0].Weft(t.Context(), "task", "exec", "server", "--", peer, "ask", "tcp", "9.0.250.5:9090").Output()
@@ -173,17 +175,44 @@ func TestDCOSPreset(t *testing.T) {
 		t.Errorf("a task asks a container of an agent of DC/OS: %v: %s", err, text6)
 	}
 
-	// A restart of the master changes nothing; an agent that is gone is deleted, one that lives is not.
+	// Networks that are added later, and a family that is, have a block of every agent; what was there stays.
+	was := state
+	for _, args := range []string{
+		"network add later --vni 1026 --subnet 12.0.0.0/24 --block 26 --ungrouped open",
+		"network add later6 --vni 1027 --subnet6 fd04::/64 --block6 80 --ungrouped open",
+		"network set dcos --subnet6 fd05::/64 --block6 80",
+	} {
+		if _, err := m.Weft(t.Context(), strings.Fields(args)...).Output(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlays = 4
+	eventually(t, read)
+	first := make(map[string]bool)
+	for i, a := range state.Agents {
+		dcos, had := a.Overlays[0], was.Agents[i].Overlays[0]
+		if dcos.Subnet != had.Subnet || dcos.Backend != had.Backend || had.Subnet6 != "" || !reflect.DeepEqual(a.Overlays[1], was.Agents[i].Overlays[1]) {
+			t.Errorf("agent %s: what it had is %+v and %+v, was %+v", a.IP, dcos, a.Overlays[1], was.Agents[i].Overlays)
+		}
+		first[dcos.Subnet6], first[a.Overlays[2].Subnet], first[a.Overlays[3].Subnet6] = true, true, true
+	}
+	for _, block := range []string{"fd05::/80", "12.0.0.0/26", "fd04::/80"} {
+		if !first[block] {
+			t.Errorf("no agent has %s, the first block: %v", block, first)
+		}
+	}
+
+	// Restarts of master and agent change nothing; an agent that is gone is deleted, one that lives is not.
 	before := state
 	if err := m.Signal("master", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.StartMaster(); err != nil {
+	if err := errors.Join(l.Hosts[1].Signal("netd", syscall.SIGKILL), l.Hosts[1].StartNetd(), m.StartMaster()); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, read)
 	if !reflect.DeepEqual(before, state) {
-		t.Errorf("after a restart of the master: %+v, was %+v", state, before)
+		t.Errorf("after restarts: %+v, was %+v", state, before)
 	}
 	remove := func(h *lab.Host) error {
 		return fetch(m, "POST", "http://127.0.0.1:5050/overlay-master/agents/delete", fmt.Sprintf(`{"agents": [%q]}`, h.Addr), &state)

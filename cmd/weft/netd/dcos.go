@@ -35,6 +35,6 @@ func (d *daemon) agent(ctx context.Context) (compat.Agent, error) {
 	for _, n := range list {
 		networks = append(networks, control.Network{Network: n.Network, Blocks: n.Blocks})
 	}
-	self := control.Node{Node: discovery.Node{ID: discovery.NodeID(d.o.Node)}, VTEP: d.underlay.Addr}
+	self := control.Node{Node: discovery.Node{ID: discovery.NodeID(d.o.Node), MTU: d.underlay.MTU}, VTEP: d.underlay.Addr}
 	return compat.AgentOf(compat.DefaultPlan(), networks, self), nil
 }
