@@ -152,7 +152,7 @@ type Service interface {
 	Unpublish(ctx context.Context, name string) error
 	// Publications returns those of a network, or all.
 	Publications(ctx context.Context, network string) ([]lb.Publication, error)
-	// Pins returns the addresses of all named VIPs.
+	// Pins returns the addresses of all named VIPs, by name.
 	Pins(ctx context.Context) ([]lb.Pin, error)
 	// Status answers without a majority too, from what the master knows.
 	Status(ctx context.Context) (Status, error)

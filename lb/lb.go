@@ -134,7 +134,8 @@ type Traffic struct {
 type Service interface {
 	// Publish puts a task behind its VIPs, replacing its earlier registration. It returns when the
 	// addresses of all its VIPs are known and every living node has it, or those that don't are late
-	// (Backend.Wait), or when ctx ends. ErrInvalid names the label.
+	// (Backend.Wait), or when ctx ends. ErrInvalid names the label. Of the backends of its VIPs it returns the
+	// task's own.
 	Publish(ctx context.Context, r Registration) ([]VIPStatus, error)
 	// SetState says how a published task is, replacing what was said before. It returns when every living
 	// node acts by it, or with the nodes that are late. An unknown task is ErrNotFound.

@@ -243,11 +243,21 @@ func (c *Client) Publications(ctx context.Context, network string) ([]lb.Publica
 
 // Pins implements control.Service.
 func (c *Client) Pins(ctx context.Context) ([]lb.Pin, error) {
-	m, err := c.fabric.ListPins(ctx, &Empty{})
-	if err != nil {
-		return nil, failures.Error(err)
+	pins := []lb.Pin{}
+	for after := ""; ; {
+		m, err := c.fabric.ListPins(ctx, &PinsRequest{After: after})
+		if err != nil {
+			return nil, failures.Error(err)
+		}
+		more, err := eachErr(m.GetPins(), pinIn)
+		if err != nil {
+			return nil, err
+		}
+		pins = append(pins, more...)
+		if after = m.GetNext(); after == "" {
+			return pins, nil
+		}
 	}
-	return eachErr(m.GetPins(), pinIn)
 }
 
 // Status implements control.Service.

@@ -1405,16 +1405,61 @@ func (x *Pin) GetAddr6() string {
 	return ""
 }
 
+type PinsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         string                 `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"` // names behind this one; empty: from the first on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinsRequest) Reset() {
+	*x = PinsRequest{}
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinsRequest) ProtoMessage() {}
+
+func (x *PinsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinsRequest.ProtoReflect.Descriptor instead.
+func (*PinsRequest) Descriptor() ([]byte, []int) {
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PinsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
 type Pins struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pins          []*Pin                 `protobuf:"bytes,1,rep,name=pins,proto3" json:"pins,omitempty"`
+	Next          string                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"` // to be asked for as after, for more; empty: there are none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1471,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1484,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Pins) GetPins() []*Pin {
@@ -1447,6 +1492,13 @@ func (x *Pins) GetPins() []*Pin {
 		return x.Pins
 	}
 	return nil
+}
+
+func (x *Pins) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
 }
 
 type Master struct {
@@ -1461,7 +1513,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1525,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_control_controlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1538,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Master) GetId() string {
@@ -1531,7 +1583,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1595,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_control_controlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1608,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Status) GetAnswered() string {
@@ -1606,7 +1658,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1670,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1683,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ledger) GetHealthy() bool {
@@ -1671,7 +1723,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1735,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1748,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Counts) GetNetworks() int32 {
@@ -1856,9 +1908,12 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x03Pin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05addr4\x18\x02 \x01(\tR\x05addr4\x12\x14\n" +
-	"\x05addr6\x18\x03 \x01(\tR\x05addr6\"0\n" +
+	"\x05addr6\x18\x03 \x01(\tR\x05addr6\"#\n" +
+	"\vPinsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\"D\n" +
 	"\x04Pins\x12(\n" +
-	"\x04pins\x18\x01 \x03(\v2\x14.weft.control.v1.PinR\x04pins\"V\n" +
+	"\x04pins\x18\x01 \x03(\v2\x14.weft.control.v1.PinR\x04pins\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"V\n" +
 	"\x06Master\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x12\n" +
@@ -1883,7 +1938,7 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"identities\x18\x05 \x01(\x05R\n" +
 	"identities\x12\x12\n" +
 	"\x04pins\x18\x06 \x01(\x05R\x04pins\x12\x1c\n" +
-	"\tendpoints\x18\a \x01(\x05R\tendpoints2\xb7\t\n" +
+	"\tendpoints\x18\a \x01(\x05R\tendpoints2\xbd\t\n" +
 	"\x06Fabric\x12@\n" +
 	"\n" +
 	"AddNetwork\x12\x18.weft.control.v1.Network\x1a\x18.weft.control.v1.Network\x12@\n" +
@@ -1905,8 +1960,8 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"RemoveNode\x12\x19.weft.control.v1.NodeName\x1a\x16.weft.control.v1.Empty\x12E\n" +
 	"\aPublish\x12\x1c.weft.control.v1.Publication\x1a\x1c.weft.control.v1.Publication\x12E\n" +
 	"\tUnpublish\x12 .weft.control.v1.PublicationName\x1a\x16.weft.control.v1.Empty\x12O\n" +
-	"\x10ListPublications\x12\x1c.weft.control.v1.NetworkName\x1a\x1d.weft.control.v1.Publications\x129\n" +
-	"\bListPins\x12\x16.weft.control.v1.Empty\x1a\x15.weft.control.v1.Pins\x12<\n" +
+	"\x10ListPublications\x12\x1c.weft.control.v1.NetworkName\x1a\x1d.weft.control.v1.Publications\x12?\n" +
+	"\bListPins\x12\x1c.weft.control.v1.PinsRequest\x1a\x15.weft.control.v1.Pins\x12<\n" +
 	"\tGetStatus\x12\x16.weft.control.v1.Empty\x1a\x17.weft.control.v1.StatusB\x18Z\x16weft/control/controlpbb\x06proto3"
 
 var (
@@ -1921,7 +1976,7 @@ func file_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_control_controlpb_control_proto_rawDescData
 }
 
-var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_control_controlpb_control_proto_goTypes = []any{
 	(*Empty)(nil),           // 0: weft.control.v1.Empty
 	(*NetworkName)(nil),     // 1: weft.control.v1.NetworkName
@@ -1943,11 +1998,12 @@ var file_control_controlpb_control_proto_goTypes = []any{
 	(*PublicationName)(nil), // 17: weft.control.v1.PublicationName
 	(*Publications)(nil),    // 18: weft.control.v1.Publications
 	(*Pin)(nil),             // 19: weft.control.v1.Pin
-	(*Pins)(nil),            // 20: weft.control.v1.Pins
-	(*Master)(nil),          // 21: weft.control.v1.Master
-	(*Status)(nil),          // 22: weft.control.v1.Status
-	(*Ledger)(nil),          // 23: weft.control.v1.Ledger
-	(*Counts)(nil),          // 24: weft.control.v1.Counts
+	(*PinsRequest)(nil),     // 20: weft.control.v1.PinsRequest
+	(*Pins)(nil),            // 21: weft.control.v1.Pins
+	(*Master)(nil),          // 22: weft.control.v1.Master
+	(*Status)(nil),          // 23: weft.control.v1.Status
+	(*Ledger)(nil),          // 24: weft.control.v1.Ledger
+	(*Counts)(nil),          // 25: weft.control.v1.Counts
 }
 var file_control_controlpb_control_proto_depIdxs = []int32{
 	5,  // 0: weft.control.v1.Network.blocks:type_name -> weft.control.v1.Block
@@ -1961,9 +2017,9 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	13, // 8: weft.control.v1.Nodes.nodes:type_name -> weft.control.v1.Node
 	16, // 9: weft.control.v1.Publications.publications:type_name -> weft.control.v1.Publication
 	19, // 10: weft.control.v1.Pins.pins:type_name -> weft.control.v1.Pin
-	21, // 11: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
-	23, // 12: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
-	24, // 13: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
+	22, // 11: weft.control.v1.Status.masters:type_name -> weft.control.v1.Master
+	24, // 12: weft.control.v1.Status.ledger:type_name -> weft.control.v1.Ledger
+	25, // 13: weft.control.v1.Status.counts:type_name -> weft.control.v1.Counts
 	13, // 14: weft.control.v1.Status.nodes:type_name -> weft.control.v1.Node
 	2,  // 15: weft.control.v1.Fabric.AddNetwork:input_type -> weft.control.v1.Network
 	2,  // 16: weft.control.v1.Fabric.SetNetwork:input_type -> weft.control.v1.Network
@@ -1981,7 +2037,7 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	16, // 28: weft.control.v1.Fabric.Publish:input_type -> weft.control.v1.Publication
 	17, // 29: weft.control.v1.Fabric.Unpublish:input_type -> weft.control.v1.PublicationName
 	1,  // 30: weft.control.v1.Fabric.ListPublications:input_type -> weft.control.v1.NetworkName
-	0,  // 31: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.Empty
+	20, // 31: weft.control.v1.Fabric.ListPins:input_type -> weft.control.v1.PinsRequest
 	0,  // 32: weft.control.v1.Fabric.GetStatus:input_type -> weft.control.v1.Empty
 	2,  // 33: weft.control.v1.Fabric.AddNetwork:output_type -> weft.control.v1.Network
 	2,  // 34: weft.control.v1.Fabric.SetNetwork:output_type -> weft.control.v1.Network
@@ -1999,8 +2055,8 @@ var file_control_controlpb_control_proto_depIdxs = []int32{
 	16, // 46: weft.control.v1.Fabric.Publish:output_type -> weft.control.v1.Publication
 	0,  // 47: weft.control.v1.Fabric.Unpublish:output_type -> weft.control.v1.Empty
 	18, // 48: weft.control.v1.Fabric.ListPublications:output_type -> weft.control.v1.Publications
-	20, // 49: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
-	22, // 50: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
+	21, // 49: weft.control.v1.Fabric.ListPins:output_type -> weft.control.v1.Pins
+	23, // 50: weft.control.v1.Fabric.GetStatus:output_type -> weft.control.v1.Status
 	33, // [33:51] is the sub-list for method output_type
 	15, // [15:33] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
@@ -2019,7 +2075,7 @@ func file_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_controlpb_control_proto_rawDesc), len(file_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

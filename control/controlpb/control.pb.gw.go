@@ -823,11 +823,19 @@ func local_request_Fabric_ListPublications_1(ctx context.Context, marshaler runt
 	return msg, metadata, err
 }
 
+var filter_Fabric_ListPins_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
+
 func request_Fabric_ListPins_0(ctx context.Context, marshaler runtime.Marshaler, client FabricClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq Empty
+		protoReq PinsRequest
 		metadata runtime.ServerMetadata
 	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_Fabric_ListPins_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
 	if req.Body != nil {
 		_, _ = io.Copy(io.Discard, req.Body)
 	}
@@ -837,9 +845,15 @@ func request_Fabric_ListPins_0(ctx context.Context, marshaler runtime.Marshaler,
 
 func local_request_Fabric_ListPins_0(ctx context.Context, marshaler runtime.Marshaler, server FabricServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq Empty
+		protoReq PinsRequest
 		metadata runtime.ServerMetadata
 	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_Fabric_ListPins_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
 	msg, err := server.ListPins(ctx, &protoReq)
 	return msg, metadata, err
 }

@@ -81,8 +81,8 @@ type FabricClient interface {
 	Unpublish(ctx context.Context, in *PublicationName, opts ...grpc.CallOption) (*Empty, error)
 	// ListPublications returns those of a network, or of all.
 	ListPublications(ctx context.Context, in *NetworkName, opts ...grpc.CallOption) (*Publications, error)
-	// ListPins returns the addresses of all named VIPs.
-	ListPins(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Pins, error)
+	// ListPins returns the addresses of named VIPs, by name, 10,000 at most: more are asked for by the last name.
+	ListPins(ctx context.Context, in *PinsRequest, opts ...grpc.CallOption) (*Pins, error)
 	// GetStatus returns the cluster in one screen.
 	GetStatus(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Status, error)
 }
@@ -255,7 +255,7 @@ func (c *fabricClient) ListPublications(ctx context.Context, in *NetworkName, op
 	return out, nil
 }
 
-func (c *fabricClient) ListPins(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Pins, error) {
+func (c *fabricClient) ListPins(ctx context.Context, in *PinsRequest, opts ...grpc.CallOption) (*Pins, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Pins)
 	err := c.cc.Invoke(ctx, Fabric_ListPins_FullMethodName, in, out, cOpts...)
@@ -313,8 +313,8 @@ type FabricServer interface {
 	Unpublish(context.Context, *PublicationName) (*Empty, error)
 	// ListPublications returns those of a network, or of all.
 	ListPublications(context.Context, *NetworkName) (*Publications, error)
-	// ListPins returns the addresses of all named VIPs.
-	ListPins(context.Context, *Empty) (*Pins, error)
+	// ListPins returns the addresses of named VIPs, by name, 10,000 at most: more are asked for by the last name.
+	ListPins(context.Context, *PinsRequest) (*Pins, error)
 	// GetStatus returns the cluster in one screen.
 	GetStatus(context.Context, *Empty) (*Status, error)
 	mustEmbedUnimplementedFabricServer()
@@ -375,7 +375,7 @@ func (UnimplementedFabricServer) Unpublish(context.Context, *PublicationName) (*
 func (UnimplementedFabricServer) ListPublications(context.Context, *NetworkName) (*Publications, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPublications not implemented")
 }
-func (UnimplementedFabricServer) ListPins(context.Context, *Empty) (*Pins, error) {
+func (UnimplementedFabricServer) ListPins(context.Context, *PinsRequest) (*Pins, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPins not implemented")
 }
 func (UnimplementedFabricServer) GetStatus(context.Context, *Empty) (*Status, error) {
@@ -691,7 +691,7 @@ func _Fabric_ListPublications_Handler(srv interface{}, ctx context.Context, dec 
 }
 
 func _Fabric_ListPins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(Empty)
+	in := new(PinsRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
@@ -703,7 +703,7 @@ func _Fabric_ListPins_Handler(srv interface{}, ctx context.Context, dec func(int
 		FullMethod: Fabric_ListPins_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(FabricServer).ListPins(ctx, req.(*Empty))
+		return srv.(FabricServer).ListPins(ctx, req.(*PinsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -225,6 +226,31 @@ func TestTheClientIsTheServiceItself(t *testing.T) {
 			}
 			f.err = nil
 		})
+	}
+}
+
+// many has as many pins as a cluster may have, with names as long as they may be.
+type many struct {
+	fake
+	pins []lb.Pin
+}
+
+func (m *many) Pins(context.Context) ([]lb.Pin, error) { return m.pins, nil }
+
+// TestManyPinsComeWhole wants them all, in answers that each are less than what gRPC's clients take.
+func TestManyPinsComeWhole(t *testing.T) {
+	long := strings.Repeat("a", 220)
+	for _, n := range []int{0, 1, 9_999, 10_000, 10_001, 65_536} {
+		m := &many{}
+		for i := range n {
+			p := pin
+			p.Name = fmt.Sprintf("%05d%s.weft", i, long)
+			m.pins = append(m.pins, p)
+		}
+		got, err := controlpb.NewClient(serve(t, m)).Pins(t.Context())
+		if err != nil || !slices.Equal(got, m.pins) {
+			t.Errorf("%d of %d pins came, %v", len(got), n, err)
+		}
 	}
 }
 

@@ -4,11 +4,14 @@ package controlpb
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"google.golang.org/grpc"
 
 	"weft/control"
 	"weft/discovery"
+	"weft/lb"
 	"weft/overlay"
 )
 
@@ -161,11 +164,22 @@ func (s *server) ListPublications(ctx context.Context, r *NetworkName) (*Publica
 	})
 }
 
+// maxPins is how many an answer holds: with the longest names it is less than the 4 MB that clients take.
+const maxPins = 10_000
+
 // ListPins implements FabricServer.
-func (s *server) ListPins(ctx context.Context, _ *Empty) (*Pins, error) {
+func (s *server) ListPins(ctx context.Context, r *PinsRequest) (*Pins, error) {
 	return call(ctx, s, func() (*Pins, error) {
 		list, err := s.service.Pins(ctx)
-		return &Pins{Pins: each(list, pinOut)}, err
+		first, found := slices.BinarySearchFunc(list, r.GetAfter(), func(p lb.Pin, name string) int { return strings.Compare(p.Name, name) })
+		if found {
+			first++
+		}
+		list, next := list[first:], ""
+		if len(list) > maxPins {
+			list, next = list[:maxPins], list[maxPins-1].Name
+		}
+		return &Pins{Pins: each(list, pinOut), Next: next}, err
 	})
 }
 

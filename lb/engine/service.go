@@ -48,6 +48,7 @@ func (e *Engine) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus
 	mine := make([]lb.VIPStatus, len(backends))
 	for i, b := range backends {
 		mine[i] = clone(snapshot.find(b.VIP).VIPStatus)
+		mine[i].Backends = slices.DeleteFunc(mine[i].Backends, func(o lb.BackendStatus) bool { return o.Task != r.Task || o.Node != e.self })
 	}
 	return mine, nil
 }

@@ -47,9 +47,13 @@ func (s *Service) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatu
 	defer s.mu.Unlock()
 	s.remove(r.Task)
 	s.backends = append(s.backends, backends...)
-	return s.status(func(k lb.Key) bool {
+	vips, err := s.status(func(k lb.Key) bool {
 		return slices.ContainsFunc(backends, func(b lb.Backend) bool { return b.VIP == k })
 	})
+	for i := range vips {
+		vips[i].Backends = slices.DeleteFunc(vips[i].Backends, func(b lb.BackendStatus) bool { return b.Task != r.Task })
+	}
+	return vips, err
 }
 
 // SetState implements lb.Service. Nobody is ever late.

@@ -4,6 +4,8 @@ package lbpb
 
 import (
 	"context"
+	"errors"
+	"io"
 
 	"google.golang.org/grpc"
 
@@ -50,9 +52,29 @@ func (c *Client) Withdraw(ctx context.Context, task string) error {
 
 // VIPs implements lb.Service.
 func (c *Client) VIPs(ctx context.Context, network string) ([]lb.VIPStatus, error) {
-	answer, err := c.rpc.VIPs(ctx, &VIPsRequest{Network: network})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream when an answer can't be read
+	stream, err := c.rpc.VIPs(ctx, &VIPsRequest{Network: network})
 	if err != nil {
 		return nil, failures.Error(err)
 	}
-	return vipsIn(answer.GetVips())
+	vips := []lb.VIPStatus{}
+	for {
+		answer, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return vips, nil
+		}
+		if err != nil {
+			return nil, failures.Error(err)
+		}
+		more, err := vipsIn(answer.GetVips())
+		if err != nil {
+			return nil, err
+		}
+		if last := len(vips) - 1; last >= 0 && len(more) > 0 && more[0].Key == vips[last].Key {
+			vips[last].Backends = append(vips[last].Backends, more[0].Backends...)
+			more = more[1:]
+		}
+		vips = append(vips, more...)
+	}
 }

@@ -391,7 +391,7 @@ func (x *VIPsRequest) GetNetwork() string {
 
 type VIPsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Vips          []*VIP                 `protobuf:"bytes,1,rep,name=vips,proto3" json:"vips,omitempty"`
+	Vips          []*VIP                 `protobuf:"bytes,1,rep,name=vips,proto3" json:"vips,omitempty"` // the first one may be the last of the message before: then these are more of its backends
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -885,12 +885,12 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\abuckets\x18\t \x03(\x04R\abuckets\x12\x1f\n" +
 	"\vlatency_sum\x18\n" +
 	" \x01(\x03R\n" +
-	"latencySum2\x9c\x02\n" +
+	"latencySum2\x9e\x02\n" +
 	"\rLoadBalancing\x12B\n" +
 	"\aPublish\x12\x1a.weft.lb.v1.PublishRequest\x1a\x1b.weft.lb.v1.PublishResponse\x12E\n" +
 	"\bSetState\x12\x1b.weft.lb.v1.SetStateRequest\x1a\x1c.weft.lb.v1.SetStateResponse\x12E\n" +
-	"\bWithdraw\x12\x1b.weft.lb.v1.WithdrawRequest\x1a\x1c.weft.lb.v1.WithdrawResponse\x129\n" +
-	"\x04VIPs\x12\x17.weft.lb.v1.VIPsRequest\x1a\x18.weft.lb.v1.VIPsResponseB\x0eZ\fweft/lb/lbpbb\x06proto3"
+	"\bWithdraw\x12\x1b.weft.lb.v1.WithdrawRequest\x1a\x1c.weft.lb.v1.WithdrawResponse\x12;\n" +
+	"\x04VIPs\x12\x17.weft.lb.v1.VIPsRequest\x1a\x18.weft.lb.v1.VIPsResponse0\x01B\x0eZ\fweft/lb/lbpbb\x06proto3"
 
 var (
 	file_lb_lbpb_lb_proto_rawDescOnce sync.Once

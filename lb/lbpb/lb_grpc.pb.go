@@ -33,14 +33,16 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type LoadBalancingClient interface {
-	// Publish puts a task behind its VIPs, replacing its earlier registration.
+	// Publish puts a task behind its VIPs, replacing its earlier registration. Of the backends of those VIPs it returns the
+	// task's own.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
 	// SetState says how a published task is, and returns when every living node acts by it.
 	SetState(ctx context.Context, in *SetStateRequest, opts ...grpc.CallOption) (*SetStateResponse, error)
 	// Withdraw takes a task from behind all its VIPs; an unknown task is no error.
 	Withdraw(ctx context.Context, in *WithdrawRequest, opts ...grpc.CallOption) (*WithdrawResponse, error)
-	// VIPs returns every VIP of a network, of all networks when empty.
-	VIPs(ctx context.Context, in *VIPsRequest, opts ...grpc.CallOption) (*VIPsResponse, error)
+	// VIPs returns every VIP of a network, of all networks when empty, in messages that no client's limit (4 MB) refuses: a
+	// VIP with many backends goes on in the next one.
+	VIPs(ctx context.Context, in *VIPsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VIPsResponse], error)
 }
 
 type loadBalancingClient struct {
@@ -81,28 +83,39 @@ func (c *loadBalancingClient) Withdraw(ctx context.Context, in *WithdrawRequest,
 	return out, nil
 }
 
-func (c *loadBalancingClient) VIPs(ctx context.Context, in *VIPsRequest, opts ...grpc.CallOption) (*VIPsResponse, error) {
+func (c *loadBalancingClient) VIPs(ctx context.Context, in *VIPsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VIPsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(VIPsResponse)
-	err := c.cc.Invoke(ctx, LoadBalancing_VIPs_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LoadBalancing_ServiceDesc.Streams[0], LoadBalancing_VIPs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[VIPsRequest, VIPsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LoadBalancing_VIPsClient = grpc.ServerStreamingClient[VIPsResponse]
 
 // LoadBalancingServer is the server API for LoadBalancing service.
 // All implementations must embed UnimplementedLoadBalancingServer
 // for forward compatibility.
 type LoadBalancingServer interface {
-	// Publish puts a task behind its VIPs, replacing its earlier registration.
+	// Publish puts a task behind its VIPs, replacing its earlier registration. Of the backends of those VIPs it returns the
+	// task's own.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
 	// SetState says how a published task is, and returns when every living node acts by it.
 	SetState(context.Context, *SetStateRequest) (*SetStateResponse, error)
 	// Withdraw takes a task from behind all its VIPs; an unknown task is no error.
 	Withdraw(context.Context, *WithdrawRequest) (*WithdrawResponse, error)
-	// VIPs returns every VIP of a network, of all networks when empty.
-	VIPs(context.Context, *VIPsRequest) (*VIPsResponse, error)
+	// VIPs returns every VIP of a network, of all networks when empty, in messages that no client's limit (4 MB) refuses: a
+	// VIP with many backends goes on in the next one.
+	VIPs(*VIPsRequest, grpc.ServerStreamingServer[VIPsResponse]) error
 	mustEmbedUnimplementedLoadBalancingServer()
 }
 
@@ -122,8 +135,8 @@ func (UnimplementedLoadBalancingServer) SetState(context.Context, *SetStateReque
 func (UnimplementedLoadBalancingServer) Withdraw(context.Context, *WithdrawRequest) (*WithdrawResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Withdraw not implemented")
 }
-func (UnimplementedLoadBalancingServer) VIPs(context.Context, *VIPsRequest) (*VIPsResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method VIPs not implemented")
+func (UnimplementedLoadBalancingServer) VIPs(*VIPsRequest, grpc.ServerStreamingServer[VIPsResponse]) error {
+	return status.Error(codes.Unimplemented, "method VIPs not implemented")
 }
 func (UnimplementedLoadBalancingServer) mustEmbedUnimplementedLoadBalancingServer() {}
 func (UnimplementedLoadBalancingServer) testEmbeddedByValue()                       {}
@@ -200,23 +213,16 @@ func _LoadBalancing_Withdraw_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
-func _LoadBalancing_VIPs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(VIPsRequest)
-	if err := dec(in); err != nil {
-		return nil, err
+func _LoadBalancing_VIPs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VIPsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
 	}
-	if interceptor == nil {
-		return srv.(LoadBalancingServer).VIPs(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: LoadBalancing_VIPs_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(LoadBalancingServer).VIPs(ctx, req.(*VIPsRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+	return srv.(LoadBalancingServer).VIPs(m, &grpc.GenericServerStream[VIPsRequest, VIPsResponse]{ServerStream: stream})
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LoadBalancing_VIPsServer = grpc.ServerStreamingServer[VIPsResponse]
 
 // LoadBalancing_ServiceDesc is the grpc.ServiceDesc for LoadBalancing service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -237,11 +243,13 @@ var LoadBalancing_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Withdraw",
 			Handler:    _LoadBalancing_Withdraw_Handler,
 		},
+	},
+	Streams: []grpc.StreamDesc{
 		{
-			MethodName: "VIPs",
-			Handler:    _LoadBalancing_VIPs_Handler,
+			StreamName:    "VIPs",
+			Handler:       _LoadBalancing_VIPs_Handler,
+			ServerStreams: true,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
 	Metadata: "lb/lbpb/lb.proto",
 }

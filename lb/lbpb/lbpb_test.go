@@ -5,7 +5,10 @@ package lbpb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +91,64 @@ func TestErrorsKeepTheirTextAndKind(t *testing.T) {
 		for _, got := range []error{publish, state, s.Withdraw(t.Context(), "t"), vips} {
 			if got == nil || got.Error() != want.Error() || sentinel != nil && !errors.Is(got, sentinel) {
 				t.Errorf("%v, want %v", got, want)
+			}
+		}
+	}
+}
+
+// listing answers with the VIPs that it has.
+type listing struct {
+	refusing
+	vips []lb.VIPStatus
+}
+
+func (l listing) VIPs(context.Context, string) ([]lb.VIPStatus, error) { return l.vips, nil }
+
+// A cluster's VIPs come whole, however many there are: 200,000 backends are several times what gRPC takes in one
+// message, and so are 10,000 of which as much is told as can be.
+func TestManyVIPsComeWhole(t *testing.T) {
+	for name, counts := range map[string][]int{
+		"none":                   {},
+		"one":                    {1},
+		"many small":             slices.Repeat([]int{1}, 3000),
+		"one large":              {10_000},
+		"at the end of messages": {998, 999, 1000, 1001, 0, 1998, 1, 1997},
+		"200,000 backends":       append(slices.Repeat([]int{40}, 3361), 65_535, 1, 24),
+	} {
+		var want []lb.VIPStatus
+		long, buckets := "", []uint64(nil)
+		if name == "one large" {
+			long, buckets = strings.Repeat("x", lb.MaxDetail), slices.Repeat([]uint64{1 << 60}, 20)
+		}
+		for i, n := range counts {
+			v := lb.VIPStatus{
+				Key:   lb.Key{Network: "prod", Name: fmt.Sprintf("vip%d.weft", i), Port: 80, Protocol: lb.TCP},
+				Addrs: []netip.Addr{netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), netip.MustParseAddr("fd01:c::1")}, DNS: "vip.weft.l4lb",
+			}
+			for j := range n {
+				v.Backends = append(v.Backends, lb.BackendStatus{
+					Backend: lb.Backend{
+						VIP: v.Key, Task: fmt.Sprintf("web.%d.%d", i, j), Node: "n1", Port: 8080, Weight: 1, Health: lb.Unhealthy, Detail: long,
+						Addrs: []netip.Addr{netip.AddrFrom4([4]byte{9, byte(j >> 16), byte(j >> 8), byte(j)}), netip.MustParseAddr("fd01:b::1")},
+					},
+					Reason: "unhealthy: " + long, Traffic: lb.Traffic{Chosen: uint64(j), Buckets: buckets},
+				})
+			}
+			want = append(want, v)
+		}
+		got, err := connect(t, listing{vips: want}).VIPs(t.Context(), "")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %d VIPs, want %d", name, len(got), len(want))
+			continue
+		}
+		for i := range want {
+			if !reflect.DeepEqual(got[i], want[i]) {
+				t.Errorf("%s: VIP %d came with %d backends, and not as it was, with %d", name, i, len(got[i].Backends), len(want[i].Backends))
+				break
 			}
 		}
 	}

@@ -6,6 +6,7 @@ package lbpb
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"google.golang.org/grpc"
@@ -66,14 +67,50 @@ func (s *server) Withdraw(ctx context.Context, r *WithdrawRequest) (*WithdrawRes
 }
 
 // VIPs implements LoadBalancingServer.
-func (s *server) VIPs(ctx context.Context, r *VIPsRequest) (*VIPsResponse, error) {
-	ctx, cancel := sooner(ctx)
+func (s *server) VIPs(r *VIPsRequest, stream grpc.ServerStreamingServer[VIPsResponse]) error {
+	ctx, cancel := sooner(stream.Context())
 	defer cancel()
 	vips, err := s.service.VIPs(ctx, r.GetNetwork())
 	if err != nil {
-		return nil, failures.Status(err)
+		return failures.Status(err)
 	}
-	return &VIPsResponse{Vips: vipsOut(vips)}, nil
+	for part := range parts(vips) {
+		if err := stream.Send(&VIPsResponse{Vips: vipsOut(part)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// perMessage is how many VIPs and backends a message holds: each is less than 2 KB, and a message shall be less than 4 MB.
+const perMessage = 1000
+
+// parts cuts VIPs into what messages hold. One with many backends is in several of them, with some of those in each.
+func parts(vips []lb.VIPStatus) iter.Seq[[]lb.VIPStatus] {
+	return func(yield func([]lb.VIPStatus) bool) {
+		var part []lb.VIPStatus
+		room := perMessage
+		for _, v := range vips {
+			backends := v.Backends
+			for {
+				if room < 2 {
+					if !yield(part) {
+						return
+					}
+					part, room = nil, perMessage
+				}
+				n := min(len(backends), room-1)
+				v.Backends, backends = backends[:n], backends[n:]
+				part, room = append(part, v), room-1-n
+				if len(backends) == 0 {
+					break
+				}
+			}
+		}
+		if len(part) > 0 {
+			yield(part)
+		}
+	}
 }
 
 // sooner ends a little before the client's deadline, so that the client still hears what was being

@@ -137,8 +137,8 @@ func (s subject) tasksShare() {
 	r.Addrs = []netip.Addr{netip.MustParseAddr("9.0.0.6")}
 	got := s.publish(r)
 	s.expect("", "prod/web.weft:80/tcp web.1 web.2")
-	if len(got) != 1 || len(got[0].Backends) != 2 {
-		s.t.Errorf("%+v, want the other task's backend as well", got)
+	if len(got) != 1 || len(got[0].Backends) != 1 || got[0].Backends[0].Task != "web.2" {
+		s.t.Errorf("%+v, want the task's own backend alone", got)
 	}
 	if err := s.Withdraw(s.t.Context(), "web.1"); err != nil {
 		s.t.Fatal(err)
