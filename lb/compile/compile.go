@@ -32,6 +32,9 @@ type Facts struct {
 	Pins     []lb.Pin
 	Backends []lb.Backend
 	Nodes
+	// RefuseUnhealthy takes no backend for fit that its health speaks against, also where there is no other: as in
+	// DC/OS.
+	RefuseUnhealthy bool
 	// Now, in seconds of CLOCK_MONOTONIC, is since when newcomers are there.
 	Now uint32
 }
@@ -91,6 +94,7 @@ func Compile(f Facts, have Rows) (Rows, []lb.VIPStatus) {
 	c := New(have)
 	c.SetNetworks(f.Networks)
 	c.SetNodes(f.Nodes)
+	c.SetRefuseUnhealthy(f.RefuseUnhealthy)
 	for i := range f.Pins {
 		c.SetPin(f.Pins[i].Name, f.Pins[i])
 	}

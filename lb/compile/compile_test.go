@@ -221,6 +221,24 @@ func TestHealthDecidesUntilNobodyIsFit(t *testing.T) {
 	})
 }
 
+// As in DC/OS: weight 0 also for the last one whose health speaks against it. Nodes that are down are another matter.
+func TestHealthMayDecideAboutTheLastToo(t *testing.T) {
+	t.Parallel()
+	sick, fresh, lost := backend(web(), "n1", "sick", "9.0.0.1"), backend(web(), "n1", "fresh", "9.0.0.2"), backend(web(), "n2", "lost", "9.0.1.1")
+	sick.Health, fresh.Health = lb.Unhealthy, lb.Unknown
+	f := facts(sick, fresh)
+	f.RefuseUnhealthy = true
+	r, status := Compile(f, Rows{})
+	equal(t, "reasons", reasons(status), map[string]string{"sick": "out: unhealthy: its checks fail", "fresh": "out: no check succeeded yet"})
+	if vip := r.VIPs[key(7, "11.1.2.3", 80, 6)]; vip.Backends != 2 || vip.Draining != 2 {
+		t.Errorf("%d backends, %d of them draining; want both to drain", vip.Backends, vip.Draining)
+	}
+	equal(t, "addresses", status[0].Addrs, []netip.Addr{addr("11.1.2.3")})
+	f.Backends, f.Down = append(f.Backends, lost), map[discovery.NodeID]string{"n2": "is down"}
+	_, status = Compile(f, r)
+	equal(t, "reasons", reasons(status)["lost"], "in: node n2 is down, kept because no other backend is up")
+}
+
 func TestOneBackendBehindTwoVIPs(t *testing.T) {
 	t.Parallel()
 	literal := lb.Key{Network: "prod", Addr: addr("198.51.100.9"), Port: 53, Protocol: lb.TCP}

@@ -23,6 +23,8 @@ type Compiler struct {
 	vnis     map[uint32]int   // networks by VNI
 	pinned   map[row.Addr]int // pins by address
 
+	refuseUnhealthy bool
+
 	order []*entry                // by key
 	where map[Source]*entry       // a backend row, and behind which VIP it is
 	at    map[row.VIPKey][]*entry // who leads to a row: more than one where a literal VIP is at a pinned address
@@ -140,6 +142,14 @@ func (c *Compiler) SetNodes(n Nodes) {
 	c.touch(func(e *entry) bool {
 		return all || e.vip != nil && slices.ContainsFunc(e.vip.Backends, func(b lb.BackendStatus) bool { return changed[b.Node] })
 	})
+}
+
+// SetRefuseUnhealthy says whether health decides even about the last backend of a VIP.
+func (c *Compiler) SetRefuseUnhealthy(on bool) {
+	if c.refuseUnhealthy != on {
+		c.refuseUnhealthy = on
+		c.touch(func(*entry) bool { return true })
+	}
 }
 
 func differ(a, b map[discovery.NodeID]string, changed map[discovery.NodeID]bool) {

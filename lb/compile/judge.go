@@ -75,7 +75,8 @@ func peerOf(b row.Backend) netip.AddrPort {
 }
 
 // judge decides who of a row's members is in, tells the reasons to their status and returns who stands
-// where. When none is fit, all are in that don't drain: who answers is found out by trying.
+// where. When none is fit, all are in that don't drain: who answers is found out by trying. RefuseUnhealthy makes
+// that all whose nodes are down.
 func (c *Compiler) judge(ms []member) service {
 	noneFit := !slices.ContainsFunc(ms, func(m member) bool { return !m.draining() && c.unfit(m.status) == "" })
 	in := service{backends: make(map[netip.AddrPort]standing, len(ms))}
@@ -96,7 +97,7 @@ func (c *Compiler) judge(ms []member) service {
 		case why == "":
 			c.add(in, m, m.status.Weight)
 			m.status.In, m.status.Reason = true, servingReason(m.status)
-		case noneFit:
+		case noneFit && (!c.refuseUnhealthy || !isSick(m.status)):
 			c.add(in, m, m.status.Weight)
 			m.status.In, m.status.Reason = true, why+", kept because no other backend is up"
 		default:
@@ -123,6 +124,8 @@ func (c *Compiler) unfit(b *lb.BackendStatus) string {
 		return ""
 	}
 }
+
+func isSick(b *lb.BackendStatus) bool { return b.Health == lb.Unhealthy || b.Health == lb.Unknown }
 
 func (m member) draining() bool { return m.status.Weight == 0 || m.status.Draining }
 

@@ -24,6 +24,7 @@ func drawFacts(t *rapid.T) Facts {
 		Nodes: Nodes{Down: map[discovery.NodeID]string{}, Self: "n1", Zones: map[discovery.NodeID]string{"n1": "east", "n2": "east"}},
 	}
 	prefer := rapid.SampledFrom([]lb.Preference{lb.Anywhere, lb.SameNode, lb.SameZone}).Draw(t, "prefer")
+	f.RefuseUnhealthy = rapid.Bool().Draw(t, "refuse")
 	if rapid.Bool().Draw(t, "dev") {
 		f.Networks["dev"] = 8
 	}
@@ -59,6 +60,8 @@ func drawBackend(t *rapid.T) lb.Backend {
 	b := lb.Backend{
 		VIP: key, Task: fmt.Sprint(n), Node: discovery.NodeID(fmt.Sprintf("n%d", n%3+1)),
 		Addrs: []netip.Addr{netip.AddrFrom4([4]byte{9, 0, 0, n})}, Port: 8080, Weight: uint16(rapid.SampledFrom([]int{0, 1, 1, 2, 1000}).Draw(t, "weight")),
+		Health:   rapid.SampledFrom([]lb.Health{lb.Unchecked, lb.Unchecked, lb.Healthy, lb.Unhealthy, lb.Unknown}).Draw(t, "health"),
+		Draining: rapid.IntRange(0, 5).Draw(t, "draining") == 0,
 	}
 	b.Policy = rapid.SampledFrom([]lb.Policy{"", "", lb.Maglev}).Draw(t, "policy")
 	if rapid.Bool().Draw(t, "v6") {
@@ -89,11 +92,11 @@ func served(f Facts, k row.VIPKey) (in, draining map[netip.AddrPort]bool) {
 			p := netip.AddrPortFrom(a, b.Port)
 			_, down := f.Down[b.Node]
 			ends, sick := b.Weight == 0 || b.Draining, b.Health == lb.Unhealthy || b.Health == lb.Unknown
-			if !ends {
+			if !ends && (!sick || !f.RefuseUnhealthy) {
 				all[p] = true
-				if !down && !sick {
-					up[p] = true
-				}
+			}
+			if !ends && !down && !sick {
+				up[p] = true
 			}
 			if !down && (ends || sick) {
 				draining[p] = true

@@ -58,6 +58,9 @@ type Options struct {
 	// Follow waits for tables that others make of this engine's Snapshot: only with them a row is acted by. Nil: there
 	// are none.
 	Follow func(ctx context.Context) error
+	// RefuseUnhealthy makes VIPs refuse whose backends are all unhealthy, or have not succeeded yet: as in DC/OS. Else
+	// those are asked all the same.
+	RefuseUnhealthy bool
 	// Reserved are addresses that can't be literal VIPs, such as the node's name server.
 	Reserved []netip.Addr
 	Log      *slog.Logger // nil: none
@@ -142,6 +145,8 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("make lb engine: %w", err)
 	}
 	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	compiler := compile.New(compile.Rows{})
+	compiler.SetRefuseUnhealthy(o.RefuseUnhealthy)
 	return &Engine{
 		store:    o.Store,
 		members:  o.Members,
@@ -156,7 +161,7 @@ func New(o Options) (*Engine, error) {
 		nudged:   make(chan struct{}, 1),
 		changed:  make(chan struct{}),
 		facts:    newFacts(o.Store, o.Members, log),
-		compiler: compile.New(compile.Rows{}),
+		compiler: compiler,
 	}, nil
 }
 

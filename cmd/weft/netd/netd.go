@@ -273,7 +273,7 @@ func (d *daemon) makeLB(context.Context) (err error) {
 	t := d.plane.Tables()
 	d.lb, err = lbengine.New(lbengine.Options{
 		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends, Maglevs: t.Maglevs}, Traffic: d.plane,
-		Peers:    d.asker,
+		Peers: d.asker, RefuseUnhealthy: d.o.Preset == process.PresetDCOS,
 		Follow:   func(ctx context.Context) error { return d.edge.Follow(ctx) },
 		Reserved: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 		Log:      d.log.WithGroup("lb"),
