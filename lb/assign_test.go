@@ -4,6 +4,7 @@ package lb
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,11 +19,21 @@ func TestCollidingNamesGetTheNextAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		slot, err := strconv.ParseUint(fields[2], 10, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first.Addr4 != addr4(uint32(slot)) {
+			t.Errorf("%s: %s, want slot %d", fields[0], first.Addr4, slot)
+		}
 		if first.Addr4 != HashAddr4(fields[0]) || first.Addr6 != HashAddr6(fields[0]) {
 			t.Errorf("%s alone: %v, want its hash addresses", fields[0], first)
 		}
 		if fields[1] == "-" {
 			continue
+		}
+		if HashAddr4(fields[1]) != first.Addr4 {
+			t.Errorf("%s alone: %s, want that of %s", fields[1], HashAddr4(fields[1]), fields[0])
 		}
 		second, err := Assign([]Pin{first}, fields[1])
 		if err != nil {

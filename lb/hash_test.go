@@ -55,6 +55,24 @@ func TestHashAddressesOfDCOS(t *testing.T) {
 	}
 }
 
+// What dcos-net's listener of VIPs is tested by (net-tests 4.3): names in the range 11.0.0.0 to 11.0.0.254; and the empty name.
+func TestHashesOfDcosNetsSuite(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]uint32{"foo.bar": 37, "baz.qux": 39} {
+		if got := phash2(name) % 254; got != want {
+			t.Errorf("%s: 11.0.0.%d, want 11.0.0.%d", name, got, want)
+		}
+	}
+	for name, want := range map[string]uint32{"foo.bar": 9058972, "broker.kafka": 11494539, "l4lbtest.marathon": 8407458} {
+		if got := HashAddr4(name); got != addr4(want) {
+			t.Errorf("%s: %s, want 11.0.0.0 and %d", name, got, want)
+		}
+	}
+	if got := phash2(""); got != 147926629 {
+		t.Errorf("the empty name: %d, want 147926629", got)
+	}
+}
+
 func readLines(t *testing.T, path string) []string {
 	t.Helper()
 	data, err := os.ReadFile(path)
