@@ -5,6 +5,7 @@
 //
 //	peer serve -name web1 -tcp 8080 -udp 8080     answers "web1 CLIENT-ADDRESS"
 //	peer ask -n 30 tcp NAME:80                     prints each answer; exit 1 when one is missing
+//	peer asks tcp/ADDR:80 udp/ADDR:80 ...          asks all at once, once each; prints an answer or "! WHY" for each
 //	peer sink -udp 9000                            counts numbered packets
 //	peer stream -rate 20000 -for 15s ADDR:9000     sends them; prints sent, received, lost as JSON
 //	peer connects -for 15s ADDR:80                 connects in a loop; prints done and failed as JSON
@@ -26,6 +27,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -41,7 +43,7 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("usage: peer serve|ask|sink|stream|connects|resolve|get [flags]")
+		return errors.New("usage: peer serve|ask|asks|sink|stream|connects|resolve|get [flags]")
 	}
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	name := flags.String("name", "peer", "who answers")
@@ -59,6 +61,8 @@ func run(args []string, out io.Writer) error {
 		return serve(*name, *tcp, *udp)
 	case args[0] == "ask" && len(rest) == 2:
 		return ask(out, rest[0], rest[1], *n, *patience)
+	case args[0] == "asks" && len(rest) > 0:
+		return asks(out, rest, *patience)
 	case args[0] == "sink":
 		return sink(*udp)
 	case args[0] == "stream" && len(rest) == 1:
@@ -161,6 +165,24 @@ func ask(out io.Writer, network, addr string, n int, patience time.Duration) err
 		fmt.Fprintln(out, strings.TrimSpace(answer))
 	}
 	return nil
+}
+
+// asks puts each question from a socket of its own, and prints what came of them in their order.
+func asks(out io.Writer, questions []string, patience time.Duration) error {
+	answers := make([]string, len(questions))
+	var all sync.WaitGroup
+	for i, q := range questions {
+		all.Go(func() {
+			network, addr, _ := strings.Cut(q, "/")
+			answer, err := question(network, addr, patience)
+			if answers[i] = strings.TrimSpace(answer); err != nil {
+				answers[i] = "! " + err.Error()
+			}
+		})
+	}
+	all.Wait()
+	_, err := fmt.Fprintln(out, strings.Join(answers, "\n"))
+	return err
 }
 
 func question(network, addr string, patience time.Duration) (string, error) {
@@ -298,6 +320,8 @@ func get(out io.Writer, url string) error {
 		return err
 	}
 	defer answer.Body.Close()
-	_, err = io.Copy(out, answer.Body)
+	if _, err = io.Copy(out, answer.Body); err == nil && answer.StatusCode != http.StatusOK {
+		err = errors.New(answer.Status)
+	}
 	return err
 }
