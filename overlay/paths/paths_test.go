@@ -4,12 +4,18 @@ package paths
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"weft/discovery"
+	"weft/discovery/state"
 	"weft/overlay/compile"
+	"weft/overlay/facts"
 )
 
 // wires is what the two ports to a node carry, bytes.
@@ -58,5 +64,45 @@ func TestTheSecondPortIsForWhatTheFirstDoesNotReach(t *testing.T) {
 	p.keep([]compile.Node{{ID: discovery.NodeID("h3"), VTEP: netip.MustParseAddr("10.0.0.3")}})
 	if found := p.Found(); len(found) != 0 {
 		t.Errorf("a node that went is remembered: %v", found)
+	}
+}
+
+// TestRunSaysWhatIsNew has a node that comes, and is asked at once.
+func TestRunSaysWhatIsNew(t *testing.T) {
+	t.Parallel()
+	store, err := state.Open(state.Options{Self: "n1", Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vtep := netip.MustParseAddr("10.0.0.2")
+	log := slog.New(slog.DiscardHandler)
+	p := New(Options{
+		Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1"), MTU: 1500, Facts: facts.New(store, log), Prober: wires{1400, 1400}, Log: log,
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	value, err := json.Marshal(discovery.Admission{Node: "n2", VTEP: vtep})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := discovery.Row{Writer: discovery.Ledger, Kind: discovery.KindAdmission, Key: "n2", Incarnation: 1, Seq: 1, Value: value}
+	if _, err := store.Apply([]discovery.Row{r}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.News():
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing is said of a node that came")
+	}
+	if found := p.Found(); found[vtep] != (compile.Path{MTU: 1400}) {
+		t.Errorf("got %v, want 1400 to %s", found, vtep)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Run ended with %v", err)
+	}
+	if err := store.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -138,6 +138,38 @@ func TestRoomsImportOnlyWhatTheyMayKnow(t *testing.T) {
 	}
 }
 
+// layers says which rooms of the overlay each of the others may import, lowest first; what is not named here (engine,
+// the service's other forms) may import all of them.
+var layers = []struct {
+	room    string
+	imports []string
+}{
+	{"overlay", nil},
+	{"overlay/ipam", []string{"overlay"}},
+	{"overlay/compile", []string{"overlay"}},
+	{"overlay/explain", []string{"overlay", "overlay/compile"}},
+	{"overlay/facts", []string{"overlay", "overlay/compile"}},
+	{"overlay/paths", []string{"overlay", "overlay/compile", "overlay/facts"}},
+	{"overlay/watch", []string{"overlay", "overlay/compile", "overlay/explain"}},
+	{"overlay/apply", []string{"overlay", "overlay/compile"}},
+}
+
+func TestTheOverlayIsInLayers(t *testing.T) {
+	for _, f := range goFiles(t) {
+		for _, l := range layers {
+			if f.test || f.room() != l.room {
+				continue
+			}
+			for _, name := range f.imports {
+				room := strings.TrimPrefix(name, module+"/")
+				if within(room, "overlay") && !slices.Contains(l.imports, room) {
+					t.Errorf("%s imports %s; %s may import only %v", f.path, name, l.room, l.imports)
+				}
+			}
+		}
+	}
+}
+
 // owners says which rooms alone may import a library (tests excepted).
 var owners = map[string][]string{
 	"github.com/cilium/ebpf":          {"bpf", "tests/bench"},
