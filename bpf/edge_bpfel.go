@@ -73,6 +73,7 @@ const (
 	edgeVarNodeAddr6           = "node_addr6"
 	edgeVarSlowDecap           = "slow_decap"
 	edgeVarSlowEncap           = "slow_encap"
+	edgeVarTakingOver          = "taking_over"
 	edgeVarTracing             = "tracing"
 	edgeVarTunnelIfindex       = "tunnel_ifindex"
 	edgeVarTunnelIfindex2      = "tunnel_ifindex2"
@@ -195,6 +196,7 @@ type edgeVariableSpecs struct {
 	NodeAddr6           *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap           *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap           *ebpf.VariableSpec `ebpf:"slow_encap"`
+	TakingOver          *ebpf.VariableSpec `ebpf:"taking_over"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2      *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
@@ -336,6 +338,7 @@ type edgeVariables struct {
 	NodeAddr6           *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap           *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap           *ebpf.Variable `ebpf:"slow_encap"`
+	TakingOver          *ebpf.Variable `ebpf:"taking_over"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex       *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2      *ebpf.Variable `ebpf:"tunnel_ifindex2"`

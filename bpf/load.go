@@ -155,8 +155,10 @@ func (p *Plane) loadObject(spec *ebpf.CollectionSpec, types *btf.Cache) error {
 		return &RefusedError{Object: refused(err, spec), Err: err}
 	}
 	defer loaded.Close() // of programs, what is not detached into p; of maps, our handles stay
-	if v, ok := loaded.Variables[tracingVariable]; ok {
-		p.tracing = append(p.tracing, v)
+	for _, name := range []string{tracingSwitch, takingOverSwitch} {
+		if v, ok := loaded.Variables[name]; ok {
+			p.switches[name] = append(p.switches[name], v)
+		}
 	}
 	for name, s := range spec.Programs {
 		p.programs[name] = &program{Program: loaded.DetachProgram(name), attach: s.AttachType}

@@ -59,6 +59,7 @@ const (
 	nodeVarNodeAddr6       = "node_addr6"
 	nodeVarSlowDecap       = "slow_decap"
 	nodeVarSlowEncap       = "slow_encap"
+	nodeVarTakingOver      = "taking_over"
 	nodeVarTracing         = "tracing"
 	nodeVarTunnelIfindex   = "tunnel_ifindex"
 	nodeVarTunnelIfindex2  = "tunnel_ifindex2"
@@ -167,6 +168,7 @@ type nodeVariableSpecs struct {
 	NodeAddr6       *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
+	TakingOver      *ebpf.VariableSpec `ebpf:"taking_over"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2  *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
@@ -284,6 +286,7 @@ type nodeVariables struct {
 	NodeAddr6       *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
+	TakingOver      *ebpf.Variable `ebpf:"taking_over"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2  *ebpf.Variable `ebpf:"tunnel_ifindex2"`

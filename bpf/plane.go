@@ -119,7 +119,7 @@ type Plane struct {
 	programs map[string]*program
 	tables   Tables
 	answers  *answers.Cache
-	tracing  []*ebpf.Variable // one of each object that reports
+	switches map[string][]*ebpf.Variable // by name, one of each object that has it
 
 	// mu guards attaching: one at a time, for a pin is looked for, then made.
 	mu    sync.Mutex
@@ -138,7 +138,7 @@ func Open(o Options) (*Plane, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	p := &Plane{log: o.Log, links: make(map[string]link.Link), knows: make(map[string]map[string]bool)}
+	p := &Plane{log: o.Log, links: make(map[string]link.Link), knows: make(map[string]map[string]bool), switches: make(map[string][]*ebpf.Variable)}
 	if err := p.chooseAttachment(o.Classic); err != nil {
 		return nil, err
 	}

@@ -24,9 +24,10 @@ type place struct {
 func (l place) name() string { return fmt.Sprintf("%d-%s", l.ifindex, l.hook.program) }
 
 // TakeOver gives this build's programs to the links of tasks, underlay and host that a build with another layout
-// left, one right after the other, and carries over what was written meanwhile. A flow that began between the
-// first link and that, in a map whose rows changed, is not known to answers for so long: some milliseconds, of
-// which TCP notices a second try. Attach would do the same, link by link, with more time between them.
+// left. They stand in front of the old ones until all are there, begin all at once, and what the old ones wrote
+// meanwhile is carried over. A flow that began in the last moment, in a map whose rows changed, is not known to its
+// answers for so long, some milliseconds: those of TCP are taken on trust (lib/takeover.h), a datagram's may be dropped.
+// Attach would take over link by link, with more time between them.
 func (p *Plane) TakeOver() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -38,8 +39,9 @@ func (p *Plane) TakeOver() error {
 	for _, dir := range others {
 		places, err := p.placesOf(filepath.Join(dir, "link"))
 		errs = append(errs, err, p.merge(dir)) // most rows, as long as nobody misses them
+		errs = append(errs, p.set(takingOverSwitch, takeoverWaits))
 		made, err := p.take(places)
-		errs = append(errs, err, p.merge(dir))
+		errs = append(errs, err, p.merge(dir), p.set(takingOverSwitch, takeoverTrusts), p.merge(dir), p.set(takingOverSwitch, takeoverNone))
 		for _, l := range places {
 			if made[l] != nil {
 				errs = append(errs, p.keep(l.name(), made[l]))
@@ -80,7 +82,7 @@ func (p *Plane) placesOf(dir string) ([]place, error) {
 	return places, errors.Join(errs...)
 }
 
-// take puts this build's programs in front of the others'. They decide from here on.
+// take puts this build's programs in front of the others'.
 func (p *Plane) take(places []place) (map[place]link.Link, error) {
 	made := make(map[place]link.Link)
 	var errs []error

@@ -61,6 +61,7 @@ const (
 	tunnelVarNodeAddr6       = "node_addr6"
 	tunnelVarSlowDecap       = "slow_decap"
 	tunnelVarSlowEncap       = "slow_encap"
+	tunnelVarTakingOver      = "taking_over"
 	tunnelVarTracing         = "tracing"
 	tunnelVarTunnelIfindex   = "tunnel_ifindex"
 	tunnelVarTunnelIfindex2  = "tunnel_ifindex2"
@@ -171,6 +172,7 @@ type tunnelVariableSpecs struct {
 	NodeAddr6       *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
+	TakingOver      *ebpf.VariableSpec `ebpf:"taking_over"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2  *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
@@ -290,6 +292,7 @@ type tunnelVariables struct {
 	NodeAddr6       *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
+	TakingOver      *ebpf.Variable `ebpf:"taking_over"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2  *ebpf.Variable `ebpf:"tunnel_ifindex2"`

@@ -62,6 +62,7 @@ const (
 	workloadVarNodeAddr6       = "node_addr6"
 	workloadVarSlowDecap       = "slow_decap"
 	workloadVarSlowEncap       = "slow_encap"
+	workloadVarTakingOver      = "taking_over"
 	workloadVarTracing         = "tracing"
 	workloadVarTunnelIfindex   = "tunnel_ifindex"
 	workloadVarTunnelIfindex2  = "tunnel_ifindex2"
@@ -173,6 +174,7 @@ type workloadVariableSpecs struct {
 	NodeAddr6       *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.VariableSpec `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.VariableSpec `ebpf:"slow_encap"`
+	TakingOver      *ebpf.VariableSpec `ebpf:"taking_over"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.VariableSpec `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2  *ebpf.VariableSpec `ebpf:"tunnel_ifindex2"`
@@ -294,6 +296,7 @@ type workloadVariables struct {
 	NodeAddr6       *ebpf.Variable `ebpf:"node_addr6"`
 	SlowDecap       *ebpf.Variable `ebpf:"slow_decap"`
 	SlowEncap       *ebpf.Variable `ebpf:"slow_encap"`
+	TakingOver      *ebpf.Variable `ebpf:"taking_over"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	TunnelIfindex   *ebpf.Variable `ebpf:"tunnel_ifindex"`
 	TunnelIfindex2  *ebpf.Variable `ebpf:"tunnel_ifindex2"`

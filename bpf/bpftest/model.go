@@ -24,6 +24,7 @@ type Tables struct {
 	Sources   map[row.SourceKey]row.Source
 	// What the programs remember; the model writes it too.
 	Attempts, Flows, Datagrams map[row.FlowKey]row.Flow
+	TakingOver                 bool // links change over from another layout's programs
 }
 
 // Set writes a verdict and, where there are several, its clauses.

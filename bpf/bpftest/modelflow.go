@@ -231,7 +231,7 @@ func (m Model) answers(p packet) bool {
 	if attempt && f.Flags == 0 && (p.proto != TCP || p.flags&(ACK|RST) == ACK) {
 		m.move(key, m.Attempts, m.Flows, 0)
 	}
-	return attempt
+	return attempt || m.TakingOver && p.proto == TCP && !p.opens()
 }
 
 // quoted reads the flow of the packet that an ICMP error is about.

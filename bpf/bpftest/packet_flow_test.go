@@ -85,6 +85,40 @@ func TestAFlowMovesAsItIsAnsweredAndClosed(t *testing.T) {
 	}
 }
 
+// TestLayoutsChangeAtOnce: until its turn comes a program leaves everything to the one behind it. Then what may
+// answer a connection that the other let out passes, what opens one does not.
+func TestLayoutsChangeAtOnce(t *testing.T) {
+	for name, a := range families {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "workload", change{tables: directed})
+			d := talk(a, 40000)
+			syn := with(d.synack, func(p *bpftest.Packet) { p.Flags = bpftest.SYN })
+			datagram := with(d.synack, func(p *bpftest.Packet) { p.Proto = bpftest.UDP })
+			turn := func(value uint32) {
+				t.Helper()
+				b.TakingOver = value == 2
+				if err := b.Variables["taking_over"].Set(value); err != nil { // enum takeover
+					t.Fatal(err)
+				}
+			}
+			turn(1)
+			for _, p := range []bpftest.Packet{d.syn, d.synack} {
+				got, err := b.RunExpecting("to_workload", p.Bytes(), forwarded, row.ReasonNotPublic)
+				if err != nil || got.Action != bpftest.Next || got.Reason != row.ReasonNone {
+					t.Errorf("a program that waits: %s, %s, %v", got.Action, got.Reason, err)
+				}
+			}
+			for value, want := range map[uint32]row.Reason{2: row.ReasonDelivered, 0: row.ReasonNotPublic} {
+				turn(value)
+				b.hears(t, d.synack, want)
+				b.hears(t, d.answer, want)
+				b.hears(t, syn, row.ReasonNotPublic)
+				b.hears(t, datagram, row.ReasonNotPublic)
+			}
+		})
+	}
+}
+
 // TestSYNFloodHurtsItselfAlone lets a task open far more than its budget: what was established goes on, what
 // needs no entry is not hurt, other tasks open as before, and the task itself may again when it is answered.
 func TestSYNFloodHurtsItselfAlone(t *testing.T) {

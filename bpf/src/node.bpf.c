@@ -68,8 +68,11 @@ SEC("tc")
 int from_node(struct __sk_buff *skb)
 {
 	struct packet p = {.len = skb->len};
-	int verdict = walk(skb, &p);
+	int verdict;
 
+	if (waits())
+		return TCX_NEXT;
+	verdict = walk(skb, &p);
 	count(skb, &p, PROGRAM_FROM_NODE);
 	return verdict;
 }

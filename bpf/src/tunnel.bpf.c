@@ -40,8 +40,11 @@ SEC("tc")
 int from_underlay(struct __sk_buff *skb)
 {
 	struct packet p = {.len = skb->len};
-	int verdict = walk_underlay(skb, &p);
+	int verdict;
 
+	if (waits())
+		return TCX_NEXT;
+	verdict = walk_underlay(skb, &p);
 	count(skb, &p, PROGRAM_FROM_UNDERLAY);
 	return verdict;
 }
@@ -84,8 +87,11 @@ SEC("tc")
 int from_tunnel(struct __sk_buff *skb)
 {
 	struct packet p = {.len = skb->len};
-	int verdict = walk_tunnel(skb, &p);
+	int verdict;
 
+	if (waits())
+		return TCX_NEXT;
+	verdict = walk_tunnel(skb, &p);
 	count(skb, &p, PROGRAM_FROM_TUNNEL);
 	return verdict;
 }

@@ -151,8 +151,11 @@ SEC("tc")
 int from_workload(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	int verdict = walk_from(skb, &p);
+	int verdict;
 
+	if (waits())
+		return TCX_NEXT;
+	verdict = walk_from(skb, &p);
 	count(skb, &p, PROGRAM_FROM_WORKLOAD);
 	return verdict;
 }
@@ -204,8 +207,11 @@ SEC("tc")
 int to_workload(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	int verdict = walk_to(skb, &p);
+	int verdict;
 
+	if (waits())
+		return TCX_NEXT;
+	verdict = walk_to(skb, &p);
 	count(skb, &p, PROGRAM_TO_WORKLOAD);
 	return verdict;
 }

@@ -15,6 +15,7 @@
 
 #include "lib/maps.h"
 #include "lib/packet.h"
+#include "lib/takeover.h"
 
 enum {
 	REFRESH_NS = 1000000000, /* how far behind `seen` may be */
@@ -348,6 +349,13 @@ static __always_inline bool answers_attempt(const struct packet *p, const struct
 	return true;
 }
 
+/* Whether p may answer what a program of another layout let out. It opens nothing: who did not ask
+ * refuses it. */
+static __always_inline bool may_answer(const struct packet *p)
+{
+	return trusts() && p->proto == PROTO_TCP && !opens(p);
+}
+
 static __always_inline bool is_known(const struct flow_key *key, __u64 now)
 {
 	return is_alive(bpf_map_lookup_elem(&flows, key), life_of(key), now) ||
@@ -384,5 +392,5 @@ __noinline int answers(struct __sk_buff *skb, const struct packet *p, __u32 link
 			close_flow(&key, now);
 		return true;
 	}
-	return answers_attempt(p, &key, link, now);
+	return answers_attempt(p, &key, link, now) || may_answer(p);
 }
