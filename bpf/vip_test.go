@@ -5,6 +5,7 @@ package bpf_test
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -381,7 +382,8 @@ func TestVIPPerPacketDraining(t *testing.T) {
 }
 
 // Eight times as many flows come as there is room for. A connection that goes on keeps its backend, and each new one
-// gets one, and its answers come from the VIP: the table forgets who was silent for long.
+// gets one, and its answers come from the VIP: the table forgets who was silent for long. Datagrams that are never
+// answered go on as well, and the answer that comes at last is known.
 func TestVIPPerPacketExhaustion(t *testing.T) {
 	w := newWires(t, "workload")
 	list := []backend{{"10.1.0.6:1", 1}, {"10.1.0.6:2", 1}, {"10.1.0.6:3", 1}}
@@ -389,6 +391,8 @@ func TestVIPPerPacketExhaustion(t *testing.T) {
 	kept := packet(bpftest.TCP, at(client.addr4, 40000), vip4, "")
 	first := w.backendOf(kept)
 	kept.Flags = bpftest.ACK
+	oneWay := packet(bpftest.UDP, at(client.addr4, 40001), vip4, "")
+	unanswered := w.backendOf(oneWay)
 	translations := w.set.Maps["translations"]
 	const often = 256 // flows between two packets of the one that goes on
 	keys, values := make([]row.FlowKey, often), make([]row.Translation, often)
@@ -405,10 +409,15 @@ func TestVIPPerPacketExhaustion(t *testing.T) {
 		if got := w.backendOf(kept); got != first {
 			t.Fatalf("after %d flows the connection went to backend %d, had %d", (round+1)*often, got, first)
 		}
+		if got := w.backendOf(oneWay); got != unanswered {
+			t.Fatalf("after %d flows the datagrams went to backend %d, had %d", (round+1)*often, got, unanswered)
+		}
 		c := at(client.addr4, uint16(20000+round))
 		b := w.backendOf(packet(bpftest.TCP, c, vip4, ""))
 		w.wantTo(client, w.from(server, packet(bpftest.TCP, at(server.addr4, b), c, "")), packet(bpftest.TCP, vip4, c, ""))
 	}
+	c := at(client.addr4, 40001)
+	w.wantTo(client, w.from(server, packet(bpftest.UDP, at(server.addr4, unanswered), c, "")), packet(bpftest.UDP, vip4, c, ""))
 }
 
 func TestVIPPerPacketSpreads(t *testing.T) {
@@ -539,6 +548,61 @@ func TestVIPPerPacketAnswerFromHost(t *testing.T) {
 		back := w.run("to_workload", packet(proto, s, c, "answer").Bytes(), bpftest.Meta{Ifindex: client.link})
 		if diff := cmp.Diff(back.Out, packet(proto, v, c, "answer").Bytes()); back.Action != bpftest.Next || diff != "" {
 			t.Errorf("%s, want next; frame (-got +want):\n%s", back.Action, diff)
+		}
+	})
+}
+
+// A flow that the table forgot, as it does under exhaustion: its next packet finds a backend, and the answers come from
+// the VIP again. Where only the way back was forgotten the flow goes on as it was.
+func TestVIPPerPacketForgottenFlows(t *testing.T) {
+	w := newWires(t, "workload")
+	list := []backend{{"10.1.0.6:1", 1}, {"10.1.0.6:2", 1}, {"10.1.0.6:3", 1}}
+	w.vip(vip4, list...)
+	for _, proto := range []uint8{bpftest.TCP, bpftest.UDP} {
+		c := at(client.addr4, 40000)
+		p := packet(proto, c, vip4, "")
+		first := w.backendOf(p)
+		p.Flags = bpftest.ACK
+		answer := func(b uint16) { // comes from the VIP
+			t.Helper()
+			w.wantTo(client, w.from(server, packet(proto, at(server.addr4, b), c, "")), packet(proto, vip4, c, ""))
+		}
+		w.do(w.set.Maps["translations"].Delete(flowKey(proto, at(server.addr4, first), c)))
+		if got := w.backendOf(p); got != first {
+			t.Errorf("protocol %d went to backend %d, had %d", proto, got, first)
+		}
+		answer(first)
+		w.do(w.set.Maps["translations"].Delete(flowKey(proto, c, vip4)))
+		w.do(w.set.Maps["translations"].Delete(flowKey(proto, at(server.addr4, first), c)))
+		answer(w.backendOf(p))
+	}
+}
+
+// A packet to a backend that the way there is too narrow for: the task is told of the packet that it sent, to the VIP,
+// for it knows of no other.
+func TestVIPPerPacketTooBig(t *testing.T) {
+	w := newWires(t, "workload")
+	const narrow = 1000
+	for _, block := range []string{"10.1.1.0", "fd00:1:0:1::"} {
+		w.put("blocks", row.BlockKey{VNI: bedVNI, Addr: row.AddrOf(netip.MustParseAddr(block))},
+			row.Block{VTEP: row.AddrOf(netip.MustParseAddr("192.0.2.2")), MTU: narrow})
+	}
+	each(func(v6 bool, proto uint8) {
+		c, v := at(client.addr(v6), 40000), vipOf(v6)
+		w.vip(v, backend{at(remote.addr(v6), 8080).String(), 1})
+		p := packet(proto, c, v, strings.Repeat("x", narrow))
+		p.Frag, p.SrcMAC, p.DstMAC = bpftest.DontFragment, client.mac, bpftest.Gateway
+		quote := 14 + 20 + 8
+		if v6 {
+			p.Frag, quote = 0, 14+40+8
+		}
+		frame := p.Bytes()
+		r := w.run("from_workload", frame, bpftest.Meta{Ifindex: client.link})
+		if r.Action != bpftest.Redirect || r.Reason != row.ReasonAnsweredTooBig {
+			t.Fatalf("%s, %s, want redirect, answered_too_big", r.Action, r.Reason)
+		}
+		if diff := cmp.Diff(r.Out[quote:], frame[14:14+len(r.Out)-quote]); diff != "" {
+			t.Errorf("IPv6 %t, protocol %d: quoted (-got +sent):\n%s", v6, proto, diff)
 		}
 	})
 }

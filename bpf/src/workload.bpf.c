@@ -79,8 +79,11 @@ static __always_inline int go_here(struct __sk_buff *skb, struct packet *p)
 static __always_inline int go_remote(struct __sk_buff *skb, struct packet *p,
 				     const struct workload *w, const struct block *to)
 {
-	int verdict = check_size(skb, p, w, to);
+	int verdict;
 
+	if (p->translated && is_too_big(skb, p, to))
+		vip_undo(skb, p);
+	verdict = check_size(skb, p, w, to);
 	return verdict == CONTINUE ? encap(skb, p, to) : verdict;
 }
 

@@ -46,7 +46,8 @@ struct packet {
 	__u8 dont_fragment;
 	__u8 audited; /* a rule in audit mode would drop it */
 	__u8 reason; /* why the walk ended */
-	__u8 pad[3];
+	__u8 translated; /* the task sent it to a VIP */
+	__u8 pad[2];
 };
 
 /* Ends the walk. */

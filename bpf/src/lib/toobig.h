@@ -160,6 +160,13 @@ __noinline int tell_task(struct __sk_buff *skb, const struct packet *p, const st
 	return is_ipv4(p) ? tell_ipv4(skb, &t, mtu) : tell_ipv6(skb, &t, mtu);
 }
 
+/* Whether a task will be told that its packet is too large for the way. */
+static __always_inline bool is_too_big(struct __sk_buff *skb, const struct packet *p,
+				       const struct block *to)
+{
+	return p->dont_fragment && largest(skb, p) > to->mtu;
+}
+
 /* An IPv4 packet that may be fragmented goes to the kernel's device, which does it. */
 static __always_inline int check_size(struct __sk_buff *skb, struct packet *p,
 				      const struct workload *w, const struct block *to)

@@ -197,13 +197,13 @@ static __always_inline int vip_write_out(struct __sk_buff *skb, struct packet *p
 	const struct peer *to = &s->choice.to;
 
 	s->own.addr = p->src;
-	s->vip.addr = p->dst;
 	if (same_addr(&to->addr, &p->dst)) { /* T:b -> V:p becomes V:v -> T:p */
 		s->own.port = p->dport;
 		return vip_write(skb, p, true, to) || vip_write(skb, p, false, &s->own);
 	}
 	if (vip_write(skb, p, false, to))
 		return -1;
+	p->translated = true;
 	if (!same_addr(&to->addr, &s->own.addr))
 		return 0;
 	s->vip.port = p->sport; /* T:p -> V:v becomes V:p -> T:b */
@@ -262,10 +262,19 @@ static __always_inline void vip_record(struct vip_scratch *s, const struct flow_
 static __always_inline void vip_remember(const struct packet *p, struct vip_scratch *s)
 {
 	vip_flow(p, &s->key);
-	s->vip.addr = p->dst;
-	s->vip.port = p->dport;
 	vip_record(s, &s->answer, &s->vip, 0);
 	vip_record(s, &s->key, &s->choice.to, s->choice.slot);
+}
+
+/*
+ * Where there is no room the table forgets who was not met for long, so first the way back of a
+ * flow that is not answered. Its answer would not be known when it comes: who asks keeps it.
+ */
+static __always_inline void vip_expect(const struct packet *p, struct vip_scratch *s)
+{
+	vip_answer_key(p, &s->choice.to, &s->answer);
+	if (!bpf_map_lookup_elem(&translations, &s->answer))
+		vip_record(s, &s->answer, &s->vip, 0);
 }
 
 static __always_inline bool vip_opens(const struct packet *p)
@@ -348,6 +357,8 @@ __noinline int vip_translate(struct __sk_buff *skb, struct packet *p, const stru
 
 	if (!p || !s)
 		return CONTINUE;
+	s->vip.addr = p->dst;
+	s->vip.port = p->dport;
 	known = vip_known(skb, p, s);
 	if (known && (p->fragment == FRAGMENT_LATER || same_addr(&known->to.addr, &p->dst))) {
 		s->choice.to = known->to;
@@ -358,9 +369,19 @@ __noinline int vip_translate(struct __sk_buff *skb, struct packet *p, const stru
 			return drop(p, REASON_NO_BACKEND);
 		vip_remember(p, s);
 		vip_mark_link(skb->ifindex, VIP_LINK_ASKS);
+	} else {
+		vip_expect(p, s);
 	}
 	vip_lead(skb, p, s);
 	return vip_write_out(skb, p, s) ? drop(p, REASON_MALFORMED) : CONTINUE;
+}
+
+/* Makes the packet again what the task sent: it is to be told of that. */
+__noinline int vip_undo(struct __sk_buff *skb, struct packet *p)
+{
+	struct vip_scratch *s = vip_paper();
+
+	return p && s ? vip_write(skb, p, false, &s->vip) : -1;
 }
 
 /* Gives what a backend answers the VIP as its source, where translations knows it. */
