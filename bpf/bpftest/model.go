@@ -22,6 +22,7 @@ type Tables struct {
 	Openings  map[row.OpeningKey]row.Opening
 	Clauses   map[row.ClausesKey]row.Clauses
 	Sources   map[row.SourceKey]row.Source
+	VIPs
 	// What the programs remember; the model writes it too.
 	Attempts, Flows, Datagrams map[row.FlowKey]row.Flow
 	TakingOver                 bool // links change over from another layout's programs
@@ -55,6 +56,7 @@ func (t *Tables) Fill(s *Set) error {
 		fill(s, "attempts", t.Attempts),
 		fill(s, "flows", t.Flows),
 		fill(s, "datagrams", t.Datagrams),
+		t.VIPs.Fill(s),
 	} {
 		if err != nil {
 			return err
@@ -77,10 +79,13 @@ type Node struct {
 	OldDecap bool
 }
 
-// Model decides as the programs should, in plain Go, without VIPs and with no name known.
+// Model decides as the programs should, in plain Go, with no name known and nobody served for the edge.
 type Model struct {
 	Node
 	*Tables
+	// Chosen returns which backend a new flow to a VIP has got, one of those that are allowed: programs choose at
+	// random, so that is asked of them. Not asked where there is no VIP.
+	Chosen func(flow row.FlowKey, allowed []row.Peer) row.Peer
 }
 
 // Outcome is what should come of a packet.
@@ -91,6 +96,9 @@ type Outcome struct {
 	Block  row.Block    // where it is sent
 	Left   bool         // what passes is left to the stack, not redirected
 	Enters bool         // it goes into the node's stack by the device To
+	// Frame is what becomes of the frame by way of a VIP, nil: it stays as it is. Of a frame in a tunnel it is the
+	// inner one.
+	Frame []byte
 }
 
 // Action returns the action that goes with the outcome.
@@ -118,6 +126,7 @@ func end(reason row.Reason) Outcome { return Outcome{Reason: reason} }
 type packet struct {
 	headers
 	frame    []byte
+	out      []byte // as translated, nil: as it came
 	vni      uint32
 	identity uint16
 }
@@ -243,34 +252,64 @@ func nowhere(a netip.Addr) row.Reason {
 
 // route finds where the packet goes.
 func (m Model) route(p packet, w row.Workload, meta Meta) Outcome {
+	link := max(meta.Ifindex, 1)
+	block, ok := m.block(p, w)
+	if ok {
+		m.release(p, link)
+	} else {
+		if p, ok = m.toVIP(p, link); !ok {
+			return end(row.ReasonNoBackend)
+		}
+		block, ok = m.block(p, w)
+	}
+	if ok && block.Flags&row.BlockLocal != 0 && block.Flags&row.BlockPlain == 0 {
+		return m.here(p, w, link)
+	}
+	var o Outcome
+	switch {
+	case !ok:
+		o = m.leave(p, w, meta)
+	case block.Flags&row.BlockPlain != 0:
+		m.opens(p, w)
+		o = m.toPlain(p, block, meta)
+	default:
+		m.opens(p, w)
+		o = m.send(p, block, meta)
+	}
+	o.Frame = p.out
+	return o
+}
+
+func (m Model) block(p packet, w row.Workload) (block row.Block, ok bool) {
 	bits := int(w.Block6)
 	if p.v4 {
 		bits = int(w.Block4)
 	}
-	block, ok := row.Block{}, false
 	if masked, err := p.dst.Prefix(bits); err == nil {
 		block, ok = m.Blocks[row.BlockKey{VNI: w.VNI, Addr: row.AddrOf(masked.Addr())}]
 	}
-	if !ok {
-		return m.leave(p, w, meta)
-	}
+	return block, ok
+}
+
+// opens remembers what a task opens inside a network, where rules may have need of it.
+func (m Model) opens(p packet, w row.Workload) {
 	if w.Flags&row.WorkloadDirected != 0 {
 		m.remember(p)
 	}
-	switch {
-	case block.Flags&row.BlockPlain != 0:
-		return m.toPlain(p, block, meta)
-	case block.Flags&row.BlockLocal == 0:
-		return m.send(p, block, meta)
-	}
+}
+
+// here decides about a packet to a task of this node. What a task sends to itself nobody judges.
+func (m Model) here(p packet, w row.Workload, link uint32) Outcome {
+	m.opens(p, w)
 	e, ok := m.Endpoints[row.EndpointKey{VNI: w.VNI, Addr: row.AddrOf(p.dst)}]
 	if !ok {
 		return end(row.ReasonNoEndpoint)
 	}
-	if e.Ifindex == max(meta.Ifindex, 1) {
-		return Outcome{Reason: row.ReasonDelivered, To: e}
+	o := Outcome{Reason: row.ReasonDelivered, To: e}
+	if e.Ifindex != link {
+		o = m.judge(p, e)
 	}
-	return m.judge(p, e)
+	return m.delivered(o, p)
 }
 
 // network returns the longest prefix of a network, or of nodes, that an address is of.
@@ -296,7 +335,7 @@ func (m Model) leave(p packet, w row.Workload, meta Meta) Outcome {
 		return end(row.ReasonNoBlock)
 	case known && net.VNI != row.VNINodes:
 		return end(row.ReasonOtherNetwork)
-	case p.proto == UDP && p.fragment != 2 && m.isTunnelPort(p.dport):
+	case p.proto == UDP && m.isTunnelPort(p.dport):
 		return end(row.ReasonSpoofedTunnel)
 	}
 	m.remember(p)

@@ -36,7 +36,7 @@ func (m Model) fromPlain(frame []byte, v row.VTEP, meta Meta) Outcome {
 	if v.Flags&row.VTEPDirected != 0 {
 		m.remember(p)
 	}
-	return m.receive(frame, v.VNI, v.As.Identity, meta)
+	return m.delivered(m.receive(frame, v.VNI, v.As.Identity, meta))
 }
 
 // holds tells whether an address is of a block of the frame's sender.

@@ -18,7 +18,11 @@ func (m Model) ToWorkload(frame []byte, meta Meta) Outcome {
 	h, ok := readHeaders(frame, meta.GSOSize != 0)
 	switch {
 	case meta.Ingress == 0:
-		return end(row.ReasonFromHost)
+		p := packet{headers: h, frame: frame, vni: w.VNI}
+		if ok {
+			p = m.answered(p, max(meta.Ifindex, 1))
+		}
+		return Outcome{Reason: row.ReasonFromHost, Frame: p.out}
 	case !ok:
 		return end(row.ReasonMalformed)
 	case h.ethertype != TypeIPv4 && h.ethertype != TypeIPv6:
@@ -37,7 +41,7 @@ func (m Model) ToWorkload(frame []byte, meta Meta) Outcome {
 		}
 	}
 	o.Left = true
-	return o
+	return m.delivered(o, p)
 }
 
 // open tells whether a port of the node leads where the world's packet goes, or whether it is news of
@@ -91,22 +95,20 @@ func (m Model) FromUnderlay(frame []byte, meta Meta) Outcome {
 		}
 		return end(row.ReasonAnsweredProbe)
 	}
-	o := m.receive(inner, vni, identity, meta)
-	h, ok := readHeaders(inner, meta.GSOSize != 0)
-	if o.Reason == row.ReasonMalformed || !ok {
+	o, p := m.receive(inner, vni, identity, meta)
+	if p.frame == nil {
 		return o
 	}
-	p := packet{headers: h}
-	if meta.GSOSize != 0 && h.proto != TCP && p.checkInner() == row.ReasonNone {
+	if meta.GSOSize != 0 && p.proto != TCP && p.checkInner() == row.ReasonNone {
 		return end(row.ReasonSlowPath)
 	}
-	if o.To != (row.Endpoint{}) && h.v4 != m.Addr.Is4() && m.OldDecap {
+	if o.To != (row.Endpoint{}) && p.v4 != m.Addr.Is4() && m.OldDecap {
 		return end(row.ReasonSlowPath)
 	}
-	if o.To != (row.Endpoint{}) && outer.tos&3 == 3 && h.tos&3 == 0 {
+	if o.To != (row.Endpoint{}) && outer.tos&3 == 3 && p.tos&3 == 0 {
 		return end(row.ReasonBadTunnel)
 	}
-	return o
+	return m.delivered(o, p)
 }
 
 // outerL4 is where UDP begins in a tunnel frame that the program opens.
@@ -158,26 +160,27 @@ func (m Model) FromTunnel(frame []byte, meta Meta) Outcome {
 	if v.Flags&row.VTEPPlain != 0 {
 		return m.fromPlain(frame, v, meta)
 	}
-	return m.receive(frame, meta.Tunnel.VNI, meta.Tunnel.Identity, meta)
+	return m.delivered(m.receive(frame, meta.Tunnel.VNI, meta.Tunnel.Identity, meta))
 }
 
-func (m Model) receive(frame []byte, vni uint32, identity uint16, meta Meta) Outcome {
+// receive judges what came from another node. Of what can't be read there is no packet.
+func (m Model) receive(frame []byte, vni uint32, identity uint16, meta Meta) (Outcome, packet) {
 	h, ok := readHeaders(frame, meta.GSOSize != 0)
 	if !ok {
-		return end(row.ReasonMalformed)
+		return end(row.ReasonMalformed), packet{}
 	}
 	p := packet{headers: h, frame: frame, vni: vni, identity: identity}
 	if reason := p.checkInner(); reason != row.ReasonNone {
-		return end(reason)
+		return end(reason), p
 	}
 	e, ok := m.Endpoints[row.EndpointKey{VNI: vni, Addr: row.AddrOf(p.dst)}]
 	if !ok {
-		return m.receiveOwn(p)
+		return m.receiveOwn(p), p
 	}
 	if _, ofNode := m.Blocks[row.BlockKey{VNI: row.VNINodes, Addr: row.AddrOf(p.src)}]; identity == row.IdentityOtherNode && !ofNode {
-		return end(row.ReasonSpoofedAddress)
+		return end(row.ReasonSpoofedAddress), p
 	}
-	return m.judge(p, e)
+	return m.judge(p, e), p
 }
 
 // receiveOwn decides about what no task has the address of: the node may.

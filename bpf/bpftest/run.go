@@ -174,10 +174,16 @@ func (s *Set) Run(program string, frame []byte, m Meta) (Result, error) {
 // RunExpecting is Run for millions of packets: it looks at the counter of one reason alone. The
 // result's reason is that one, or ReasonNone when another was counted.
 func (s *Set) RunExpecting(program string, frame []byte, m Meta, want row.Reason) (Result, error) {
+	return s.RunAsked(program, frame, m, func() row.Reason { return want })
+}
+
+// RunAsked is RunExpecting where the reason is asked for once the program has run, and only then.
+func (s *Set) RunAsked(program string, frame []byte, m Meta, ask func() row.Reason) (Result, error) {
 	r, err := s.run(program, frame, m)
 	if err != nil {
 		return r, err
 	}
+	want := ask()
 	c, err := s.Counter(want)
 	if err != nil {
 		return r, err

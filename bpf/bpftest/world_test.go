@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
 	"weft/bpf"
@@ -50,6 +52,7 @@ type addrs struct {
 	foreign, world, multicast netip.Addr // of netB; outside; never carried
 	dns                       netip.Addr
 	own, other, lost          netip.Addr // of processes of node, of otherNode, of no node
+	vip, vip2                 netip.Addr // of VIPs, where a test has some
 }
 
 var (
@@ -58,12 +61,14 @@ var (
 		none: addr("10.1.1.99"), remote: addr("10.1.2.10"), unheld: addr("10.1.9.9"), plain: addr("10.1.3.10"),
 		foreign: addr("10.2.1.10"), world: world4, multicast: addr("224.0.0.251"), dns: dns4,
 		own: addr("44.128.0.1"), other: addr("44.128.0.2"), lost: addr("44.128.0.9"),
+		vip: addr("11.0.0.1"), vip2: addr("11.0.0.2"),
 	}
 	v6 = addrs{
 		web: addr("fd01:1::1:a"), db: addr("fd01:1::1:14"), peer: addr("fd01:1::1:1e"), open: addr("fd01:1::1:28"),
 		none: addr("fd01:1::1:63"), remote: addr("fd01:1::2:a"), unheld: addr("fd01:1::9:9"), plain: addr("fd01:1::3:a"),
 		foreign: addr("fd01:2::1:a"), world: world6, multicast: addr("ff02::fb"), dns: dns6,
 		own: addr("fd01:a::1"), other: addr("fd01:a::2"), lost: addr("fd01:a::9"),
+		vip: addr("fd01:c::1"), vip2: addr("fd01:c::2"),
 	}
 	families = map[string]addrs{"ipv4": v4, "ipv6": v6}
 
@@ -129,6 +134,7 @@ func newTables(mtu uint16) *bpftest.Tables {
 			row.SourceKeyOf(netA, netip.MustParsePrefix("fd01:a::2/128")):  {Src: row.VerdictPrefix | ruleNode},
 		},
 		Attempts: make(map[row.FlowKey]row.Flow), Flows: make(map[row.FlowKey]row.Flow), Datagrams: make(map[row.FlowKey]row.Flow),
+		VIPs: bpftest.NewVIPs(),
 	}
 	for _, task := range []struct {
 		link            uint32
@@ -266,7 +272,7 @@ func newBench(tb testing.TB, object string, c change) *bench {
 	if err := tables.Fill(set); err != nil {
 		tb.Fatal(err)
 	}
-	return &bench{
+	b := &bench{
 		Set: set, seen: make(map[row.Reason]bool),
 		Model: bpftest.Model{Tables: tables, Node: bpftest.Node{
 			Addr: config.NodeAddr, TunnelPort: config.TunnelPort, TunnelPort2: config.TunnelPort2, DNS4: config.DNS4, DNS6: config.DNS6,
@@ -274,6 +280,21 @@ func newBench(tb testing.TB, object string, c change) *bench {
 			OldDecap: oldDecap(tb),
 		}},
 	}
+	b.Chosen = func(flow row.FlowKey, allowed []row.Peer) row.Peer { return b.chosen(tb, flow, allowed) }
+	return b
+}
+
+// chosen reads which backend the programs gave a flow.
+func (b *bench) chosen(tb testing.TB, flow row.FlowKey, allowed []row.Peer) row.Peer {
+	tb.Helper()
+	var got row.Translation
+	if err := b.Maps["translations"].Lookup(flow, &got); err != nil {
+		tb.Fatalf("a flow %+v to a VIP has no backend, want one of %v: %v", flow, allowed, err)
+	}
+	if !slices.Contains(allowed, got.To) {
+		tb.Fatalf("a flow %+v to a VIP has got %v, want one of %v", flow, got.To, allowed)
+	}
+	return got.To
 }
 
 // oldDecap tells whether this kernel is below 6.3.
@@ -346,6 +367,28 @@ func (b *bench) model(program string, frame []byte, meta bpftest.Meta) bpftest.O
 // sameFlows compares what the programs remember with what the model does.
 func (b *bench) sameFlows(t *testing.T) {
 	t.Helper()
+	translations, err := bpftest.Rows[row.FlowKey, row.Translation](b.Set, "translations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := make(map[row.FlowKey]row.Peer)
+	for key, known := range translations {
+		peers[key] = known.To
+	}
+	if diff := cmp.Diff(b.Translations, peers, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("translations (-want +got):\n%s", diff)
+	}
+	affinities, err := bpftest.Rows[row.AffinityKey, row.Affinity](b.Set, "affinities")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := make(map[row.AffinityKey]row.Peer)
+	for key, known := range affinities {
+		clients[key] = known.Backend.To
+	}
+	if diff := cmp.Diff(b.Affinities, clients, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("affinities (-want +got):\n%s", diff)
+	}
 	for name, model := range b.remembered() {
 		flows, err := bpftest.Rows[row.FlowKey, row.Flow](b.Set, name)
 		if err != nil {
@@ -372,6 +415,8 @@ func (b *bench) reset(t *testing.T) {
 	for _, model := range b.remembered() {
 		clear(model)
 	}
+	clear(b.Translations)
+	clear(b.Affinities)
 	if err := b.Fill(b.Set); err != nil {
 		t.Fatal(err)
 	}
