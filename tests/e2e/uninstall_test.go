@@ -56,9 +56,10 @@ func TestUninstallLeavesTheHostAsItWas(t *testing.T) {
 	l := labtest.Up(t, lab.Options{Hosts: 1, Bare: true})
 	h := l.Hosts[0]
 	var before map[string]string
-	eventually(t, func() error { // link-local addresses are probed for a second
-		if before = remains(t, h); strings.Contains(before["ip -o address"], "tentative") {
-			return errors.New(before["ip -o address"])
+	eventually(t, func() error { // until the underlay has its link-local address, and has probed it for a second
+		before = remains(t, h)
+		if list := before["ip -o address"]; strings.Contains(list, "tentative") || !strings.Contains(list, "fe80::") {
+			return errors.New(list)
 		}
 		return nil
 	})
@@ -69,16 +70,17 @@ func TestUninstallLeavesTheHostAsItWas(t *testing.T) {
 		_, err := h.Weft(t.Context(), "network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64").Output()
 		return err
 	})
-	run := func(name string) {
+	run := func(name string, flags ...string) {
 		t.Helper()
-		task := h.Weft(t.Context(), "run", "--network", "prod", "--name", name, "--publish", "8080:80", "--", "sleep", "1000")
+		args := append([]string{"run", "--network", "prod", "--name", name}, flags...)
+		task := h.Weft(t.Context(), append(args, "--", "sleep", "1000")...)
 		if err := task.Start(); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = task.Wait() }) // it ends with the lab
 		eventually(t, func() error { _, err := taskOf(t, h, name); return err })
 	}
-	run("first")
+	run("first", "--publish", "8080:80")
 	uninstall := func(args ...string) (string, error) {
 		args = append([]string{"netd", "uninstall", "--state", h.Dir + "/netd", "--socket", h.Socket(), "--pin", h.Pins(), "--cgroup", h.Cgroup()}, args...)
 		return h.Weft(t.Context(), args...).Output()
