@@ -19,6 +19,7 @@ import (
 	"weft/bpf/row"
 	"weft/overlay/apply"
 	"weft/overlay/compile"
+	"weft/overlay/paths"
 )
 
 // wantTraffic wants every kind of traffic from one task to another.
@@ -210,7 +211,7 @@ func TestProbesFindTheSmallPath(t *testing.T) {
 			l.enter(l.nodes[1].ns)
 			l.do(netlink.LinkSetMTU(l.link("u1"), end))
 			l.enter(l.nodes[0].ns)
-			prober, err := apply.OpenProber(t.Context(), w.first, [2]uint16{})
+			prober, err := paths.OpenProber(t.Context(), w.first, [2]uint16{apply.DefaultPort})
 			l.do(err)
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 1)

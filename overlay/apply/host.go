@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"weft/overlay/apply/firewall"
 	"weft/overlay/compile"
 )
 
@@ -36,11 +36,9 @@ type HostOptions struct {
 type Host struct {
 	o HostOptions
 
+	firewall *firewall.Firewall
+
 	mu       sync.Mutex // guards what follows
-	subnets  []netip.Prefix
-	ports    []compile.Port
-	held     map[hold]io.Closer
-	written  bool // the firewall table is this process' own
 	settings *settings
 }
 
@@ -56,7 +54,11 @@ func NewHost(o HostOptions) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}
-	return &Host{o: o, settings: s, held: make(map[hold]io.Closer)}, nil
+	wall := firewall.New(firewall.Options{
+		Node4: o.Underlay.Addr4, Node6: o.Underlay.Addr6, Links: linkPrefix, Tunnels: tunnelPrefix,
+		Local: func() ([]netip.Addr, error) { return addrsOf(nil) },
+	})
+	return &Host{o: o, firewall: wall, settings: s}, nil
 }
 
 // Ensure sets up tunnel device, addresses of the name server, forwarding and firewall table, and
@@ -71,7 +73,7 @@ func (h *Host) Ensure(ctx context.Context) (tunnel, second uint32, err error) {
 		return 0, 0, fmt.Errorf("host: %w", err)
 	}
 	// Before the device: nothing that comes out of it past the packet path may go on.
-	if err := h.ensureFirewall(ctx); err != nil {
+	if err := h.firewall.Ensure(ctx); err != nil {
 		return 0, 0, fmt.Errorf("host: %w", err)
 	}
 	if tunnel, err = ensureTunnel(TunnelDevice, h.o.Port, h.o.Underlay); err != nil {
@@ -91,24 +93,20 @@ func (h *Host) Ensure(ctx context.Context) (tunnel, second uint32, err error) {
 // SetFirewall makes traffic from the networks' subnets to outside of them leave with the node's
 // address, and ports of the node lead to tasks. Ports are sorted.
 func (h *Host) SetFirewall(ctx context.Context, subnets []netip.Prefix, ports []compile.Port) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.written && samePrefixes(h.subnets, subnets) && slices.Equal(h.ports, ports) {
-		return nil
-	}
-	subnetsBefore, portsBefore, first := h.subnets, h.ports, !h.written
-	h.subnets, h.ports = sortedPrefixes(subnets), slices.Clone(ports)
-	if err := h.firewall(ctx); err != nil {
-		h.subnets, h.ports = subnetsBefore, portsBefore
-		return fmt.Errorf("host: %w", err)
-	}
-	if first {
-		return nil // an earlier process' ports were these: its conversations go on
-	}
-	if err := forget(changedPorts(portsBefore, ports)); err != nil {
+	if err := h.firewall.Set(ctx, subnets, ports); err != nil {
 		return fmt.Errorf("host: %w", err)
 	}
 	return nil
+}
+
+// Hold takes ports of the node, all or none. One that is held already is no error.
+func (h *Host) Hold(ctx context.Context, ports []compile.Port) error {
+	return h.firewall.Hold(ctx, ports)
+}
+
+// Release gives ports back to the node's programs. One that is not held is no error.
+func (h *Host) Release(ctx context.Context, ports []compile.Port) error {
+	return h.firewall.Release(ctx, ports)
 }
 
 // Remove undoes all that Ensure, EnsureNode and SetNode did, also in an earlier process, and names what was there. After
@@ -122,8 +120,8 @@ func (h *Host) Remove(ctx context.Context) (removed []string, err error) {
 			removed = append(removed, what)
 		}
 	}
-	was, err := removeFirewall(ctx)
-	note("nftables table inet "+firewallTable, was, err)
+	was, err := h.firewall.Remove(ctx)
+	note("nftables table inet "+firewall.Table, was, err)
 	for _, name := range []string{TunnelDevice, secondDevice, NodeDevice} {
 		was, err := removeLink(name)
 		note("device "+name, was, err)
@@ -136,11 +134,6 @@ func (h *Host) Remove(ctx context.Context) (removed []string, err error) {
 		was := h.settings.was[name]
 		note("sysctl "+name+", which is "+was+" again", true, h.settings.restore(name))
 	}
-	for key, socket := range h.held {
-		errs = append(errs, socket.Close())
-		delete(h.held, key)
-	}
-	h.subnets, h.ports, h.written = nil, nil, false
 	if err := errors.Join(errs...); err != nil {
 		return removed, fmt.Errorf("host: %w", err)
 	}

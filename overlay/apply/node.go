@@ -105,9 +105,9 @@ func (h *Host) SetNode(_ context.Context, addrs, subnets []netip.Prefix) error {
 	if err != nil || link == nil {
 		return errors.Join(err, fmt.Errorf("host: device %s: %w", NodeDevice, unix.ENODEV))
 	}
-	for _, f := range families() {
-		err := setNodeFamily(link, f, addrs, subnets)
-		if !f.is4 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EACCES)) {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		err := setNodeFamily(link, family, addrs, subnets)
+		if family == netlink.FAMILY_V6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EACCES)) {
 			continue // IPv6 is not built, or switched off here
 		}
 		if err != nil {
@@ -117,16 +117,16 @@ func (h *Host) SetNode(_ context.Context, addrs, subnets []netip.Prefix) error {
 	return nil
 }
 
-func setNodeFamily(link netlink.Link, f family, addrs, subnets []netip.Prefix) error {
-	others := func(p netip.Prefix) bool { return p.Addr().Is4() != f.is4 }
+func setNodeFamily(link netlink.Link, family int, addrs, subnets []netip.Prefix) error {
+	others := func(p netip.Prefix) bool { return p.Addr().Is4() != (family == netlink.FAMILY_V4) }
 	addrs, subnets = slices.DeleteFunc(slices.Clone(addrs), others), slices.DeleteFunc(slices.Clone(subnets), others)
 	if len(addrs) == 0 {
 		subnets = nil // answers would find no way back
 	}
-	if err := setNodeAddrs(link, f, addrs); err != nil {
+	if err := setNodeAddrs(link, family, addrs); err != nil {
 		return err
 	}
-	have, err := nodeRoutes(link, f)
+	have, err := nodeRoutes(link, family)
 	if err != nil {
 		return err
 	}
@@ -154,9 +154,9 @@ func setNodeFamily(link netlink.Link, f family, addrs, subnets []netip.Prefix) e
 
 // setNodeAddrs leaves no other address on the link. Their lengths lead what else is of the nodes' subnet here, where it
 // is dropped with a reason.
-func setNodeAddrs(link netlink.Link, f family, addrs []netip.Prefix) error {
+func setNodeAddrs(link netlink.Link, family int, addrs []netip.Prefix) error {
 	list, err := retryDump(func() ([]netlink.Addr, error) {
-		return netlink.AddrList(link, f.netlink()) //nolint:forbidigo // this is the retrying reader
+		return netlink.AddrList(link, family) //nolint:forbidigo // this is the retrying reader
 	})
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
@@ -183,8 +183,8 @@ func setNodeAddrs(link netlink.Link, f family, addrs []netip.Prefix) error {
 }
 
 // nodeRoutes returns our routes to the link.
-func nodeRoutes(link netlink.Link, f family) (map[netip.Prefix]netlink.Route, error) {
-	all, err := routesOf(f.netlink())
+func nodeRoutes(link netlink.Link, family int) (map[netip.Prefix]netlink.Route, error) {
+	all, err := routesOf(family)
 	if err != nil {
 		return nil, err
 	}
@@ -198,11 +198,4 @@ func nodeRoutes(link netlink.Link, f family) (map[netip.Prefix]netlink.Route, er
 		have[netip.PrefixFrom(ip.Unmap(), ones)] = r
 	}
 	return have, nil
-}
-
-func (f family) netlink() int {
-	if f.is4 {
-		return netlink.FAMILY_V4
-	}
-	return netlink.FAMILY_V6
 }

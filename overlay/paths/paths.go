@@ -22,7 +22,7 @@ import (
 	"weft/overlay/facts"
 )
 
-// Prober asks a node whether an IP packet of size bytes arrives at its first or second port; see apply.Prober.
+// Prober asks a node whether an IP packet of size bytes arrives at its first or second port; see UDPProber.
 type Prober interface {
 	Fits(ctx context.Context, vtep netip.Addr, second bool, size int) (bool, error)
 }

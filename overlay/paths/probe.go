@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package apply
+package paths
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -24,9 +23,9 @@ const (
 	vxlanSize  = 8
 )
 
-// Prober asks how large frames to other nodes may be, by frames of that size to their tunnel port; see
+// UDPProber asks how large frames to other nodes may be, by frames of that size to their tunnel port; see
 // bpf/src/lib/echo.h. Make it with OpenProber.
-type Prober struct {
+type UDPProber struct {
 	conn *net.UDPConn
 	// ports are the first of tunnels and the second one.
 	ports [2]uint16
@@ -36,9 +35,8 @@ type Prober struct {
 	asked map[[probeData]byte]chan struct{}
 }
 
-// OpenProber opens the socket that asks, at the node's underlay address. ports are of tunnels, the
-// first 0: DefaultPort.
-func OpenProber(ctx context.Context, own netip.Addr, ports [2]uint16) (*Prober, error) {
+// OpenProber opens the socket that asks, at the node's underlay address. ports are of tunnels; 0: there is none.
+func OpenProber(ctx context.Context, own netip.Addr, ports [2]uint16) (*UDPProber, error) {
 	listen := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) { err = probeSocket(int(fd), own.Is6()) }), err)
@@ -47,8 +45,7 @@ func OpenProber(ctx context.Context, own netip.Addr, ports [2]uint16) (*Prober, 
 	if err != nil {
 		return nil, fmt.Errorf("open the socket that probes paths: %w", err)
 	}
-	ports[0] = cmp.Or(ports[0], DefaultPort)
-	p := &Prober{ports: ports, over: 28, asked: make(map[[probeData]byte]chan struct{})}
+	p := &UDPProber{ports: ports, over: 28, asked: make(map[[probeData]byte]chan struct{})}
 	p.conn, _ = conn.(*net.UDPConn) // "udp" makes no other
 	if own.Is6() {
 		p.over = 48
@@ -73,7 +70,7 @@ func probeSocket(fd int, six bool) error {
 }
 
 // Run hears answers until ctx ends, which is no error.
-func (p *Prober) Run(ctx context.Context) error {
+func (p *UDPProber) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = p.conn.SetReadDeadline(time.Unix(1, 0)) }) // the read below ends
 	defer stop()
 	defer func() { _ = p.conn.Close() }() // nothing is sent any more
@@ -93,7 +90,7 @@ func (p *Prober) Run(ctx context.Context) error {
 	return nil
 }
 
-func (p *Prober) answered(token [probeData]byte) {
+func (p *UDPProber) answered(token [probeData]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c, ok := p.asked[token]; ok {
@@ -104,7 +101,7 @@ func (p *Prober) answered(token [probeData]byte) {
 
 // Fits reports whether an IP packet of size bytes arrives at a node's first or second port of tunnels. No answer after
 // three tries is no, and so is a second port that there is not.
-func (p *Prober) Fits(ctx context.Context, vtep netip.Addr, second bool, size int) (bool, error) {
+func (p *UDPProber) Fits(ctx context.Context, vtep netip.Addr, second bool, size int) (bool, error) {
 	port := p.ports[0]
 	if second {
 		port = p.ports[1]

@@ -151,7 +151,8 @@ var layers = []struct {
 	{"overlay/facts", []string{"overlay", "overlay/compile"}},
 	{"overlay/paths", []string{"overlay", "overlay/compile", "overlay/facts"}},
 	{"overlay/watch", []string{"overlay", "overlay/compile", "overlay/explain"}},
-	{"overlay/apply", []string{"overlay", "overlay/compile"}},
+	{"overlay/apply/firewall", []string{"overlay", "overlay/compile"}},
+	{"overlay/apply", []string{"overlay", "overlay/compile", "overlay/apply/firewall"}},
 }
 
 func TestTheOverlayIsInLayers(t *testing.T) {

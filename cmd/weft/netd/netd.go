@@ -41,6 +41,7 @@ import (
 	"weft/overlay/apply"
 	"weft/overlay/compile"
 	overlayengine "weft/overlay/engine"
+	"weft/overlay/paths"
 	"weft/overlay/watch"
 )
 
@@ -65,7 +66,7 @@ type daemon struct {
 	interest     *interest.Interest
 	names        *dns.Server
 	static       static
-	prober       *apply.Prober
+	prober       *paths.UDPProber
 
 	pinsLost atomic.Uint64 // pins that somebody removed
 	halfLost atomic.Uint64 // starts that found no kernel half, though there should have been one
@@ -250,7 +251,7 @@ func (d *daemon) attachSockets() error {
 const loopback = 1
 
 func (d *daemon) makeOverlay(ctx context.Context) (err error) {
-	if d.prober, err = apply.OpenProber(ctx, d.underlay.Addr, [2]uint16{d.o.Tunnel, d.o.Tunnel2}); err != nil {
+	if d.prober, err = paths.OpenProber(ctx, d.underlay.Addr, [2]uint16{d.o.Tunnel, d.o.Tunnel2}); err != nil {
 		return err
 	}
 	t := d.plane.Tables()

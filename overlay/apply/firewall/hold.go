@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package apply
+package firewall
 
 import (
 	"context"
@@ -25,42 +25,42 @@ type hold struct {
 }
 
 // Hold takes ports of the node, all or none. One that is held already is no error.
-func (h *Host) Hold(_ context.Context, ports []compile.Port) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (w *Firewall) Hold(_ context.Context, ports []compile.Port) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var taken []hold
 	for _, p := range ports {
 		key := hold{p.Proto, p.Host}
-		if h.held[key] != nil {
+		if w.held[key] != nil {
 			continue
 		}
 		socket, err := reserve(key)
 		if err != nil {
-			return errors.Join(err, h.release(taken))
+			return errors.Join(err, w.release(taken))
 		}
-		h.held[key] = socket
+		w.held[key] = socket
 		taken = append(taken, key)
 	}
 	return nil
 }
 
 // Release gives ports back to the node's programs. One that is not held is no error.
-func (h *Host) Release(_ context.Context, ports []compile.Port) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (w *Firewall) Release(_ context.Context, ports []compile.Port) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var keys []hold
 	for _, p := range ports {
 		keys = append(keys, hold{p.Proto, p.Host})
 	}
-	return h.release(keys)
+	return w.release(keys)
 }
 
-func (h *Host) release(keys []hold) error {
+func (w *Firewall) release(keys []hold) error {
 	var errs []error
 	for _, key := range keys {
-		if socket := h.held[key]; socket != nil {
+		if socket := w.held[key]; socket != nil {
 			errs = append(errs, socket.Close())
-			delete(h.held, key)
+			delete(w.held, key)
 		}
 	}
 	return errors.Join(errs...)
@@ -123,7 +123,7 @@ func changedPorts(before, after []compile.Port) []compile.Port {
 
 // forget lets the kernel decide anew about conversations with ports that lead elsewhere now: a UDP
 // client that goes on sending would otherwise be led to where the port led before, or nowhere.
-func forget(ports []compile.Port) error {
+func (w *Firewall) forget(ports []compile.Port) error {
 	if len(ports) == 0 {
 		return nil
 	}
@@ -131,7 +131,7 @@ func forget(ports []compile.Port) error {
 	for _, p := range ports {
 		f.ports[hold{p.Proto, p.Host}] = true
 	}
-	local, err := addrsOf(nil)
+	local, err := w.o.Local()
 	if err != nil {
 		return err
 	}

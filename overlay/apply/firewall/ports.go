@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package apply
+package firewall
 
 import (
 	"fmt"
@@ -34,8 +34,8 @@ func portMaps(f family) []portMap {
 	return []portMap{{"ports" + f.digit, true}, {"every" + f.digit, false}}
 }
 
-// writePorts adds maps and chains for h.ports, and what masquerade has to do for them.
-func (h *Host) writePorts(conn *nftables.Conn, table *nftables.Table, masquerade *nftables.Chain, networks []*nftables.Set) error {
+// writePorts adds maps and chains for w.ports, and what masquerade has to do for them.
+func (w *Firewall) writePorts(conn *nftables.Conn, table *nftables.Table, masquerade *nftables.Chain, networks []*nftables.Set) error {
 	var chains []*nftables.Chain
 	for name, hook := range map[string]*nftables.ChainHook{
 		"ports_in": nftables.ChainHookPrerouting, "ports_own": nftables.ChainHookOutput,
@@ -50,7 +50,7 @@ func (h *Host) writePorts(conn *nftables.Conn, table *nftables.Table, masquerade
 				Table: table, Name: m.name, IsMap: true, Concatenation: true, KeyType: m.keyType(f),
 				DataType: nftables.MustConcatSetType(f.key, nftables.TypeInetService),
 			}
-			if err := conn.AddSet(set, m.elements(f, h.ports)); err != nil {
+			if err := conn.AddSet(set, m.elements(f, w.ports)); err != nil {
 				return fmt.Errorf("map %s: %w", m.name, err)
 			}
 			for _, chain := range chains {
@@ -62,7 +62,7 @@ func (h *Host) writePorts(conn *nftables.Conn, table *nftables.Table, masquerade
 			sources = append(sources, fromLoopback(f))
 		}
 		for _, from := range sources {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: masquerade, Exprs: h.returning(f, from)})
+			conn.AddRule(&nftables.Rule{Table: table, Chain: masquerade, Exprs: w.returning(f, from)})
 		}
 	}
 	return nil
@@ -143,18 +143,18 @@ func notLoopback6(f family) []expr.Any {
 }
 
 // returning gives what was led to a task the node's address, so that answers come back through here.
-func (h *Host) returning(f family, from []expr.Any) []expr.Any {
+func (w *Firewall) returning(f family, from []expr.Any) []expr.Any {
 	const destinationWasChanged = 1 << 5 // IPS_DST_NAT
 	exprs := append(f.only(),
 		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{destinationWasChanged, 0, 0, 0}, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 	)
-	exprs = append(append(exprs, toTask(expr.CmpOpEq)...), from...)
+	exprs = append(append(exprs, w.toTask(expr.CmpOpEq)...), from...)
 	exprs = append(exprs, &expr.Counter{})
-	node := h.o.Underlay.Addr4
+	node := w.o.Node4
 	if !f.is4 {
-		node = h.o.Underlay.Addr6
+		node = w.o.Node6
 	}
 	if !node.IsValid() {
 		return append(exprs, &expr.Masq{}) // by the address that the kernel finds best
