@@ -319,6 +319,38 @@ func TestSilentLivesAsLongAsItsKernelAnswers(t *testing.T) {
 	silent(0)
 }
 
+// person answers from the n-th time on that it is asked; 0: never.
+type person struct{ asked, answers, joins int }
+
+func (p *person) Ping(string, net.Addr) (time.Duration, error) {
+	p.asked++
+	if p.answers == 0 || p.asked < p.answers {
+		return 0, errors.New("silence")
+	}
+	return 0, nil
+}
+
+func (p *person) Join([]string) (int, error) {
+	p.joins++
+	return 1, nil
+}
+
+// Who missed that another one lives hears it from that one.
+func TestSilentMemberThatSpeaksIsCompared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, err := Open(Options{ID: "a", Bind: at(95), Echo: func(context.Context, netip.Addr) bool { return true }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &person{answers: 3}
+		ctx, stop := context.WithTimeout(t.Context(), 3*echoEvery+echoEvery/2) // as the event that it lives does
+		defer stop()
+		if !g.outlasts(ctx, Member{ID: "b", Addr: netip.AddrPortFrom(at(96), testPort)}, p) || p.asked != 4 || p.joins != 2 {
+			t.Errorf("asked %d times, compared %d times; want 4 and 2, and no death", p.asked, p.joins)
+		}
+	})
+}
+
 func TestSilenceEndsInDeathWhateverTheKernelSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
@@ -330,7 +362,7 @@ func TestSilenceEndsInDeathWhateverTheKernelSays(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if g.outlasts(t.Context(), at(96)) || time.Since(began) != patienceSilent || asked < 9 {
+		if g.outlasts(t.Context(), Member{ID: "b", Addr: netip.AddrPortFrom(at(96), testPort)}, &person{}) || time.Since(began) != patienceSilent || asked < 9 {
 			t.Errorf("it lives after %v and %d echoes, want death after %v", time.Since(began), asked, patienceSilent)
 		}
 	})

@@ -65,7 +65,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	for running := true; running; {
 		select {
 		case e := <-events:
-			g.take(joinCtx, e)
+			g.take(joinCtx, e, member.Memberlist())
 		case <-joined:
 			running = false
 		}
@@ -185,7 +185,7 @@ func (g *Gossip) probePort(ctx context.Context) error {
 }
 
 // take stores what an event says, until ctx ends what it begins.
-func (g *Gossip) take(ctx context.Context, e serf.Event) {
+func (g *Gossip) take(ctx context.Context, e serf.Event, person asking) {
 	event, ok := e.(serf.MemberEvent)
 	if !ok {
 		return
@@ -211,7 +211,7 @@ func (g *Gossip) take(ctx context.Context, e serf.Event) {
 			Alive: m.Status == serf.StatusAlive,
 		}
 		if event.Type == serf.EventMemberFailed {
-			g.silence(ctx, now)
+			g.silence(ctx, now, person)
 		} else {
 			g.update(now)
 		}

@@ -15,6 +15,9 @@ import (
 // balances and answers names as before. So a silent member's kernel is asked first, by ICMP echoes, and as long as it
 // answers the member counts as alive, for up to patienceSilent: then nobody tells any more what runs there.
 //
+// It may also be this member that missed a word: who was frozen itself has not heard that a suspicion was refuted, and
+// nobody says so twice. So a silent member is asked in person too, and if it speaks the views are compared at once.
+//
 //	       serf: failed               no echo, or silent for too long
 //	alive --------------> silent -------------------------------------> dead
 //	  ^                     |                                            |
@@ -29,8 +32,16 @@ const (
 // doubt is what takes place between a member's silence and its death.
 type doubt struct{ stop context.CancelFunc }
 
+// asking is how a member is asked in person; serf's members are.
+type asking interface {
+	// Ping returns without an error when the daemon answers.
+	Ping(name string, addr net.Addr) (time.Duration, error)
+	// Join compares the views of all members.
+	Join(addrs []string) (int, error)
+}
+
 // silence asks the kernel of a member that serf takes for dead, and tells of its death when that does not answer either.
-func (g *Gossip) silence(ctx context.Context, m Member) {
+func (g *Gossip) silence(ctx context.Context, m Member, person asking) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	name := memberName(m.ID, m.Role)
@@ -49,7 +60,7 @@ func (g *Gossip) silence(ctx context.Context, m Member) {
 	g.doubts[name] = d
 	g.doubting.Go(func() {
 		defer stop()
-		if g.outlasts(ctx, m.Addr.Addr()) {
+		if g.outlasts(ctx, m, person) {
 			return
 		}
 		g.mu.Lock()
@@ -70,13 +81,18 @@ func (g *Gossip) heard(name string) {
 }
 
 // outlasts asks a kernel again and again. It returns true when ctx ended while it answered.
-func (g *Gossip) outlasts(ctx context.Context, addr netip.Addr) bool {
+func (g *Gossip) outlasts(ctx context.Context, m Member, person asking) bool {
 	stretch := time.Duration(g.o.Stretch)
 	late := time.NewTimer(stretch * patienceSilent)
 	defer late.Stop()
 	next := time.NewTicker(stretch * echoEvery)
 	defer next.Stop()
-	for g.o.Echo(ctx, addr) {
+	for g.o.Echo(ctx, m.Addr.Addr()) {
+		if _, err := person.Ping(memberName(m.ID, m.Role), net.UDPAddrFromAddrPort(m.Addr)); err == nil {
+			if _, err := person.Join([]string{m.Addr.String()}); err != nil {
+				g.log.Debug("ask a silent member", "node", m.ID, "error", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return true
