@@ -36,6 +36,8 @@ const (
 // Members says who answers; discovery/gossip does.
 type Members interface {
 	Alive(id discovery.NodeID) bool
+	// Dead tells of a node that was heard once that neither its daemon nor its kernel answers any more.
+	Dead(id discovery.NodeID) bool
 	// Living counts all that answer, this one and masters too.
 	Living() int
 	// Changed is closed at the next change of Alive of any member.

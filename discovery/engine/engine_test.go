@@ -305,6 +305,7 @@ func TestBrokenRowIsLeftOutAndCounted(t *testing.T) {
 type members struct {
 	mu      sync.Mutex
 	alive   map[discovery.NodeID]bool
+	mute    map[discovery.NodeID]bool // their kernels answer
 	changed chan struct{}
 }
 
@@ -312,6 +313,13 @@ func (m *members) Alive(id discovery.NodeID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.alive[id]
+}
+
+func (m *members) Dead(id discovery.NodeID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	alive, known := m.alive[id]
+	return known && !alive && !m.mute[id]
 }
 
 func (m *members) Living() int {
@@ -434,6 +442,17 @@ func TestNamesOfADeadNodeGo(t *testing.T) {
 		t.Error("a name of nobody but a dead node's task exists")
 	}
 	has("host-c.node.thisdcos.directory.", "10.0.0.3") // who it is is not in doubt
+	// Its kernel answers after all: it is its daemon alone that is away.
+	m.mu.Lock()
+	m.mute = map[discovery.NodeID]bool{"host-c": true}
+	m.mu.Unlock()
+	m.set("host-c", false)
+	everyone()
+	m.mu.Lock()
+	m.mute = nil
+	m.mu.Unlock()
+	m.set("host-c", false)
+	has("only.weft.mesos.")
 	// Another one: two of four are heard, which are not the most.
 	m.set("host-b", false)
 	everyone()

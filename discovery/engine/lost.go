@@ -38,7 +38,7 @@ func (e *Engine) look(id discovery.NodeID, now time.Time) liveness {
 // others the time of a change is noted. It tells whether somebody may be dead that is not taken for dead yet.
 //
 // Who hears no more than half of all nodes and masters is cut off itself, and proves nobody's death: what it knew of
-// names stays. VIPs leave out the same nodes.
+// names stays. A node of which only the daemon is silent is none of the dead: its tasks run, and their names lead to them.
 func (e *Engine) judgeNodes(now time.Time) (undecided bool) {
 	for id := range e.alive {
 		e.look(id, now)
@@ -50,9 +50,12 @@ func (e *Engine) judgeNodes(now time.Time) (undecided bool) {
 	for _, r := range nodes {
 		id := discovery.NodeID(r.Writer)
 		l := e.look(id, now)
-		waits := !l.alive && !l.heard && now.Sub(l.since) < unseen
-		undecided = undecided || waits && !apart
-		if l.alive || apart || waits {
+		if l.alive || apart {
+			continue
+		}
+		waits := !l.heard && now.Sub(l.since) < unseen
+		undecided = undecided || waits
+		if waits || l.heard && !e.members.Dead(id) {
 			continue
 		}
 		dead[id] = true

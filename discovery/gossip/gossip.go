@@ -123,7 +123,8 @@ type Member struct {
 	Role  Role
 	Addr  netip.AddrPort
 	Tags  map[string]string // shared: not to be changed
-	Alive bool              // it answers, or its kernel does
+	Alive bool              // it answers, or has been silent for a short while in which its kernel did
+	Gone  bool              // neither it nor its kernel answers
 	Since time.Time         // of the last change of Alive, as seen here
 }
 
@@ -222,6 +223,13 @@ func (g *Gossip) Stats() Stats {
 	s := g.stats
 	s.Conflicts, s.Silent = g.conflict.total(), len(g.doubts)
 	return s
+}
+
+// Dead tells whether a node that was a member is gone: neither its daemon nor its kernel answers.
+func (g *Gossip) Dead(id discovery.NodeID) bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.members[memberName(id, RoleNode)].Gone
 }
 
 // Living counts the members that live, this one and masters too.

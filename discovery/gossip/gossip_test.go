@@ -314,7 +314,7 @@ func TestSilentLivesAsLongAsItsKernelAnswers(t *testing.T) {
 	silent(1)
 	off.Store(true)
 	for _, r := range both {
-		until(t, r, "death of d", 5*time.Second, func() bool { return !r.Alive("d") })
+		until(t, r, "death of d", 5*time.Second, func() bool { return !r.Alive("d") && r.Dead("d") })
 	}
 	silent(0)
 }
@@ -335,35 +335,59 @@ func (p *person) Join([]string) (int, error) {
 	return 1, nil
 }
 
+// doubted is a member's view in which another one is silent, in simulated time.
+func doubted(t *testing.T, p *person, kernel func() bool) (*Gossip, Member) {
+	t.Helper()
+	g, err := Open(Options{ID: "a", Bind: at(95), Echo: func(context.Context, netip.Addr) bool { return kernel() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Member{ID: "b", Role: RoleNode, Addr: netip.AddrPortFrom(at(96), testPort), Alive: true}
+	g.update(m)
+	m.Alive = false
+	g.silence(t.Context(), m, p)
+	t.Cleanup(g.doubting.Wait)
+	return g, m
+}
+
 // Who missed that another one lives hears it from that one.
 func TestSilentMemberThatSpeaksIsCompared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, err := Open(Options{ID: "a", Bind: at(95), Echo: func(context.Context, netip.Addr) bool { return true }})
-		if err != nil {
-			t.Fatal(err)
-		}
 		p := &person{answers: 3}
-		ctx, stop := context.WithTimeout(t.Context(), 3*echoEvery+echoEvery/2) // as the event that it lives does
-		defer stop()
-		if !g.outlasts(ctx, Member{ID: "b", Addr: netip.AddrPortFrom(at(96), testPort)}, p) || p.asked != 4 || p.joins != 2 {
-			t.Errorf("asked %d times, compared %d times; want 4 and 2, and no death", p.asked, p.joins)
+		g, m := doubted(t, p, func() bool { return true })
+		time.Sleep(3*echoEvery + echoEvery/2)
+		m.Alive = true
+		g.update(m) // as the event does that the comparison brings
+		g.doubting.Wait()
+		if !g.Alive("b") || g.Dead("b") || p.asked != 4 || p.joins != 2 {
+			t.Errorf("asked %d times, compared %d times, alive %t; want 4 and 2, and no death", p.asked, p.joins, g.Alive("b"))
 		}
 	})
 }
 
-func TestSilenceEndsInDeathWhateverTheKernelSays(t *testing.T) {
+// A daemon that is silent for long counts as dead, its node does not before its kernel is silent as well.
+func TestLongSilenceIsNoDeathOfTheNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
-		g, err := Open(Options{ID: "a", Bind: at(95), Echo: func(context.Context, netip.Addr) bool {
-			asked++
-			return true
-		}})
-		if err != nil {
-			t.Fatal(err)
+		kernel := true
+		g, _ := doubted(t, &person{}, func() bool { return kernel })
+		for _, step := range []struct {
+			after       time.Duration
+			kernel      bool
+			alive, dead bool
+		}{
+			{patienceSilent - time.Millisecond, true, true, false},
+			{2 * time.Millisecond, true, false, false},
+			{time.Hour, false, false, false},
+			{2 * echoMute, false, false, true},
+		} {
+			time.Sleep(step.after)
+			if g.Alive("b") != step.alive || g.Dead("b") != step.dead {
+				t.Errorf("after %v more: alive %t, dead %t, want %t and %t", step.after, g.Alive("b"), g.Dead("b"), step.alive, step.dead)
+			}
+			kernel = step.kernel
 		}
-		began := time.Now()
-		if g.outlasts(t.Context(), Member{ID: "b", Addr: netip.AddrPortFrom(at(96), testPort)}, &person{}) || time.Since(began) != patienceSilent || asked < 9 {
-			t.Errorf("it lives after %v and %d echoes, want death after %v", time.Since(began), asked, patienceSilent)
+		if s := g.Stats(); s.Alive != 1 || s.Dead != 1 || s.Silent != 0 {
+			t.Errorf("stats %+v", s)
 		}
 	})
 }

@@ -12,19 +12,21 @@ import (
 )
 
 // A daemon that says nothing is no dead node: it may be stopped, starved or replaced, while the kernel forwards,
-// balances and answers names as before. So a silent member's kernel is asked first, by ICMP echoes, and as long as it
-// answers the member counts as alive, for up to patienceSilent: then nobody tells any more what runs there.
+// balances and answers names as before. So a silent member's kernel is asked, by ICMP echoes. As long as it answers the
+// member counts as alive, for up to patienceSilent: then nobody tells any more what becomes of the tasks there, so
+// nothing new should go to them. It is gone when its kernel does not answer either.
 //
 // It may also be this member that missed a word: who was frozen itself has not heard that a suspicion was refuted, and
 // nobody says so twice. So a silent member is asked in person too, and if it speaks the views are compared at once.
 //
-//	       serf: failed               no echo, or silent for too long
-//	alive --------------> silent -------------------------------------> dead
-//	  ^                     |                                            |
-//	  '----- serf: alive ---'------------------ serf: alive -------------'
+//	       serf: failed           silent for long           no echo
+//	alive --------------> silent -----------------> mute ------------> gone
+//	  ^                     |  '-- no echo ----------------------------^ |
+//	  '----- serf: alive ---'-------------------------'------------------'
 const (
 	patienceSilent = 10 * time.Second
-	echoEvery      = time.Second           // while the kernel answers
+	echoEvery      = time.Second           // of who is silent
+	echoMute       = 5 * time.Second       // of who is mute
 	echoTries      = 3                     // one of them has to be answered
 	echoWithin     = 80 * time.Millisecond // each
 )
@@ -40,7 +42,7 @@ type asking interface {
 	Join(addrs []string) (int, error)
 }
 
-// silence asks the kernel of a member that serf takes for dead, and tells of its death when that does not answer either.
+// silence begins to doubt a member that serf takes for dead.
 func (g *Gossip) silence(ctx context.Context, m Member, person asking) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -52,6 +54,7 @@ func (g *Gossip) silence(ctx context.Context, m Member, person asking) {
 	case g.doubts[name] != nil:
 		return // it is being asked
 	case !g.members[name].Alive:
+		m.Gone = true
 		g.store(m) // it was dead before, or is new to us
 		return
 	}
@@ -60,15 +63,18 @@ func (g *Gossip) silence(ctx context.Context, m Member, person asking) {
 	g.doubts[name] = d
 	g.doubting.Go(func() {
 		defer stop()
-		if g.outlasts(ctx, m, person) {
-			return
-		}
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.doubts[name] == d { // nothing else was heard meanwhile
-			delete(g.doubts, name)
+		g.ask(ctx, m, person, func(gone bool) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.doubts[name] != d {
+				return // it was heard meanwhile
+			}
+			m.Gone = gone
+			if gone {
+				delete(g.doubts, name)
+			}
 			g.store(m)
-		}
+		})
 	})
 }
 
@@ -80,11 +86,12 @@ func (g *Gossip) heard(name string) {
 	}
 }
 
-// outlasts asks a kernel again and again. It returns true when ctx ended while it answered.
-func (g *Gossip) outlasts(ctx context.Context, m Member, person asking) bool {
+// ask asks a kernel again and again until ctx ends, and tells when its member counts as dead: because it was silent for too
+// long, or is gone.
+func (g *Gossip) ask(ctx context.Context, m Member, person asking, dead func(gone bool)) {
 	stretch := time.Duration(g.o.Stretch)
-	late := time.NewTimer(stretch * patienceSilent)
-	defer late.Stop()
+	mute := time.NewTimer(stretch * patienceSilent)
+	defer mute.Stop()
 	next := time.NewTicker(stretch * echoEvery)
 	defer next.Stop()
 	for g.o.Echo(ctx, m.Addr.Addr()) {
@@ -95,13 +102,16 @@ func (g *Gossip) outlasts(ctx context.Context, m Member, person asking) bool {
 		}
 		select {
 		case <-ctx.Done():
-			return true
-		case <-late.C:
-			return false
+			return
+		case <-mute.C:
+			dead(false)
+			next.Reset(stretch * echoMute)
 		case <-next.C:
 		}
 	}
-	return ctx.Err() != nil
+	if ctx.Err() == nil {
+		dead(true)
+	}
 }
 
 // echo tells whether the kernel at addr answers. Without the right to ask (CAP_NET_RAW) it does not.

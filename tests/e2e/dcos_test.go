@@ -223,7 +223,7 @@ func TestDCOSPreset(t *testing.T) {
 		}
 		return nil
 	})
-	if err := l.Hosts[2].Signal("netd", syscall.SIGKILL); err != nil {
+	if err := errors.Join(l.Hosts[2].Signal("netd", syscall.SIGKILL), l.Hosts[2].Cut(true)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
@@ -236,7 +236,7 @@ func TestDCOSPreset(t *testing.T) {
 		return nil
 	})
 	// It comes back as a new agent, and has the lowest free block.
-	if err := l.Hosts[2].StartNetd(); err != nil {
+	if err := errors.Join(l.Hosts[2].Cut(false), l.Hosts[2].StartNetd()); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, read)
