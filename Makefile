@@ -129,10 +129,14 @@ bench-dns: ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root)
 	@.ci/need.sh nsd knotd unbound
 	$(GO) run ./tests/bench/dns $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 
-.PHONY: chaos-discovery
-chaos-discovery: build ## names asked at full rate while daemons die and change, masters go and names change: counts what is lost or wrong (root); SHORT=1 in seconds
-	@.ci/need.sh
+# Once for all that go to another layout and back.
+.PHONY: next
+next:
 	$(GO) run ./tests/chaos/nextlayout -o bin/weft-next
+
+.PHONY: chaos-discovery
+chaos-discovery: build next ## names asked at full rate while daemons die and change, masters go and names change: counts what is lost or wrong (root); SHORT=1 in seconds
+	@.ci/need.sh
 	$(GO) run ./tests/chaos/discovery $(if $(SHORT),-short,-results tests/bench/results/discovery.jsonl) $(CHAOS)
 
 .PHONY: bench-convergence
@@ -141,9 +145,8 @@ bench-convergence: build ## how fast facts are true everywhere: 8 real nodes, 1,
 	$(GO) run ./tests/bench/convergence $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 
 .PHONY: chaos-overlay
-chaos-overlay: build ## everything that networks must survive, under traffic: counts what is lost (root); SHORT=1 in seconds
+chaos-overlay: build next ## everything that networks must survive, under traffic: counts what is lost (root); SHORT=1 in seconds
 	@.ci/need.sh
-	$(GO) run ./tests/chaos/nextlayout -o bin/weft-next
 	$(GO) run ./tests/chaos/overlay $(if $(SHORT),-short,-results tests/bench/results/chaos.jsonl) $(CHAOS)
 
 .PHONY: chaos-lb
