@@ -29,6 +29,7 @@ type options struct {
 	few     int    // names of the ordinary zone, and those of the large one that are in use
 	many    int    // names of the large zone, more than few
 	coredns string // executable; empty: it is built
+	only    string // servers, with commas between; empty: all
 	results string // folder
 	page    string // with the table; empty: none
 	role    string // of a child: generate, weft, server, plain or zone
@@ -45,6 +46,7 @@ func main() {
 	flag.IntVar(&o.few, "few", 10000, "names of the ordinary zone, and how many of the large one are in use")
 	flag.IntVar(&o.many, "many", 1000000, "names of the large zone; 0: none")
 	flag.StringVar(&o.coredns, "coredns", "", "CoreDNS's executable; none: it is left out (default: it is built)")
+	flag.StringVar(&o.only, "only", "", "only these servers, with commas between, such as weft,nsd")
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
 	flag.StringVar(&o.page, "page", "", "markdown page that shows it; the plot goes beside it")
 	flag.StringVar(&o.role, "role", "", "what a child process is")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,13 +51,12 @@ func serverNames(o options, large bool) []string {
 	if o.coredns != "" {
 		list = append(list, file)
 	}
-	if large {
-		return list
+	if !large {
+		if list = append(list, plain, unbound); o.coredns != "" {
+			list = append(list, hosts)
+		}
 	}
-	if list = append(list, plain, unbound); o.coredns != "" {
-		list = append(list, hosts)
-	}
-	return list
+	return slices.DeleteFunc(list, func(name string) bool { return o.only != "" && !slices.Contains(strings.Split(o.only, ","), name) })
 }
 
 // startServer writes a server's configuration and starts it.
