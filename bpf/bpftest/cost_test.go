@@ -3,6 +3,7 @@
 package bpftest_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -46,6 +47,23 @@ func BenchmarkInstructions(b *testing.B) {
 	}
 }
 
+// BenchmarkInstructionsEdge is the same of the edge in XDP: to a node whose next hop is known, over both families.
+func BenchmarkInstructionsEdge(b *testing.B) {
+	for underlay, at := range edgeUnderlays {
+		for family, a := range edgeFamilies {
+			b.Run("edge/"+family+strings.ReplaceAll(underlay, " ", "_"), func(b *testing.B) {
+				e := newEdgeBenchAt(b, at, true)
+				frame := a.to(portPlain, bpftest.UDP, 0).Bytes()
+				if got, err := e.RunXDP("edge", frame); err != nil || got.Action != bpftest.XDPTX {
+					b.Fatalf("got %s (%v), want %s", got.Action, err, bpftest.XDPTX)
+				}
+				b.ReportMetric(cheapest(b, e.Programs["edge"], frame)-cheapest(b, idleXDP(b), frame), "ns/packet")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
 // name is what question asks for, in wire form.
 const name = "\x03web\x04weft\x05mesos\x00"
 
@@ -83,9 +101,19 @@ func ruled() []byte {
 // idle is a program that does nothing: what the test run itself costs.
 func idle(b *testing.B) *ebpf.Program {
 	b.Helper()
+	return idleOf(b, ebpf.SchedCLS, -1)
+}
+
+func idleXDP(b *testing.B) *ebpf.Program {
+	b.Helper()
+	return idleOf(b, ebpf.XDP, int32(bpftest.XDPPass))
+}
+
+func idleOf(b *testing.B, kind ebpf.ProgramType, action int32) *ebpf.Program {
+	b.Helper()
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "idle", Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+		Name: "idle", Type: kind, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, action), asm.Return()},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -127,7 +127,7 @@ type edgeBench struct {
 	many bool
 }
 
-func newEdgeBench(t *testing.T, room bool) *edgeBench {
+func newEdgeBench(t testing.TB, room bool) *edgeBench {
 	t.Helper()
 	return newEdgeBenchAt(t, node, room)
 }
@@ -135,7 +135,7 @@ func newEdgeBench(t *testing.T, room bool) *edgeBench {
 // edgeUnderlays are addresses of the node by the family that its tunnels run over.
 var edgeUnderlays = map[string]netip.Addr{"": node, " over ipv6": node6}
 
-func newEdgeBenchAt(t *testing.T, at netip.Addr, room bool) *edgeBench {
+func newEdgeBenchAt(t testing.TB, at netip.Addr, room bool) *edgeBench {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("loading programs needs root")
