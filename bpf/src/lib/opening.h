@@ -4,7 +4,7 @@
 /*
  * Where a port of the node leads to a port of a task, the world may come in by it, whatever the
  * task's groups are; a rule that denies the world was heard before. The address translation itself
- * is the node's firewall table (overlay/apply/ports.go): its packets come as the world's.
+ * is the node's firewall table (overlay/apply/firewall): its packets come as the world's.
  */
 
 #include "lib/flow.h"
