@@ -299,6 +299,7 @@ func TestAllWeightsZeroRefuseAndKeepTheName(t *testing.T) {
 	if vip.Backends != 1 || vip.Draining != 1 {
 		t.Errorf("%d backends, %d of them draining; want one that drains", vip.Backends, vip.Draining)
 	}
+	equal(t, "reasons", reasons(status), map[string]string{"a": "out: draining"})
 	equal(t, "addresses", status[0].Addrs, []netip.Addr{addr("11.1.2.3")})
 }
 
