@@ -52,6 +52,8 @@ type Backend struct {
 	Detail string `json:"detail,omitempty"`
 	// Draining tells that its task is about to end: no new connections.
 	Draining bool `json:"draining,omitempty"`
+	// Check is what the node asks the task by; empty: whoever runs the task says how it is, or nobody.
+	Check string `json:"check,omitempty"`
 	// Wait is for how long a change waits until every node acts by it; 0: DefaultWait.
 	Wait time.Duration `json:"wait,omitempty"`
 }
@@ -81,6 +83,10 @@ type Registration struct {
 	Labels []string `json:"labels"`
 	// Health is what is known of it at first: Unknown where it is checked.
 	Health Health `json:"health,omitempty"`
+	// Check makes the node itself ask the task how it is, from inside its network namespace, as long as it is
+	// published: written as in docs/loadbalancing.md, but for commands. For runtimes that nothing of runs beside
+	// the task. At most MaxCheck bytes.
+	Check string `json:"check,omitempty"`
 }
 
 // State is what is said of a published task from moment to moment.
@@ -90,8 +96,11 @@ type State struct {
 	Draining bool   `json:"draining,omitempty"`
 }
 
-// MaxDetail is the longest Detail, bytes.
-const MaxDetail = 256
+// Longest Detail and Check, bytes.
+const (
+	MaxDetail = 256
+	MaxCheck  = 1024
+)
 
 // VIPStatus is a VIP as a node sees it.
 type VIPStatus struct {

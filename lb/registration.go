@@ -69,7 +69,7 @@ func (r Registration) Backends(node discovery.NodeID) ([]Backend, error) {
 					ErrInvalid, text, from[key], old.Port))
 				break
 			}
-			backends[key] = Backend{VIP: key, Task: r.Task, Node: node, Addrs: r.Addrs, Port: label.Target, Weight: label.Weight, Balance: label.Balance, Wait: label.Wait, Health: r.Health}
+			backends[key] = Backend{VIP: key, Task: r.Task, Node: node, Addrs: r.Addrs, Port: label.Target, Weight: label.Weight, Balance: label.Balance, Wait: label.Wait, Health: r.Health, Check: r.Check}
 			from[key] = text
 		}
 	}
@@ -100,6 +100,9 @@ func (r Registration) validate() []error {
 	}
 	if !r.Health.known() {
 		invalid("health %q of task %s: %s", r.Health, r.Task, healths)
+	}
+	if len(r.Check) > MaxCheck {
+		invalid("check of task %s has %d bytes: at most %d are allowed", r.Task, len(r.Check), MaxCheck)
 	}
 	for _, a := range r.Addrs {
 		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() {

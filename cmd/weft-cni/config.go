@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	cniversion "github.com/containernetworking/cni/pkg/version"
 
+	"weft/agent/health"
 	"weft/overlay"
 )
 
@@ -30,6 +31,7 @@ type config struct {
 	Network string   `json:"network"` // default: name
 	Groups  []string `json:"groups"`
 	VIPs    []string `json:"vips"`   // labels as in weft run --vip
+	Health  string   `json:"health"` // check as in weft run --health, which the node asks by
 	Socket  string   `json:"socket"` // of the node daemon
 
 	// What the runtime adds for this container: the capabilities portMappings and ips and the argument ips
@@ -48,8 +50,8 @@ type config struct {
 	} `json:"args"`
 
 	// From CNI_ARGS: WEFT_NAME (or K8S_POD_NAME), a DNS label by which the container is found; and
-	// WEFT_GROUPS and WEFT_VIPS, comma lists which are added to those of the configuration; and IP, a comma
-	// list of addresses that the container shall have.
+	// WEFT_GROUPS and WEFT_VIPS, comma lists which are added to those of the configuration; WEFT_HEALTH, which is
+	// in its place; and IP, a comma list of addresses that the container shall have.
 	label string
 	ports []overlay.PortMapping
 	fixed []netip.Addr
@@ -78,6 +80,11 @@ func parse(args *skel.CmdArgs) (config, error) {
 	c.label = cmp.Or(given["WEFT_NAME"], strings.ReplaceAll(given["K8S_POD_NAME"], ".", "-"))
 	c.Groups = append(c.Groups, list(given["WEFT_GROUPS"])...)
 	c.VIPs = append(c.VIPs, list(given["WEFT_VIPS"])...)
+	if c.Health = cmp.Or(given["WEFT_HEALTH"], c.Health); c.Health != "" {
+		if err := c.checkHealth(); err != nil {
+			return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
+		}
+	}
 	c.Groups = append(c.Groups, c.Args.Mesos.NetworkInfo.Groups...)
 	if c.fixed, err = fixed(c.RuntimeConfig.IPs, c.Args.CNI.IPs, list(given["IP"])); err != nil {
 		return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
@@ -86,6 +93,20 @@ func parse(args *skel.CmdArgs) (config, error) {
 		return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
 	}
 	return c, nil
+}
+
+// checkHealth refuses what the node can't ask by: it knows no process of the container.
+func (c config) checkHealth() error {
+	check, err := health.Parse(c.Health)
+	switch {
+	case err != nil:
+		return err
+	case check.Kind == health.Command:
+		return fmt.Errorf("health %q: tcp, http, https and grpc are allowed", c.Health)
+	case len(c.VIPs) == 0:
+		return fmt.Errorf("health %q decides whether VIPs lead to the container, and there are none", c.Health)
+	}
+	return nil
 }
 
 // fixed reads the addresses that the container shall have. The length behind one, which some runtimes

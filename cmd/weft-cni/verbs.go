@@ -78,9 +78,11 @@ func (p *plugin) reached(ctx context.Context, e overlay.Endpoint) ([]netip.Prefi
 func (p *plugin) publish(ctx context.Context, e overlay.Endpoint) error {
 	var ports []discovery.NamedPort
 	if len(p.VIPs) > 0 {
-		vips, err := p.lb.Publish(ctx, lb.Registration{
-			Task: p.id(), Network: p.Network, Framework: lb.DefaultFramework, Addrs: e.Addrs(), Labels: p.VIPs,
-		})
+		r := lb.Registration{Task: p.id(), Network: p.Network, Framework: lb.DefaultFramework, Addrs: e.Addrs(), Labels: p.VIPs, Check: p.Health}
+		if r.Check != "" {
+			r.Health = lb.Unknown
+		}
+		vips, err := p.lb.Publish(ctx, r)
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ func NewClient(conn grpc.ClientConnInterface) *Client {
 func (c *Client) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus, error) {
 	answer, err := c.rpc.Publish(ctx, &PublishRequest{
 		Task: r.Task, Network: r.Network, Framework: r.Framework, Addrs: addrsOut(r.Addrs), Labels: r.Labels, Health: string(r.Health),
+		Check: r.Check,
 	})
 	if err != nil {
 		return nil, failures.Error(err)

@@ -31,7 +31,7 @@ func vipsOut(vips []lb.VIPStatus) []*VIP {
 			backends[j] = &Backend{
 				Task: b.Task, Node: string(b.Node), Addrs: addrsOut(b.Addrs), Port: uint32(b.Port), Weight: uint32(b.Weight),
 				In: b.In, Reason: b.Reason, Traffic: trafficOut(b.Traffic),
-				Health: string(b.Health), Detail: b.Detail, Draining: b.Draining, Wait: int64(b.Wait), Ejected: b.Ejected,
+				Health: string(b.Health), Detail: b.Detail, Draining: b.Draining, Wait: int64(b.Wait), Ejected: b.Ejected, Check: b.Check,
 			}
 		}
 		out[i] = &VIP{
@@ -84,7 +84,7 @@ func backendIn(key lb.Key, b *Backend) (lb.BackendStatus, error) {
 	return lb.BackendStatus{
 		Backend: lb.Backend{
 			VIP: key, Task: b.GetTask(), Node: discovery.NodeID(b.GetNode()), Addrs: addrs, Port: port, Weight: weight,
-			Health: lb.Health(b.GetHealth()), Detail: b.GetDetail(), Draining: b.GetDraining(), Wait: time.Duration(b.GetWait()),
+			Health: lb.Health(b.GetHealth()), Detail: b.GetDetail(), Draining: b.GetDraining(), Wait: time.Duration(b.GetWait()), Check: b.GetCheck(),
 		},
 		In: b.GetIn(), Reason: b.GetReason(), Ejected: b.GetEjected(), Traffic: trafficIn(b.GetTraffic()),
 	}, errors.Join(addrErr, portErr, weightErr)

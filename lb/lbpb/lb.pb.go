@@ -33,6 +33,7 @@ type PublishRequest struct {
 	Addrs         []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
 	Labels        []string               `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty"` // VIP=PORT[/PROTOCOL][,OPTION=VALUE...]
 	Health        string                 `protobuf:"bytes,6,opt,name=health,proto3" json:"health,omitempty"` // healthy, unhealthy, unknown; empty: nobody checks
+	Check         string                 `protobuf:"bytes,7,opt,name=check,proto3" json:"check,omitempty"`   // the node asks by it, such as http:8080/ready,interval=1s
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -105,6 +106,13 @@ func (x *PublishRequest) GetLabels() []string {
 func (x *PublishRequest) GetHealth() string {
 	if x != nil {
 		return x.Health
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetCheck() string {
+	if x != nil {
+		return x.Check
 	}
 	return ""
 }
@@ -574,6 +582,7 @@ type Backend struct {
 	Draining      bool                   `protobuf:"varint,11,opt,name=draining,proto3" json:"draining,omitempty"`
 	Wait          int64                  `protobuf:"varint,12,opt,name=wait,proto3" json:"wait,omitempty"`       // nanoseconds, 0: the default
 	Ejected       bool                   `protobuf:"varint,13,opt,name=ejected,proto3" json:"ejected,omitempty"` // by the asked node
+	Check         string                 `protobuf:"bytes,14,opt,name=check,proto3" json:"check,omitempty"`      // by which its node asks it, if it does
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +708,13 @@ func (x *Backend) GetEjected() bool {
 	return false
 }
 
+func (x *Backend) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
 // Traffic is lb.Traffic. Durations are nanoseconds.
 type Traffic struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -821,14 +837,15 @@ var File_lb_lbpb_lb_proto protoreflect.FileDescriptor
 const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\n" +
 	"\x10lb/lbpb/lb.proto\x12\n" +
-	"weft.lb.v1\"\xa2\x01\n" +
+	"weft.lb.v1\"\xb8\x01\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tframework\x18\x03 \x01(\tR\tframework\x12\x14\n" +
 	"\x05addrs\x18\x04 \x03(\tR\x05addrs\x12\x16\n" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x16\n" +
-	"\x06health\x18\x06 \x01(\tR\x06health\"6\n" +
+	"\x06health\x18\x06 \x01(\tR\x06health\x12\x14\n" +
+	"\x05check\x18\a \x01(\tR\x05check\"6\n" +
 	"\x0fPublishResponse\x12#\n" +
 	"\x04vips\x18\x01 \x03(\v2\x0f.weft.lb.v1.VIPR\x04vips\"q\n" +
 	"\x0fSetStateRequest\x12\x12\n" +
@@ -857,7 +874,7 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\x06policy\x18\t \x01(\tR\x06policy\x12\x1a\n" +
 	"\baffinity\x18\n" +
 	" \x01(\x03R\baffinity\x12\x16\n" +
-	"\x06prefer\x18\v \x01(\tR\x06prefer\"\xc4\x02\n" +
+	"\x06prefer\x18\v \x01(\tR\x06prefer\"\xda\x02\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
@@ -872,7 +889,8 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	" \x01(\tR\x06detail\x12\x1a\n" +
 	"\bdraining\x18\v \x01(\bR\bdraining\x12\x12\n" +
 	"\x04wait\x18\f \x01(\x03R\x04wait\x12\x18\n" +
-	"\aejected\x18\r \x01(\bR\aejected\"\x97\x02\n" +
+	"\aejected\x18\r \x01(\bR\aejected\x12\x14\n" +
+	"\x05check\x18\x0e \x01(\tR\x05check\"\x97\x02\n" +
 	"\aTraffic\x12\x16\n" +
 	"\x06chosen\x18\x01 \x01(\x04R\x06chosen\x12\x1b\n" +
 	"\tin_flight\x18\x02 \x01(\x03R\binFlight\x12\x18\n" +

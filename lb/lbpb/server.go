@@ -34,6 +34,7 @@ func (s *server) Publish(ctx context.Context, r *PublishRequest) (*PublishRespon
 	defer cancel()
 	vips, err := s.service.Publish(ctx, lb.Registration{
 		Task: r.GetTask(), Network: r.GetNetwork(), Framework: r.GetFramework(), Addrs: addrs, Labels: r.GetLabels(), Health: lb.Health(r.GetHealth()),
+		Check: r.GetCheck(),
 	})
 	if err != nil {
 		return nil, failures.Status(err)

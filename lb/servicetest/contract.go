@@ -226,6 +226,15 @@ func (s subject) healthAtFirst() {
 	if got := s.publish(r); len(got) != 1 || got[0].Backends[0].In {
 		s.t.Errorf("%+v, want web.1 out until it is healthy", got)
 	}
+	r.Check = "tcp:8080"
+	if got := s.publish(r); len(got) != 1 || got[0].Backends[0].Check != r.Check {
+		s.t.Errorf("%+v, want the check %s", got, r.Check)
+	}
+	r.Check = strings.Repeat("x", lb.MaxCheck+1)
+	if _, err := s.Publish(s.t.Context(), r); !errors.Is(err, lb.ErrInvalid) || !strings.Contains(err.Error(), "check") {
+		s.t.Errorf("%v, want ErrInvalid that names the check", err)
+	}
+	r.Check = ""
 	r.Health = "fine"
 	if _, err := s.Publish(s.t.Context(), r); !errors.Is(err, lb.ErrInvalid) || !strings.Contains(err.Error(), "fine") {
 		s.t.Errorf("%v, want ErrInvalid that names the health", err)

@@ -352,7 +352,7 @@ func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		d.gossip.Run, d.peers.Run, d.interest.Run, d.overlay.Run, d.lb.Run, d.edge.Run, d.announce, d.discovery.Run, d.names.Run,
-		d.followTasks, d.followVIPs, d.keepPins, d.followUnderlay, d.prober.Run, d.serve, d.serveMetrics, d.serveHTTP,
+		d.followTasks, d.followVIPs, d.checkTasks, d.keepPins, d.followUnderlay, d.prober.Run, d.serve, d.serveMetrics, d.serveHTTP,
 		d.serveDCOS,
 	} {
 		group.Go(func() error { return run(ctx) })

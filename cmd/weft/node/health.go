@@ -35,7 +35,7 @@ func (w *wish) firstHealth() lb.Health {
 // watch checks the task until ctx ends, and tells every VIP that it is behind, or its names where it is behind none.
 func (r *running) watch(ctx context.Context, check health.Check) {
 	health.Watch(ctx, health.Options{
-		Check: check, Addr: r.addr, NetNS: r.task.NetNS, Serving: serving,
+		Check: check, Addr: r.addr, NetNS: r.task.NetNS, Serving: Serving,
 		Execute: func(ctx context.Context, command []string) error {
 			exit, err := sandbox.Exec(ctx, sandbox.Target{PID: r.task.PID, StartTime: r.task.StartTime, Cgroup: r.task.Cgroup}, sandbox.Visit{Command: command})
 			if err == nil && exit != (sandbox.Exit{}) {
@@ -75,8 +75,8 @@ func detail(s lb.State) string {
 	return ": " + s.Detail
 }
 
-// serving asks the health service of a gRPC server (grpc.health.v1).
-func serving(ctx context.Context, dial health.Dial, addr, service string) error {
+// Serving asks the health service of a gRPC server (grpc.health.v1).
+func Serving(ctx context.Context, dial health.Dial, addr, service string) error {
 	conn, err := grpc.NewClient("passthrough:"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "tcp", addr) }))
 	if err != nil {

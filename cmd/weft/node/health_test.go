@@ -37,7 +37,7 @@ func TestGRPCHealthIsAsked(t *testing.T) {
 	t.Cleanup(server.Stop)
 	answers.SetServingStatus("sick", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	for service, want := range map[string]string{"": "", "sick": "status NOT_SERVING", "nosuch": "NotFound"} {
-		err := serving(t.Context(), new(net.Dialer).DialContext, l.Addr().String(), service)
+		err := Serving(t.Context(), new(net.Dialer).DialContext, l.Addr().String(), service)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("service %q: %v, want %q", service, err, want)
 		}
