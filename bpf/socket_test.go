@@ -462,6 +462,42 @@ func TestUnconnectedUDPShowsVIP(t *testing.T) {
 	}
 }
 
+// A socket that asks several VIPs, some by way of one backend, hears from whom it asked last; connected to one, it stays
+// that one's whatever else it sends.
+func TestOneSocketAsksSeveralVIPs(t *testing.T) {
+	b := newBed(t)
+	b.serveUDP("10.0.0.1:8080")
+	b.serveUDP("10.0.0.2:8080")
+	vips := make([]netip.AddrPort, 3)
+	for i, backend := range []string{"10.0.0.1:8080", "10.0.0.1:8080", "10.0.0.2:8080"} {
+		vips[i] = netip.AddrPortFrom(vip4.Addr(), 80+uint16(i))
+		b.vip(vips[i], unix.IPPROTO_UDP, one(backend))
+	}
+	s := b.socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	asks := func(v netip.AddrPort) {
+		t.Helper()
+		if err := s.sendTo(v); err != nil {
+			t.Fatal(err)
+		}
+		if _, from := s.hear(); from != v {
+			t.Errorf("asked %s, heard from %s", v, from)
+		}
+	}
+	for _, i := range []int{0, 0, 1, 1, 0, 2, 2, 0, 2, 1, 2, 0} {
+		asks(vips[i])
+	}
+	if err := s.connect(vips[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sendTo(vips[2]); err != nil { // whose answer a connected socket does not hear
+		t.Fatal(err)
+	}
+	asks(vips[0])
+	if got := s.peer(); got != vips[0] {
+		t.Errorf("the peer is %s, want %s", got, vips[0])
+	}
+}
+
 // A socket stays at one backend, follows it to another slot, and leaves it when it is gone.
 func TestUnconnectedUDPSticks(t *testing.T) {
 	b := newBed(t)

@@ -345,7 +345,9 @@ type SocketVIP struct {
 	Started   uint64
 	State     uint8
 	TimedOut  uint8
-	Pad       [6]uint8
+	Sends     uint8
+	Pad       uint8
+	Slot      uint32
 }
 
 // Source is struct source of src/shared.

@@ -181,6 +181,7 @@ static __always_inline enum outcome connect(struct bpf_sock_addr *ctx, struct pe
 		kept->vip_id = vip->id;
 		kept->backend_id = id;
 		kept->state = SOCKET_IDLE;
+		kept->sends = false;
 	}
 	*to = choice.to;
 	return REWRITE;
@@ -198,6 +199,38 @@ static __always_inline void remember_answers(__u64 cookie, const struct peer *vi
 		bpf_map_update_elem(&socket_peers, &key, &value, BPF_ANY);
 }
 
+/* Puts the VIP that a socket sends to before all others that it sent to. */
+static __always_inline void remember_last(struct bpf_sock *sk, const struct peer *vip,
+					  const struct socket_peer *choice)
+{
+	struct socket_vip *kept;
+
+	kept = sk ? bpf_sk_storage_get(&socket_vips, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
+	if (!kept || (kept->vip.port && !kept->sends)) /* memory is short, or it is connected */
+		return;
+	kept->vip = *vip;
+	kept->backend = choice->to;
+	kept->slot = choice->slot;
+	kept->sends = true;
+}
+
+/* To the backend that the socket sent to last, where that was of the same VIP and is there. */
+static __always_inline bool send_again(struct bpf_sock *sk, const struct vip *vip, struct peer *to)
+{
+	struct socket_vip *kept = sk ? bpf_sk_storage_get(&socket_vips, sk, NULL, 0) : NULL;
+	struct socket_peer choice = {};
+
+	if (!kept || !kept->sends || !same_peer(&kept->vip, to))
+		return false;
+	choice.to = kept->backend;
+	choice.slot = kept->slot;
+	if (keep_backend(vip, &choice, false))
+		return false;
+	kept->slot = choice.slot;
+	*to = choice.to;
+	return true;
+}
+
 /* As connect, for one datagram; those that follow go to the same backend while it is there. */
 static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer *to)
 {
@@ -205,9 +238,12 @@ static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer 
 	struct vip *vip = find_vip(ctx, to, &space);
 	struct socket_peer_key key = {};
 	struct socket_peer choice = {}, *known;
+	struct bpf_sock *sk = ctx->sk;
 
 	if (!vip)
 		return UNTOUCHED;
+	if (send_again(sk, vip, to))
+		return REWRITE;
 	key.cookie = bpf_get_socket_cookie(ctx);
 	key.peer = *to;
 	known = bpf_map_lookup_elem(&socket_peers, &key);
@@ -222,17 +258,24 @@ static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer 
 		known->slot = choice.slot;
 	}
 	remember_answers(key.cookie, to, &choice.to);
+	remember_last(sk, to, &choice);
 	*to = choice.to;
 	return REWRITE;
+}
+
+static __always_inline struct socket_vip *kept_of(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk ? bpf_sk_storage_get(&socket_vips, sk, NULL, 0) : NULL;
 }
 
 /* Whether the socket is connected to a VIP by way of the backend at; at becomes the VIP. */
 static __always_inline enum outcome show_connected(struct bpf_sock_addr *ctx, struct peer *at)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct socket_vip *kept = sk ? bpf_sk_storage_get(&socket_vips, sk, NULL, 0) : NULL;
+	struct socket_vip *kept = kept_of(ctx);
 
-	if (!kept || !same_peer(&kept->backend, at))
+	if (!kept || kept->sends || !same_peer(&kept->backend, at))
 		return UNTOUCHED;
 	*at = kept->vip;
 	return REWRITE;
@@ -240,11 +283,16 @@ static __always_inline enum outcome show_connected(struct bpf_sock_addr *ctx, st
 
 static __always_inline enum outcome show_sender(struct bpf_sock_addr *ctx, struct peer *from)
 {
+	struct socket_vip *kept = kept_of(ctx);
 	struct socket_peer_key key = {.peer = *from};
 	struct socket_peer *known;
 
-	if (show_connected(ctx, from) == REWRITE)
+	if (!kept)
+		return UNTOUCHED; /* it never asked a VIP */
+	if (same_peer(&kept->backend, from)) {
+		*from = kept->vip;
 		return REWRITE;
+	}
 	key.cookie = bpf_get_socket_cookie(ctx);
 	known = bpf_map_lookup_elem(&socket_peers, &key);
 	if (!known)

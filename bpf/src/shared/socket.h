@@ -57,7 +57,10 @@ enum socket_state {
 	SOCKET_OPEN = 2,
 };
 
-/* socket_vips: storage of a connected socket, gone with it. Kernel writes. */
+/*
+ * socket_vips: storage of a socket, gone with it: the VIP that it is connected to or, where it is
+ * not connected, the one that it sent to last. Kernel writes.
+ */
 struct socket_vip {
 	struct peer vip;
 	struct peer backend;
@@ -66,7 +69,9 @@ struct socket_vip {
 	__u64 started; /* bpf_ktime_get_ns of the SYN */
 	__u8 state; /* enum socket_state */
 	__u8 timed_out;
-	__u8 pad[6];
+	__u8 sends; /* it is not connected */
+	__u8 pad;
+	__u32 slot; /* of a backend that it sends to: where that was found last */
 };
 
 _Static_assert(sizeof(struct socket_vip) == 64, "socket_vip");
