@@ -127,43 +127,43 @@ type edgeBench struct {
 	many bool
 }
 
-func newEdgeBench(t testing.TB, room bool) *edgeBench {
-	t.Helper()
-	return newEdgeBenchAt(t, node, room)
+func newEdgeBench(tb testing.TB, room bool) *edgeBench {
+	tb.Helper()
+	return newEdgeBenchAt(tb, node, room)
 }
 
 // edgeUnderlays are addresses of the node by the family that its tunnels run over.
 var edgeUnderlays = map[string]netip.Addr{"": node, " over ipv6": node6}
 
-func newEdgeBenchAt(t testing.TB, at netip.Addr, room bool) *edgeBench {
-	t.Helper()
+func newEdgeBenchAt(tb testing.TB, at netip.Addr, room bool) *edgeBench {
+	tb.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("loading programs needs root")
+		tb.Skip("loading programs needs root")
 	}
 	specs, err := bpf.Specs()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	m := newEdge(at)
 	m.Room = room
 	spec := specs["edge"]
 	if err := bpf.Configure(spec, bpf.Config{NodeAddr: at, Underlay: 1, TunnelPort: 4789, EventsPerSecond: 100, EdgeSeed: m.Seed}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	learns := uint32(1 << 31)
 	if !room {
 		learns = 0
 	}
 	if err := spec.Variables["edge_learns_per_second"].Set(learns); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	set, err := bpftest.Load(spec)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(set.Close)
+	tb.Cleanup(set.Close)
 	if err := m.Fill(set); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &edgeBench{Set: set, Edge: m, seen: make(map[row.Reason]bool)}
 }
