@@ -95,8 +95,11 @@ func KnowHop(s *Set, node row.Addr, macs [12]uint8) error {
 		return err
 	}
 	word := func(i int) uint32 { return binary.BigEndian.Uint32(node.Bytes[4*i:]) }
-	index := (word(1) ^ word(2) ^ word(3)) * 0x9e3779b1 >> 22
-	return s.Maps["edge_hops"].Put(index, slices.Repeat([]edgeHop{hop}, cpus))
+	hash := word(3)
+	if node.Netip().Is6() {
+		hash ^= word(1) ^ word(2)
+	}
+	return s.Maps["edge_hops"].Put(hash*0x9e3779b1>>22, slices.Repeat([]edgeHop{hop}, cpus))
 }
 
 // edgeKind is what a frame is to the edge.

@@ -14,6 +14,7 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160; /* of the last tick */
+static __u64 (*const bpf_jiffies64)(void) = (void *)118; /* ticks: one load, no call */
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
 
 /* Those that change a packet make every pointer into it invalid. */

@@ -63,25 +63,28 @@ static __always_inline void edge_ipv6(void *ip, const struct edge_backend *b, __
 static __always_inline int edge_frame(void *f, const void *end, const struct edge_packet *e,
 				      const struct edge_backend *b, __u32 size, __u32 hash15)
 {
-	__u32 total = size + inner() - sizeof(struct ethernet);
 	__u8 tos = e->tos & ECN_MASK; /* RFC 6040 4.1 */
-	__u32 head = underlay6 ? sizeof(struct ipv6) : sizeof(struct ipv4);
-	__u32 rest = total - head;
+	__u32 rest = size + TUNNEL_ROOM - sizeof(struct ethernet) - sizeof(struct ipv4);
+	void *udp;
 
-	if (total > 0xffff)
-		total = rest = 0;
 	if (underlay6) {
+		udp = f + AT(tunnel_frame6, udp);
 		if (f + sizeof(struct tunnel_frame6) > end)
 			return -1;
+		if (rest + sizeof(struct ipv6) > 0xffff)
+			rest = 0;
 		put16(f + AT(ethernet, type), bpf_htons(ETHERTYPE_IPV6));
 		edge_ipv6(f + AT(tunnel_frame6, ip), b, rest, tos);
-		edge_inner(f + AT(tunnel_frame6, udp), e, b, rest, hash15);
 	} else {
+		udp = f + AT(tunnel_frame, udp);
 		if (f + sizeof(struct tunnel_frame) > end)
 			return -1;
+		if (rest + sizeof(struct ipv4) > 0xffff)
+			rest = 0;
 		put16(f + AT(ethernet, type), bpf_htons(ETHERTYPE_IPV4));
-		edge_ipv4(f + AT(tunnel_frame, ip), b, total, tos);
-		edge_inner(f + AT(tunnel_frame, udp), e, b, rest, hash15);
+		edge_ipv4(f + AT(tunnel_frame, ip), b, rest ? rest + sizeof(struct ipv4) : 0, tos);
 	}
+	opaque(udp); /* else each store behind it has an offset that is worked out anew */
+	edge_inner(udp, e, b, rest, hash15);
 	return 0;
 }

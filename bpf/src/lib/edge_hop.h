@@ -3,7 +3,7 @@
 
 /*
  * The next hop towards a node: what the kernel's routes and neighbours said a moment ago. To ask
- * them takes longer than all the rest, so each CPU remembers the answer for a tenth of a second. A
+ * them takes longer than all the rest, so each CPU remembers the answer for a moment. A
  * route or a neighbour that changes is followed after that, whether the daemon lives or not.
  *
  * What XDP sends uses no neighbour as far as the kernel knows, and one that nothing uses is never
@@ -17,10 +17,9 @@
 #include "lib/frame.h"
 
 enum {
-	EDGE_HOP_NS = 100000000,
+	EDGE_HOP_TICKS = 25, /* 25 to 250 ms, by the kernel's build: 100 ms on Debian's */
+	EDGE_ASK_TICKS = 1000,
 };
-
-#define EDGE_ASK_NS 4000000000ULL
 
 /* Fills h in by the kernel's tables. Global: to be verified once, and for its stack. */
 __noinline int edge_look_up(struct xdp_md *ctx, const struct addr *node, struct edge_hop *h)
@@ -50,27 +49,41 @@ __noinline int edge_look_up(struct xdp_md *ctx, const struct addr *node, struct 
 	return 0;
 }
 
+static __always_inline bool same_node(const struct addr *a, const struct addr *b)
+{
+	return underlay6 ? same_addr(a, b) : word(a, 3) == word(b, 3);
+}
+
+static __always_inline __u32 hash_node(const struct addr *node)
+{
+	__u32 hash = bpf_ntohl(word(node, 3));
+
+	if (underlay6)
+		hash ^= bpf_ntohl(word(node, 1) ^ word(node, 2));
+	_Static_assert(EDGE_HOPS == 1 << (32 - 22), "index");
+	return hash * 0x9e3779b1U >> 22;
+}
+
 /* NULL: the kernel has to find the way. */
 static __always_inline const struct edge_hop *edge_hop_to(struct xdp_md *ctx,
 							  const struct addr *node)
 {
-	__u32 index = bpf_ntohl(word(node, 1) ^ word(node, 2) ^ word(node, 3)) * 0x9e3779b1U >> 22;
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u32 index = hash_node(node);
 	struct edge_hop *h = bpf_map_lookup_elem(&edge_hops, &index);
+	__u64 now = bpf_jiffies64();
 	bool known;
 
-	_Static_assert(EDGE_HOPS == 1 << (32 - 22), "index");
 	if (!h)
 		return NULL;
-	known = same_addr(&h->node, node) && h->ingress == ctx->ingress_ifindex;
+	known = same_node(&h->node, node) && h->ingress == ctx->ingress_ifindex;
 	if (known && now < h->until)
 		return h;
 	h->until = 0;
 	if (edge_look_up(ctx, node, h))
 		return NULL;
-	h->until = now + EDGE_HOP_NS;
+	h->until = now + EDGE_HOP_TICKS;
 	if (known && now < h->ask)
 		return h;
-	h->ask = now + EDGE_ASK_NS;
+	h->ask = now + EDGE_ASK_TICKS;
 	return known ? NULL : h;
 }

@@ -69,7 +69,7 @@ struct edge_hop {
 	__u32 egress;
 	__u8 macs[12]; /* to, from, as in a frame */
 	__u32 pad;
-	__u64 until; /* bpf_ktime_get_coarse_ns; then the kernel's tables are asked anew */
+	__u64 until; /* bpf_jiffies64; then the kernel's tables are asked anew */
 	__u64 ask; /* then one packet goes the kernel's way, which asks the neighbour */
 };
 
