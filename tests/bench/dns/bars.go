@@ -62,8 +62,10 @@ func judge(samples []sample) []report.Line {
 	for _, r := range paired(samples, "latency", kernel, others, func(s sample) float64 { return s.P50 }) {
 		p50 = append(p50, 1/r)
 	}
+	if len(p50) > 0 {
+		lines = append(lines, report.NewLine("latency_p50_ratio", "the best of the others", p50, report.Bar{Most: 0.25}))
+	}
 	lines = append(lines,
-		report.NewLine("latency_p50_ratio", "the best of the others", p50, report.Bar{Most: 0.25}),
 		report.NewLine("latency_p50_us", "-", values(samples, "latency", kernel, func(s sample) float64 { return s.P50 / 1e3 }), report.Bar{}),
 		report.NewLine("latency_p99.9_us", "-", values(samples, "latency", kernel, func(s sample) float64 { return s.P999 / 1e3 }), report.Bar{Most: 20}))
 	return lines
