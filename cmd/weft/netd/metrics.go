@@ -33,6 +33,7 @@ func (d *daemon) report(send process.Send) {
 	members := d.gossip.Stats()
 	send("members", "members by state", gauge, float64(members.Alive), "state", "alive")
 	send("members", "members by state", gauge, float64(members.Dead), "state", "dead")
+	send("members_silent", "members that say nothing while their kernels answer", gauge, float64(members.Silent))
 	streams := d.syncer.Stats()
 	send("sync_streams", "streams of rows that are open", gauge, float64(streams.Open))
 	send("sync_rows_total", "rows exchanged", counter, float64(streams.Sent), "direction", "sent")
