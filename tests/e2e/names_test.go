@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 
 	"weft/discovery/discoverypb"
@@ -13,8 +14,8 @@ import (
 	"weft/tests/lab/labtest"
 )
 
-// TestNamesOfADeadNodeGo cuts a node off: on the others the names of its tasks go, until it is back. The node itself hears
-// nobody, which proves nobody's death: it keeps what it knew.
+// TestNamesOfADeadNodeGo ends the daemon of a node, which no name goes for, and then cuts the node off: on the others the
+// names of its tasks go, until it is back. The node itself hears nobody, which proves nobody's death: it keeps what it knew.
 func TestNamesOfADeadNodeGo(t *testing.T) {
 	l := labtest.Up(t, lab.Options{Hosts: 3})
 	if _, err := l.Masters[0].Weft(t.Context(), "network", "add", "prod", "--subnet", "9.1.0.0/16").Output(); err != nil {
@@ -45,6 +46,27 @@ func TestNamesOfADeadNodeGo(t *testing.T) {
 		}
 	}
 	whole(here)
+	whole(cut)
+	// Its daemon alone is away: its kernel answers, and so do names.
+	silent := func(want string) {
+		t.Helper()
+		eventually(t, func() error {
+			out, err := here.Command(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7780/metrics").Output()
+			if err != nil || !strings.Contains(out, "\nweft_members_silent "+want+"\n") {
+				return fmt.Errorf("not %s members are silent: %w", want, err)
+			}
+			return nil
+		})
+	}
+	if err := cut.Signal("netd", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	silent("1")
+	whole(here)
+	if err := cut.StartNetd(); err != nil {
+		t.Fatal(err)
+	}
+	silent("0")
 	whole(cut)
 	if err := cut.Cut(true); err != nil {
 		t.Fatal(err)
