@@ -89,7 +89,13 @@ type edgeHop struct {
 // KnowHop makes XDP know for good by which MACs a node is reached, out of the interface that test runs come in by.
 func KnowHop(s *Set, node row.Addr, macs [12]uint8) error {
 	const loopback = 1
-	hop := edgeHop{Node: node, Ingress: loopback, Egress: loopback, MACs: macs, Until: math.MaxUint64, Ask: math.MaxUint64}
+	return putHop(s, node, edgeHop{Node: node, Ingress: loopback, Egress: loopback, MACs: macs, Until: math.MaxUint64, Ask: math.MaxUint64})
+}
+
+// ForgetHop makes XDP know nothing of how a node is reached.
+func ForgetHop(s *Set, node row.Addr) error { return putHop(s, node, edgeHop{}) }
+
+func putHop(s *Set, node row.Addr, hop edgeHop) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return err
