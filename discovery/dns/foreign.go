@@ -183,8 +183,10 @@ func (f *foreign) ask(ctx context.Context, q *question) (reply, error) {
 	}
 	var best result
 	best.err = errors.New("no answer")
-	for heard := 0; heard < asked; heard++ {
+	heard := 0
+	for heard < asked {
 		r := <-replies
+		heard++
 		if r.err != nil && asked < len(order) && ctx.Err() == nil {
 			next()
 		}

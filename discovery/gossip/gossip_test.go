@@ -368,8 +368,9 @@ func TestSilentMemberThatSpeaksIsCompared(t *testing.T) {
 // A daemon that is silent for long counts as dead, its node does not before its kernel is silent as well.
 func TestLongSilenceIsNoDeathOfTheNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kernel := true
-		g, _ := doubted(t, &person{}, func() bool { return kernel })
+		var kernel atomic.Bool
+		kernel.Store(true)
+		g, _ := doubted(t, &person{}, kernel.Load)
 		for _, step := range []struct {
 			after       time.Duration
 			kernel      bool
@@ -384,7 +385,7 @@ func TestLongSilenceIsNoDeathOfTheNode(t *testing.T) {
 			if g.Alive("b") != step.alive || g.Dead("b") != step.dead {
 				t.Errorf("after %v more: alive %t, dead %t, want %t and %t", step.after, g.Alive("b"), g.Dead("b"), step.alive, step.dead)
 			}
-			kernel = step.kernel
+			kernel.Store(step.kernel)
 		}
 		if s := g.Stats(); s.Alive != 1 || s.Dead != 1 || s.Silent != 0 {
 			t.Errorf("stats %+v", s)

@@ -89,10 +89,10 @@ func (g *Gossip) heard(name string) {
 // ask asks a kernel again and again until ctx ends, and tells when its member counts as dead: because it was silent for too
 // long, or is gone.
 func (g *Gossip) ask(ctx context.Context, m Member, person asking, dead func(gone bool)) {
-	stretch := time.Duration(g.o.Stretch)
-	mute := time.NewTimer(stretch * patienceSilent)
+	stretched := func(d time.Duration) time.Duration { return time.Duration(g.o.Stretch) * d }
+	mute := time.NewTimer(stretched(patienceSilent))
 	defer mute.Stop()
-	next := time.NewTicker(stretch * echoEvery)
+	next := time.NewTicker(stretched(echoEvery))
 	defer next.Stop()
 	for g.o.Echo(ctx, m.Addr.Addr()) {
 		if _, err := person.Ping(memberName(m.ID, m.Role), net.UDPAddrFromAddrPort(m.Addr)); err == nil {
@@ -105,7 +105,7 @@ func (g *Gossip) ask(ctx context.Context, m Member, person asking, dead func(gon
 			return
 		case <-mute.C:
 			dead(false)
-			next.Reset(stretch * echoMute)
+			next.Reset(stretched(echoMute))
 		case <-next.C:
 		}
 	}
