@@ -347,7 +347,7 @@ func (m *masters) answer(w overlay.Want) {
 		}
 		for {
 			blocks, _ := state.All[overlay.Block](m.store, discovery.KindBlock)
-			var taken []netip.Prefix
+			taken := slices.Clone(w.Return) // given again at once, the node would not see that it had gone
 			held := 0
 			for _, b := range blocks {
 				if b.Network == w.Network && subnet.Overlaps(b.Prefix) {
