@@ -96,6 +96,7 @@ func TestABlockThatGoesBackIsNotUsed(t *testing.T) {
 		}
 		n.stop()
 		n.boot(t, options{})
+		synctest.Wait() // the masters have taken it back
 		if e := n.attach(t, task("b", "dev")); e.Addr4.String() != "9.1.0.1" {
 			t.Errorf("got %s, want the lowest address once masters answer", e.Addr4)
 		}
