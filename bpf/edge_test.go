@@ -20,6 +20,7 @@ import (
 
 // TestEdgeIsLoadedWhenAsked: a node without that duty has neither its programs nor its maps.
 func TestEdgeIsLoadedWhenAsked(t *testing.T) {
+	anyKernel(t)
 	requireTCX(t)
 	n := enterNamespace(t)
 	n.task("w1")

@@ -29,6 +29,7 @@ func maglevRows(id uint32, affinity uint16, list []backend) (row.VIP, []row.Back
 // TestMaglevLeadsClientsByAddressAndPort, per packet: by the address alone where clients stay, and past a backend that
 // takes nothing to the next one of the table.
 func TestMaglevLeadsClientsByAddressAndPort(t *testing.T) {
+	anyKernel(t)
 	const backends, clients = 3, 40
 	each(func(v6 bool, proto uint8) {
 		w := newWires(t, "workload")

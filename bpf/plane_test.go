@@ -198,6 +198,7 @@ func TestRestartKeepsMapsLinksAndTraffic(t *testing.T) {
 }
 
 func TestRestartWithAnotherConfig(t *testing.T) {
+	anyKernel(t)
 	n := enterNamespace(t)
 	n.task("weft0")
 	ifindex := n.index("weft0")
@@ -292,6 +293,7 @@ func TestInterfaceWithAReusedNumber(t *testing.T) {
 // TestNamespaceMadeAnew: the daemon's namespace is another one than that of the links pinned, which
 // still live, under the same numbers.
 func TestNamespaceMadeAnew(t *testing.T) {
+	anyKernel(t)
 	n := enterNamespace(t)
 	requireTCX(t)
 	o := options(pinFolder(t))

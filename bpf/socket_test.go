@@ -623,6 +623,7 @@ func TestNoVIPIsUntouched(t *testing.T) {
 
 // A restart of the daemon in the midst of it: what sockets remember is in pinned maps.
 func TestSocketsKeepVIPOverRestart(t *testing.T) {
+	anyKernel(t)
 	b := newBed(t)
 	b.serveTCP("10.0.0.1:8080")
 	b.serveUDP("10.0.0.1:8080")

@@ -131,6 +131,7 @@ func askRoutes(t *testing.T, at netip.Addr, nodes [4]string) {
 // TestEdgeFollowsItsNeighbours: a hop that is known is followed when its MAC changes, left to the kernel when it goes or
 // when its link does, and shown to the kernel now and then, for what nothing uses is never found dead.
 func TestEdgeFollowsItsNeighbours(t *testing.T) {
+	anyKernel(t)
 	u := newUplinks(t, node)
 	const node = "192.0.2.99"
 	first, second := bpftest.MAC{2, 0xaa}, bpftest.MAC{2, 0xbb}

@@ -13,6 +13,7 @@ import (
 
 // TestSecondPort has frames taken from both ports, and sent to the second one where the block says so.
 func TestSecondPort(t *testing.T) {
+	anyKernel(t)
 	const second = 4790
 	two := change{
 		config: func(c *bpf.Config) { c.TunnelPort2, c.Tunnel2 = second, 1 },

@@ -319,6 +319,14 @@ func (b *bench) opened(a addrs, want row.Reason) row.Reason {
 	return want
 }
 
+// anyKernel skips in the emulated guests of `make test-kernels` what they take long for and no kernel changes.
+func anyKernel(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("the same on every kernel")
+	}
+}
+
 // expect runs a program, wants the reason, wants the model to agree, and wants the flows that the
 // model remembers. It returns the frame as the program left it.
 func (b *bench) expect(t *testing.T, program string, frame []byte, meta bpftest.Meta, want row.Reason) []byte {
