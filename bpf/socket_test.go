@@ -311,6 +311,9 @@ func (s *socket) hear() (string, netip.AddrPort) {
 	s.t.Helper()
 	buf := make([]byte, 64)
 	size, from, err := unix.Recvfrom(s.fd, buf, 0)
+	for errors.Is(err, unix.EINTR) { // the Go runtime's signals
+		size, from, err = unix.Recvfrom(s.fd, buf, 0)
+	}
 	if err != nil {
 		s.t.Fatalf("receive: %v", err)
 	}
