@@ -29,6 +29,9 @@ const (
 	echoMute       = 5 * time.Second       // of who is mute
 	echoTries      = 3                     // one of them has to be answered
 	echoWithin     = 80 * time.Millisecond // each
+	// echoBytes is the size of an echo: with the header of IPv6 its least MTU. What lets nothing that large through is
+	// no way to a node, for tunnel frames would be lost there too.
+	echoBytes = 1280 - 40
 )
 
 // doubt is what takes place between a member's silence and its death.
@@ -127,12 +130,13 @@ func (g *Gossip) echo(ctx context.Context, addr netip.Addr) bool {
 	defer conn.Close() //nolint:errcheck // nothing was written that could be lost
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	message := []byte{request, 0, 0, 0, 0, 0, 0, 0}
+	message := make([]byte, echoBytes)
+	message[0] = request
 	binary.BigEndian.PutUint32(message[4:], rand.Uint32()) // id and sequence: which answers are to this question
 	if addr.Is4() {                                        // of IPv6 the kernel makes the sum
 		binary.BigEndian.PutUint16(message[2:], sum(message))
 	}
-	buf := make([]byte, 128)
+	buf := make([]byte, 2*echoBytes)
 	for range echoTries {
 		if conn.SetDeadline(time.Now().Add(echoWithin)) != nil {
 			return false // ctx ended
@@ -159,5 +163,6 @@ func sum(message []byte) uint16 {
 	for i := 0; i < len(message); i += 2 {
 		s += uint32(binary.BigEndian.Uint16(message[i:]))
 	}
-	return ^uint16(s>>16 + s&0xffff)
+	s = s>>16 + s&0xffff
+	return ^uint16(s>>16 + s)
 }
