@@ -108,7 +108,7 @@ bench-wires: build ## the same on other links: MTU 9000, without segmentation, p
 .PHONY: bench-edge
 bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program, and which flows live (root); SHORT=1 only that it runs
 	@.ci/need.sh
-	$(GO) run ./tests/bench/edge $(if $(SHORT),-short,-json tests/bench/results/lb.jsonl) $(BENCH)
+	$(GO) run ./tests/bench/edge $(if $(SHORT),-short,-json tests/bench/results/lb.jsonl -page docs/benchmarks.md) $(BENCH)
 
 .PHONY: fuzz-questions
 fuzz-questions: ## ten million mutated questions to the kernel's parser: answered well, or left as they are (root)

@@ -5,7 +5,7 @@
 // 100,000 flows live through what happens to edge nodes and backends. It attaches nothing; what the
 // numbers have to be is in its table of bars.
 //
-//	edge [-rounds N] [-repeat N] [-json FILE] [-short]
+//	edge [-rounds N] [-repeat N] [-json FILE] [-page FILE] [-short]
 //
 // Rounds go over all kinds in turn, so that what else the machine does meets all alike, and are short, so
 // that it leaves many of them alone. Bars are held to the median over the rounds. From each round's time that of the wrapper
@@ -19,26 +19,37 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"weft/tests/bench/report"
 )
 
 func main() {
-	rounds := flag.Int("rounds", 101, "rounds over all kinds of packets")
-	repeat := flag.Int("repeat", 20000, "packets in a round, of each kind")
-	out := flag.String("json", "", "put a JSON line per measure into this file")
-	short := flag.Bool("short", false, "only that it runs: few packets, no bars")
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 101, "rounds over all kinds of packets")
+	flag.IntVar(&o.repeat, "repeat", 20000, "packets in a round, of each kind")
+	flag.StringVar(&o.out, "json", "", "put a JSON line per measure into this file")
+	flag.StringVar(&o.page, "page", "", "put the table into this page")
+	flag.BoolVar(&o.short, "short", false, "only that it runs: few packets, no bars")
 	flag.Parse()
-	if *short {
-		*rounds, *repeat = 3, 2000
+	if o.short {
+		o.rounds, o.repeat = 3, 2000
 	}
-	if err := run(*rounds, *repeat, *out, *short); err != nil {
+	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "edge:", err)
 		os.Exit(1)
 	}
 }
 
-func run(rounds, repeat int, out string, short bool) error {
+// options of a run.
+type options struct {
+	rounds, repeat int
+	out, page      string // files; empty: none
+	short          bool
+}
+
+func run(o options) error {
+	began, before := time.Now(), report.Load()
 	stage, err := newStage()
 	if err != nil {
 		return err
@@ -51,9 +62,9 @@ func run(rounds, repeat int, out string, short bool) error {
 	defer counter.close()
 	var lines []report.Line
 	samples := make([]sample, len(stage.kinds))
-	for range rounds {
+	for range o.rounds {
 		for i, k := range stage.kinds {
-			if err := samples[i].take(stage, k, repeat, counter); err != nil {
+			if err := samples[i].take(stage, k, o.repeat, counter); err != nil {
 				return fmt.Errorf("%s: %w", k.name, err)
 			}
 		}
@@ -65,7 +76,7 @@ func run(rounds, repeat int, out string, short bool) error {
 		}
 	}
 	flows := 100000
-	if short {
+	if o.short {
 		flows = 2000
 	}
 	lived, err := measureFlows(flows)
@@ -82,10 +93,14 @@ func run(rounds, repeat int, out string, short bool) error {
 		}
 	}
 	err = w.Flush()
-	if out != "" {
-		err = errors.Join(err, report.ReplaceLines(out, lines))
+	if o.out != "" {
+		err = errors.Join(err, report.ReplaceLines(o.out, lines))
 	}
-	if missed > 0 && !short {
+	if o.page != "" {
+		text := fmt.Sprintf("%s, %d rounds.\n\n%s", report.About(began, before), o.rounds, report.Markdown(report.Table(lines)))
+		err = errors.Join(err, report.Show(o.page, "edge", text))
+	}
+	if missed > 0 && !o.short {
 		err = errors.Join(err, fmt.Errorf("%d bars are missed", missed))
 	}
 	return err
