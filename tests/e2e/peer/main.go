@@ -249,6 +249,9 @@ func stream(out io.Writer, addr string, rate int, span time.Duration) error {
 		return err
 	}
 	defer c.Close()
+	if err := awaitSink(c); err != nil {
+		return err
+	}
 	began := time.Now()
 	sent, refused := 0, 0
 	packet := make([]byte, 64)
@@ -273,13 +276,24 @@ func stream(out io.Writer, addr string, rate int, span time.Duration) error {
 	return json.NewEncoder(out).Encode(count{Sent: sent, Received: received, Lost: sent - received, Rate: float64(sent) / elapsed})
 }
 
+// awaitSink waits until the sink listens: it is started at the same time, and what comes before is lost to nobody's fault.
+func awaitSink(c net.Conn) error {
+	var err error
+	for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(20 * time.Millisecond) {
+		if _, err = askReport(c); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // askReport asks until the sink's count stands still: packets may be on their way.
 func askReport(c net.Conn) (int, error) {
 	last := -1
 	answer := make([]byte, 8)
 	for range 20 {
 		if _, err := c.Write(binary.BigEndian.AppendUint64(nil, report)); err != nil {
-			return 0, err
+			return 0, err // of the question before: nobody listens
 		}
 		if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
 			return 0, err
