@@ -274,19 +274,13 @@ func (g *grid) killed() {
 type tally struct{ Sent, Received, Lost int }
 
 // stream sends from one task to a sink while change is made, and tells what came through.
-func (g *grid) stream(from, sink string, change func()) tally {
+func (g *grid) stream(from, sink string, change func() error) tally {
 	g.Helper()
 	at := netip.AddrPortFrom(g.addrs[sink], 9000).String()
-	done := make(chan string, 1)
-	go func() {
-		out, err := g.hosts[from].Weft(g.Context(), "task", "exec", from, "--", g.peer, "stream", "-rate", "500", "-for", "5s", at).Output()
-		if err != nil {
-			out = err.Error()
-		}
-		done <- out
-	}()
-	change()
-	out := <-done
+	out, err := g.hosts[from].Weft(g.Context(), "task", "exec", from, "--", g.peer, "stream", "-rate", "500", "-for", "5s", at).During(change)
+	if err != nil {
+		g.Fatal(err)
+	}
 	var got tally
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		g.Fatalf("stream: %v: %s", err, out)
@@ -305,7 +299,7 @@ func (g *grid) follow() {
 		"membership": {"task groups a2 --group b", "task groups a2 --group a"},
 		"a rule":     {"rule add grid --from a --to a --port udp --action deny", "rule remove grid 1"},
 	} {
-		got := g.stream("a1", "a2", func() {
+		got := g.stream("a1", "a2", func() error {
 			g.weft(1, change.cut)
 			eventually(g.T, func() error { // an answer takes 400 ms to fail: 200 packets of the stream
 				if g.ask("a1", "a2", "udp") == nil {
@@ -314,6 +308,7 @@ func (g *grid) follow() {
 				return nil
 			})
 			g.weft(1, change.mend)
+			return nil
 		})
 		if got.Lost < 100 || got.Received < 100 {
 			g.Errorf("%s: got %+v of a flow that was cut for a time and then went on", name, got)

@@ -3,9 +3,11 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -90,6 +92,29 @@ func (c *Cmd) Output() (string, error) {
 		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(c.Args, " "), err, strings.TrimSpace(diag.String()))
 	}
 	return out.String(), nil
+}
+
+// During starts the command, waits for the first line that it prints, acts, and returns what it printed after that line.
+func (c *Cmd) During(act func() error) (string, error) {
+	var diag strings.Builder
+	c.Stderr = &diag
+	pipe, err := c.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := c.Start(); err != nil {
+		return "", err
+	}
+	out := bufio.NewReader(pipe)
+	_, err = out.ReadString('\n')
+	if err == nil {
+		err = act()
+	}
+	rest, readErr := io.ReadAll(out)
+	if e := errors.Join(readErr, c.Wait()); e != nil {
+		err = fmt.Errorf("%s: %w: %s", strings.Join(c.Args, " "), e, strings.TrimSpace(diag.String()))
+	}
+	return string(rest), err
 }
 
 // StartNetd starts the host's node daemon; it outlives the caller.

@@ -60,8 +60,15 @@ func (s *story) weft(ctx context.Context, host string, args ...string) (string, 
 
 // in runs the tasks' program inside a task.
 func (s *story) in(ctx context.Context, task string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return s.cmd(ctx, task, args...).Output()
+}
+
+// cmd is peer inside a task.
+func (s *story) cmd(ctx context.Context, task string, args ...string) *lab.Cmd {
 	e := s.tasks[task]
-	return s.weft(ctx, string(e.Node), append([]string{"task", "exec", e.Task, "--", s.peer}, args...)...)
+	return s.host(string(e.Node)).Weft(ctx, append([]string{"task", "exec", e.Task, "--", s.peer}, args...)...)
 }
 
 // both returns the task's addresses with a port, IPv4 and IPv6.
@@ -144,21 +151,11 @@ func (s *story) counter(ctx context.Context, host, reason string) (int, error) {
 // result is what peer stream and peer connects print.
 type result struct{ Sent, Received, Lost int }
 
-// during runs traffic while f acts, and returns what was lost of it.
-func (s *story) during(ctx context.Context, task string, args []string, f func() error) (result, error) {
-	var r result
-	done := make(chan error, 1)
-	go func() {
-		out, err := s.in(ctx, task, args...)
-		if err == nil {
-			err = json.Unmarshal([]byte(out), &r)
-		}
-		done <- err
-	}()
-	time.Sleep(time.Second) // the traffic flows before something happens to it
-	err := f()
-	if e := <-done; e != nil {
-		err = e
+// during runs a stream while f acts, and returns what was lost of it.
+func (s *story) during(ctx context.Context, task string, args []string, f func() error) (r result, err error) {
+	out, err := s.cmd(ctx, task, args...).During(f)
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &r)
 	}
 	return r, err
 }

@@ -200,8 +200,12 @@ func question(network, addr string, patience time.Duration) (string, error) {
 	return bufio.NewReader(c).ReadString('\n')
 }
 
-// A numbered packet is its number (8 bytes, big endian); number ask is the question how many came.
-const report = ^uint64(0)
+// A numbered packet is its number (8 bytes, big endian). Two numbers are questions: how many came, and that with all
+// forgotten first.
+const (
+	report = ^uint64(0)
+	begin  = report - 1
+)
 
 func sink(port int) error {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
@@ -224,7 +228,11 @@ func sink(port int) error {
 		if n < 8 {
 			continue
 		}
-		if number := binary.BigEndian.Uint64(buffer); number != report {
+		switch number := binary.BigEndian.Uint64(buffer); number {
+		case report:
+		case begin:
+			clear(seen)
+		default:
 			seen[number] = true
 			continue
 		}
@@ -242,7 +250,7 @@ type count struct {
 	Rate     float64 `json:"rate"` // per second, as reached
 }
 
-// stream sends numbered packets at rate, then asks how many came.
+// stream waits for a sink, prints a line, sends numbered packets at rate, then asks how many came.
 func stream(out io.Writer, addr string, rate int, span time.Duration) error {
 	c, err := net.Dial("udp", addr)
 	if err != nil {
@@ -252,6 +260,7 @@ func stream(out io.Writer, addr string, rate int, span time.Duration) error {
 	if err := awaitSink(c); err != nil {
 		return err
 	}
+	fmt.Fprintln(out, "streams")
 	began := time.Now()
 	sent, refused := 0, 0
 	packet := make([]byte, 64)
@@ -276,32 +285,26 @@ func stream(out io.Writer, addr string, rate int, span time.Duration) error {
 	return json.NewEncoder(out).Encode(count{Sent: sent, Received: received, Lost: sent - received, Rate: float64(sent) / elapsed})
 }
 
-// awaitSink waits until the sink listens: it is started at the same time, and what comes before is lost to nobody's fault.
+// awaitSink waits until the sink listens and has forgotten earlier streams: it may have been started at the same time, and
+// what comes before is lost to nobody's fault.
 func awaitSink(c net.Conn) error {
 	var err error
 	for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(20 * time.Millisecond) {
-		if _, err = askReport(c); err == nil {
+		if _, err = askSink(c, begin, 100*time.Millisecond); err == nil {
 			return nil
 		}
 	}
-	return err
+	return fmt.Errorf("the sink does not answer: %w", err)
 }
 
 // askReport asks until the sink's count stands still: packets may be on their way.
 func askReport(c net.Conn) (int, error) {
 	last := -1
-	answer := make([]byte, 8)
 	for range 20 {
-		if _, err := c.Write(binary.BigEndian.AppendUint64(nil, report)); err != nil {
-			return 0, err // of the question before: nobody listens
-		}
-		if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-			return 0, err
-		}
-		if _, err := io.ReadFull(c, answer); err != nil {
+		n, err := askSink(c, report, time.Second)
+		if err != nil {
 			continue
 		}
-		n := int(binary.BigEndian.Uint64(answer))
 		if n == last {
 			return n, nil
 		}
@@ -309,6 +312,20 @@ func askReport(c net.Conn) (int, error) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return 0, errors.New("the sink does not answer")
+}
+
+func askSink(c net.Conn, question uint64, patience time.Duration) (int, error) {
+	if _, err := c.Write(binary.BigEndian.AppendUint64(nil, question)); err != nil {
+		return 0, err // of the question before: nobody listens
+	}
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return 0, err
+	}
+	answer := make([]byte, 8)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		return 0, err
+	}
+	return int(binary.BigEndian.Uint64(answer)), nil
 }
 
 // connects opens a connection, asks and closes it, in a loop.
