@@ -16,6 +16,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -29,7 +30,9 @@ var layoutFolder = fmt.Sprintf("v%d", row.LayoutVersion)
 // asAnotherLayout makes what is pinned look as if a build with another layout had left it.
 func asAnotherLayout(t *testing.T, pin string) (other string) {
 	t.Helper()
-	other = filepath.Join(pin, "v0")
+	all, err := filepath.Glob(filepath.Join(pin, "v*"))
+	must(t, err)
+	other = filepath.Join(pin, fmt.Sprintf("v0%d", len(all)))
 	must(t, os.Rename(filepath.Join(pin, layoutFolder), other))
 	return other
 }
@@ -157,6 +160,49 @@ func TestTrafficGoesOnOverALayout(t *testing.T) {
 	if links := linksOn(t, ifindex); len(links) != 2 {
 		t.Errorf("links %v, want 2", links)
 	}
+	must(t, p.Remove())
+}
+
+// TestTwoLayoutsAreTakenOverAtOnce: an upgrade that was killed left some links to its predecessor, and a third build
+// comes.
+func TestTwoLayoutsAreTakenOverAtOnce(t *testing.T) {
+	anyKernel(t)
+	n := enterNamespace(t)
+	requireTCX(t)
+	n.task("weft1")
+	inside := n.task("weft0") // the last one has the route
+	ifindex, other := n.index("weft0"), n.index("weft1")
+	pin := pinFolder(t)
+	o := options(pin)
+	p := open(t, o)
+	fill(t, p, ifindex)
+	must(t, p.AttachWorkload(ifindex), p.Close())
+	first := asAnotherLayout(t, pin)
+	p = open(t, o)
+	must(t, p.AttachWorkload(other), p.Close())
+	second := asAnotherLayout(t, pin)
+	talk := n.converse(inside)
+
+	p = open(t, o)
+	before := []map[link.ID]ebpf.ProgramID{linksOn(t, ifindex), linksOn(t, other)}
+	must(t, p.TakeOver())
+	talk.goesOn()
+	for i, links := range []map[link.ID]ebpf.ProgramID{linksOn(t, ifindex), linksOn(t, other)} {
+		for id := range links {
+			if _, old := before[i][id]; old || len(links) != 2 {
+				t.Errorf("task %d has links %v, want two of this build; before: %v", i, links, before[i])
+			}
+		}
+	}
+	if _, err := p.Sweep(); err != nil {
+		t.Error(err)
+	}
+	for _, dir := range []string{first, second} {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", dir, err)
+		}
+	}
+	talk.end()
 	must(t, p.Remove())
 }
 

@@ -35,13 +35,31 @@ func (p *Plane) TakeOver() error {
 	if err != nil {
 		return err
 	}
+	var places []place
 	var errs []error
-	for _, dir := range others {
-		places, err := p.placesOf(filepath.Join(dir, "link"))
-		errs = append(errs, err, p.merge(dir)) // most rows, as long as nobody misses them
+	for _, dir := range others { // two, where an upgrade was killed and another one follows
+		found, err := p.placesOf(filepath.Join(dir, "link"))
+		for _, l := range found {
+			if !slices.Contains(places, l) {
+				places = append(places, l)
+			}
+		}
+		errs = append(errs, err)
+	}
+	merge := func() {
+		for _, dir := range others {
+			errs = append(errs, p.merge(dir))
+		}
+	}
+	merge() // most rows, as long as nobody misses them
+	if len(places) > 0 {
 		errs = append(errs, p.set(takingOverSwitch, takeoverWaits))
 		made, err := p.take(places)
-		errs = append(errs, err, p.merge(dir), p.set(takingOverSwitch, takeoverTrusts), p.merge(dir), p.set(takingOverSwitch, takeoverNone))
+		errs = append(errs, err)
+		merge()
+		errs = append(errs, p.set(takingOverSwitch, takeoverTrusts))
+		merge()
+		errs = append(errs, p.set(takingOverSwitch, takeoverNone))
 		for _, l := range places {
 			if made[l] != nil {
 				errs = append(errs, p.keep(l.name(), made[l]))
