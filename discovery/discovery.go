@@ -25,6 +25,9 @@ type NodeID string
 // Ledger is the writer of every row that the masters decide; see Row.
 const Ledger = "ledger"
 
+// HostNetwork stands in place of a network's name for tasks in their node's own network. No network is called so.
+const HostNetwork = "host"
+
 // Kind says what a Row is about; the room that owns the kind knows the form of its Value (JSON).
 type Kind string
 
@@ -130,7 +133,7 @@ type Name struct {
 	Task      string       `json:"task"`      // task id
 	Label     string       `json:"label"`     // DNS label: web
 	Framework string       `json:"framework"` // weft, unless a scheduler runs the task
-	Network   string       `json:"network"`
+	Network   string       `json:"network"` // HostNetwork: its addresses are its node's
 	Node      NodeID       `json:"node"`
 	Addrs     []netip.Addr `json:"addrs"`
 	Ports     []NamedPort  `json:"ports,omitempty"`

@@ -134,7 +134,8 @@ type Want struct {
 	Released []Release `json:"released,omitempty"`
 }
 
-// Attachment is the wish that a task joins a network.
+// Attachment is the wish that a task joins a network. One to discovery.HostNetwork joins none: it makes a task in its
+// node's own network known, which needs NetNS and Owner and may have no Groups, Interface, Ports or Fixed.
 type Attachment struct {
 	ID        string   `json:"id"`   // unique on the node: task id, with /eth1 for a second network
 	Task      string   `json:"task"` // task id
@@ -155,7 +156,11 @@ type Attachment struct {
 	Fixed []netip.Addr `json:"fixed,omitempty"`
 }
 
-// Endpoint is an attachment that came true.
+// InHost tells of a task in its node's own network.
+func (a Attachment) InHost() bool { return a.Network == discovery.HostNetwork }
+
+// Endpoint is an attachment that came true. That of a task in its node's own network has the node's underlay addresses
+// and no VNI, MAC, Identity, MTU, HostInterface or Cookie.
 type Endpoint struct {
 	Attachment
 	Node     discovery.NodeID `json:"node"`

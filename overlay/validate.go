@@ -154,7 +154,7 @@ func (p *problems) ports(r Rule) {
 
 // Normal returns the attachment with defaults filled in and its groups sorted, each once.
 func (a Attachment) Normal() Attachment {
-	if a.Interface == "" {
+	if a.Interface == "" && !a.InHost() {
 		a.Interface = "eth0"
 	}
 	if a.Name == "" {
@@ -209,7 +209,31 @@ func (a Attachment) Validate() error {
 	}
 	p.mappings(a.Ports)
 	p.fixed(a.Fixed)
+	if a.InHost() {
+		p.inHost(a)
+	}
 	return p.err()
+}
+
+// inHost checks what only a task in its node's own network has to have, and what it can't have.
+func (p *problems) inHost(a Attachment) {
+	const where = "a task in network host"
+	if len(a.Groups) > 0 {
+		p.addf("groups %s: %s has none, who reaches it is its node's firewall's to say", strings.Join(a.Groups, ", "), where)
+	}
+	if len(a.Ports) > 0 {
+		p.addf("ports %s: %s has its node's ports already", a.Ports[0], where)
+	}
+	if len(a.Fixed) > 0 {
+		p.addf("fixed %s: %s has its node's addresses", a.Fixed[0], where)
+	}
+	if a.Interface != "" {
+		p.addf("interface %q: %s has no link of its own", a.Interface, where)
+	}
+	if a.OwnerPID <= 0 || a.OwnerStart == 0 {
+		p.addf("owner_pid %d, owner_start %d: %s has an owner process with its start time, whose end is the only sign of its own",
+			a.OwnerPID, a.OwnerStart, where)
+	}
 }
 
 func sortedPrefixes[V any](m map[netip.Prefix]V) []netip.Prefix {

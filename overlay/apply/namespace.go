@@ -17,6 +17,16 @@ const soNetNSCookie = 71
 // namespace is an open network namespace.
 type namespace struct{ file *os.File }
 
+// OwnNetNS tells whether the network namespace at path is the node's own.
+func OwnNetNS(path string) (bool, error) {
+	theirs, err1 := os.Stat(path)
+	own, err2 := os.Stat("/proc/thread-self/ns/net")
+	if err := errors.Join(err1, err2); err != nil {
+		return false, fmt.Errorf("look at network namespace %s: %w", path, err)
+	}
+	return os.SameFile(theirs, own), nil
+}
+
 // openNamespace opens a task's namespace. The node's own is refused: its interfaces are not a task's.
 func openNamespace(path string) (namespace, error) {
 	f, err := os.Open(path)

@@ -37,7 +37,9 @@ type Facts struct {
 	Sets     []overlay.GroupSet
 	Rules    []overlay.Rule
 	Tasks    []Task // of this node
-	Host     Host
+	// InHost are the tasks in this node's own network: in no table, but asked about.
+	InHost []overlay.Endpoint
+	Host   Host
 }
 
 // Host is this node's own processes: by which device their packets leave for the networks, and the number of

@@ -55,6 +55,13 @@ func (e *Engine) attach(ctx context.Context, a overlay.Attachment) (overlay.Endp
 	if ep, there, err := e.existing(ctx, a); there || err != nil {
 		return ep, err
 	}
+	if a.InHost() {
+		ep, err := e.takeIn(a)
+		if err == nil {
+			e.log.Info("attached", "attachment", ep.ID, "task", ep.Task, "network", ep.Network, "addrs", fmt.Sprint(ep.Addrs()))
+		}
+		return ep, err
+	}
 	n, err := e.declared(a)
 	if err != nil {
 		return overlay.Endpoint{}, err
@@ -106,7 +113,7 @@ func (e *Engine) existing(ctx context.Context, a overlay.Attachment) (overlay.En
 
 func (e *Engine) hasLink(ctx context.Context, en entry) bool {
 	links, err := e.o.Links.List(ctx)
-	return err != nil || isAmong(en, links)
+	return err != nil || en.InHost() || isAmong(en, links)
 }
 
 // declared checks an attachment against what the masters declared.
@@ -320,6 +327,9 @@ func (e *Engine) takeDown(ctx context.Context, id string) error {
 func (e *Engine) takeAway(ctx context.Context, en entry) error {
 	if err := errors.Join(e.removeRows(en), e.closePorts(ctx, en)); err != nil {
 		return err
+	}
+	if en.InHost() {
+		return e.o.Rows.Delete(discovery.KindEndpoint, en.ID)
 	}
 	// The link first: its programs close it until it is gone.
 	if err := e.o.Links.Remove(ctx, en.HostInterface); err != nil {

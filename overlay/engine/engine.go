@@ -94,7 +94,9 @@ type Options struct {
 	OwnMAC func([]overlay.Network, []overlay.Block) [6]byte
 	// WaitOwner returns nil when a process has ended; nil: apply.WaitProcess.
 	WaitOwner func(ctx context.Context, pid int, start uint64) error
-	Log       *slog.Logger // nil: none
+	// OwnNetNS tells whether a network namespace is the node's own; nil: apply.OwnNetNS.
+	OwnNetNS func(path string) (bool, error)
+	Log      *slog.Logger // nil: none
 }
 
 func (o *Options) validate() error {
@@ -138,7 +140,8 @@ type Engine struct {
 	empty     map[netip.Prefix]time.Time
 	changed   chan struct{} // closed and replaced when the live entries change
 	tasks     []compile.Task
-	tasksOf   chan struct{} // what changed was when tasks were listed
+	inHost    []overlay.Endpoint // in the node's own network
+	tasksOf   chan struct{}      // what changed was when these were listed
 	stats     Stats
 
 	wants sync.Mutex // one comparison of want rows at a time
@@ -186,6 +189,9 @@ func New(o Options) (*Engine, error) {
 	}
 	if o.WaitOwner == nil {
 		o.WaitOwner = apply.WaitProcess
+	}
+	if o.OwnNetNS == nil {
+		o.OwnNetNS = apply.OwnNetNS
 	}
 	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	e := &Engine{

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"slices"
 
+	"weft/overlay"
 	"weft/overlay/compile"
 )
 
@@ -18,26 +19,30 @@ func (e *Engine) now() compile.Facts {
 		Networks: e.facts.Networks(), Blocks: e.facts.Blocks(), Sets: e.facts.Sets(), Rules: e.facts.Rules(),
 		Host: e.o.Self,
 	}
-	f.Tasks = e.liveTasks()
+	f.Tasks, f.InHost = e.liveTasks()
 	return f
 }
 
-// liveTasks returns what liveEntries does as compile wants it, the same list until one comes, goes or changes.
-func (e *Engine) liveTasks() []compile.Task {
+// liveTasks returns what liveEntries does as compile wants it, the same lists until one comes, goes or changes.
+func (e *Engine) liveTasks() (tasks []compile.Task, inHost []overlay.Endpoint) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.tasksOf == e.changed {
-		return e.tasks
+		return e.tasks, e.inHost
 	}
-	var list []compile.Task
 	for _, en := range e.entries {
-		if en.phase == live {
-			list = append(list, compile.Task{Endpoint: en.Endpoint, Ifindex: en.ifindex})
+		switch {
+		case en.phase != live:
+		case en.InHost():
+			inHost = append(inHost, en.Endpoint)
+		default:
+			tasks = append(tasks, compile.Task{Endpoint: en.Endpoint, Ifindex: en.ifindex})
 		}
 	}
-	slices.SortFunc(list, func(a, b compile.Task) int { return cmp.Compare(a.ID, b.ID) })
-	e.tasks, e.tasksOf = list, e.changed
-	return list
+	slices.SortFunc(tasks, func(a, b compile.Task) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(inHost, func(a, b overlay.Endpoint) int { return cmp.Compare(a.ID, b.ID) })
+	e.tasks, e.inHost, e.tasksOf = tasks, inHost, e.changed
+	return tasks, inHost
 }
 
 // ownMAC is what plain nodes know this node by, zero for overlay.VTEPMAC.

@@ -169,6 +169,9 @@ func (e *Engine) fault(en entry, links []apply.Link, known bool) string {
 	if en.ended {
 		return "owner ended"
 	}
+	if en.InHost() {
+		return "" // there is nothing else of it
+	}
 	if !isAmong(en, links) {
 		return "link gone"
 	}

@@ -405,12 +405,14 @@ func (o *owners) wait(ctx context.Context, pid int, _ uint64) error {
 // node is an Engine over a kernel and a disk that outlive it.
 type node struct {
 	*Engine
-	kernel  *kernel
-	store   *state.Store
-	masters *masters
-	owners  *owners
-	dir     string
-	stop    func() // ends the Engine as kill -9 does: what it did stays
+	kernel   *kernel
+	store    *state.Store
+	masters  *masters
+	owners   *owners
+	underlay apply.Underlay
+	ownNetNS func(string) (bool, error)
+	dir      string
+	stop     func() // ends the Engine as kill -9 does: what it did stays
 }
 
 // options of start.
@@ -421,7 +423,7 @@ type options struct {
 // start makes a node with an empty disk.
 func start(t *testing.T, o options) *node {
 	t.Helper()
-	n := &node{kernel: newKernel(), owners: new(owners), dir: t.TempDir()}
+	n := &node{kernel: newKernel(), owners: new(owners), underlay: apply.Underlay{Addr: vtep, Addr4: vtep, MTU: 1500}, dir: t.TempDir()}
 	n.boot(t, o)
 	return n
 }
@@ -439,8 +441,8 @@ func (n *node) boot(t *testing.T, o options) {
 	}
 	n.masters.store = store
 	n.Engine, err = New(Options{
-		Node: self, Underlay: apply.Underlay{Addr: vtep, MTU: 1500}, Rows: disk{store, n.kernel}, Tables: n.kernel.Tables(),
-		Attacher: n.kernel, Links: n.kernel, Host: n.kernel, Source: n.kernel, WaitOwner: n.owners.wait,
+		Node: self, Underlay: n.underlay, Rows: disk{store, n.kernel}, Tables: n.kernel.Tables(),
+		Attacher: n.kernel, Links: n.kernel, Host: n.kernel, Source: n.kernel, WaitOwner: n.owners.wait, OwnNetNS: n.ownNetNS,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

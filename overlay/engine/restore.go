@@ -34,6 +34,10 @@ func (e *Engine) restore(ctx context.Context) error {
 			errs = append(errs, e.o.Rows.Delete(discovery.KindEndpoint, r.Key))
 			continue
 		}
+		if ep.InHost() {
+			errs = append(errs, e.takeUp(ep))
+			continue
+		}
 		errs = append(errs, e.resume(ctx, ep, byName[ep.HostInterface]))
 		delete(byName, ep.HostInterface)
 	}

@@ -39,12 +39,15 @@ type side struct {
 	host             compile.Node //  whose processes have the address; zero: none
 	named            bool         // host was asked for by its id: any of its addresses will do
 	network          string       // that the address belongs to; empty: none
+	guest            string       // name of the task in the node's own network that this is about
 }
 
 func (s side) String() string {
 	switch {
 	case s.task:
 		return fmt.Sprintf("%s (%s)", s.Name, s.addr)
+	case s.guest != "":
+		return fmt.Sprintf("%s in its node's network (%s)", s.guest, s.addr)
 	case s.node:
 		return fmt.Sprintf("this node (%s)", s.addr)
 	case s.host.ID != "":
@@ -132,11 +135,11 @@ func ask(f compile.Facts, w World, q overlay.Question) (asked, error) {
 		return asked{}, fmt.Errorf("%w port %d of %s: tcp and udp need 1 to 65535, icmp has none",
 			overlay.ErrInvalid, q.Port, q.Protocol)
 	}
-	src, err := find(f, w, q.Source, q.Network)
+	src, err := find(f, w, q.Source, q.Network, sends)
 	if err != nil {
 		return asked{}, fmt.Errorf("source: %w", err)
 	}
-	dst, err := find(f, w, q.Destination, cmp.Or(q.Network, src.network))
+	dst, err := find(f, w, q.Destination, cmp.Or(q.Network, src.network), receives)
 	if err != nil {
 		return asked{}, fmt.Errorf("destination: %w", err)
 	}
@@ -144,6 +147,9 @@ func ask(f compile.Facts, w World, q overlay.Question) (asked, error) {
 	src.addr, dst.addr = sameFamily(src, dst.addr), sameFamily(dst, src.addr)
 	return asked{f, w, src, dst, compile.Service{Proto: proto, Port: q.Port}}, nil
 }
+
+// sends and receives are the two sides of a packet.
+const sends, receives = true, false
 
 func sameFamily(s side, other netip.Addr) netip.Addr {
 	if s.named {
@@ -162,8 +168,9 @@ func sameFamily(s side, other netip.Addr) netip.Addr {
 }
 
 // find resolves an address, task id, attachment id or task name. Names are looked for in network, in
-// every one when that is empty; a task of this node is before others of its name.
-func find(f compile.Facts, w World, what, network string) (side, error) {
+// every one when that is empty; a task of this node is before others of its name. Tasks in a node's own network
+// are in every network's reach.
+func find(f compile.Facts, w World, what, network string, source bool) (side, error) {
 	if what == overlay.World {
 		return side{}, nil
 	}
@@ -171,9 +178,9 @@ func find(f compile.Facts, w World, what, network string) (side, error) {
 		return findAddr(f, w, addr.Unmap()), nil
 	}
 	var ids, names []overlay.Endpoint
-	for _, e := range everyone(f, w) {
+	for _, e := range append(everyone(f, w), guests(f, w)...) {
 		switch {
-		case network != "" && e.Network != network:
+		case network != "" && e.Network != network && !e.InHost():
 		case e.ID == what || e.Task == what:
 			ids = append(ids, e)
 		case e.Name == what:
@@ -202,14 +209,35 @@ func find(f compile.Facts, w World, what, network string) (side, error) {
 				"give an id or an address, such as %s or %s", overlay.ErrConflict, what, found[0].ID, e.ID)
 		}
 	}
+	if found[0].InHost() {
+		return guestSide(f, w, found[0], source), nil
+	}
 	return sideOf(found[0], found[0].Addrs()[0]), nil
+}
+
+// guestSide is a task in its node's own network: that node, which sends into networks from its address there, and
+// receives at that of the underlay.
+func guestSide(f compile.Facts, w World, e overlay.Endpoint, source bool) side {
+	s, there := findHost(f, string(e.Node))
+	if !source || !there {
+		s = findAddr(f, w, e.Addrs()[0])
+		s.node = s.node || e.Node == f.Node
+	}
+	s.guest = e.Name
+	return s
+}
+
+// guests returns the tasks in nodes' own networks, those of this node first.
+func guests(f compile.Facts, w World) []overlay.Endpoint {
+	all := slices.Concat(f.InHost, w.Remote)
+	return slices.DeleteFunc(all, func(e overlay.Endpoint) bool { return !e.InHost() || len(e.Addrs()) == 0 })
 }
 
 func sideOf(e overlay.Endpoint, addr netip.Addr) side {
 	return side{Endpoint: e, addr: addr, task: true, network: e.Network}
 }
 
-// everyone returns every endpoint that has an address, those of this node first.
+// everyone returns every endpoint that has an address of a network, those of this node first.
 func everyone(f compile.Facts, w World) []overlay.Endpoint {
 	all := make([]overlay.Endpoint, 0, len(f.Tasks)+len(w.Remote))
 	for _, t := range f.Tasks {
@@ -220,7 +248,7 @@ func everyone(f compile.Facts, w World) []overlay.Endpoint {
 		addr4, addr6 := p.Addrs()
 		all = append(all, plainEndpoint(p, addr4, addr6))
 	}
-	return slices.DeleteFunc(all, func(e overlay.Endpoint) bool { return len(e.Addrs()) == 0 })
+	return slices.DeleteFunc(all, func(e overlay.Endpoint) bool { return e.InHost() || len(e.Addrs()) == 0 })
 }
 
 // PlainEndpoint returns what has an address at a plain node, as the one endpoint that all of it counts as.
@@ -292,7 +320,7 @@ func (a asked) answer() overlay.Verdict {
 	src, dst := a.src, a.dst
 	switch {
 	case !src.task && !dst.task && src.network == "" && dst.network == "":
-		return no(row.ReasonNotOurs, "neither %s nor %s is a task: Weft has no say in what they send each other", src, dst)
+		return no(row.ReasonNotOurs, "neither %s nor %s is a task of a network: Weft has no say in what they send each other", src, dst)
 	case src.addr.IsValid() && dst.addr.IsValid() && src.addr.Is4() != dst.addr.Is4():
 		v := no(row.ReasonNoEndpoint, "%s and %s have no address family in common", src, dst)
 		v.Suggestion = "ask for a task by an address of the family that both have"

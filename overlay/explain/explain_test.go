@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"weft/bpf/row"
+	"weft/discovery"
 	"weft/overlay"
 	"weft/overlay/compile"
 	"weft/overlay/compile/compiletest"
@@ -35,11 +36,19 @@ func explained() (compile.Facts, explain.World) {
 		t.Node, t.Name = "n2", strings.TrimRight(id, "-0123456789")
 		return t.Endpoint
 	}
+	guest := func(id string, node discovery.NodeID, at string) overlay.Endpoint {
+		return overlay.Endpoint{
+			Attachment: overlay.Attachment{ID: id, Task: id, Name: strings.TrimRight(id, "-0123456789"), Network: discovery.HostNetwork},
+			Node:       node, Addr4: netip.MustParseAddr(at),
+		}
+	}
+	f.InHost = []overlay.Endpoint{guest("host-1", f.Node, "10.0.0.1")}
 	return f, explain.World{
 		NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 		Remote: []overlay.Endpoint{
 			far("db-1", "9.0.1.1", []string{"db"}, 18), far("both-1", "9.0.1.2", []string{"db", "web"}, 17),
 			far("bare-1", "9.0.1.3", nil, row.IdentityUngrouped), far("six-1", "fd01:b::1:1", []string{"web"}, 16),
+			guest("far-host-1", "n2", "10.0.0.2"),
 			far("open-1", "9.0.1.4", []string{"public"}, 19), far("x-1", "9.0.1.5", nil, 3), far("x-2", "9.0.1.6", []string{"db"}, 18),
 		},
 	}
@@ -53,34 +62,40 @@ func TestAnswer(t *testing.T) {
 		reason            string
 		text, suggestion  string
 	}{
-		"common group":      {"web-1", "both", "tcp/80", "delivered", "web-1 (9.0.0.1) and both (9.0.1.2) are both in group web", ""},
-		"rule":              {"web-1", "db", "tcp/5432", "delivered", "rule 7 (allow web to db tcp/5432-5433) lets web-1 (9.0.0.1) reach db (9.0.1.1) on tcp/5432", ""},
-		"audit":             {"web-1", "db", "tcp/5433", "audited", "rule 9 (deny web to db tcp/5433)", "weft rule list prod"},
-		"deny":              {"web-1", "db", "udp/53", "denied", "rule 8 (deny web to db udp) denies", "weft rule remove prod 8"},
-		"other port":        {"web-1", "db", "tcp/80", "no_common_group", "no rule lets web-1 reach db on tcp/80; rule 7 lets it on tcp/5432-5433 only", "weft rule add prod --from web --to db --port tcp/80"},
-		"ping":              {"web-1", "db", "icmp/0", "no_common_group", "is in group web, db (9.0.1.1) in group db: they share none", "weft rule add prod --from web --to db --port icmp"},
-		"back":              {"db", "web-1", "tcp/80", "no_common_group", "share none", "weft rule add prod --from db --to web --port tcp/80"},
-		"no group":          {"bare", "db", "tcp/80", "no_common_group", "is in no group", "start the task that has none with --group"},
-		"public":            {"web-1", "open", "tcp/80", "delivered", "in group public", ""},
-		"by address":        {"9.0.0.1", "9.0.1.2", "tcp/80", "delivered", "both in group web", ""},
-		"IPv6":              {"web-1", "six", "tcp/80", "delivered", "web-1 (fd01:b::1) and six (fd01:b::1:1)", ""},
-		"no family":         {"db", "six", "tcp/80", "no_endpoint", "no address family in common", "ask for a task by an address of the family that both have"},
-		"other network":     {"web-1", "9.1.5.1", "tcp/80", "other_network", "networks never meet", "run both in one network: weft run --network dev"},
-		"nobody there":      {"web-1", "9.0.1.77", "tcp/80", "no_endpoint", "no task has 9.0.1.77; its block 9.0.1.0/24 is node n2's", "ask for the name again (weft name show NAME): the task has ended or has another address"},
-		"no block":          {"web-1", "9.0.9.1", "tcp/80", "no_block", "no node holds the block of 9.0.9.1", "ask for the name again (weft name show NAME); weft network list shows who holds blocks"},
-		"to the world":      {"web-1", "8.8.8.8", "tcp/80", "to_host", "leaves by its node", ""},
-		"from the world":    {"world", "web-1", "tcp/80", "not_public", "is in group web, not in group public", "weft rule add prod --from world --to web --port tcp/80"},
-		"own node":          {"10.0.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
-		"to own node":       {"web-1", "10.0.0.1", "tcp/80", "to_host", "always talk", ""},
-		"own node's own":    {"44.128.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
-		"node to its own":   {"n2", "db", "tcp/80", "from_host", "always talk", ""},
-		"node elsewhere":    {"n1", "bare", "tcp/80", "delivered", "bare (9.0.1.3) is in no group: processes of every node reach it", ""},
-		"node to a group":   {"n2", "web-1", "tcp/80", "not_public", "no rule lets node n2 (44.128.0.2) reach it", "weft rule add prod --from 44.128.0.2/32 --to web --port tcp/80"},
-		"node, the other":   {"n2", "six", "tcp/80", "from_host", "always talk", ""},
-		"to another node":   {"web-1", "n2", "tcp/80", "encapsulated", "node n2 (44.128.0.2) takes what tasks send it", ""},
-		"to a node by IPv6": {"web-1", "fd01:a::2", "tcp/80", "encapsulated", "node n2 (fd01:a::2)", ""},
-		"node to node":      {"n1", "n2", "tcp/80", "not_ours", "neither", ""},
-		"strangers":         {"8.8.8.8", "10.0.0.1", "tcp/80", "not_ours", "neither", ""},
+		"common group":       {"web-1", "both", "tcp/80", "delivered", "web-1 (9.0.0.1) and both (9.0.1.2) are both in group web", ""},
+		"rule":               {"web-1", "db", "tcp/5432", "delivered", "rule 7 (allow web to db tcp/5432-5433) lets web-1 (9.0.0.1) reach db (9.0.1.1) on tcp/5432", ""},
+		"audit":              {"web-1", "db", "tcp/5433", "audited", "rule 9 (deny web to db tcp/5433)", "weft rule list prod"},
+		"deny":               {"web-1", "db", "udp/53", "denied", "rule 8 (deny web to db udp) denies", "weft rule remove prod 8"},
+		"other port":         {"web-1", "db", "tcp/80", "no_common_group", "no rule lets web-1 reach db on tcp/80; rule 7 lets it on tcp/5432-5433 only", "weft rule add prod --from web --to db --port tcp/80"},
+		"ping":               {"web-1", "db", "icmp/0", "no_common_group", "is in group web, db (9.0.1.1) in group db: they share none", "weft rule add prod --from web --to db --port icmp"},
+		"back":               {"db", "web-1", "tcp/80", "no_common_group", "share none", "weft rule add prod --from db --to web --port tcp/80"},
+		"no group":           {"bare", "db", "tcp/80", "no_common_group", "is in no group", "start the task that has none with --group"},
+		"public":             {"web-1", "open", "tcp/80", "delivered", "in group public", ""},
+		"by address":         {"9.0.0.1", "9.0.1.2", "tcp/80", "delivered", "both in group web", ""},
+		"IPv6":               {"web-1", "six", "tcp/80", "delivered", "web-1 (fd01:b::1) and six (fd01:b::1:1)", ""},
+		"no family":          {"db", "six", "tcp/80", "no_endpoint", "no address family in common", "ask for a task by an address of the family that both have"},
+		"other network":      {"web-1", "9.1.5.1", "tcp/80", "other_network", "networks never meet", "run both in one network: weft run --network dev"},
+		"nobody there":       {"web-1", "9.0.1.77", "tcp/80", "no_endpoint", "no task has 9.0.1.77; its block 9.0.1.0/24 is node n2's", "ask for the name again (weft name show NAME): the task has ended or has another address"},
+		"no block":           {"web-1", "9.0.9.1", "tcp/80", "no_block", "no node holds the block of 9.0.9.1", "ask for the name again (weft name show NAME); weft network list shows who holds blocks"},
+		"to the world":       {"web-1", "8.8.8.8", "tcp/80", "to_host", "leaves by its node", ""},
+		"from the world":     {"world", "web-1", "tcp/80", "not_public", "is in group web, not in group public", "weft rule add prod --from world --to web --port tcp/80"},
+		"own node":           {"10.0.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
+		"to own node":        {"web-1", "10.0.0.1", "tcp/80", "to_host", "always talk", ""},
+		"own node's own":     {"44.128.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
+		"node to its own":    {"n2", "db", "tcp/80", "from_host", "always talk", ""},
+		"node elsewhere":     {"n1", "bare", "tcp/80", "delivered", "bare (9.0.1.3) is in no group: processes of every node reach it", ""},
+		"node to a group":    {"n2", "web-1", "tcp/80", "not_public", "no rule lets node n2 (44.128.0.2) reach it", "weft rule add prod --from 44.128.0.2/32 --to web --port tcp/80"},
+		"node, the other":    {"n2", "six", "tcp/80", "from_host", "always talk", ""},
+		"to another node":    {"web-1", "n2", "tcp/80", "encapsulated", "node n2 (44.128.0.2) takes what tasks send it", ""},
+		"to a node by IPv6":  {"web-1", "fd01:a::2", "tcp/80", "encapsulated", "node n2 (fd01:a::2)", ""},
+		"node to node":       {"n1", "n2", "tcp/80", "not_ours", "neither", ""},
+		"to a host task":     {"web-1", "host", "tcp/80", "to_host", "a task and its own node may always talk", ""},
+		"of a host task":     {"host-1", "web-1", "tcp/80", "from_host", "always talk", ""},
+		"to one elsewhere":   {"web-1", "far-host", "tcp/80", "to_host", "web-1 (9.0.0.1) leaves by its node, with the node's address", ""},
+		"of one elsewhere":   {"far-host", "web-1", "tcp/80", "not_public", "no rule lets far-host in its node's network (44.128.0.2) reach it", "weft rule add prod --from 44.128.0.2/32 --to web --port tcp/80"},
+		"host task to group": {"host", "bare", "tcp/80", "delivered", "bare (9.0.1.3) is in no group: processes of every node reach it", ""},
+		"host tasks":         {"host", "far-host", "tcp/80", "not_ours", "neither host in its node's network (44.128.0.1) nor far-host in its node's network (10.0.0.2) is a task of a network", ""},
+		"strangers":          {"8.8.8.8", "10.0.0.1", "tcp/80", "not_ours", "neither", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -26,6 +26,9 @@ import (
 // Node is the one that runs every task of the fake.
 const Node discovery.NodeID = "fake"
 
+// Addr is that of the fake's node.
+var Addr = netip.AddrFrom4([4]byte{192, 0, 2, 1})
+
 // Options say what the fake's masters have declared.
 type Options struct {
 	Networks []overlay.Network // VNI 0 is numbered from 1 on
@@ -79,11 +82,17 @@ func (s *Service) attach(ctx context.Context, a overlay.Attachment) (overlay.End
 		if !e.SameTask(a) {
 			return e, fmt.Errorf("%w: it is attached already, with other contents", overlay.ErrConflict)
 		}
+		if a.InHost() {
+			return e, nil
+		}
 		if _, err := s.declared(a); err != nil {
 			return e, err
 		}
 		e.Groups, e.Identity = a.Groups, s.identity(a)
 		return e, nil
+	}
+	if a.InHost() {
+		return overlay.Endpoint{Attachment: a, Node: Node, Addr4: Addr, Since: time.Now().UTC()}, nil
 	}
 	n, err := s.declared(a)
 	if err != nil {
@@ -274,6 +283,10 @@ func (s *Service) Explain(_ context.Context, q overlay.Question) (overlay.Verdic
 	defer s.mu.Unlock()
 	f := compile.Facts{Node: Node, Networks: s.networks, Blocks: s.blocks, Sets: s.sets, Rules: s.rules}
 	for i, e := range s.list() {
+		if e.InHost() {
+			f.InHost = append(f.InHost, e)
+			continue
+		}
 		f.Tasks = append(f.Tasks, compile.Task{Endpoint: e, Ifindex: uint32(i + 1)})
 	}
 	rows := compile.Compile(f)

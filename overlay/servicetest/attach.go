@@ -6,12 +6,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"weft/discovery"
 	"weft/overlay"
 )
 
@@ -131,6 +133,66 @@ func (s subject) attachInvalid() {
 	s.refused(err, overlay.ErrInvalid, `"a b"`)
 	if e := s.attach(task("p", "prod", overlay.GroupPublic)); e.Addr4.String() != "9.0.0.1" {
 		s.t.Errorf("got %s: refused attachments hold addresses", e.Addr4)
+	}
+}
+
+// inHost is a task in the node's own network; its owner is this process, which does not end.
+func inHost(id string) overlay.Attachment {
+	return overlay.Attachment{
+		ID: id, Task: id, Name: id, Network: discovery.HostNetwork, NetNS: "/proc/thread-self/ns/net", OwnerPID: os.Getpid(), OwnerStart: 1,
+	}
+}
+
+func (s subject) attachInHost() {
+	a := inHost("a")
+	one := s.attach(a)
+	if len(one.Addrs()) == 0 || one.Node == "" || one.Since.IsZero() {
+		s.t.Errorf("got %+v, want the node's addresses", one)
+	}
+	want := overlay.Endpoint{Attachment: a, Node: one.Node, Addr4: one.Addr4, Addr6: one.Addr6, Since: one.Since}
+	for _, got := range []overlay.Endpoint{one, s.attach(a)} {
+		if diff := cmp.Diff(want, got, Compare()); diff != "" {
+			s.t.Errorf("-want +got\n%s", diff)
+		}
+	}
+	b := s.attach(inHost("b"))
+	if diff := cmp.Diff(one.Addrs(), b.Addrs(), Compare()); diff != "" {
+		s.t.Errorf("tasks of one node differ: -a +b\n%s", diff)
+	}
+	prod := s.attach(task("c", "prod"))
+	if prod.Addr4.String() != "9.0.0.1" {
+		s.t.Errorf("got %s, want the first address of prod", prod.Addr4)
+	}
+	for _, bad := range []struct {
+		change func(*overlay.Attachment)
+		says   string
+	}{
+		{func(a *overlay.Attachment) { a.Groups = []string{"web"} }, "groups web"},
+		{func(a *overlay.Attachment) { a.Ports = []overlay.PortMapping{{HostPort: 80, Port: 80}} }, "ports 80:80/tcp"},
+		{func(a *overlay.Attachment) { a.Fixed = []netip.Addr{netip.MustParseAddr("9.0.0.9")} }, "fixed 9.0.0.9"},
+		{func(a *overlay.Attachment) { a.Interface = "eth0" }, `interface "eth0"`},
+		{func(a *overlay.Attachment) { a.OwnerPID = 0 }, "owner_pid 0"},
+		{func(a *overlay.Attachment) { a.OwnerStart = 0 }, "owner_start 0"},
+	} {
+		for _, id := range []string{"a", "d"} { // one that is there, and another
+			a := inHost(id)
+			bad.change(&a)
+			_, err := s.Attach(s.context(), a)
+			s.refused(err, overlay.ErrInvalid, bad.says)
+		}
+	}
+	if v, err := s.Explain(s.context(), overlay.Question{Source: "c", Destination: "a", Protocol: "tcp", Port: 80}); err != nil || !v.Allowed {
+		s.t.Errorf("got %+v, %v, want that a task and its own node may talk", v, err)
+	}
+	if err := s.Detach(s.context(), "a"); err != nil {
+		s.t.Fatal(err)
+	}
+	list, err := s.Endpoints(s.context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if diff := cmp.Diff([]overlay.Endpoint{b, prod}, list, Compare()); diff != "" {
+		s.t.Errorf("endpoints: -want +got\n%s", diff)
 	}
 }
 

@@ -66,6 +66,7 @@ func RunContract(t *testing.T, open func(t *testing.T) Node) {
 		{"AttachTellsWhatIsAllowed", subject.attachInvalid},
 		{"PortsOfTheNodeLeadToOneTask", subject.attachPorts},
 		{"AFixedAddressIsGivenOrRefused", subject.attachFixed},
+		{"ATaskInTheNodesNetworkHasItsAddresses", subject.attachInHost},
 		{"DetachGivesBackAndIsIdempotent", subject.detach},
 		{"EndpointsAreSortedAndWhole", subject.endpoints},
 		{"SameGroupsSameIdentity", subject.identities},

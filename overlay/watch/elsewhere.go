@@ -87,7 +87,7 @@ func (o *elsewhere) Sides(ctx context.Context, now compile.Facts, q overlay.Ques
 		} else if what != overlay.World && !isPlain(now, what) {
 			some, err = o.byName(ctx, what)
 		}
-		if err != nil && !slices.ContainsFunc(now.Tasks, func(t compile.Task) bool { return isCalled(t.Endpoint, what) }) {
+		if err != nil && !isHere(now, what) {
 			return nil, err
 		}
 		found = append(found, some...)
@@ -97,6 +97,12 @@ func (o *elsewhere) Sides(ctx context.Context, now compile.Facts, q overlay.Ques
 
 func isPlain(now compile.Facts, name string) bool {
 	return slices.ContainsFunc(now.Plain, func(n overlay.PlainNode) bool { return string(n.Node) == name })
+}
+
+// isHere tells whether a task of this node is called so.
+func isHere(now compile.Facts, name string) bool {
+	return slices.ContainsFunc(now.Tasks, func(t compile.Task) bool { return isCalled(t.Endpoint, name) }) ||
+		slices.ContainsFunc(now.InHost, func(e overlay.Endpoint) bool { return isCalled(e, name) })
 }
 
 func isCalled(e overlay.Endpoint, name string) bool {
