@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
+
+	"weft/bpf/convert"
 )
 
 // How maps come over from a build with another layout, newer or older:
@@ -92,7 +94,7 @@ func (p *Plane) adoptFrom(spec *ebpf.MapSpec, old *ebpf.Map, here string) error 
 // carry is what it takes to bring a map over.
 type carry struct {
 	name       string
-	key, value conversion
+	key, value convert.Conversion
 	share      bool // the same shape in all
 	skip       bool // its rows stay behind
 }
@@ -118,31 +120,14 @@ func carryOf(spec *ebpf.MapSpec, old *ebpf.Map) (carry, error) {
 	if err := errors.Join(err, handle.Close()); err != nil {
 		return c, err
 	}
-	if c.key, err = conversionOf(types, spec.Key, old.KeySize(), spec.KeySize); err != nil {
+	if c.key, err = convert.To(types, spec.Key, old.KeySize(), spec.KeySize); err != nil {
 		return c, err
 	}
-	if c.value, err = conversionOf(types, spec.Value, old.ValueSize(), spec.ValueSize); err != nil {
+	if c.value, err = convert.To(types, spec.Value, old.ValueSize(), spec.ValueSize); err != nil {
 		return c, err
 	}
-	c.share = c.key.same && c.value.same && spec.MaxEntries == old.MaxEntries() && spec.Flags == old.Flags()
+	c.share = c.key.Same && c.value.Same && spec.MaxEntries == old.MaxEntries() && spec.Flags == old.Flags()
 	return c, nil
-}
-
-// conversionOf finds the old form of a type by its name.
-func conversionOf(types *btf.Spec, now btf.Type, oldSize, newSize uint32) (conversion, error) {
-	if s, ok := btf.As[*btf.Struct](now); ok {
-		var was *btf.Struct
-		if err := types.TypeByName(s.Name, &was); err != nil {
-			return conversion{}, fmt.Errorf("struct %s: %w", s.Name, err)
-		}
-		from, err := fieldsOf(was)
-		if err != nil {
-			return conversion{}, err
-		}
-		to, err := fieldsOf(s)
-		return convert(from, to, oldSize, newSize), err
-	}
-	return convert([]field{{size: oldSize}}, []field{{size: newSize}}, oldSize, newSize), nil
 }
 
 // known remembers which rows that programs wrote were carried over: each goes once, so that what came last goes fast.
@@ -167,20 +152,20 @@ func (c carry) rows(made, old *ebpf.Map, known map[string]bool) (int, error) {
 	}
 	n := 0
 	var refused error
-	key, value := make([]byte, c.key.size), make([]byte, c.value.size)
+	key, value := make([]byte, c.key.Size), make([]byte, c.value.Size)
 	flags := ebpf.UpdateNoExist
 	if old.Type() == ebpf.Array {
 		flags = ebpf.UpdateAny
 	}
 	err := eachRow(old, func(k, v []byte) {
-		if known[string(k)] || c.key.loses(k) {
+		if known[string(k)] || c.key.Loses(k) {
 			return
 		}
 		if known != nil {
 			known[string(k)] = true
 		}
-		c.key.row(key, k)
-		c.value.row(value, v)
+		c.key.Row(key, k)
+		c.value.Row(value, v)
 		switch err := made.Update(key, value, flags); {
 		case err == nil:
 			n++
@@ -201,8 +186,8 @@ func (c carry) perCPU(made, old *ebpf.Map) (int, error) {
 		}
 		now := make([][]byte, len(was))
 		for cpu := range was {
-			now[cpu] = make([]byte, c.value.size)
-			c.value.row(now[cpu], was[cpu])
+			now[cpu] = make([]byte, c.value.Size)
+			c.value.Row(now[cpu], was[cpu])
 		}
 		if err := made.Put(i, now); err != nil {
 			return int(i), err

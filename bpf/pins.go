@@ -10,13 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"weft/bpf/mounts"
 	"weft/bpf/row"
 )
-
-// mountSource marks the bpffs mounts that this package made, in /proc/self/mountinfo.
-const mountSource = "weft"
 
 // pins is the folder of what is pinned:
 //
@@ -36,7 +32,7 @@ func openPins(root string) (p pins, fresh bool, err error) {
 		return pins{}, true, nil
 	}
 	p.root = filepath.Clean(root)
-	if err := ensureBPFFS(p.root); err != nil {
+	if err := mounts.EnsureBPFFS(p.root); err != nil {
 		return pins{}, false, fmt.Errorf("pin folder %s: %w", p.root, err)
 	}
 	all, err := p.layouts()
@@ -81,33 +77,6 @@ func (p pins) others() ([]string, error) {
 	return others, nil
 }
 
-func ensureBPFFS(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	ok, err := isBPFFS(dir)
-	if err != nil || ok {
-		return err
-	}
-	if entries, err := os.ReadDir(dir); err != nil {
-		return err
-	} else if len(entries) > 0 {
-		return fmt.Errorf("%w: not in bpffs and not empty (%s)", ErrInvalid, entries[0].Name())
-	}
-	if err := unix.Mount(mountSource, dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount bpffs: %w", err)
-	}
-	return nil
-}
-
-func isBPFFS(dir string) (bool, error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(dir, &s); err != nil {
-		return false, &fs.PathError{Op: "statfs", Path: dir, Err: err}
-	}
-	return s.Type == unix.BPF_FS_MAGIC, nil
-}
-
 // remove unpins all of every layout, and unmounts root if this package mounted it.
 func (p pins) remove() error {
 	if !p.on() {
@@ -128,14 +97,7 @@ func (p pins) remove() error {
 	if err != nil {
 		return fmt.Errorf("unpin: %w", err)
 	}
-	ours, err := isOurMount(p.root)
-	if err != nil || !ours {
-		return err
-	}
-	if err := unix.Unmount(p.root, 0); err != nil {
-		return fmt.Errorf("unmount %s: %w", p.root, err)
-	}
-	return nil
+	return mounts.RemoveBPFFS(p.root)
 }
 
 // linkNames lists a folder of pinned links.
@@ -151,30 +113,4 @@ func linkNames(dir string) ([]string, error) {
 		}
 	}
 	return names, err
-}
-
-// isOurMount looks for dir among the mounts (proc(5), mountinfo): field 5 is the mount point, and
-// behind the " - " come type and source.
-func isOurMount(dir string) (bool, error) {
-	dir, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return false, err
-	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return false, err
-	}
-	for line := range strings.Lines(string(table)) {
-		left, right, _ := strings.Cut(line, " - ")
-		point, source := strings.Fields(left), strings.Fields(right)
-		if len(point) > 4 && len(source) > 1 && unescape(point[4]) == dir {
-			return source[0] == "bpf" && source[1] == mountSource, nil
-		}
-	}
-	return false, nil
-}
-
-// unescape undoes mountinfo's octal escapes.
-func unescape(path string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }

@@ -30,12 +30,13 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"weft/bpf/answers"
+	"weft/bpf/probe"
 )
 
 // Sentinels of this room; test with errors.Is.
 var (
 	// ErrUnsupported says that the kernel lacks something; the text says what and since when.
-	ErrUnsupported = errors.New("not supported by this kernel")
+	ErrUnsupported = probe.ErrUnsupported
 	// ErrNoLink says that a network interface or cgroup to attach to is not there.
 	ErrNoLink = errors.New("no such link")
 	// ErrInvalid says that an option is not usable.
@@ -154,7 +155,7 @@ func Open(o Options) (*Plane, error) {
 
 // chooseAttachment prefers tcx.
 func (p *Plane) chooseAttachment(classic Classic) error {
-	err := probeTCX()
+	err := probe.TCX()
 	switch {
 	case err == nil:
 		return nil

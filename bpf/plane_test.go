@@ -26,6 +26,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/bpf"
+	"weft/bpf/mounts"
+	"weft/bpf/probe"
 	"weft/bpf/row"
 	"weft/overlay/apply"
 )
@@ -33,7 +35,7 @@ import (
 // requireTCX skips what only links can show: filters of clsact go with their device.
 func requireTCX(t *testing.T) {
 	t.Helper()
-	for _, f := range bpf.Probe() {
+	for _, f := range probe.Features() {
 		if f.Name == "tcx" && !f.On {
 			t.Skip("needs tcx: Linux 6.6")
 		}
@@ -395,7 +397,7 @@ func TestPinFolderWithOtherThingsIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "precious"), nil, 0o600))
 	_, err := bpf.Open(options(dir))
-	if !errors.Is(err, bpf.ErrInvalid) || !strings.Contains(err.Error(), dir) {
+	if !errors.Is(err, mounts.ErrOccupied) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("error %v, want one that names the folder", err)
 	}
 }
@@ -545,7 +547,7 @@ func TestRefusalShowsTheVerifiersLastLines(t *testing.T) {
 func TestProbeFindsWhatLoadingNeeds(t *testing.T) {
 	enterNamespace(t)
 	seen := make(map[string]bool)
-	for _, f := range bpf.Probe() {
+	for _, f := range probe.Features() {
 		if seen[f.Name] || f.Why == "" {
 			t.Errorf("feature %+v: twice, or without a reason", f)
 		}
@@ -618,7 +620,7 @@ func TestClassicAttachesReplacesAndRemoves(t *testing.T) {
 }
 
 func hasTCX() bool {
-	for _, f := range bpf.Probe() {
+	for _, f := range probe.Features() {
 		if f.Name == "tcx" {
 			return f.On
 		}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"weft/bpf"
+	"weft/bpf/probe"
 	"weft/cmd/weft/show"
 	"weft/overlay"
 )
@@ -103,7 +103,7 @@ func (c *client) doctor() *cobra.Command {
 	}
 	output := show.Output(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
-		features := bpf.Probe()
+		features := probe.Features()
 		return show.Value(c.env.Stdout, *output, features, func(w io.Writer) {
 			show.Row(w, "FEATURE", "STATE", "WHY")
 			for _, f := range features {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bpf
+// Package convert makes rows of one layout of maps those of another, by the names of their fields.
+package convert
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -25,7 +27,7 @@ func appendFields(list []field, path string, offset uint32, t btf.Type) ([]field
 		var err error
 		for _, m := range t.Members {
 			if m.BitfieldSize != 0 {
-				return nil, fmt.Errorf("%s.%s: %w: bits as a field", t.Name, m.Name, ErrUnsupported)
+				return nil, fmt.Errorf("%s.%s: %w: bits as a field", t.Name, m.Name, errors.ErrUnsupported)
 			}
 			name := m.Name
 			if path != "" {
@@ -40,25 +42,44 @@ func appendFields(list []field, path string, offset uint32, t btf.Type) ([]field
 		size, err := btf.Sizeof(t)
 		return append(list, field{path, offset, uint32(size)}), err
 	default:
-		return nil, fmt.Errorf("field %q: %w: type %T", path, ErrUnsupported, t)
+		return nil, fmt.Errorf("field %q: %w: type %T", path, errors.ErrUnsupported, t)
 	}
 }
 
-// conversion makes rows of one layout those of another. Fields are known by their names: what both have is
+// Conversion makes rows of one layout those of another. Fields are known by their names: what both have is
 // copied, what only the new one has is zero. A number that grew keeps its value: machines are little-endian.
-type conversion struct {
-	size  uint32 // of the new row, bytes
+type Conversion struct {
+	Size uint32 // of the new row, bytes
+	Same bool   // nothing is to be done
+
 	moves []move
 	lost  []span // of the old row
-	same  bool   // nothing is to be done
 }
 
 type span struct{ from, to uint32 }
 
 type move struct{ from, to, size uint32 }
 
-func convert(from, to []field, oldSize, newSize uint32) conversion {
-	c := conversion{size: newSize, same: oldSize == newSize && slices.Equal(from, to)}
+// To converts to the type now, of newSize bytes, from the type of its name among types, of oldSize. Types without
+// fields are known by their sizes. Bit fields and pointers are errors.ErrUnsupported.
+func To(types *btf.Spec, now btf.Type, oldSize, newSize uint32) (Conversion, error) {
+	if s, ok := btf.As[*btf.Struct](now); ok {
+		var was *btf.Struct
+		if err := types.TypeByName(s.Name, &was); err != nil {
+			return Conversion{}, fmt.Errorf("struct %s: %w", s.Name, err)
+		}
+		from, err := fieldsOf(was)
+		if err != nil {
+			return Conversion{}, err
+		}
+		to, err := fieldsOf(s)
+		return between(from, to, oldSize, newSize), err
+	}
+	return between([]field{{size: oldSize}}, []field{{size: newSize}}, oldSize, newSize), nil
+}
+
+func between(from, to []field, oldSize, newSize uint32) Conversion {
+	c := Conversion{Size: newSize, Same: oldSize == newSize && slices.Equal(from, to)}
 	old := make(map[string]field, len(from))
 	for _, f := range from {
 		old[f.name] = f
@@ -76,16 +97,16 @@ func convert(from, to []field, oldSize, newSize uint32) conversion {
 	return c
 }
 
-// loses reports whether old says something that the new form has no place for. A key without it would be
+// Loses reports whether old says something that the new form has no place for. A key without it would be
 // about more than the row was: a verdict about one port would be one about all.
-func (c conversion) loses(old []byte) bool {
+func (c Conversion) Loses(old []byte) bool {
 	return slices.ContainsFunc(c.lost, func(s span) bool {
 		return slices.ContainsFunc(old[s.from:s.to], func(b byte) bool { return b != 0 })
 	})
 }
 
-// row writes the new form of old into made, which has the new size.
-func (c conversion) row(made, old []byte) {
+// Row writes the new form of old into made, which has the new size.
+func (c Conversion) Row(made, old []byte) {
 	clear(made)
 	for _, m := range c.moves {
 		copy(made[m.to:m.to+m.size], old[m.from:m.from+m.size])

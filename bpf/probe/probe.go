@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bpf
+// Package probe tries what the kernel half uses of a kernel, by loading and attaching.
+package probe
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"weft/bpf/mounts"
 )
+
+// ErrUnsupported says that the kernel lacks something; the text says what and since when.
+var ErrUnsupported = errors.New("not supported by this kernel")
 
 // Feature is something of the kernel that the kernel half uses.
 type Feature struct {
@@ -28,7 +32,7 @@ type Feature struct {
 	Why string
 }
 
-// check is one row of Probe: try is nil when the feature is there.
+// check is one row of Features: try is nil when the feature is there.
 type check struct {
 	name    string
 	needed  bool
@@ -39,21 +43,21 @@ type check struct {
 
 // checks is everything that the programs and the loader use, in the order of the packet's way.
 var checks = []check{
-	{"bpffs", true, "programs and maps outlive the daemon", "needs CONFIG_BPF_SYSCALL", probeBPFFS},
-	{"btf", false, "verifier messages name types", "less detail in error messages", probeBTF},
-	{"tcx", false, "programs on links, replaced without a gap", "clsact filters are used in its place (tcx: Linux 6.6)", probeTCX},
+	{"bpffs", true, "programs and maps outlive the daemon", "needs CONFIG_BPF_SYSCALL", tryBPFFS},
+	{"btf", false, "verifier messages name types", "less detail in error messages", tryBTF},
+	{"tcx", false, "programs on links, replaced without a gap", "clsact filters are used in its place (tcx: Linux 6.6)", TCX},
 	{"redirect_peer", true, "delivery into a task's namespace in one step", "Linux 5.10", helper(asm.FnRedirectPeer)},
 	{"redirect_neigh", true, "sending by the kernel's neighbour table", "Linux 5.10", helper(asm.FnRedirectNeigh)},
 	{"adjust_room", true, "own VXLAN encapsulation", "Linux 4.13", helper(asm.FnSkbAdjustRoom)},
-	{"decap_ipv6", false, "own decapsulation of IPv6", "the VXLAN device does it (Linux 6.3)", probeDecapIPv6},
+	{"decap_ipv6", false, "own decapsulation of IPv6", "the VXLAN device does it (Linux 6.3)", tryDecapIPv6},
 	{"tunnel_key", true, "slow path by the VXLAN device", "Linux 4.3", helper(asm.FnSkbGetTunnelKey)},
 	{"vxlan_gbp", true, "identity in the VXLAN group policy field", "Linux 4.6", helper(asm.FnSkbSetTunnelOpt)},
 	{"lru_hash", true, "flows and translations", "Linux 4.10", mapType(ebpf.LRUHash)},
 	{"lpm_trie", true, "which network an address is of", "Linux 4.11", mapType(ebpf.LPMTrie)},
-	{"lpm_batch", false, "prefixes written in few calls", "they are written one by one (batches: Linux 5.16)", probeLPMBatch},
+	{"lpm_batch", false, "prefixes written in few calls", "they are written one by one (batches: Linux 5.16)", tryLPMBatch},
 	{"ringbuf", true, "events of dropped packets", "Linux 5.8", mapType(ebpf.RingBuf)},
 	{"sk_storage", true, "what a connected socket's VIP was", "Linux 5.2", mapType(ebpf.SkStorage)},
-	{"cgroup2", false, "VIPs at connect time", "VIPs are translated per packet only", probeCgroup2},
+	{"cgroup2", false, "VIPs at connect time", "VIPs are translated per packet only", tryCgroup2},
 	{
 		"cgroup_connect", false, "VIPs at connect time", "VIPs are translated per packet only (Linux 4.17)",
 		sockAddr(ebpf.AttachCGroupInet4Connect),
@@ -65,15 +69,15 @@ var checks = []check{
 	{"sock_ops", true, "VIPs that see latency and failure", "Linux 4.19", programHelper(ebpf.SockOps, asm.FnSockOpsCbFlagsSet)},
 	{
 		"retval", false, "connect to a VIP without backend says: refused", "it says: not permitted (Linux 5.18)",
-		probeRetval,
+		tryRetval,
 	},
 	{"netns_cookie", true, "VIPs by network", "Linux 5.7", programHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
-	{"netkit", false, "not used yet", "not used yet (netkit: Linux 6.7)", probeNetkit},
+	{"netkit", false, "not used yet", "not used yet (netkit: Linux 6.7)", tryNetkit},
 }
 
-// Probe tries every feature of the kernel that the kernel half uses, by loading and attaching; what it
+// Features tries every feature of the kernel that the kernel half uses, by loading and attaching; what it
 // attaches lets every packet pass and is gone when it returns.
-func Probe() []Feature {
+func Features() []Feature {
 	found := make([]Feature, 0, len(checks))
 	for _, c := range checks {
 		f := Feature{Name: c.name, On: true, Needed: c.needed, Why: c.purpose}
@@ -110,8 +114,8 @@ const tcxNext = -1
 // loopback is the index of lo in every namespace.
 const loopback = 1
 
-// probeTCX attaches to the loopback of the calling thread's namespace for a moment.
-func probeTCX() error {
+// TCX attaches to the loopback of the calling thread's namespace for a moment. Without tcx the error is ErrUnsupported.
+func TCX() error {
 	prog, err := returning(ebpf.SchedCLS, ebpf.AttachTCXIngress, tcxNext)
 	if errors.Is(err, unix.EINVAL) { // the attach type is unknown
 		return fmt.Errorf("tcx: %w (since Linux 6.6)", ErrUnsupported)
@@ -130,8 +134,8 @@ func probeTCX() error {
 	return errors.Join(l.Detach(), l.Close())
 }
 
-// probeNetkit asks for netkit on a device that is none: a kernel with it says so.
-func probeNetkit() error {
+// tryNetkit asks for netkit on a device that is none: a kernel with it says so.
+func tryNetkit() error {
 	prog, err := returning(ebpf.SchedCLS, ebpf.AttachNetkitPrimary, tcxNext)
 	if err != nil {
 		return fmt.Errorf("netkit: %w", ErrUnsupported)
@@ -152,8 +156,8 @@ func probeNetkit() error {
 // decapIPv6 is BPF_F_ADJ_ROOM_DECAP_L3_IPV6.
 const decapIPv6 = 1 << 8
 
-// probeDecapIPv6 takes 20 bytes out of a packet of zeros with a flag that older kernels refuse.
-func probeDecapIPv6() error {
+// tryDecapIPv6 takes 20 bytes out of a packet of zeros with a flag that older kernels refuse.
+func tryDecapIPv6() error {
 	const roomMAC = 1 // BPF_ADJ_ROOM_MAC
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "weft_probe", Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
@@ -178,8 +182,8 @@ func probeDecapIPv6() error {
 	return nil
 }
 
-// probeRetval calls the helper, which cannot be probed without its argument.
-func probeRetval() error {
+// tryRetval calls the helper, which cannot be probed without its argument.
+func tryRetval() error {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "weft_probe", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "Dual BSD/GPL",
 		Instructions: asm.Instructions{
@@ -204,7 +208,7 @@ func sockAddr(attach ebpf.AttachType) func() error {
 	}
 }
 
-func probeBPFFS() error {
+func tryBPFFS() error {
 	known, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		return err
@@ -212,9 +216,9 @@ func probeBPFFS() error {
 	return hasWord(known, "bpf")
 }
 
-// probeCgroup2 attaches to an empty cgroup of its own for a moment.
-func probeCgroup2() (err error) {
-	top, err := cgroup2Mount()
+// tryCgroup2 attaches to an empty cgroup of its own for a moment.
+func tryCgroup2() (err error) {
+	top, err := mounts.Cgroup2()
 	if err != nil {
 		return err
 	}
@@ -235,27 +239,12 @@ func probeCgroup2() (err error) {
 	return errors.Join(l.Detach(), l.Close())
 }
 
-// cgroup2Mount finds where cgroup2 is mounted.
-func cgroup2Mount() (string, error) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(table)) {
-		left, right, _ := strings.Cut(line, " - ")
-		if point := strings.Fields(left); strings.HasPrefix(right, "cgroup2 ") && len(point) > 4 {
-			return unescape(point[4]), nil
-		}
-	}
-	return "", fmt.Errorf("cgroup2 is not mounted: %w", fs.ErrNotExist)
-}
-
-func probeBTF() error {
+func tryBTF() error {
 	_, err := os.Stat("/sys/kernel/btf/vmlinux")
 	return err
 }
 
-func probeLPMBatch() error {
+func tryLPMBatch() error {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
 		Name: "weft_probe", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: 2, Flags: unix.BPF_F_NO_PREALLOC,
 	})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bpf
+package convert
 
 import (
 	"encoding/binary"
@@ -33,7 +33,7 @@ func structOf(name string, members ...btf.Member) *btf.Struct {
 	return s
 }
 
-func conversionFor(t *testing.T, from, to *btf.Struct) conversion {
+func conversionFor(t *testing.T, from, to *btf.Struct) Conversion {
 	t.Helper()
 	a, err := fieldsOf(from)
 	if err != nil {
@@ -43,7 +43,7 @@ func conversionFor(t *testing.T, from, to *btf.Struct) conversion {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return convert(a, b, from.Size, to.Size)
+	return between(a, b, from.Size, to.Size)
 }
 
 func TestFieldsAreKnownByTheirNames(t *testing.T) {
@@ -62,12 +62,12 @@ func TestFieldsAreKnownByTheirNames(t *testing.T) {
 	want = binary.LittleEndian.AppendUint32(want, 0)
 	want = binary.LittleEndian.AppendUint32(want, 1)
 	c := conversionFor(t, old, now)
-	got := make([]byte, c.size)
-	c.row(got, in)
-	if diff := cmp.Diff(want, got); diff != "" || c.same {
-		t.Errorf("row (-want +got), same %v:\n%s", c.same, diff)
+	got := make([]byte, c.Size)
+	c.Row(got, in)
+	if diff := cmp.Diff(want, got); diff != "" || c.Same {
+		t.Errorf("row (-want +got), same %v:\n%s", c.Same, diff)
 	}
-	if c := conversionFor(t, old, old); !c.same {
+	if c := conversionFor(t, old, old); !c.Same {
 		t.Error("a layout is not the same as itself")
 	}
 }
@@ -87,9 +87,9 @@ func TestThereAndBackLosesNothing(t *testing.T) {
 		now := structOf("row", rapid.Permutation(more).Draw(r, "order")...)
 		row := rapid.SliceOfN(rapid.Byte(), int(old.Size), int(old.Size)).Draw(r, "row")
 		there, back := conversionFor(t, old, now), conversionFor(t, now, old)
-		middle, end := make([]byte, there.size), make([]byte, back.size)
-		there.row(middle, row)
-		back.row(end, middle)
+		middle, end := make([]byte, there.Size), make([]byte, back.Size)
+		there.Row(middle, row)
+		back.Row(end, middle)
 		if diff := cmp.Diff(row, end); diff != "" {
 			r.Errorf("row there and back (-want +got):\n%s", diff)
 		}
@@ -107,7 +107,7 @@ func TestAKeyThatSaidMoreStaysBehind(t *testing.T) {
 		want      bool
 	}{{16, 0, false}, {16, 80, true}, {1 << 31, 0, true}, {0, 0, false}} {
 		key := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, r.src), r.port)
-		if got := c.loses(key); got != r.want {
+		if got := c.Loses(key); got != r.want {
 			t.Errorf("source %d, port %d: got %v, want %v", r.src, r.port, got, r.want)
 		}
 	}
