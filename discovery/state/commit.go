@@ -47,7 +47,7 @@ func (s *Store) carryOut(group []*change) {
 	case s.closed:
 		err = ErrClosed
 	case len(t.ops) > 0:
-		err = s.disk.append(t.ops, sync, t.mem)
+		err = s.disk.Append(t.ops, sync, t.mem.snapshot)
 	}
 	if err == nil {
 		s.publish(t)
@@ -89,9 +89,7 @@ func (s *Store) publish(t *tx) {
 	s.stats.streams.Add(t.streams)
 	s.stats.refused.Add(t.refused)
 	s.stats.renewals.Add(t.renewals)
-	if s.disk != nil {
-		s.stats.logBytes.Store(s.disk.size)
-	}
+	s.stats.logBytes.Store(s.disk.Size())
 	if t.renewals > 0 {
 		s.log.Warn("own rows begin a new life: others knew more of them, or the masters removed this node",
 			"node", s.self, "incarnation", s.Incarnation())
@@ -124,7 +122,7 @@ func (s *Store) boot() error {
 	}
 	t.renewed = time.Time{}
 	if s.disk != nil && (fresh || s.stats.salvage.Load() > 0 || len(t.ops) > 0) {
-		if err := s.disk.rewrite(t.mem); err != nil {
+		if err := s.disk.Rewrite(t.mem.snapshot); err != nil {
 			return err
 		}
 	}
@@ -137,27 +135,27 @@ func (s *Store) replay(t *tx) (fresh bool, err error) {
 	if s.disk == nil {
 		return true, nil
 	}
-	found, err := s.disk.read(s.self, func(ops []byte) error { return t.redo(ops) })
+	found, err := s.disk.Read(t.redo)
 	if err != nil {
 		return false, err
 	}
 	t.resume()
-	if found.whole {
+	if found.Whole {
 		t.recount()
 		s.log.Error("state file is broken; the copy beside it is whole and is used",
-			"error", errors.Join(found.bad...), "kept", found.aside, "rows", t.rows)
+			"error", errors.Join(found.Bad...), "kept", found.Aside, "rows", t.rows)
 		return true, nil
 	}
-	if len(found.bad) > 0 || t.old {
+	if len(found.Bad) > 0 || t.old {
 		t.repair()
 	}
 	t.recount()
-	if len(found.bad) == 0 {
-		return found.fresh || t.old, nil
+	if len(found.Bad) == 0 {
+		return found.Fresh || t.old, nil
 	}
-	s.stats.salvage.Store(uint64(len(found.bad)))
+	s.stats.salvage.Store(uint64(len(found.Bad)))
 	s.log.Error("state file is broken in places; it is kept aside and what is whole is used",
-		"error", errors.Join(found.bad...), "kept", found.aside, "rows", t.rows)
+		"error", errors.Join(found.Bad...), "kept", found.Aside, "rows", t.rows)
 	return true, nil
 }
 
@@ -251,26 +249,4 @@ func (t *tx) redo(ops []byte) error {
 		}
 	}
 	return nil
-}
-
-// snapshotOps calls f with the operations that make the whole state, in pieces of about size bytes.
-func snapshotOps(mem *memory, size int, f func(ops []byte) error) error {
-	var ops []byte
-	var err error
-	flush := func(limit int) {
-		if err == nil && len(ops) > limit {
-			err = f(ops)
-			ops = ops[:0]
-		}
-	}
-	mem.each("", func(r *discovery.Row) {
-		ops = appendRow(ops, r)
-		flush(size)
-	})
-	mem.eachStream(func(st *stream) {
-		ops = appendStream(ops, st)
-		flush(size)
-	})
-	flush(0)
-	return err
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -127,7 +128,7 @@ func TestTheFirstVersionIsReadAndReplaced(t *testing.T) {
 		ops = appendRow(ops, &r)
 	}
 	ops = append(append(ops, oldWriter("a", 2)...), oldWriter("b", 4)...)
-	file := appendRecord([]byte(fileMagic+"\x01\x00\x01a"), ops)
+	file := record([]byte(fileMagic+"\x01\x00\x01a"), ops)
 	if err := os.WriteFile(filepath.Join(o.Dir, fileName), file, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +272,7 @@ func story(t *rapid.T, dir string) []history {
 			_, err = s.Apply([]discovery.Row{{Writer: "b", Kind: "name", Key: key, Incarnation: 1, Seq: seq, Value: []byte("b")}})
 		case 4:
 			s.commitMu.Lock()
-			err = s.disk.rewrite(s.now())
+			err = s.disk.Rewrite(s.now().snapshot)
 			s.commitMu.Unlock()
 		}
 		if err != nil {
@@ -503,9 +504,24 @@ func FuzzReadOp(f *testing.F) {
 	})
 }
 
+// The form of a state file, as package journal says it.
+const (
+	fileName   = "rows.log"
+	copyName   = "rows.copy"
+	fileMagic  = "WEFTROWS"
+	fileHeader = len(fileMagic) + 1 + 2
+)
+
+func record(b, ops []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, 0x57eff0a1)
+	sized := binary.BigEndian.AppendUint32(nil, uint32(len(ops)))
+	sum := crc32.Checksum(slices.Concat(sized, ops), crc32.MakeTable(crc32.Castagnoli))
+	return slices.Concat(b, sized, binary.BigEndian.AppendUint32(nil, sum), ops)
+}
+
 func FuzzOpen(f *testing.F) {
 	f.Add([]byte(fileMagic))
-	f.Add(appendRecord([]byte(fileMagic+"\x01\x00\x01a"), appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2})))
+	f.Add(record([]byte(fileMagic+"\x01\x00\x01a"), appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, fileName), data, 0o600); err != nil {

@@ -273,3 +273,25 @@ func keepLive(rows *[]discovery.Row) func(*discovery.Row) {
 		}
 	}
 }
+
+// snapshot is a journal.Snapshot.
+func (m *memory) snapshot(size int, f func(ops []byte) error) error {
+	var ops []byte
+	var err error
+	flush := func(limit int) {
+		if err == nil && len(ops) > limit {
+			err = f(ops)
+			ops = ops[:0]
+		}
+	}
+	m.each("", func(r *discovery.Row) {
+		ops = appendRow(ops, r)
+		flush(size)
+	})
+	m.eachStream(func(st *stream) {
+		ops = appendStream(ops, st)
+		flush(size)
+	})
+	flush(0)
+	return err
+}

@@ -9,7 +9,7 @@
 //
 //  1. queue   (commit.go)  callers line up; the first takes along who came meanwhile
 //  2. decide  (rules.go)   incarnation, sequence, tombstones, admission
-//  3. log     (disk.go)    one checksummed record per group; synced when one of them is our own row
+//  3. log     (journal)    one checksummed record per group; synced when one of them is our own row
 //  4. publish (commit.go)  the memory becomes visible, watchers of the kinds wake up
 package state
 
@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"weft/discovery"
+	"weft/discovery/state/journal"
 )
 
 // Limits of a row; a longer one is refused where it is written and where it arrives.
@@ -47,7 +48,7 @@ var (
 	// ErrClosed tells that the store was closed.
 	ErrClosed = errors.New("the row store is closed")
 	// ErrBroken tells that bytes on disk were not what was written there.
-	ErrBroken = errors.New("broken state file")
+	ErrBroken = journal.ErrBroken
 )
 
 // Options say whose store it is and where it lives.
@@ -93,9 +94,9 @@ type Store struct {
 	queueMu sync.Mutex
 	queue   []*change
 
-	commitMu sync.Mutex // held by whoever carries out changes; guards what follows
-	disk     *disk      // nil: memory only
-	rev      uint64     // of the last change of a writer
+	commitMu sync.Mutex       // held by whoever carries out changes; guards what follows
+	disk     *journal.Journal // nil: memory only
+	rev      uint64           // of the last change of a writer
 	renewed  time.Time
 	closed   bool
 
@@ -151,12 +152,12 @@ func Open(o Options) (*Store, error) {
 	}
 	var err error
 	if o.Dir != "" {
-		if s.disk, err = openDisk(o.Dir); err != nil {
+		if s.disk, err = journal.Open(o.Dir, o.Self); err != nil {
 			return nil, fmt.Errorf("open row store: %w", err)
 		}
 	}
 	if err := s.boot(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open row store: %w", err), s.disk.close())
+		return nil, errors.Join(fmt.Errorf("open row store: %w", err), s.disk.Close())
 	}
 	return s, nil
 }
@@ -257,7 +258,7 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
-	if err := s.disk.close(); err != nil {
+	if err := s.disk.Close(); err != nil {
 		return fmt.Errorf("close row store: %w", err)
 	}
 	return nil

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package state
+// Package journal keeps groups of operations in a file, so that after a crash all of a group is there or nothing.
+// What operations say is its caller's to know.
+package journal
 
 import (
 	"bytes"
@@ -39,8 +41,14 @@ const (
 	maxRecord     = 1 << 30   // bytes
 )
 
-// disk is the folder of a store; guarded by Store.commitMu. A nil disk keeps nothing.
-type disk struct {
+// ErrBroken tells that bytes on disk were not what was written there.
+var ErrBroken = errors.New("broken state file")
+
+// Snapshot calls write with operations that make the whole state anew, in pieces of about size bytes.
+type Snapshot func(size int, write func(ops []byte) error) error
+
+// Journal is a folder with a state file. It is for one goroutine at a time. A nil Journal keeps nothing.
+type Journal struct {
 	dir, path, self string
 	lock            *os.File
 	file            *os.File // open for append after rewrite or a clean read
@@ -50,15 +58,16 @@ type disk struct {
 	stale           bool     // the memory is ahead of the file: only a snapshot helps
 }
 
-// findings are what reading a state file found beside its rows.
-type findings struct {
-	fresh bool    // there was none
-	bad   []error // ErrBroken, each with file and offset
-	aside string  // where the bad file was kept
-	whole bool    // the other file had everything, and was used in the place of the bad one
+// Findings are what reading a state file found beside its rows.
+type Findings struct {
+	Fresh bool    // there was none
+	Bad   []error // ErrBroken, each with file and offset
+	Aside string  // where the bad file was kept
+	Whole bool    // the other file had everything, and was used in the place of the bad one
 }
 
-func openDisk(dir string) (*disk, error) {
+// Open makes the folder and takes it for this process alone. Its file says whose it is: Read refuses one of another self.
+func Open(dir, self string) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
@@ -70,85 +79,85 @@ func openDisk(dir string) (*disk, error) {
 		err = fmt.Errorf("state folder %s is used by another process: %w", dir, err)
 		return nil, errors.Join(err, lock.Close())
 	}
-	return &disk{dir: dir, path: filepath.Join(dir, fileName), lock: lock}, nil
+	return &Journal{dir: dir, self: self, path: filepath.Join(dir, fileName), lock: lock}, nil
 }
 
-func (d *disk) close() error {
-	if d == nil {
+// Close syncs and lets go of the folder.
+func (j *Journal) Close() error {
+	if j == nil {
 		return nil
 	}
 	var errs []error
-	for _, file := range []**os.File{&d.file, &d.copied} {
+	for _, file := range []**os.File{&j.file, &j.copied} {
 		if *file != nil {
 			errs = append(errs, (*file).Sync(), (*file).Close())
 			*file = nil
 		}
 	}
-	return errors.Join(append(errs, d.lock.Close())...)
+	return errors.Join(append(errs, j.lock.Close())...)
 }
 
-// read calls redo for the operations of each whole record. Where the file is broken the other one is
+// Read calls redo for the operations of each whole record. Where the file is broken the other one is
 // used if that is whole; else it goes on at the next whole record. A broken file is kept aside.
-func (d *disk) read(self string, redo func(ops []byte) error) (findings, error) {
-	d.self = self
-	data, err := os.ReadFile(d.path)
+func (j *Journal) Read(redo func(ops []byte) error) (Findings, error) {
+	data, err := os.ReadFile(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return findings{fresh: true}, nil
+		return Findings{Fresh: true}, nil
 	}
 	if err != nil {
-		return findings{}, fmt.Errorf("state file: %w", err)
+		return Findings{}, fmt.Errorf("state file: %w", err)
 	}
-	found := findings{}
-	if found.bad, err = d.scan(d.path, data, nil); err != nil {
-		return findings{}, err
+	found := Findings{}
+	if found.Bad, err = j.scan(j.path, data, nil); err != nil {
+		return Findings{}, err
 	}
 	use := data
-	if len(found.bad) > 0 {
-		if other, ok := d.readCopy(); ok {
-			use, found.whole = other, true
+	if len(found.Bad) > 0 {
+		if other, ok := j.readCopy(); ok {
+			use, found.Whole = other, true
 		}
 	}
-	bad, err := d.scan(d.path, use, redo)
+	bad, err := j.scan(j.path, use, redo)
 	if err != nil {
-		return findings{}, err
+		return Findings{}, err
 	}
-	if len(found.bad) == 0 {
-		found.bad = bad // records are whole, but say what can't be
+	if len(found.Bad) == 0 {
+		found.Bad = bad // records are whole, but say what can't be
 	}
-	if len(found.bad) == 0 {
-		d.size, d.snapshot = int64(len(data)), int64(len(data))
-		return found, d.openFiles(data)
+	if len(found.Bad) == 0 {
+		j.size, j.snapshot = int64(len(data)), int64(len(data))
+		return found, j.openFiles(data)
 	}
-	found.aside = fmt.Sprintf("%s.broken-%d", d.path, time.Now().UnixNano())
-	if err := writeFile(found.aside, data); err != nil {
-		return findings{}, fmt.Errorf("keep broken state file aside: %w", err)
+	found.Aside = fmt.Sprintf("%s.broken-%d", j.path, time.Now().UnixNano())
+	if err := writeFile(found.Aside, data); err != nil {
+		return Findings{}, fmt.Errorf("keep broken state file aside: %w", err)
 	}
 	return found, nil
 }
 
 // readCopy returns the second file when nothing is wrong with it.
-func (d *disk) readCopy() ([]byte, bool) {
-	path := filepath.Join(d.dir, copyName)
+func (j *Journal) readCopy() ([]byte, bool) {
+	path := filepath.Join(j.dir, copyName)
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, false
 	}
-	bad, err := d.scan(path, data, nil)
+	bad, err := j.scan(path, data, nil)
 	return data, err == nil && len(bad) == 0
 }
 
 // openFiles opens both files for append, the second being made equal if it is not.
-func (d *disk) openFiles(data []byte) (err error) {
-	path := filepath.Join(d.dir, copyName)
+func (j *Journal) openFiles(data []byte) (err error) {
+	path := filepath.Join(j.dir, copyName)
 	if other, err := os.ReadFile(path); err != nil || !bytes.Equal(other, data) {
 		if err := replaceFile(path, data); err != nil {
 			return fmt.Errorf("copy of the state file: %w", err)
 		}
 	}
-	if d.file, err = os.OpenFile(d.path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+	if j.file, err = os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
-	if d.copied, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+	if j.copied, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
 		return fmt.Errorf("copy of the state file: %w", err)
 	}
 	return nil
@@ -156,8 +165,8 @@ func (d *disk) openFiles(data []byte) (err error) {
 
 // scan walks over the records of a file's bytes and returns what is broken of it, with offsets. It
 // calls redo, if there is one, for each whole record.
-func (d *disk) scan(path string, data []byte, redo func(ops []byte) error) (bad []error, err error) {
-	offset, err := d.readHeader(data)
+func (j *Journal) scan(path string, data []byte, redo func(ops []byte) error) (bad []error, err error) {
+	offset, err := j.readHeader(data)
 	if errors.Is(err, ErrBroken) {
 		bad = append(bad, err)
 	} else if err != nil {
@@ -180,20 +189,20 @@ func (d *disk) scan(path string, data []byte, redo func(ops []byte) error) (bad 
 }
 
 // readHeader returns where the records begin.
-func (d *disk) readHeader(data []byte) (int, error) {
+func (j *Journal) readHeader(data []byte) (int, error) {
 	if len(data) < fileHeader || string(data[:len(fileMagic)]) != fileMagic {
-		return nextRecord(data, 0), fmt.Errorf("%s at offset 0: it does not begin as a state file: %w", d.path, ErrBroken)
+		return nextRecord(data, 0), fmt.Errorf("%s at offset 0: it does not begin as a state file: %w", j.path, ErrBroken)
 	}
 	if version := data[len(fileMagic)]; version == 0 || version > fileVersion {
 		return 0, fmt.Errorf("state file %s has version %d, this build reads %d: use the build that wrote it, or move it away",
-			d.path, version, fileVersion)
+			j.path, version, fileVersion)
 	}
 	n := int(binary.BigEndian.Uint16(data[fileHeader-2:]))
 	if fileHeader+n > len(data) {
-		return len(data), fmt.Errorf("%s at offset %d: it ends within its header: %w", d.path, len(data), ErrBroken)
+		return len(data), fmt.Errorf("%s at offset %d: it ends within its header: %w", j.path, len(data), ErrBroken)
 	}
-	if self := string(data[fileHeader : fileHeader+n]); self != d.self {
-		return 0, fmt.Errorf("state file %s belongs to node %q, this is %q: use that node id or another folder", d.path, self, d.self)
+	if self := string(data[fileHeader : fileHeader+n]); self != j.self {
+		return 0, fmt.Errorf("state file %s belongs to node %q, this is %q: use that node id or another folder", j.path, self, j.self)
 	}
 	return fileHeader + n, nil
 }
@@ -247,59 +256,59 @@ func appendRecord(b, ops []byte) []byte {
 	return append(b, ops...)
 }
 
-// append writes one record; mem is the state that it leads to. After an error the file holds what
+// Append writes one record, synced if asked for; whole is the state that it leads to. After an error the file holds what
 // it held before, as far as it is read again.
-func (d *disk) append(ops []byte, sync bool, mem *memory) error {
+func (j *Journal) Append(ops []byte, sync bool, whole Snapshot) error {
 	switch {
-	case d == nil:
+	case j == nil:
 		return nil
-	case d.stale || d.file == nil || d.size > growth*d.snapshot+growthSlack:
-		return d.rewrite(mem)
+	case j.stale || j.file == nil || j.size > growth*j.snapshot+growthSlack:
+		return j.Rewrite(whole)
 	}
 	record := appendRecord(make([]byte, 0, recordHeader+len(ops)), ops)
-	for _, file := range []*os.File{d.file, d.copied} {
+	for _, file := range []*os.File{j.file, j.copied} {
 		_, err := file.Write(record)
 		if err == nil && sync {
 			err = file.Sync()
 		}
 		if err != nil {
 			// The record may be there in part or, after a failed sync, be lost later.
-			d.stale = true
-			return errors.Join(fmt.Errorf("write state file: %w", err), d.file.Truncate(d.size), d.copied.Truncate(d.size))
+			j.stale = true
+			return errors.Join(fmt.Errorf("write state file: %w", err), j.file.Truncate(j.size), j.copied.Truncate(j.size))
 		}
 	}
-	d.size += int64(len(record))
+	j.size += int64(len(record))
 	return nil
 }
 
-// rewrite puts a snapshot of mem in the place of both files, one after the other: one of them is
+// Rewrite puts a snapshot in the place of both files, one after the other: one of them is
 // whole at any time.
-func (d *disk) rewrite(mem *memory) error {
-	d.stale = true
+func (j *Journal) Rewrite(whole Snapshot) error {
+	j.stale = true
 	for _, f := range []struct {
 		path string
 		file **os.File
-	}{{d.path, &d.file}, {filepath.Join(d.dir, copyName), &d.copied}} {
-		file, size, err := d.replace(f.path, mem)
+	}{{j.path, &j.file}, {filepath.Join(j.dir, copyName), &j.copied}} {
+		file, size, err := j.replace(f.path, whole)
 		if err != nil {
 			return fmt.Errorf("write state file: %w", err)
 		}
 		if *f.file != nil {
 			_ = (*f.file).Close() // the old file, replaced
 		}
-		*f.file, d.size, d.snapshot = file, size, size
+		*f.file, j.size, j.snapshot = file, size, size
 	}
-	if err := d.syncDir(); err != nil {
+	if err := j.syncDir(); err != nil {
 		return fmt.Errorf("write state file: %w", err)
 	}
-	d.stale = false
+	j.stale = false
 	return nil
 }
 
-// replace puts a snapshot of mem in the place of one file.
-func (d *disk) replace(path string, mem *memory) (*os.File, int64, error) {
+// replace puts a snapshot in the place of one file.
+func (j *Journal) replace(path string, whole Snapshot) (*os.File, int64, error) {
 	temp := path + ".new"
-	file, size, err := d.writeSnapshot(temp, mem)
+	file, size, err := j.writeSnapshot(temp, whole)
 	if err == nil {
 		err = os.Rename(temp, path)
 	}
@@ -309,8 +318,8 @@ func (d *disk) replace(path string, mem *memory) (*os.File, int64, error) {
 	return file, size, err
 }
 
-// writeSnapshot writes mem to a new file and syncs it. The file may be open even after an error.
-func (d *disk) writeSnapshot(path string, mem *memory) (file *os.File, size int64, err error) {
+// writeSnapshot writes the state to a new file and syncs it. The file may be open even after an error.
+func (j *Journal) writeSnapshot(path string, whole Snapshot) (file *os.File, size int64, err error) {
 	file, err = os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, 0, err
@@ -321,19 +330,27 @@ func (d *disk) writeSnapshot(path string, mem *memory) (file *os.File, size int6
 		return err
 	}
 	head := append([]byte(fileMagic), fileVersion)
-	head = binary.BigEndian.AppendUint16(head, uint16(len(d.self)))
-	if err := write(append(head, d.self...)); err != nil {
+	head = binary.BigEndian.AppendUint16(head, uint16(len(j.self)))
+	if err := write(append(head, j.self...)); err != nil {
 		return file, size, err
 	}
-	err = snapshotOps(mem, snapshotPiece, func(ops []byte) error { return write(appendRecord(nil, ops)) })
+	err = whole(snapshotPiece, func(ops []byte) error { return write(appendRecord(nil, ops)) })
 	if err != nil {
 		return file, size, err
 	}
 	return file, size, file.Sync()
 }
 
-func (d *disk) syncDir() error {
-	dir, err := os.Open(d.dir)
+// Size is that of the state file, in bytes.
+func (j *Journal) Size() int64 {
+	if j == nil {
+		return 0
+	}
+	return j.size
+}
+
+func (j *Journal) syncDir() error {
+	dir, err := os.Open(j.dir)
 	if err != nil {
 		return err
 	}
