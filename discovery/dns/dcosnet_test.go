@@ -4,6 +4,8 @@ package dns
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 
 	wire "github.com/miekg/dns"
@@ -12,14 +14,108 @@ import (
 	"weft/discovery/zone"
 )
 
-// What dcos_dns_handler's suite asks, besides what the other tests do: the probe over each transport, 128 addresses,
-// and a name that is there only at run time.
+// What dcos-net's own suites ask of its name server, told again. What is not here is asked elsewhere: one good
+// resolver among broken ones, and only broken ones, in foreign_test.go; a chain of CNAMEs before all of its
+// addresses, in alias_test.go; the order of addresses in server_test.go; too many questions in limits_test.go; the
+// tasks' own names in discovery/mesos, the copy of Mesos-DNS's zone in discovery/httpapi.
 
-func TestTheProbeIsAnsweredOverEachTransport(t *testing.T) {
+// Over UDP, over TCP, and one after the other on one connection, whatever zone they are of.
+func TestQuestionsOfEachZoneAreAnsweredOverEachTransport(t *testing.T) {
+	r := newResolver(t, answering("dcos.io. 0 IN A 192.0.2.1")) // nothing to remember: each question is asked anew
+	four := newResolver(t, answering("corp.example. 0 IN A 192.0.2.4"))
+	f := start(t, Options{
+		Resolvers:     []netip.AddrPort{r.addr},
+		ZoneResolvers: map[string][]netip.AddrPort{"example": slices.Repeat([]netip.AddrPort{four.addr}, 4)},
+	}, sample())
+	rows := []struct {
+		name  string
+		qtype uint16
+		rcode int
+		want  []string
+		own   bool
+	}{
+		{"ready.spartan.", wire.TypeA, wire.RcodeSuccess, []string{"127.0.0.1"}, true},
+		{"dcos.io.", wire.TypeA, wire.RcodeSuccess, []string{"192.0.2.1"}, false},
+		{"web.weft.mesos.", wire.TypeA, wire.RcodeSuccess, []string{"127.1.0.2", "127.1.0.3"}, true},
+		{"web.weft.mesos.", wire.TypeAAAA, wire.RcodeSuccess, []string{"fd01:b::2"}, true},
+		{"corp.example.", wire.TypeA, wire.RcodeSuccess, []string{"192.0.2.4"}, false},
+		{"web.weft.l4lb.thisdcos.directory.", wire.TypeA, wire.RcodeSuccess, []string{"11.0.0.7"}, true},
+		{"web.weft.containerip.dcos.thisdcos.directory.", wire.TypeA, wire.RcodeSuccess, []string{"127.1.0.2", "127.1.0.3"}, true},
+		{"web.weft.mesos.thisdcos.directory.", wire.TypeA, wire.RcodeSuccess, []string{"127.1.0.2", "127.1.0.3"}, true},
+		{"localhost.", wire.TypeA, wire.RcodeSuccess, []string{"127.0.0.1"}, true},
+		{"none.l4lb.thisdcos.directory.", wire.TypeA, wire.RcodeNameError, []string{}, true},
+	}
+	check := func(how, name string, m *wire.Msg, rcode int, want []string, own bool) {
+		t.Helper()
+		if got := values(m.Answer); m.Rcode != rcode || !slices.Equal(got, want) || m.Authoritative != own {
+			t.Errorf("%s, %s: %s %v, authoritative %t; want %v", how, name, wire.RcodeToString[m.Rcode], got, m.Authoritative, want)
+		}
+	}
+	conn, err := (&wire.Client{Net: "tcp"}).Dial(f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	for range 2 {
+		for _, row := range rows {
+			q := new(wire.Msg).SetQuestion(row.name, row.qtype)
+			for _, transport := range []string{"udp", "tcp"} {
+				check(transport, row.name, f.ask(q, transport, ""), row.rcode, row.want, row.own)
+			}
+			m, _, err := (&wire.Client{Net: "tcp"}).ExchangeWithConn(q, conn)
+			if err != nil {
+				t.Fatalf("%s on one connection: %v", row.name, err)
+			}
+			check("one connection", row.name, m, row.rcode, row.want, row.own)
+		}
+	}
+}
+
+// Of several questions the first is answered, where it belongs; who answers for foreign names hears of no other.
+func TestFirstOfSeveralQuestionsIsAnswered(t *testing.T) {
+	own := wire.Question{Name: "web.weft.mesos.", Qtype: wire.TypeA, Qclass: wire.ClassINET}
+	ready := wire.Question{Name: "ready.spartan.", Qtype: wire.TypeA, Qclass: wire.ClassINET}
+	foreign := wire.Question{Name: "dcos.io.", Qtype: wire.TypeA, Qclass: wire.ClassINET}
+	heard := make(chan []wire.Question, 16)
+	r := newResolver(t, func(w wire.ResponseWriter, m *wire.Msg) {
+		heard <- m.Question
+		answering("dcos.io. 0 IN A 192.0.2.1")(w, m)
+	})
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, sample())
+	asked := 0
+	for _, row := range []struct {
+		questions []wire.Question
+		want      []string
+	}{
+		{[]wire.Question{own, own}, []string{"127.1.0.2", "127.1.0.3"}},
+		{[]wire.Question{ready, own}, []string{"127.0.0.1"}},
+		{[]wire.Question{own, foreign}, []string{"127.1.0.2", "127.1.0.3"}},
+		{[]wire.Question{foreign, own, ready}, []string{"192.0.2.1"}},
+		{slices.Repeat([]wire.Question{ready}, maxQuestions), []string{"127.0.0.1"}},
+	} {
+		for _, transport := range []string{"udp", "tcp"} {
+			m := &wire.Msg{MsgHdr: wire.MsgHdr{Id: wire.Id(), RecursionDesired: true}, Question: row.questions}
+			got := f.ask(m, transport, "")
+			if !slices.Equal(values(got.Answer), row.want) || !slices.Equal(got.Question, row.questions[:1]) {
+				t.Errorf("%v over %s: %v, want %v to the first", row.questions, transport, got, row.want)
+			}
+			if row.questions[0] != foreign {
+				continue
+			}
+			if asked++; !slices.Equal(<-heard, []wire.Question{foreign}) {
+				t.Error("a resolver heard of more than the first question")
+			}
+		}
+	}
+	if n := r.asked.Load(); n != int64(asked) {
+		t.Errorf("the resolver was asked %d times, want %d", n, asked)
+	}
+}
+
+func TestNobodyToForwardToIsServfailOverEachTransport(t *testing.T) {
 	f := start(t, Options{}, nil)
 	for _, transport := range []string{"udp", "tcp"} {
-		r := f.ask(new(wire.Msg).SetQuestion("ready.spartan.", wire.TypeA), transport, "")
-		if got := values(r.Answer); len(got) != 1 || got[0] != "127.0.0.1" || !r.Authoritative {
+		if r := f.ask(new(wire.Msg).SetQuestion("dcos.io.", wire.TypeA), transport, ""); r.Rcode != wire.RcodeServerFailure {
 			t.Errorf("over %s: %v", transport, r)
 		}
 	}

@@ -27,11 +27,24 @@ type question struct {
 	tcp     bool
 }
 
-// serve answers one message.
+// maxQuestions is how many a message may have. More than one is what nobody asks any more (RFC 9619).
+const maxQuestions = 16
+
+// admit is which messages are read at all, by their header: what the library admits, and those of several questions.
+func admit(h wire.Header) wire.MsgAcceptAction {
+	if h.Bits>>11&0xf == wire.OpcodeQuery && h.Qdcount > 1 && h.Qdcount <= maxQuestions {
+		h.Qdcount = 1
+	}
+	return wire.DefaultMsgAcceptFunc(h)
+}
+
+// serve answers one message. Of several questions the first is answered, and the answer names that one alone: so do
+// dcos-net, which sends the message where the first question belongs, and Mesos-DNS.
 func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) {
-	if len(m.Question) != 1 {
+	if len(m.Question) == 0 {
 		return // the library has answered FORMERR to those before
 	}
+	m.Question = m.Question[:1]
 	q := question{
 		msg: m, name: strings.ToLower(m.Question[0].Name), qtype: m.Question[0].Qtype, zone: s.zone.Load(),
 	}

@@ -291,6 +291,11 @@ func TestMesosServerOnSockets(t *testing.T) {
 	if got := f.query("leader.mesos.", wire.TypeA); !slices.Equal(values(got.Answer), []string{"127.0.0.1"}) || !got.RecursionAvailable {
 		t.Errorf("leader.mesos: %v", got)
 	}
+	two := new(wire.Msg).SetQuestion("leader.mesos.", wire.TypeA)
+	two.Question = append(two.Question, wire.Question{Name: "a.example.com.", Qtype: wire.TypeA, Qclass: wire.ClassINET})
+	if got := f.ask(two, "udp", ""); !slices.Equal(values(got.Answer), []string{"127.0.0.1"}) || len(got.Question) != 1 {
+		t.Errorf("leader.mesos and another: %v", got)
+	}
 	if got := f.query("a.example.com.", wire.TypeA); !slices.Equal(values(got.Answer), []string{"192.0.2.1"}) {
 		t.Errorf("a zone's resolver: %v", got)
 	}

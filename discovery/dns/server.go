@@ -7,7 +7,7 @@
 //
 // A question walks through these stages, many side by side:
 //
-//  1. accept: one question, opcode QUERY, class IN, EDNS version 0      (handle.go)
+//  1. accept: opcode QUERY, class IN, EDNS version 0; the first question (handle.go)
 //  2. own zone: compose the answer as the asker's network sees it        (compose.go)
 //     or foreign: remembered answer, or ask upstream                     (foreign.go, upstream.go)
 //  3. fit: EDNS size, truncation                                         (handle.go)
@@ -254,11 +254,11 @@ func (s *Server) Run(ctx context.Context) error {
 	handler := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) { s.serve(gctx, w, m) })
 	for _, k := range s.sockets {
 		for _, packets := range s.packets(k.udp) {
-			g.Go(func() error { return run(gctx, &wire.Server{PacketConn: packets, UDPSize: maxUDP, Handler: handler}) })
+			g.Go(func() error { return run(gctx, &wire.Server{PacketConn: packets, UDPSize: maxUDP, Handler: handler, MsgAcceptFunc: admit}) })
 		}
 		g.Go(func() error {
 			return run(gctx, &wire.Server{
-				Listener: netutil.LimitListener(k.tcp, maxConns), Handler: handler, MaxTCPQueries: -1,
+				Listener: netutil.LimitListener(k.tcp, maxConns), Handler: handler, MsgAcceptFunc: admit, MaxTCPQueries: -1,
 				IdleTimeout: func() time.Duration { return idle },
 			})
 		})

@@ -273,7 +273,9 @@ func TestRefusals(t *testing.T) {
 	check(wire.RcodeRefused, func(m *wire.Msg) { m.Question[0].Qclass = wire.ClassCHAOS })
 	check(wire.RcodeRefused, func(m *wire.Msg) { m.Question[0].Qtype = wire.TypeAXFR })
 	check(wire.RcodeBadVers, func(m *wire.Msg) { m.SetEdns0(1232, false).IsEdns0().SetVersion(1) })
-	check(wire.RcodeFormatError, func(m *wire.Msg) { m.Question = append(m.Question, m.Question[0]) })
+	check(wire.RcodeFormatError, func(m *wire.Msg) { m.Question = slices.Repeat(m.Question, maxQuestions+1) })
+	check(wire.RcodeNotImplemented, func(m *wire.Msg) { m.Opcode, m.Question = wire.OpcodeUpdate, slices.Repeat(m.Question, 2) })
+	check(wire.RcodeFormatError, func(m *wire.Msg) { m.Opcode, m.Question = wire.OpcodeNotify, slices.Repeat(m.Question, 2) })
 	check(wire.RcodeServerFailure, func(m *wire.Msg) { m.Question[0].Name = "example.com." }) // no resolvers
 }
 
