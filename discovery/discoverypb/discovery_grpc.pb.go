@@ -479,7 +479,7 @@ const (
 //
 // Watch follows what a node knows; served beside Discovery.
 type WatchClient interface {
-	// Watch tells first what is true, then each thing that changed, whole. A slow reader misses what was in between,
+	// Watch tells first what is true, then the rows that changed, in pieces. A slow reader misses what was in between,
 	// never the last state.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 }
@@ -517,7 +517,7 @@ type Watch_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 //
 // Watch follows what a node knows; served beside Discovery.
 type WatchServer interface {
-	// Watch tells first what is true, then each thing that changed, whole. A slow reader misses what was in between,
+	// Watch tells first what is true, then the rows that changed, in pieces. A slow reader misses what was in between,
 	// never the last state.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	mustEmbedUnimplementedWatchServer()

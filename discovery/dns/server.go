@@ -254,7 +254,9 @@ func (s *Server) Run(ctx context.Context) error {
 	handler := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) { s.serve(gctx, w, m) })
 	for _, k := range s.sockets {
 		for _, packets := range s.packets(k.udp) {
-			g.Go(func() error { return run(gctx, &wire.Server{PacketConn: packets, UDPSize: maxUDP, Handler: handler, MsgAcceptFunc: admit}) })
+			g.Go(func() error {
+				return run(gctx, &wire.Server{PacketConn: packets, UDPSize: maxUDP, Handler: handler, MsgAcceptFunc: admit})
+			})
 		}
 		g.Go(func() error {
 			return run(gctx, &wire.Server{

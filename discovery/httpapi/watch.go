@@ -3,9 +3,7 @@
 package httpapi
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,28 +19,13 @@ const (
 	keepAlive = 15 * time.Second
 )
 
-// watchedName is the data of an event about a name. Gone means that the name is missing; before the
-// node knows all names, it is not sent.
-type watchedName struct {
-	Name    string          `json:"name"`
-	Gone    bool            `json:"gone,omitempty"`
-	Records []watchedRecord `json:"records"`
-}
-
-type watchedRecord struct {
-	Type   string `json:"type"`
-	TTL    uint32 `json:"ttl"`
-	Data   string `json:"data"`
-	From   string `json:"from"`
-	Writer string `json:"writer"`
-}
-
-// watch sends server-sent events (WHATWG HTML, 9.2): first what is true, then each thing that changed,
-// whole. A slow reader misses what was in between, never the last state.
+// watch sends server-sent events (WHATWG HTML, 9.2): first what is true, then what changed, by rows. A slow reader
+// misses what was in between, never the last state. What is long comes in pieces of about 256 KiB: all but the last
+// piece say that there is more, and what a row has too much of continues in an entry of the same key.
 //
-//	event: name   data: {"name": "web.weft.mesos.", "records": [...]}
-//	event: vips   data: as /v1/vips
-//	event: nodes  data: as /v1/nodes
+//	event: name   data: {"name": "web.weft.mesos.", "records": [...], "continues": true, "more": true}
+//	event: vips   data: {"changed": [as in /v1/vips], "gone": [{"vip", "protocol", "network"}], "more": true}
+//	event: nodes  data: {"changed": [as in /v1/nodes], "gone": [ids], "more": true}
 func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	names := query["name"]
@@ -71,22 +54,16 @@ type Watched struct {
 	VIPs, Nodes bool
 }
 
-// Follow calls send for each document of what is watched, first for what is true, then for each thing that changed,
-// whole, and now and then with neither event nor document while nothing does. It ends with ctx, or when send fails.
+// Follow calls send for what is true of what is watched, then for what changed, in the pieces that watch.go tells of, none
+// of which exceeds a mebibyte, and now and then with neither event nor document while nothing does. It ends with ctx,
+// or when send fails.
 func Follow(ctx context.Context, o NodeOptions, watched Watched, send func(event string, document []byte) error) error {
 	return newNode(o).follow(ctx, watched, send)
 }
 
 func (n *node) follow(ctx context.Context, watched Watched, send func(event string, document []byte) error) error {
-	sent := map[string][]byte{}
-	tell := func(event, id string, document any) error {
-		text, err := json.Marshal(document)
-		if err != nil || bytes.Equal(sent[id], text) {
-			return err
-		}
-		sent[id] = text
-		return send(event, text)
-	}
+	vips, nodes, names := newTold[vipKey]("vips"), newTold[string]("nodes"), newTold[string]("name")
+	names.rows = map[string]uint64{}
 	tick := time.NewTicker(keepAlive)
 	defer tick.Stop()
 	for {
@@ -95,7 +72,14 @@ func (n *node) follow(ctx context.Context, watched Watched, send func(event stri
 			held[name] = n.Hold(ctx, fqdn(name)) // a watch is a question that goes on
 		}
 		namesChanged, vipsChanged, nodesChanged := n.Changed()
-		if err := n.tellAll(watched, held, tell); err != nil {
+		err := n.tellNames(watched.Names, held, names, send)
+		if err == nil && watched.VIPs {
+			err = vips.tell(vipRows(n.VIPs()), send)
+		}
+		if err == nil && watched.Nodes {
+			err = nodes.tell(nodeRows(n.Nodes()), send)
+		}
+		if err != nil {
 			return err
 		}
 		select {
@@ -112,33 +96,29 @@ func (n *node) follow(ctx context.Context, watched Watched, send func(event stri
 	}
 }
 
-// tell sends a document, unless it is what was sent last.
-type tell func(event, id string, document any) error
-
-func (n *node) tellAll(watched Watched, held map[string]bool, tell tell) error {
-	err := n.tellNames(watched.Names, held, tell)
-	if err == nil && watched.VIPs {
-		err = tell("vips", "vips", n.VIPs())
-	}
-	if err == nil && watched.Nodes {
-		err = tell("nodes", "nodes", n.Nodes())
-	}
-	return err
-}
-
-func (n *node) tellNames(names []string, held map[string]bool, tell tell) error {
+// tellNames sends each name that is not what it was when it was last told of.
+func (n *node) tellNames(names []string, held map[string]bool, told *told[string], send func(string, []byte) error) error {
 	z := n.Zone()
 	for _, text := range names {
 		name := fqdn(text)
-		doc := watchedName{Name: name, Records: []watchedRecord{}}
+		records := []watchedRecord{}
 		for _, r := range z.Lookup("", name).Of(zone.Any) {
-			doc.Records = append(doc.Records, watchedRecord{r.Type.String(), r.TTL, r.Data(), r.From, r.Writer})
+			records = append(records, watchedRecord{r.Type.String(), r.TTL, r.Data(), r.From, r.Writer})
 		}
-		if doc.Gone = len(doc.Records) == 0; doc.Gone && (!held[text] || !z.Complete()) {
+		if len(records) == 0 && (!held[text] || !z.Complete()) {
 			continue
 		}
-		if err := tell("name", "name "+name, doc); err != nil {
+		parts, err := encode(nameParts(name, records))
+		if err != nil {
 			return err
+		}
+		if told.renew(name, told.rows, parts) {
+			continue
+		}
+		for _, part := range parts {
+			if err := send(told.event, part); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
