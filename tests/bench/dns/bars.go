@@ -32,8 +32,13 @@ func bars() []bar {
 		{"a", kernel, []string{unbound}, 0},
 		{"a", kernel, []string{plain}, 0},
 		{"a", kernel, []string{goAlone}, 0},
+		{"a", kernel, []string{mirror}, 0},
+		{"a", mirror, []string{file}, 0}, // what the bars above could be at most
+		{"a", mirror, []string{hosts}, 0},
+		{"a", mirror, best, 0},
 		{"a_large", kernel, []string{file}, 8},
 		{"a_large", kernel, best, 2},
+		{"a_large", mirror, []string{file}, 0},
 		{"a_large_uniform", kernel, []string{file}, 0},
 		{"a_large_uniform", kernel, best, 0},
 		{"srv", kernel, []string{file}, 8},
@@ -57,7 +62,7 @@ func judge(samples []sample) []report.Line {
 		name := fmt.Sprintf("%s_queries_per_cpu_second_%s", strings.ReplaceAll(b.ours, "-", "_"), b.measure)
 		lines = append(lines, report.NewLine(name, strings.Join(b.against, " or "), runs, report.Bar{Least: b.least}))
 	}
-	others := slices.DeleteFunc(slices.Clone(allServers), func(n string) bool { return n == kernel || n == goAlone })
+	others := slices.DeleteFunc(slices.Clone(allServers), func(n string) bool { return n == kernel || n == goAlone || n == mirror })
 	var p50 []float64
 	for _, r := range paired(samples, "latency", kernel, others, func(s sample) float64 { return s.P50 }) {
 		p50 = append(p50, 1/r)
@@ -67,7 +72,8 @@ func judge(samples []sample) []report.Line {
 	}
 	lines = append(lines,
 		report.NewLine("latency_p50_us", "-", values(samples, "latency", kernel, func(s sample) float64 { return s.P50 / 1e3 }), report.Bar{}),
-		report.NewLine("latency_p99.9_us", "-", values(samples, "latency", kernel, func(s sample) float64 { return s.P999 / 1e3 }), report.Bar{Most: 20}))
+		report.NewLine("latency_p99.9_us", "-", values(samples, "latency", kernel, func(s sample) float64 { return s.P999 / 1e3 }), report.Bar{Most: 20}),
+		report.NewLine("latency_p99.9_us_of_mirror", "-", values(samples, "latency", mirror, func(s sample) float64 { return s.P999 / 1e3 }), report.Bar{}))
 	return lines
 }
 

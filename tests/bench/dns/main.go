@@ -32,9 +32,9 @@ type options struct {
 	only    string // servers, with commas between; empty: all
 	results string // folder
 	page    string // with the table; empty: none
-	role    string // of a child: generate, weft, server, plain or zone
+	role    string // of a child: generate, weft, server, plain, mirror or zone
 	names   string // file of a child
-	ifindex int    // of the task's link, for weft
+	ifindex int    // of the link, for weft and mirror
 	tasks   int    // for zone
 }
 
@@ -74,10 +74,12 @@ func start(ctx context.Context, o options) error {
 		return serveGo(ctx, o)
 	case "plain":
 		return servePlain(ctx, o)
+	case "mirror":
+		return serveMirror(ctx, o)
 	case "zone":
 		return holdZone(os.Stdout, o)
 	}
-	return fmt.Errorf("role is %q: generate, weft, server, plain and zone are there", o.role)
+	return fmt.Errorf("role is %q: generate, weft, server, plain, mirror and zone are there", o.role)
 }
 
 // skipped says what the short form left out.

@@ -73,7 +73,7 @@ func measureZone(ctx context.Context, out io.Writer, o options, dir string, name
 	}()
 	list := measures(o, f, large)
 	for _, name := range serverNames(o, large) {
-		s, err := startServer(ctx, o, dir, f, name, st.link, names)
+		s, err := startServer(ctx, o, dir, f, name, st.link(name), names)
 		if err != nil {
 			return nil, err
 		}
@@ -100,8 +100,11 @@ func warm(list []measure, f files, name string, large bool) []string {
 }
 
 func (s *stage) asker(server string) *asker {
-	if server == kernel {
+	switch server {
+	case kernel:
 		return s.task
+	case mirror:
+		return s.mirror
 	}
 	return s.host
 }
@@ -161,7 +164,7 @@ func rounds(ctx context.Context, out io.Writer, o options, st *stage, servers ma
 func converse(a *asker, s *server, m measure, o options, cpu int, threads ends.Threads) (sample, error) {
 	served, err1 := s.cpu()
 	softirq, err2 := threads.Time()
-	r, err3 := a.ask(order{Questions: m.questions, Addr: s.addr, CPU: cpu, Span: o.span, Window: m.window})
+	r, err3 := a.ask(order{Questions: s.questions(m.questions), Addr: s.addr, CPU: cpu, Span: o.span, Window: m.window})
 	after, err4 := threads.Time()
 	end, err5 := s.cpu()
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {

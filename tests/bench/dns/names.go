@@ -155,20 +155,43 @@ func create(path string) (*output, error) {
 
 func (o *output) done() error { return errors.Join(o.Flush(), o.file.Close()) }
 
-// writeQuestions packs messages, each behind its length.
+// writeQuestions packs messages, each behind its length; and beside them what would be answers, for the mirror.
 func writeQuestions(path string, names []string, qtype uint16) error {
-	out, err := create(path)
-	if err != nil {
+	out, err1 := create(path)
+	answers, err2 := create(answersTo(path))
+	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
 	for _, name := range names {
 		m := new(wire.Msg).SetQuestion(name, qtype)
-		packed, err := m.Pack()
-		if err != nil {
-			return errors.Join(err, out.done())
+		if err := out.message(m); err != nil {
+			return err
 		}
-		_, _ = out.Write(binary.BigEndian.AppendUint16(nil, uint16(len(packed)))) // done tells of errors
-		_, _ = out.Write(packed)
+		m.Response = true
+		head := wire.RR_Header{Name: name, Rrtype: qtype, Class: wire.ClassINET, Ttl: 5}
+		if qtype == wire.TypeSRV {
+			m.Answer = []wire.RR{&wire.SRV{Hdr: head, Target: "."}}
+		} else {
+			m.Answer = []wire.RR{&wire.A{Hdr: head, A: taskAddr.AsSlice()}}
+		}
+		m.Compress = true
+		if err := answers.message(m); err != nil {
+			return err
+		}
 	}
-	return out.done()
+	return errors.Join(out.done(), answers.done())
+}
+
+// answersTo is the file of the answers to a file of questions.
+func answersTo(questions string) string { return questions + ".answers" }
+
+// message writes a message behind its length; done tells whether all was written.
+func (o *output) message(m *wire.Msg) error {
+	packed, err := m.Pack()
+	if err != nil {
+		return err
+	}
+	_, _ = o.Write(binary.BigEndian.AppendUint16(nil, uint16(len(packed))))
+	_, _ = o.Write(packed)
+	return nil
 }

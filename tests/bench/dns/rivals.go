@@ -29,10 +29,11 @@ const (
 	unbound = "unbound"      // local data
 	hosts   = "coredns"      // its hosts plugin
 	file    = "coredns-file" // its file plugin
+	mirror  = "mirror"       // no server: a program that sends back what comes
 )
 
 // allServers in the order of tables.
-var allServers = []string{kernel, goAlone, nsd, knot, unbound, plain, hosts, file}
+var allServers = []string{kernel, goAlone, nsd, knot, unbound, plain, hosts, file, mirror}
 
 // server is one that runs.
 type server struct {
@@ -47,7 +48,7 @@ func at(port uint16) netip.AddrPort { return netip.AddrPortFrom(wireNode.Addr(),
 // serverNames are those that serve a zone. Who takes minutes to read a large one is left out there, and
 // CoreDNS, which takes a minute to build, where it is not there.
 func serverNames(o options, large bool) []string {
-	list := []string{kernel, goAlone, nsd, knot}
+	list := []string{kernel, goAlone, nsd, knot, mirror}
 	if o.coredns != "" {
 		list = append(list, file)
 	}
@@ -73,6 +74,8 @@ func startServer(ctx context.Context, o options, dir string, f files, name strin
 	switch name {
 	case kernel:
 		s.addr, args = netip.AddrPortFrom(dnsAddr, 53), append(us, "weft", "-ifindex", strconv.Itoa(link))
+	case mirror:
+		s.addr, args = netip.AddrPortFrom(dnsAddr, 53), append(us, "mirror", "-ifindex", strconv.Itoa(link))
 	case goAlone:
 		s.addr, args = at(portGo), append(us, "server")
 	case plain:
@@ -118,12 +121,20 @@ func startServer(ctx context.Context, o options, dir string, f files, name strin
 	return s, nil
 }
 
+// questions that a server is asked instead of those of a file: the mirror has its answers brought.
+func (s *server) questions(file string) string {
+	if s.name == mirror {
+		return answersTo(file)
+	}
+	return file
+}
+
 // ready waits until a server answers, and asks it everything once.
 func (s *server) ready(a *asker, questions ...string) error {
 	deadline := time.Now().Add(startWithin)
 	for _, q := range questions {
 		for {
-			_, err := a.ask(order{Questions: q, Addr: s.addr, All: true})
+			_, err := a.ask(order{Questions: s.questions(q), Addr: s.addr, All: true})
 			if err == nil {
 				break
 			}

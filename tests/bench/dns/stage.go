@@ -28,6 +28,7 @@ type asker struct {
 	in        io.WriteCloser
 	out       *bufio.Scanner
 	complaint strings.Builder
+	link      int // its end at the node
 }
 
 // newAsker starts a generator and joins it to the node by a link, whose end here is called name.
@@ -53,6 +54,7 @@ func newAsker(ctx context.Context, name string, hostMAC, taskMAC string) (*asker
 	if err := netlink.LinkAdd(veth); err != nil {
 		return a, fmt.Errorf("make the link of %s: %w", name, err)
 	}
+	a.link = veth.Attrs().Index
 	return a, netlink.LinkSetUp(veth)
 }
 
@@ -84,13 +86,11 @@ func (a *asker) ask(o order) (outcome, error) {
 
 func (a *asker) stop() error { return errors.Join(a.in.Close(), a.cmd.Wait()) }
 
-// stage is the node with two askers: a task of Weft's, and a host on a plain link for all others.
-type stage struct {
-	task, host *asker
-	link       int // the task's link at the node
-}
+// stage is the node with three askers: a task of Weft's, a host on a plain link for all other servers, and one whose
+// link, like the task's, has the mirror.
+type stage struct{ task, host, mirror *asker }
 
-// newStage builds both links in the calling thread's namespace.
+// newStage builds the links in the calling thread's namespace.
 func newStage(ctx context.Context) (*stage, error) {
 	s := &stage{}
 	lo, err := netlink.LinkByName("lo")
@@ -100,25 +100,20 @@ func newStage(ctx context.Context) (*stage, error) {
 	if err := errors.Join(netlink.LinkSetUp(lo), give(lo, netip.PrefixFrom(dnsAddr, 32)), give(lo, netip.PrefixFrom(nodeAddr, 32))); err != nil {
 		return s, err
 	}
-	if s.task, err = newAsker(ctx, "task0", "0a:77:65:66:74:01", "0a:58:09:00:00:05"); err != nil {
+	if s.task, err = newTask(ctx, "task0"); err != nil {
 		return s, err
 	}
-	link, err := netlink.LinkByName("task0")
-	if err != nil {
-		return s, err
+	route := netlink.Route{LinkIndex: s.task.link, Dst: ipNet(netip.PrefixFrom(taskAddr, 32)), Scope: unix.RT_SCOPE_LINK}
+	if err := netlink.RouteReplace(&route); err != nil {
+		return s, fmt.Errorf("the task's route: %w", err)
 	}
-	s.link = link.Attrs().Index
-	err = errors.Join(
-		netlink.RouteReplace(&netlink.Route{LinkIndex: s.link, Dst: ipNet(netip.PrefixFrom(taskAddr, 32)), Scope: unix.RT_SCOPE_LINK}),
-		s.task.inside(configureTask),
-	)
-	if err != nil {
-		return s, fmt.Errorf("the task's link: %w", err)
+	if s.mirror, err = newTask(ctx, "mirror0"); err != nil {
+		return s, err
 	}
 	if s.host, err = newAsker(ctx, "host0", "0a:00:00:00:00:01", "0a:00:00:00:00:02"); err != nil {
 		return s, err
 	}
-	link, err = netlink.LinkByName("host0")
+	link, err := netlink.LinkByName("host0")
 	if err != nil {
 		return s, err
 	}
@@ -129,6 +124,29 @@ func newStage(ctx context.Context) (*stage, error) {
 		}
 		return errors.Join(give(eth0, wireAsker), netlink.LinkSetUp(eth0))
 	}))
+}
+
+// link is the index of the one whose program a server is; 0 for those that are none.
+func (s *stage) link(server string) int {
+	switch server {
+	case kernel:
+		return s.task.link
+	case mirror:
+		return s.mirror.link
+	}
+	return 0
+}
+
+// newTask starts an asker behind a link as a task has it.
+func newTask(ctx context.Context, name string) (*asker, error) {
+	a, err := newAsker(ctx, name, "0a:77:65:66:74:01", "0a:58:09:00:00:05")
+	if err != nil {
+		return a, err
+	}
+	if err := a.inside(configureTask); err != nil {
+		return a, fmt.Errorf("the link %s: %w", name, err)
+	}
+	return a, nil
 }
 
 // configureTask is what netd does inside a task.
@@ -162,12 +180,12 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // close ends the generators; their links end with them.
 func (s *stage) close() error {
 	var errs []error
-	for _, a := range []*asker{s.task, s.host} {
+	for _, a := range []*asker{s.task, s.host, s.mirror} {
 		if a != nil {
 			errs = append(errs, a.stop())
 		}
 	}
-	for _, name := range []string{"task0", "host0"} {
+	for _, name := range []string{"task0", "host0", "mirror0"} {
 		if link, err := netlink.LinkByName(name); err == nil {
 			errs = append(errs, netlink.LinkDel(link))
 		}
