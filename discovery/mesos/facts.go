@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"weft/discovery"
+	"weft/discovery/dnsname"
 	"weft/discovery/zone"
 )
 
@@ -42,7 +43,7 @@ func (s *State) Facts(o Options) *Facts {
 	f := &Facts{all: map[zone.Source]zone.Fact{}, again: map[zone.Source]int{}}
 	masters := zone.MesosMasters{Leader: s.Leader, Listed: o.Masters}
 	for _, framework := range s.Frameworks {
-		if strings.HasSuffix(zone.Domain(framework.Name), "master") { // rules for labels drop what is before that
+		if strings.HasSuffix(dnsname.Domain(framework.Name), "master") { // rules for labels drop what is before that
 			masters.Namesakes = append(masters.Namesakes, zone.MesosFramework{Name: framework.Name, Addrs: o.addrs(framework.host)})
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"weft/discovery/dnsname"
 )
 
 // Zones besides Options.Domain and thisdcos.directory.
@@ -41,7 +43,7 @@ func directoryRecords(o *Options, f Fact) []Record {
 	case Host:
 		records := addresses(hostName(f), o.TTL, f.Addrs)
 		if f.ID == o.Self && o.Self != "" {
-			records = append(records, addresses(join("thisnode", directory), serviceTTL, f.Addrs[:min(1, len(f.Addrs))])...)
+			records = append(records, addresses(dnsname.Join("thisnode", directory), serviceTTL, f.Addrs[:min(1, len(f.Addrs))])...)
 		}
 		return records
 	case Service:
@@ -75,18 +77,18 @@ func dcosRecords(o *Options, f Fact) []Record {
 		}
 		records = append(records, addresses("ready.spartan.", serviceTTL, loopback[:1])...)
 		for _, zone := range o.Zones {
-			records = append(records, apex(zone, join("ns1", o.Domain), o)[:2]...)
+			records = append(records, apex(zone, dnsname.Join("ns1", o.Domain), o)[:2]...)
 		}
 		return append(records, addresses("localhost.", serviceTTL, loopback)...)
 	case Leader:
-		return append(addresses(join("leader.dcos", directory), serviceTTL, []netip.Addr{f.Addr}),
-			addresses(join("master.dcos", directory), serviceTTL, []netip.Addr{f.Addr})...)
+		return append(addresses(dnsname.Join("leader.dcos", directory), serviceTTL, []netip.Addr{f.Addr}),
+			addresses(dnsname.Join("master.dcos", directory), serviceTTL, []netip.Addr{f.Addr})...)
 	case Master:
-		return addresses(join("master.dcos", directory), serviceTTL, []netip.Addr{f.Addr})
+		return addresses(dnsname.Join("master.dcos", directory), serviceTTL, []netip.Addr{f.Addr})
 	case MesosMasters:
 		leader, all := f.addrs()
-		records := append(addresses(join("leader.dcos", directory), serviceTTL, leader),
-			addresses(join("master.dcos", directory), serviceTTL, all)...)
+		records := append(addresses(dnsname.Join("leader.dcos", directory), serviceTTL, leader),
+			addresses(dnsname.Join("master.dcos", directory), serviceTTL, all)...)
 		return append(records, zkRecords(all)...)
 	case ensemble:
 		return zkRecords(f.addrs)
@@ -109,7 +111,7 @@ func dcosRecords(o *Options, f Fact) []Record {
 		if name == "" {
 			name = f.Name
 		}
-		return placeRecords(name, Domain(f.Framework), f.AgentAddrs, container, auto)
+		return placeRecords(name, dnsname.Domain(f.Framework), f.AgentAddrs, container, auto)
 	}
 	return nil
 }
@@ -118,7 +120,7 @@ func zkRecords(masters []netip.Addr) []Record {
 	var records []Record
 	for i := range ensembleSize {
 		if n := len(masters); n > 0 {
-			name := join("zk-"+strconv.Itoa(i+1), zkZone)
+			name := dnsname.Join("zk-"+strconv.Itoa(i+1), zkZone)
 			records = append(records, addresses(name, serviceTTL, masters[i%n:i%n+1])...)
 		}
 	}
@@ -126,14 +128,14 @@ func zkRecords(masters []netip.Addr) []Record {
 }
 
 func placeRecords(name, framework string, agent, container, auto []netip.Addr) []Record {
-	label := Label(name)
+	label := dnsname.Label(name)
 	if label == "" || framework == "" {
 		return nil
 	}
 	tail := "dcos." + directory
-	records := addresses(join(label, framework, "agentip", tail), serviceTTL, agent)
-	records = append(records, addresses(join(label, framework, "containerip", tail), serviceTTL, container)...)
-	return append(records, addresses(join(label, framework, "autoip", tail), serviceTTL, auto)...)
+	records := addresses(dnsname.Join(label, framework, "agentip", tail), serviceTTL, agent)
+	records = append(records, addresses(dnsname.Join(label, framework, "containerip", tail), serviceTTL, container)...)
+	return append(records, addresses(dnsname.Join(label, framework, "autoip", tail), serviceTTL, auto)...)
 }
 
 // addrs are the leader's address and those of all masters, listed ones first.
@@ -186,13 +188,13 @@ func (o *Options) reflected(records []Record) []Record {
 		if target, ok := o.mirror(r.Target); ok {
 			r.Target = target
 		}
-		if len(r.Name) <= maxName && len(r.Target) <= maxName {
+		if len(r.Name) <= dnsname.MaxName && len(r.Target) <= dnsname.MaxName {
 			out = append(out, r)
 		}
 	}
 	return out
 }
 
-func hostName(h Host) string { return join(Label(string(h.ID)), "node", directory) }
+func hostName(h Host) string { return dnsname.Join(dnsname.Label(string(h.ID)), "node", directory) }
 
-func serviceName(s Service) string { return join(Domain(s.Name), "l4lb", directory) }
+func serviceName(s Service) string { return dnsname.Join(dnsname.Domain(s.Name), "l4lb", directory) }

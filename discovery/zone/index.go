@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"weft/discovery/zone/table"
 )
 
 // index maps names to their records.
 type index struct {
-	table[entry]
+	table.Table[entry]
 	names int // that have records
 }
 
@@ -39,7 +41,7 @@ type origin struct {
 
 // get returns the records of a name. It exists too when names below it do.
 func (x *index) get(name string) (records []Record, exists bool) {
-	e := x.at(name)
+	e := x.At(name)
 	if e == nil {
 		return nil, false
 	}
@@ -73,7 +75,7 @@ func (x *index) all(domain string, yield func([]Record) bool) {
 		entry     *entry
 	}
 	var list []found
-	for name, e := range x.each {
+	for name, e := range x.Each {
 		if len(e.records) > 0 && (domain == "" || within(name, domain)) {
 			list = append(list, found{name, string(key(name)), e})
 		}
@@ -88,14 +90,14 @@ func (x *index) all(domain string, yield func([]Record) bool) {
 
 // indexTxn is an index that is being made. What records have in common is kept once.
 type indexTxn struct {
-	*txn[entry]
+	*table.Txn[entry]
 	names   int
 	origins map[origin]*origin
 	addrs   map[netip.Addr]string
 }
 
 func (x *index) txn() *indexTxn {
-	return &indexTxn{x.table.txn(), x.names, map[origin]*origin{}, map[netip.Addr]string{}}
+	return &indexTxn{x.Txn(), x.names, map[origin]*origin{}, map[netip.Addr]string{}}
 }
 
 // replace sets the records of a name, and tells which names begin or cease to exist by that.
@@ -117,12 +119,12 @@ func (x *indexTxn) replace(name string, records []Record) (moved []string) {
 
 // edit changes an entry, which goes when nothing is left in it, and returns its name if it came or went.
 func (x *indexTxn) edit(name string, f func(*entry)) (moved []string) {
-	e := x.set(name)
+	e := x.Set(name)
 	before := e.alive()
 	f(e)
 	after := e.alive()
 	if !after {
-		x.remove(name)
+		x.Remove(name)
 	}
 	if before != after {
 		moved = []string{name}
@@ -154,4 +156,4 @@ func (x *indexTxn) pack(records []Record) []packed {
 }
 
 // done ends the txn.
-func (x *indexTxn) done() index { return index{x.commit(), x.names} }
+func (x *indexTxn) done() index { return index{x.Commit(), x.names} }

@@ -5,6 +5,8 @@ package zone
 import (
 	"slices"
 	"strings"
+
+	"weft/discovery/dnsname"
 )
 
 // Answer is what a zone says of a name.
@@ -106,7 +108,7 @@ func (z *Zone) Start(apex string) Record {
 			return r
 		}
 	}
-	return Record{Name: apex, Type: SOA, TTL: seconds(negativeTTL), Target: join("ns1", z.options.Domain)}
+	return Record{Name: apex, Type: SOA, TTL: seconds(negativeTTL), Target: dnsname.Join("ns1", z.options.Domain)}
 }
 
 // Authority returns the NS record of a zone.

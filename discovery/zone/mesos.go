@@ -5,6 +5,8 @@ package zone
 import (
 	"net/netip"
 	"strconv"
+
+	"weft/discovery/dnsname"
 )
 
 // mesos generates the zone of tasks and masters by the rules of Mesos-DNS (D is the domain):
@@ -20,31 +22,31 @@ import (
 func mesos(o *Options, f Fact) []Record {
 	switch f := f.(type) {
 	case apexes:
-		return apex(o.Domain, join("ns1", o.Domain), o)
+		return apex(o.Domain, dnsname.Join("ns1", o.Domain), o)
 	case Leader:
-		name := join("leader", o.Domain)
+		name := dnsname.Join("leader", o.Domain)
 		records := append(addresses(name, o.TTL, []netip.Addr{f.Addr}),
-			addresses(join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})...)
+			addresses(dnsname.Join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})...)
 		for _, service := range [...]string{"_leader._tcp", "_leader._udp"} {
-			srv := Record{Name: join(service, o.Domain), Type: SRV, TTL: seconds(o.TTL), Target: name, Port: f.Port}
+			srv := Record{Name: dnsname.Join(service, o.Domain), Type: SRV, TTL: seconds(o.TTL), Target: name, Port: f.Port}
 			if f.Port != 0 {
 				records = append(records, srv)
 			}
 		}
 		return records
 	case Master:
-		return addresses(join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})
+		return addresses(dnsname.Join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})
 	case ensemble:
 		var records []Record
 		for i, a := range f.addrs {
-			records = append(records, addresses(join("master"+strconv.Itoa(i), o.Domain), o.TTL, []netip.Addr{a})...)
+			records = append(records, addresses(dnsname.Join("master"+strconv.Itoa(i), o.Domain), o.TTL, []netip.Addr{a})...)
 		}
 		return records
 	case Host:
 		if f.lost {
 			return nil
 		}
-		return addresses(join("slave", o.Domain), o.TTL, f.Addrs[:min(1, len(f.Addrs))])
+		return addresses(dnsname.Join("slave", o.Domain), o.TTL, f.Addrs[:min(1, len(f.Addrs))])
 	case placedTask:
 		return taskRecords(o, f)
 	}
@@ -73,24 +75,24 @@ func mesosCluster(o *Options, f Fact) []Record {
 }
 
 func taskRecords(o *Options, t placedTask) []Record {
-	label, framework := Label(t.Label), taskFramework(t.Task)
+	label, framework := dnsname.Label(t.Label), taskFramework(t.Task)
 	if label == "" || framework == "" {
 		return nil // text without one usable character cannot be asked for
 	}
-	own := canonical(label, t.Task.Task, string(t.Node))
-	target := join(own, framework, o.Domain)
-	records := addresses(join(label, framework, o.Domain), o.TTL, t.Addrs)
+	own := dnsname.Canonical(label, t.Task.Task, string(t.Node))
+	target := dnsname.Join(own, framework, o.Domain)
+	records := addresses(dnsname.Join(label, framework, o.Domain), o.TTL, t.Addrs)
 	records = append(records, addresses(target, o.TTL, t.Addrs)...)
-	records = append(records, addresses(join(label, framework, "slave", o.Domain), o.TTL, t.node)...)
-	records = append(records, addresses(join(own, framework, "slave", o.Domain), o.TTL, t.node)...)
+	records = append(records, addresses(dnsname.Join(label, framework, "slave", o.Domain), o.TTL, t.node)...)
+	records = append(records, addresses(dnsname.Join(own, framework, "slave", o.Domain), o.TTL, t.node)...)
 	for _, p := range t.Ports {
 		for _, proto := range protocols(p.Protocol) {
 			// An underscore goes before the labels here, so they are one shorter.
-			service := []string{"_" + cut(label, maxLabel-1), "_" + proto, framework, o.Domain}
-			srv := Record{Name: join(service...), Type: SRV, TTL: seconds(o.TTL), Target: target, Port: p.Port}
+			service := []string{"_" + dnsname.Cut(label, dnsname.MaxLabel-1), "_" + proto, framework, o.Domain}
+			srv := Record{Name: dnsname.Join(service...), Type: SRV, TTL: seconds(o.TTL), Target: target, Port: p.Port}
 			records = appendNamed(records, srv)
-			if port := cut(clean(p.Name), maxLabel-1); port != "" {
-				srv.Name = join(append([]string{"_" + port}, service...)...)
+			if port := dnsname.Cut(dnsname.Clean(p.Name), dnsname.MaxLabel-1); port != "" {
+				srv.Name = dnsname.Join(append([]string{"_" + port}, service...)...)
 				records = appendNamed(records, srv)
 			}
 		}
@@ -108,10 +110,10 @@ func appendNamed(records []Record, r Record) []Record {
 
 // protocols of a port: both when it names none.
 func protocols(p string) []string {
-	if p = clean(p); p == "" {
+	if p = dnsname.Clean(p); p == "" {
 		return []string{"tcp", "udp"}
 	}
-	return []string{cut(p, maxLabel-1)}
+	return []string{dnsname.Cut(p, dnsname.MaxLabel-1)}
 }
 
 // taskFramework is the part of a name below the domain.
@@ -119,12 +121,12 @@ func taskFramework(t Task) string {
 	if t.Framework == "" {
 		return "weft"
 	}
-	return Domain(t.Framework)
+	return dnsname.Domain(t.Framework)
 }
 
 // apex generates the records that make a zone a zone, and its server's address.
 func apex(domain, server string, o *Options) []Record {
-	name := join(domain)
+	name := dnsname.Join(domain)
 	return append([]Record{
 		{Name: name, Type: SOA, TTL: seconds(negativeTTL), Target: server},
 		{Name: name, Type: NS, TTL: seconds(nsTTL), Target: server},

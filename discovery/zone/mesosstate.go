@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"weft/discovery/dnsname"
 )
 
 // IPSource says where the addresses of a Mesos task are from.
@@ -80,7 +82,7 @@ type builder struct {
 // add takes a record, unless nobody could ask for it or it could not be in an answer; Mesos-DNS shows
 // those in its HTTP API.
 func (b *builder) add(r Record) {
-	if b.o.Strict || askable(r.Name) && r.Answerable() && (r.Target == "" || askable(r.Target)) {
+	if b.o.Strict || dnsname.Askable(r.Name) && r.Answerable() && (r.Target == "" || dnsname.Askable(r.Target)) {
 		r.TTL = seconds(b.o.TTL)
 		b.records = append(b.records, r)
 	}
@@ -139,7 +141,7 @@ func (b *builder) serviceText(name, target, port string) {
 
 func frameworkRecords(o *Options, f MesosFramework) []Record {
 	b := builder{o: o}
-	name := o.spec().domain(f.Name) + "." + o.Domain + "."
+	name := o.rule().Domain(f.Name) + "." + o.Domain + "."
 	b.addresses(name, f.Addrs)
 	if f.Port != "" && len(f.Addrs) > 0 {
 		b.serviceText("_framework._tcp."+name, name, f.Port)
@@ -172,7 +174,7 @@ func masterRecords(o *Options, m MesosMasters) []Record {
 	b.serviceText("_leader._udp"+tail, "leader"+tail, port)
 	seen := []string{leader}
 	for _, f := range m.Namesakes {
-		if o.spec().domain(f.Name) == "master" {
+		if o.rule().Domain(f.Name) == "master" {
 			for _, a := range f.Addrs {
 				seen = append(seen, a.String())
 			}
@@ -241,25 +243,25 @@ func mesosTaskRecords(o *Options, t MesosTask) []Record {
 	b := builder{o: o}
 	switch {
 	case t.Discovery == "":
-		b.task(t, o.spec().label(t.Name))
+		b.task(t, o.rule().Label(t.Name))
 	case o.Strict:
 		b.task(t, t.Discovery)
 		fallthrough
 	default:
-		b.task(t, o.spec().label(t.Discovery))
+		b.task(t, o.rule().Label(t.Discovery))
 	}
 	return b.records
 }
 
 func (b *builder) task(t MesosTask, label string) {
-	spec := b.o.spec()
-	framework := spec.domain(t.Framework)
+	rule := b.o.rule()
+	framework := rule.Domain(t.Framework)
 	tail, slave := "."+framework+"."+b.o.Domain+".", "."+framework+".slave."+b.o.Domain+"."
 	own := b.canonical(label, t)
 	for _, name := range [...]string{label, own} {
 		b.addresses(name+tail, b.o.addrsOf(t))
 		b.addresses(name+slave, t.AgentAddrs)
-		if host := spec.domain(t.AgentHost); b.o.Strict && len(t.AgentAddrs) == 0 && host != "" {
+		if host := rule.Domain(t.AgentHost); b.o.Strict && len(t.AgentAddrs) == 0 && host != "" {
 			b.add(Record{Name: name + slave, Type: A, Text: host})
 		}
 	}
@@ -272,7 +274,7 @@ func (b *builder) task(t MesosTask, label string) {
 // hostPorts gives the ports of resources.ports: at the agent, and under the task's own name unless that
 // is for the ports of its DiscoveryInfo.
 func (b *builder) hostPorts(t MesosTask, label, own string) {
-	framework := b.o.spec().domain(t.Framework)
+	framework := b.o.rule().Domain(t.Framework)
 	tail, slave := "."+framework+"."+b.o.Domain+".", "."+framework+".slave."+b.o.Domain+"."
 	target := own + slave
 	for _, proto := range [...]string{"._tcp", "._udp"} {
@@ -289,17 +291,17 @@ func (b *builder) hostPorts(t MesosTask, label, own string) {
 }
 
 func (b *builder) discoveryPorts(t MesosTask, label, own string) {
-	spec := b.o.spec()
-	tail := "." + spec.domain(t.Framework) + "." + b.o.Domain + "."
+	rule := b.o.rule()
+	tail := "." + rule.Domain(t.Framework) + "." + b.o.Domain + "."
 	for _, p := range t.Ports {
-		protos := []string{spec.label(p.Protocol)}
+		protos := []string{rule.Label(p.Protocol)}
 		if protos[0] == "" {
 			protos = []string{"tcp", "udp"}
 		}
 		for _, proto := range protos {
 			name := "_" + label + "._" + proto + tail
 			b.service(name, own+tail, p.Number)
-			if port := spec.label(p.Name); port != "" {
+			if port := rule.Label(p.Name); port != "" {
 				b.service("_"+port+"."+name, own+tail, p.Number)
 			}
 		}
@@ -309,9 +311,9 @@ func (b *builder) discoveryPorts(t MesosTask, label, own string) {
 // canonical is the label of one task alone, shortened when it would be no label.
 func (b *builder) canonical(label string, t MesosTask) string {
 	tail := strings.ToLower(t.Agent[strings.LastIndexByte(t.Agent, '-')+1:])
-	own := label + "-" + hash5(t.ID) + "-" + tail
-	if b.o.Strict || len(own) <= maxLabel && mangle(tail) == tail {
+	own := label + "-" + dnsname.Hash(t.ID) + "-" + tail
+	if b.o.Strict || len(own) <= dnsname.MaxLabel && dnsname.Mangle(tail) == tail {
 		return own
 	}
-	return canonical(label, t.ID, t.Agent)
+	return dnsname.Canonical(label, t.ID, t.Agent)
 }

@@ -13,72 +13,8 @@ import (
 	"pgregory.net/rapid"
 
 	"weft/discovery"
+	"weft/discovery/dnsname"
 )
-
-// The rows are those of the label tables that Mesos-DNS's own tests have, and what follows the cut.
-func TestSpecLabels(t *testing.T) {
-	t.Parallel()
-	a := func(n int) string { return strings.Repeat("a", n) }
-	check := func(s spec, text, want string) {
-		t.Helper()
-		if got := s.label(text); got != want {
-			t.Errorf("label of %q within %d = %q, want %q", text, s.limit, got, want)
-		}
-	}
-	for _, s := range []spec{rfc1123, rfc952} {
-		check(s, "", "")
-		check(s, "...", "")
-		check(s, "a-", "a")
-		check(s, "-a", "a")
-		check(s, "-a--_.", "a")
-		check(s, "some@thing", "something")
-		check(s, "foo bar", "foobar")
-		check(s, "foo.bar_Baz", "foo-bar-baz")
-		check(s, "café\xff\u212a", "caf") // the Kelvin sign is no k
-	}
-	check(rfc1123, "4abc123", "4abc123")
-	check(rfc952, "4abc123", "abc123")
-	check(rfc952, "-4-2", "")
-	check(rfc952, "89f.gsf---g_7-fgs--d7fddg-", "f-gsf---g-7-fgs--d7fddg")
-	check(rfc1123, "89f.gsf---g_7-fgs--d7fddg-", "89f-gsf---g-7-fgs--d7fddg")
-	check(rfc952, "fd%gsf---gs7-f$gs--d7fddg-123", "fdgsf---gs7-fgs--d7fddg1")
-	check(rfc1123, a(70), a(63))
-	check(rfc952, a(70), a(24))
-	check(rfc1123, a(62)+"-b", a(62)+"b")
-	check(rfc1123, a(60)+"----bcdef", a(60)+"bcd")
-	check(rfc1123, a(61)+"--b-c", a(61)+"b-") // as it is: what fills is not looked at again
-}
-
-func TestSpecLabelProperties(t *testing.T) {
-	t.Parallel()
-	text := rapid.OneOf(rapid.String(), rapid.StringOfN(rapid.RuneFrom([]rune("ab9-._Z/ é")), 0, 90, -1))
-	rapid.Check(t, func(t *rapid.T) {
-		s := rapid.SampledFrom([]spec{rfc1123, rfc952}).Draw(t, "spec")
-		in := text.Draw(t, "text")
-		l := s.label(in)
-		if len(l) > s.limit || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			t.Fatalf("label %q has %d characters", l, len(l))
-		}
-		if l != "" && strings.ContainsAny(l[:1], s.left) {
-			t.Fatalf("label %q begins with %q", l, l[:1])
-		}
-		if l != s.label(strings.ToUpper(l)) && !strings.HasSuffix(l, "-") {
-			t.Fatalf("label of %q is %q", l, s.label(strings.ToUpper(l)))
-		}
-		if (l == "") != (strings.Trim(mangle(in), s.left) == "") {
-			t.Fatalf("label %q of %q", l, in)
-		}
-		if short := clean(in); s == rfc1123 && len(short) <= maxLabel && l != short {
-			t.Fatalf("short label %q, want %q", l, short)
-		}
-		d := s.domain(in)
-		for part := range strings.SplitSeq(d, ".") {
-			if d != "" && (part == "" || s.label(part) != part && !strings.HasSuffix(part, "-")) {
-				t.Fatalf("domain %q has part %q", d, part)
-			}
-		}
-	})
-}
 
 func strict() Options {
 	return Options{MesosOnly: true, Strict: true, Servers: addrs("127.0.0.1")}
@@ -253,9 +189,9 @@ func TestDefaultIsPartOfStrict(t *testing.T) {
 		}
 		o.Strict = false
 		tail := strings.ToLower(task.Agent[strings.LastIndexByte(task.Agent, '-')+1:])
-		shortened := len(tail) > 10 || mangle(tail) != tail || len(task.Name)+len(task.Discovery) > 20
+		shortened := len(tail) > 10 || dnsname.Mangle(tail) != tail || len(task.Name)+len(task.Discovery) > 20
 		for r := range cluster(o, facts...).MesosRecords {
-			if !askable(r.Name) || !r.Answerable() || r.Type == SRV && (r.Port == 0 || !askable(r.Target)) || r.Text != "" {
+			if !dnsname.Askable(r.Name) || !r.Answerable() || r.Type == SRV && (r.Port == 0 || !dnsname.Askable(r.Target)) || r.Text != "" {
 				t.Fatalf("record %v", r)
 			}
 			if !all[r.Type.String()+r.Name+r.Value()] && !shortened {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"weft/discovery"
+	"weft/discovery/dnsname"
 )
 
 // OwnZone is the zone of short names, which tasks of a network use among themselves (net is its name):
@@ -23,7 +24,7 @@ const OwnZone = "weft"
 // ownApex generates the records that make it a zone.
 func ownApex(o *Options, f Fact) []Record {
 	if _, ok := f.(apexes); ok && o.hasOwn() {
-		return apex(OwnZone, join("ns1", o.Domain), o)[:2]
+		return apex(OwnZone, dnsname.Join("ns1", o.Domain), o)[:2]
 	}
 	return nil
 }
@@ -35,10 +36,10 @@ func (z *Zone) addOwn(a *Answer, network, name string) {
 	name = strings.TrimSuffix(name, ".")
 	i := strings.LastIndexByte(name, '.')
 	name, home := name[:max(i, 0)], name[i+1:]
-	if network != "" && Label(network) != home {
+	if network != "" && dnsname.Label(network) != home {
 		return
 	}
-	known := slices.ContainsFunc(z.networks, func(n Network) bool { return Label(n.Name) == home })
+	known := slices.ContainsFunc(z.networks, func(n Network) bool { return dnsname.Label(n.Name) == home })
 	if name == "" {
 		a.Exists = a.Exists || known
 		return
@@ -47,7 +48,7 @@ func (z *Zone) addOwn(a *Answer, network, name string) {
 		records, exists := z.names.get(original)
 		a.Exists = a.Exists || known && exists && len(records) == 0 // names below it have some, of whatever network
 		for _, r := range records {
-			if r.Home == "" || Label(r.Home) != home || network != "" && r.Home != network {
+			if r.Home == "" || dnsname.Label(r.Home) != home || network != "" && r.Home != network {
 				continue
 			}
 			if own, ok := z.options.owned(r, home); ok {
@@ -65,7 +66,7 @@ func (o *Options) owned(r Record, home string) (Record, bool) {
 		r.Target = o.ownName(r.Target, home)
 	}
 	o.setTTL(&r)
-	return r, askable(r.Name) && (r.Target == "" || askable(r.Target))
+	return r, dnsname.Askable(r.Name) && (r.Target == "" || dnsname.Askable(r.Target))
 }
 
 // originals are the names in Options.Domain that a name, given without network and OwnZone, can stand for.
@@ -93,7 +94,7 @@ func (z *Zone) ownChanges(before *Zone, name string, homes map[string][]string, 
 	labels, edited := homes[name]
 	if !edited {
 		for _, n := range slices.Concat(before.networks, z.networks) {
-			labels = append(labels, Label(n.Name))
+			labels = append(labels, dnsname.Label(n.Name))
 		}
 	}
 	for _, home := range labels {
@@ -117,7 +118,7 @@ func homesOf(old, now []Record) []string {
 		}
 	}
 	for i, home := range homes {
-		homes[i] = Label(home)
+		homes[i] = dnsname.Label(home)
 	}
 	return homes
 }

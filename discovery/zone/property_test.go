@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"weft/discovery"
+	"weft/discovery/dnsname"
 )
 
 // drawChange is a change of one of a few sources, so that sources meet again and names collide.
@@ -196,12 +197,12 @@ func FuzzNames(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		l := Label(s)
-		if len(l) > maxLabel || Label(l) != l || strings.Trim(l, "-") != l {
-			t.Errorf("Label(%q) = %q", s, l)
+		l := dnsname.Label(s)
+		if len(l) > dnsname.MaxLabel || dnsname.Label(l) != l || strings.Trim(l, "-") != l {
+			t.Errorf("dnsname.Label(%q) = %q", s, l)
 		}
-		if d := Domain(s); d != "" && join(d[:min(len(d), 60)]) == "" && !strings.HasSuffix(d[:min(len(d), 60)], ".") {
-			t.Errorf("Domain(%q) = %q", s, d)
+		if d := dnsname.Domain(s); d != "" && dnsname.Join(d[:min(len(d), 60)]) == "" && !strings.HasSuffix(d[:min(len(d), 60)], ".") {
+			t.Errorf("dnsname.Domain(%q) = %q", s, d)
 		}
 		a := z.Lookup("prod", s)
 		if _, own := z.Apex(s); !own && len(a.Records) > 0 && strings.HasSuffix(s, ".") {
@@ -209,7 +210,7 @@ func FuzzNames(f *testing.F) {
 		}
 		c, _ := z.With([]Change{task(s, s, s, addrs("9.0.0.77"), discovery.NamedPort{Name: s, Protocol: s, Port: 1})})
 		for r := range c.All {
-			if len(r.Name) > maxName || strings.Contains(r.Name, "..") || len(r.Target) > maxName {
+			if len(r.Name) > dnsname.MaxName || strings.Contains(r.Name, "..") || len(r.Target) > dnsname.MaxName {
 				t.Errorf("record %v", r)
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"weft/discovery/dnsname"
 )
 
 // The roots of reverse look-up (RFC 1035, 3.5; RFC 3596, 2.5).
@@ -20,8 +22,8 @@ const (
 func reverse(o *Options, f Fact) []Record {
 	switch f := f.(type) {
 	case placedTask:
-		label, framework := Label(f.Label), taskFramework(f.Task)
-		return pointers(join(label, framework, o.Domain), o, f.Addrs)
+		label, framework := dnsname.Label(f.Label), taskFramework(f.Task)
+		return pointers(dnsname.Join(label, framework, o.Domain), o, f.Addrs)
 	case Host:
 		return pointers(hostName(f), o, f.Addrs)
 	case Service:

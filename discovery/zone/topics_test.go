@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"weft/discovery"
+	"weft/discovery/dnsname"
 )
 
 // Whatever a record of a task is called, the question for it leads to the topic of the task's row.
@@ -29,7 +30,7 @@ func TestAQuestionLeadsToTheRowsThatAnswerIt(t *testing.T) {
 			{Source{Kind: discovery.KindNode, Key: node, Writer: node}, Host{Node: discovery.Node{ID: discovery.NodeID(node), Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
 			c,
 		})
-		of := discovery.NameTopic(Label(label))
+		of := discovery.NameTopic(dnsname.Label(label))
 		every := discovery.Topic{Kind: discovery.KindName, Of: discovery.Every}
 		found := 0
 		for r := range z.All {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"weft/discovery"
+	"weft/discovery/zone/table"
 )
 
 // Question is a name and a type.
@@ -35,33 +36,33 @@ type edit struct{ remove, add []Record }
 // changes touch, not of the zone; but for nodes and masters that come, move or go.
 func (z *Zone) With(changes []Change) (*Zone, Diff) {
 	next := *z
-	facts := z.facts.txn()
+	facts := z.facts.Txn()
 	touched := map[string]struct{}{}
 	var kinds touchedKinds
 	for id, c := range last(changes) {
-		if was := facts.at(id); was != nil {
+		if was := facts.At(id); was != nil {
 			kinds.note(was.Fact)
 		}
 		kinds.note(c.Fact)
 		if c.Fact == nil {
-			facts.remove(id)
+			facts.Remove(id)
 		} else {
-			*facts.set(id) = c
+			*facts.Set(id) = c
 		}
 		touched[id] = struct{}{}
 		if c.Kind == discovery.KindBackend { // what it says of a task changes that task's records
 			touched[Source{Kind: discovery.KindName, Key: c.Key, Writer: c.Writer}.id()] = struct{}{}
 		}
 	}
-	next.facts = facts.commit()
+	next.facts = facts.Commit()
 	if kinds.networks {
 		next.networks, next.reverse = networksOf(&next.facts, z.options)
 	}
 	if kinds.masters {
 		s := Sourced{ensembleSource(), ensembleOf(&next.facts)}
-		facts = next.facts.txn()
-		*facts.set(s.id()) = s
-		next.facts = facts.commit()
+		facts = next.facts.Txn()
+		*facts.Set(s.id()) = s
+		next.facts = facts.Commit()
 		touched[s.id()] = struct{}{}
 	}
 	for node := range kinds.nodes { // a death changes its records, too
@@ -104,12 +105,12 @@ func (k *touchedKinds) node(id discovery.NodeID) {
 }
 
 // tasksOn returns the ids of facts about tasks on nodes.
-func tasksOn(facts *table[Sourced], nodes map[discovery.NodeID]struct{}) []string {
+func tasksOn(facts *table.Table[Sourced], nodes map[discovery.NodeID]struct{}) []string {
 	var ids []string
 	if len(nodes) == 0 {
 		return nil
 	}
-	for id, s := range facts.each {
+	for id, s := range facts.Each {
 		if t, ok := s.Fact.(Task); ok {
 			if _, moved := nodes[t.Node]; moved {
 				ids = append(ids, id)
@@ -120,10 +121,10 @@ func tasksOn(facts *table[Sourced], nodes map[discovery.NodeID]struct{}) []strin
 }
 
 // ensembleOf collects the masters.
-func ensembleOf(facts *table[Sourced]) ensemble {
+func ensembleOf(facts *table.Table[Sourced]) ensemble {
 	var masters []discovery.Master
 	var others []netip.Addr
-	for _, s := range facts.each {
+	for _, s := range facts.Each {
 		switch f := s.Fact.(type) {
 		case Master:
 			masters = append(masters, f.Master)
@@ -295,12 +296,12 @@ func ancestry(name string) []string {
 }
 
 // networksOf collects the networks, by name, and the prefixes whose reverse zones are ours.
-func networksOf(facts *table[Sourced], o Options) (networks []Network, prefixes []netip.Prefix) {
+func networksOf(facts *table.Table[Sourced], o Options) (networks []Network, prefixes []netip.Prefix) {
 	if o.MesosOnly {
 		return nil, nil
 	}
 	prefixes = slices.Clone(o.Reverse)
-	for _, s := range facts.each {
+	for _, s := range facts.Each {
 		if n, ok := s.Fact.(Network); ok {
 			networks = append(networks, n)
 		}

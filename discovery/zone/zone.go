@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"weft/discovery"
+	"weft/discovery/dnsname"
+	"weft/discovery/zone/table"
 )
 
 // Default values of Options.
@@ -106,17 +108,17 @@ func (o *Options) complete() {
 	}
 }
 
-func (o *Options) spec() spec {
+func (o *Options) rule() dnsname.Rule {
 	if o.RFC952 {
-		return rfc952
+		return dnsname.RFC952
 	}
-	return rfc1123
+	return dnsname.RFC1123
 }
 
 // Zone is an immutable set of records; With makes the next one, sharing what did not change.
 type Zone struct {
 	options  Options
-	facts    table[Sourced] // by Source.id(): what to take away when the fact changes
+	facts    table.Table[Sourced] // by Source.id(): what to take away when the fact changes
 	names    index
 	networks []Network // by name
 	reverse  []netip.Prefix
@@ -211,12 +213,12 @@ func (z *Zone) All(yield func(Record) bool) {
 // Facts calls yield for each fact, ordered by source.
 func (z *Zone) Facts(yield func(Sourced) bool) {
 	var ids []string
-	for id := range z.facts.each {
+	for id := range z.facts.Each {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		if !yield(*z.facts.at(id)) {
+		if !yield(*z.facts.At(id)) {
 			return
 		}
 	}
@@ -227,7 +229,7 @@ func (z *Zone) From(s Source) []Record { return unique(z.recordsOf(s.id())) }
 
 // recordsOf generates the records of a fact in every zone, with their source.
 func (z *Zone) recordsOf(id string) []Record {
-	s := z.facts.at(id)
+	s := z.facts.At(id)
 	if s == nil {
 		return nil
 	}
@@ -240,7 +242,7 @@ func (z *Zone) recordsOf(id string) []Record {
 		}
 		f = placedTask{t, z.addrsOf(t.Node)}
 		home = t.Network
-		unwell = t.Unwell || z.facts.at(UnwellSource(s.Key, s.Writer).id()) != nil
+		unwell = t.Unwell || z.facts.At(UnwellSource(s.Key, s.Writer).id()) != nil
 	case Host:
 		t.lost = z.lost(t.ID)
 		f = t
@@ -292,11 +294,11 @@ type placedTask struct {
 }
 
 // lost tells whether a node is dead.
-func (z *Zone) lost(node discovery.NodeID) bool { return z.facts.at(LostSource(node).id()) != nil }
+func (z *Zone) lost(node discovery.NodeID) bool { return z.facts.At(LostSource(node).id()) != nil }
 
 // addrsOf returns the addresses of a node.
 func (z *Zone) addrsOf(node discovery.NodeID) []netip.Addr {
-	if s := z.facts.at(hostSource(node).id()); s != nil {
+	if s := z.facts.At(hostSource(node).id()); s != nil {
 		if h, ok := s.Fact.(Host); ok {
 			return h.Addrs
 		}

@@ -3,8 +3,6 @@
 package zone
 
 import (
-	"bufio"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -20,73 +18,6 @@ import (
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
-
-func TestHashIsZBase32OfSHA1(t *testing.T) {
-	t.Parallel()
-	if got, want := hash5("test"), "iffe9"; got != want {
-		t.Errorf("hash5(test) = %s, want %s", got, want)
-	}
-}
-
-// The pairs are what Mesos-DNS 0.9 made of these names.
-func TestLabelsAreThoseOfMesosDNS(t *testing.T) {
-	t.Parallel()
-	for name, want := range pairs(t, "testdata/labels.jsonl") {
-		if got := Label(name); got != want {
-			t.Errorf("Label(%q) = %q, want %q", name, got, want)
-		}
-		if got := rfc1123.label(name); got != want {
-			t.Errorf("label of %q = %q, want %q", name, got, want)
-		}
-	}
-	for name, want := range pairs(t, "testdata/frameworks.jsonl") {
-		if got := Domain(name); got != want {
-			t.Errorf("Domain(%q) = %q, want %q", name, got, want)
-		}
-		if got := rfc1123.domain(name); got != want {
-			t.Errorf("domain of %q = %q, want %q", name, got, want)
-		}
-	}
-}
-
-func pairs(t *testing.T, path string) map[string]string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	m := map[string]string{}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		var p [2]string
-		if err := json.Unmarshal(s.Bytes(), &p); err != nil {
-			t.Fatal(err)
-		}
-		m[p[0]] = p[1]
-	}
-	if len(m) < 40 {
-		t.Fatalf("%s: %d pairs, want 40 or more", path, len(m))
-	}
-	return m
-}
-
-func TestCanonicalFitsInALabel(t *testing.T) {
-	t.Parallel()
-	long := strings.Repeat("x", 60) + "-yz"
-	check := func(label, node, want string) {
-		t.Helper()
-		got := canonical(label, "test", node)
-		if got != want || len(got) > maxLabel {
-			t.Errorf("canonical(%q, %q) = %q (%d), want %q", label, node, got, len(got), want)
-		}
-	}
-	check("web", "0a1399a2-fe1f-S12", "web-iffe9-s12")
-	check("web", "NOHYPHEN", "web-iffe9-nohyphen")
-	check("web", "host-", "web-iffe9")
-	check(long, "host-a", strings.Repeat("x", 55)+"-iffe9-a")
-	check("a"+strings.Repeat("-", 54)+"bc", "h-a", "a"+"bc"+"-iffe9-a")
-	check(long, strings.Repeat("n", 63), strings.Repeat("x", 32)+"-iffe9-"+strings.Repeat("n", 24))
-}
 
 func addrs(list ...string) []netip.Addr {
 	out := make([]netip.Addr, len(list))

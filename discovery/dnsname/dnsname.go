@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package zone
+// Package dnsname makes labels and names of DNS from texts: by Weft's rule, and to the letter by those of Mesos-DNS.
+package dnsname
 
 import (
 	"crypto/sha1"
@@ -9,14 +10,14 @@ import (
 
 // Limits of RFC 1035, 2.3.4: a label, and a name in presentation form with its final dot.
 const (
-	maxLabel = 63
-	maxName  = 254
+	MaxLabel = 63
+	MaxName  = 254
 )
 
 // Label makes a DNS label (RFC 1123) of any text, as Mesos-DNS does: lower case; '-', '.' and '_'
 // become '-'; other characters than a-z, 0-9 are dropped; no '-' at the ends. A text that is too long
-// is cut, see cut. Text without a usable character gives "".
-func Label(text string) string { return cut(clean(text), maxLabel) }
+// is cut, see Cut. Text without a usable character gives "".
+func Label(text string) string { return Cut(Clean(text), MaxLabel) }
 
 // Domain makes the labels of a framework's name: each part between dots is a Label of its own, parts
 // without a usable character are left out.
@@ -31,10 +32,11 @@ func Domain(text string) string {
 	return strings.Join(labels, ".")
 }
 
-func clean(text string) string { return strings.Trim(mangle(text), "-") }
+// Clean drops what no label has, of any length.
+func Clean(text string) string { return strings.Trim(Mangle(text), "-") }
 
-// mangle puts each character in its form for a label, or drops it.
-func mangle(text string) string {
+// Mangle puts each character in its form for a label, or drops it.
+func Mangle(text string) string {
 	var b strings.Builder
 	for i := range len(text) {
 		switch c := text[i]; {
@@ -49,23 +51,23 @@ func mangle(text string) string {
 	return b.String()
 }
 
-// spec is a rule for labels.
-type spec struct {
+// Rule is a rule for labels.
+type Rule struct {
 	limit int    // characters
 	left  string // what no label begins with
 }
 
 // The rules between which Mesos-DNS is switched.
 var (
-	rfc1123 = spec{maxLabel, "-"}
-	rfc952  = spec{24, "-0123456789"}
+	RFC1123 = Rule{MaxLabel, "-"}
+	RFC952  = Rule{24, "-0123456789"}
 )
 
-// label makes a label as Mesos-DNS does to the letter. It differs from Label in what comes after the
+// Label makes a label as Mesos-DNS does to the letter. It differs from the function in what comes after the
 // limit: once the dashes there are dropped, the room is filled with what follows, dashes too, so that
 // the label may end with one.
-func (s spec) label(text string) string {
-	all := strings.TrimLeft(mangle(text), s.left)
+func (s Rule) Label(text string) string {
+	all := strings.TrimLeft(Mangle(text), s.left)
 	size := min(len(all), s.limit)
 	head := strings.TrimRight(all[:size], "-")
 	if len(head) == size {
@@ -75,20 +77,20 @@ func (s spec) label(text string) string {
 	return head + tail[:min(len(tail), size-len(head))]
 }
 
-// domain makes labels of the parts of text between dots; empty ones are left out.
-func (s spec) domain(text string) string {
+// Domain makes labels of the parts of text between dots; empty ones are left out.
+func (s Rule) Domain(text string) string {
 	var labels []string
 	for part := range strings.SplitSeq(text, ".") {
-		if l := s.label(part); l != "" {
+		if l := s.Label(part); l != "" {
 			labels = append(labels, l)
 		}
 	}
 	return strings.Join(labels, ".")
 }
 
-// cut shortens a clean label to at most limit characters. Dashes at the cut are dropped and the room
+// Cut shortens a clean label to at most limit characters. Dashes at the cut are dropped and the room
 // that they leave is filled with the letters and digits that follow.
-func cut(label string, limit int) string {
+func Cut(label string, limit int) string {
 	if len(label) <= limit {
 		return label
 	}
@@ -105,24 +107,24 @@ func cut(label string, limit int) string {
 	return string(b)
 }
 
-// canonicalTail is how much of a node's id a canonical name holds at most, so that half of the label
+// canonicalTail is how much of a node's id a Canonical name holds at most, so that half of the label
 // is left for the task's own name.
 const canonicalTail = 24
 
-// canonical is the label that names one task and no other: label-hash-tail, where hash is of the task
+// Canonical is the label that names one task and no other: label-hash-tail, where hash is of the task
 // id and tail is what follows the last '-' of the node's id. Mesos-DNS lets it grow past 63
 // characters, after which no answer that holds it can be packed; ours shortens the label.
-func canonical(label, task, node string) string {
+func Canonical(label, task, node string) string {
 	tail := strings.ToLower(node[strings.LastIndexByte(node, '-')+1:])
-	suffix := "-" + hash5(task)
-	if tail = cut(clean(tail), canonicalTail); tail != "" {
+	suffix := "-" + Hash(task)
+	if tail = Cut(Clean(tail), canonicalTail); tail != "" {
 		suffix += "-" + tail
 	}
-	return strings.TrimRight(cut(label, maxLabel-len(suffix)), "-") + suffix
+	return strings.TrimRight(Cut(label, MaxLabel-len(suffix)), "-") + suffix
 }
 
-// hash5 is the first five characters of the z-base-32 form of text's SHA-1.
-func hash5(text string) string {
+// Hash is the first five characters of the z-base-32 form of text's SHA-1.
+func Hash(text string) string {
 	const alphabet = "ybndrfg8ejkmcpqxot1uwisza345h769"
 	sum := sha1.Sum([]byte(text))
 	bits := uint32(sum[0])<<24 | uint32(sum[1])<<16 | uint32(sum[2])<<8 | uint32(sum[3])
@@ -134,23 +136,23 @@ func hash5(text string) string {
 	return string(b[:])
 }
 
-// join makes a fully qualified name of labels or names without dots at their ends; it is "" when the
+// Join makes a fully qualified name of labels or names without dots at their ends; it is "" when the
 // result is no name that can be asked for.
-func join(parts ...string) string {
+func Join(parts ...string) string {
 	name := strings.Join(parts, ".") + "."
-	if !askable(name) {
+	if !Askable(name) {
 		return ""
 	}
 	return name
 }
 
-// askable tells whether a name can be asked for: its labels have 1 to 63 characters (RFC 1035, 2.3.4).
-func askable(name string) bool {
-	if len(name) > maxName || !strings.HasSuffix(name, ".") {
+// Askable tells whether a name can be asked for: its labels have 1 to 63 characters (RFC 1035, 2.3.4).
+func Askable(name string) bool {
+	if len(name) > MaxName || !strings.HasSuffix(name, ".") {
 		return false
 	}
 	for label := range strings.SplitSeq(name[:len(name)-1], ".") {
-		if label == "" || len(label) > maxLabel {
+		if label == "" || len(label) > MaxLabel {
 			return false
 		}
 	}

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package zone
+// Package table is an immutable map of texts that is changed by copying little of it.
+package table
 
 import (
 	"slices"
 	"strings"
 )
 
-// table is an immutable map of texts: a txn makes the next one, copying only the pages and buckets that
+// Table is an immutable map of texts: a Txn makes the next one, copying only the pages and buckets that
 // it changes.
 //
 //	pages       of 32 buckets each, their number a power of two
 //	  buckets   by the hash of a text
 //	    slots   ordered by text, 64 at most on average: a bucket is small to copy and quick to search, and
 //	            nothing is kept besides texts and values (a radix tree takes four times the memory)
-type table[V any] struct {
+type Table[V any] struct {
 	pages []*page[V]
 	slots int
 }
@@ -45,8 +46,8 @@ func find[V any](bucket []slot[V], text string) (int, bool) {
 	return slices.BinarySearchFunc(bucket, text, func(s slot[V], text string) int { return strings.Compare(s.text, text) })
 }
 
-// at returns what a text leads to, nil if it is not there. It must not be changed.
-func (t *table[V]) at(text string) *V {
+// At returns what a text leads to, nil if it is not there. It must not be changed.
+func (t *Table[V]) At(text string) *V {
 	if len(t.pages) == 0 {
 		return nil
 	}
@@ -58,8 +59,8 @@ func (t *table[V]) at(text string) *V {
 	return nil
 }
 
-// each calls yield for all, in no order that means anything.
-func (t *table[V]) each(yield func(string, *V) bool) {
+// Each calls yield for all, in no order that means anything.
+func (t *Table[V]) Each(yield func(string, *V) bool) {
 	for _, p := range t.pages {
 		for _, bucket := range p {
 			for i := range bucket {
@@ -71,15 +72,16 @@ func (t *table[V]) each(yield func(string, *V) bool) {
 	}
 }
 
-// txn is a table that is being made.
-type txn[V any] struct {
-	table[V]
-	ownPages map[int]bool // that are this txn's alone, as are
+// Txn is a table that is being made.
+type Txn[V any] struct {
+	Table[V]
+	ownPages map[int]bool // that are this Txn's alone, as are
 	own      map[int]bool // these buckets
 }
 
-func (t *table[V]) txn() *txn[V] {
-	x := &txn[V]{table: *t, ownPages: map[int]bool{}, own: map[int]bool{}}
+// Txn begins a table that differs from t, which stays as it is.
+func (t *Table[V]) Txn() *Txn[V] {
+	x := &Txn[V]{Table: *t, ownPages: map[int]bool{}, own: map[int]bool{}}
 	x.pages = slices.Clone(t.pages)
 	if len(x.pages) == 0 {
 		x.pages = []*page[V]{{}}
@@ -88,7 +90,7 @@ func (t *table[V]) txn() *txn[V] {
 }
 
 // bucket returns one that can be changed.
-func (x *txn[V]) bucket(b int) *[]slot[V] {
+func (x *Txn[V]) bucket(b int) *[]slot[V] {
 	n := b / pageSize
 	if !x.ownPages[n] {
 		c := *x.pages[n]
@@ -101,8 +103,8 @@ func (x *txn[V]) bucket(b int) *[]slot[V] {
 	return bucket
 }
 
-// set returns the value of a text, to be changed before the next call; it is made if need be.
-func (x *txn[V]) set(text string) *V {
+// Set returns the value of a text, to be changed before the next call; it is made if need be.
+func (x *Txn[V]) Set(text string) *V {
 	if x.slots >= slotsPerBucket*pageSize*len(x.pages) {
 		x.grow()
 	}
@@ -115,7 +117,8 @@ func (x *txn[V]) set(text string) *V {
 	return &(*bucket)[i].value
 }
 
-func (x *txn[V]) remove(text string) {
+// Remove forgets a text.
+func (x *Txn[V]) Remove(text string) {
 	bucket := x.bucket(bucketOf(text, len(x.pages)))
 	if i, ok := find(*bucket, text); ok {
 		*bucket = slices.Delete(*bucket, i, i+1)
@@ -124,7 +127,7 @@ func (x *txn[V]) remove(text string) {
 }
 
 // grow doubles the pages.
-func (x *txn[V]) grow() {
+func (x *Txn[V]) grow() {
 	old := x.pages
 	x.pages = make([]*page[V], 2*len(old))
 	for i := range x.pages {
@@ -143,13 +146,13 @@ func (x *txn[V]) grow() {
 	}
 }
 
-// commit ends the txn. Buckets that grew have room to spare, which nobody would use.
-func (x *txn[V]) commit() table[V] {
+// Commit ends the Txn. Buckets that grew have room to spare, which nobody would use.
+func (x *Txn[V]) Commit() Table[V] {
 	for b := range x.own {
 		bucket := x.bucket(b)
 		if cap(*bucket)-len(*bucket) > len(*bucket)/8 {
 			*bucket = slices.Clip(slices.Clone(*bucket))
 		}
 	}
-	return x.table
+	return x.Table
 }
