@@ -41,15 +41,6 @@ import (
 	"weft/overlay/watch"
 )
 
-// Rows is where facts come from and go to; discovery/state.Store is one.
-type Rows interface {
-	Put(kind discovery.Kind, key string, value []byte) error
-	Delete(kind discovery.Kind, key string) error
-	Rows(kind discovery.Kind) []discovery.Row
-	Own(kind discovery.Kind) []discovery.Row
-	Changed(kinds ...discovery.Kind) <-chan struct{}
-}
-
 // Attacher puts the kernel half's programs on the host ends of links.
 type Attacher interface {
 	AttachWorkload(ifindex uint32) error
@@ -78,7 +69,7 @@ type Host interface {
 type Options struct {
 	Node     discovery.NodeID // required
 	Underlay apply.Underlay   // required: Addr and MTU
-	Rows     Rows             // required
+	Rows     watch.Rows       // where facts come from and go to; required
 	Tables   apply.Tables     // required
 	Attacher Attacher         // required
 	Links    Links            // required

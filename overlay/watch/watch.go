@@ -21,7 +21,8 @@ import (
 	"weft/overlay/compile"
 )
 
-// Rows is where traces are told to other nodes and theirs are heard of; discovery/state.Store is one.
+// Rows are those of all nodes, and where this one writes its own: traces are told to other nodes by them, and theirs are
+// heard of. discovery/state.Store is one.
 type Rows interface {
 	Put(kind discovery.Kind, key string, value []byte) error
 	Delete(kind discovery.Kind, key string) error
