@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fabric decides for the cluster: which networks, groups and rules there are, which nodes
-// belong to it, who has which block of addresses, which identity a set of groups has and which
-// addresses a named VIP. How decisions are kept and agreed on is control/ledger's, what nodes make of
-// them is overlay's and lb's.
+// Package fabric carries out what control/decision makes of requests and of nodes' rows, and tells of it. How decisions
+// are kept and agreed on is control/ledger's, what nodes make of them is overlay's and lb's.
 //
 // The way of a decision:
 //
@@ -24,14 +22,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"weft/control/decision"
 	"weft/control/ledger"
 	"weft/discovery"
 )
 
 // Facts are the rows that nodes write, as the master's row store has them.
 type Facts interface {
-	// Rows returns the live rows of a kind.
-	Rows(kind discovery.Kind) []discovery.Row
+	decision.Facts
 	// Changed returns a channel that is closed at the next change of one of the kinds.
 	Changed(kinds ...discovery.Kind) <-chan struct{}
 }
@@ -79,8 +77,8 @@ type Stats struct {
 func (f *Fabric) Stats() Stats {
 	s := f.mirror.now()
 	return Stats{
-		Leads: f.leads.Load(), Revision: s.revision, Decisions: f.decisions.Load(), Conflicts: f.conflicts.Load(),
-		Refusals: len(s.refusals),
+		Leads: f.leads.Load(), Revision: s.Revision(), Decisions: f.decisions.Load(), Conflicts: f.conflicts.Load(),
+		Refusals: s.Refused(),
 	}
 }
 
@@ -106,7 +104,7 @@ func New(o Options) (*Fabric, error) {
 }
 
 // Run keeps up with the ledger and, whenever elected, decides, until ctx ends. It calls emit with the
-// rows of writer discovery.Ledger: first all, then those that change, by Seq, never a Seq in part.
+// Rows of writer discovery.Ledger: first all, then those that change, by Seq, never a Seq in part.
 // After a loss of the ledger it starts with all again. An error of emit ends it.
 func (f *Fabric) Run(ctx context.Context, emit func([]discovery.Row) error) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -125,8 +123,8 @@ type emitError struct{ error }
 func (f *Fabric) follow(ctx context.Context, emit func([]discovery.Row) error) error {
 	return f.retry(ctx, "follow the ledger", func(ctx context.Context) error {
 		return f.o.Ledger.Watch(ctx, func(u ledger.Update) error {
-			next, broken := f.mirror.now().apply(u)
-			list, err := rows(u, next.numbers[numberIncarnation])
+			next, broken := f.mirror.now().Apply(u)
+			list, err := next.Rows(u)
 			if err := errors.Join(broken, err); err != nil {
 				f.o.Log.Error("key of the ledger is left out", "error", err)
 			}
@@ -144,14 +142,7 @@ func (f *Fabric) follow(ctx context.Context, emit func([]discovery.Row) error) e
 
 // introduce makes this master known to the others.
 func (f *Fabric) introduce(ctx context.Context) error {
-	return f.transact(ctx, func(s *snapshot) (*decision, error) {
-		if s.masters[f.o.Self.ID] == f.o.Self {
-			return nil, nil
-		}
-		d := &decision{}
-		d.set(discovery.KindMaster, f.o.Self.ID, f.o.Self)
-		return d, nil
-	})
+	return f.transact(ctx, func(s *decision.Snapshot) (*decision.Decision, error) { return decision.Introduce(s, f.o.Self), nil })
 }
 
 // reign decides what nodes ask for, as long as this master leads.
@@ -166,15 +157,15 @@ func (f *Fabric) reign(ctx context.Context, fence ledger.Fence) error {
 	if _, err := f.fresh(ctx); err != nil {
 		return err
 	}
-	again := time.NewTicker(quarantine / 5)
+	again := time.NewTicker(decision.Quarantine / 5)
 	defer again.Stop()
 	sweep := true
 	for {
 		told := f.o.Facts.Changed(discovery.KindNode, discovery.KindWant, discovery.KindBackend)
 		s, moved := f.mirror.watch()
 		began := f.o.Now()
-		if d := f.lead(s, sweep); !d.empty() {
-			change := d.change(s, f.started())
+		if d := f.lead(s, sweep); !d.Empty() {
+			change := d.Change(s, f.started())
 			change.Fence = fence
 			if _, _, err := f.commit(ctx, change); err != nil {
 				return err
@@ -210,21 +201,19 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // lead is what a leader has to decide now; sweep lets it look for numbers that nobody uses, too.
-func (f *Fabric) lead(s *snapshot, sweep bool) *decision {
-	c := readClaims(f.o.Facts, f.o.Now())
+func (f *Fabric) lead(s *decision.Snapshot, sweep bool) *decision.Decision {
+	c := decision.ReadClaims(f.o.Facts, f.o.Now())
 	if sweep {
-		c.scarce = retireFrom
+		c.Sweep()
 	}
-	d := plan(s, c)
-	if s.leader[leaderKey] != f.o.Self {
-		d.set(discovery.KindLeader, leaderKey, f.o.Self)
-	}
+	d := decision.Plan(s, c)
+	d.Lead(s, f.o.Self)
 	return d
 }
 
 // commit tries to carry out a change, and waits for the snapshot that has it or, if made is false,
 // what it was in conflict with.
-func (f *Fabric) commit(ctx context.Context, change ledger.Change) (next *snapshot, made bool, err error) {
+func (f *Fabric) commit(ctx context.Context, change ledger.Change) (next *decision.Snapshot, made bool, err error) {
 	revision, err := f.o.Ledger.Commit(ctx, change)
 	switch {
 	case err == nil:

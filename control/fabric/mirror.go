@@ -8,18 +8,19 @@ import (
 	"sync"
 
 	"weft/control"
+	"weft/control/decision"
 )
 
 // mirror is the newest snapshot that this master has.
 type mirror struct {
 	mu      sync.Mutex
-	last    *snapshot
+	last    *decision.Snapshot
 	changed chan struct{} // closed by the next set
 }
 
-func newMirror() *mirror { return &mirror{last: &snapshot{}, changed: make(chan struct{})} }
+func newMirror() *mirror { return &mirror{last: &decision.Snapshot{}, changed: make(chan struct{})} }
 
-func (m *mirror) set(s *snapshot) {
+func (m *mirror) set(s *decision.Snapshot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last = s
@@ -27,23 +28,23 @@ func (m *mirror) set(s *snapshot) {
 	m.changed = make(chan struct{})
 }
 
-func (m *mirror) now() *snapshot {
+func (m *mirror) now() *decision.Snapshot {
 	s, _ := m.watch()
 	return s
 }
 
 // watch returns the newest snapshot and a channel that is closed when there is a newer one.
-func (m *mirror) watch() (*snapshot, <-chan struct{}) {
+func (m *mirror) watch() (*decision.Snapshot, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.last, m.changed
 }
 
 // wait returns a snapshot that holds the decisions up to version.
-func (m *mirror) wait(ctx context.Context, version uint64) (*snapshot, error) {
+func (m *mirror) wait(ctx context.Context, version uint64) (*decision.Snapshot, error) {
 	for {
 		s, changed := m.watch()
-		if s.version >= version && s.revision > 0 {
+		if s.Holds(version) {
 			return s, nil
 		}
 		select {

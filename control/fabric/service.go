@@ -4,12 +4,11 @@ package fabric
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"weft/control"
-	"weft/control/ledger"
+	"weft/control/decision"
 	"weft/discovery"
 	"weft/lb"
 	"weft/overlay"
@@ -22,17 +21,17 @@ const patience = 5 * time.Second
 var _ control.Service = (*Fabric)(nil)
 
 // fresh returns a snapshot that holds everything decided before the call, on any master.
-func (f *Fabric) fresh(ctx context.Context) (*snapshot, error) {
+func (f *Fabric) fresh(ctx context.Context) (*decision.Snapshot, error) {
 	version, err := f.o.Ledger.Version(ctx)
 	if err != nil {
-		return nil, said(err)
+		return nil, decision.AsControl(err)
 	}
 	return f.mirror.wait(ctx, version)
 }
 
 // transact carries out what decide makes of the newest snapshot; decide is called again if the ledger
 // moved on meanwhile.
-func (f *Fabric) transact(ctx context.Context, decide func(*snapshot) (*decision, error)) error {
+func (f *Fabric) transact(ctx context.Context, decide func(*decision.Snapshot) (*decision.Decision, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	s, err := f.fresh(ctx)
@@ -41,47 +40,21 @@ func (f *Fabric) transact(ctx context.Context, decide func(*snapshot) (*decision
 	}
 	for {
 		d, err := decide(s)
-		if err != nil || d == nil || d.empty() {
-			return said(err)
+		if err != nil || d == nil || d.Empty() {
+			return decision.AsControl(err)
 		}
-		next, made, err := f.commit(ctx, d.change(s, f.started()))
+		next, made, err := f.commit(ctx, d.Change(s, f.started()))
 		if err != nil || made {
-			return said(err)
+			return decision.AsControl(err)
 		}
 		s = next
 	}
 }
 
-// said gives errors of other rooms the sentinels of control.
-func said(err error) error {
-	for _, same := range []struct{ from, to error }{
-		{overlay.ErrInvalid, control.ErrInvalid},
-		{lb.ErrInvalid, control.ErrInvalid},
-		{overlay.ErrConflict, control.ErrExists},
-		{overlay.ErrExhausted, control.ErrInUse},
-		{ledger.ErrUnavailable, control.ErrUnavailable},
-		{ledger.ErrClosed, control.ErrUnavailable},
-	} {
-		if errors.Is(err, same.from) && !errors.Is(err, same.to) {
-			return sentinelError{err, same.to}
-		}
-	}
-	return err
-}
-
-// sentinelError is an error that is a second sentinel too; the text stays.
-type sentinelError struct {
-	error
-	as error
-}
-
-// Unwrap implements the errors package's trees.
-func (e sentinelError) Unwrap() []error { return []error{e.error, e.as} }
-
 // AddNetwork implements control.Service.
 func (f *Fabric) AddNetwork(ctx context.Context, n overlay.Network) (made overlay.Network, err error) {
-	err = f.transact(ctx, func(s *snapshot) (d *decision, err error) {
-		made, d, err = addNetwork(s, n)
+	err = f.transact(ctx, func(s *decision.Snapshot) (d *decision.Decision, err error) {
+		made, d, err = decision.AddNetwork(s, n)
 		return d, err
 	})
 	return made, err
@@ -89,8 +62,8 @@ func (f *Fabric) AddNetwork(ctx context.Context, n overlay.Network) (made overla
 
 // SetNetwork implements control.Service.
 func (f *Fabric) SetNetwork(ctx context.Context, n overlay.Network) (made overlay.Network, err error) {
-	err = f.transact(ctx, func(s *snapshot) (d *decision, err error) {
-		made, d, err = setNetwork(s, n, f.endpoints())
+	err = f.transact(ctx, func(s *decision.Snapshot) (d *decision.Decision, err error) {
+		made, d, err = decision.SetNetwork(s, n, f.endpoints())
 		return d, err
 	})
 	return made, err
@@ -98,23 +71,25 @@ func (f *Fabric) SetNetwork(ctx context.Context, n overlay.Network) (made overla
 
 // RemoveNetwork implements control.Service.
 func (f *Fabric) RemoveNetwork(ctx context.Context, name string) error {
-	return f.transact(ctx, func(s *snapshot) (*decision, error) { return removeNetwork(s, name) })
+	return f.transact(ctx, func(s *decision.Snapshot) (*decision.Decision, error) { return decision.RemoveNetwork(s, name) })
 }
 
 // AddGroup implements control.Service.
 func (f *Fabric) AddGroup(ctx context.Context, g overlay.Group) error {
-	return f.transact(ctx, func(s *snapshot) (*decision, error) { return addGroup(s, g) })
+	return f.transact(ctx, func(s *decision.Snapshot) (*decision.Decision, error) { return decision.AddGroup(s, g) })
 }
 
 // RemoveGroup implements control.Service.
 func (f *Fabric) RemoveGroup(ctx context.Context, g overlay.Group) error {
-	return f.transact(ctx, func(s *snapshot) (*decision, error) { return removeGroup(s, g, f.endpoints()) })
+	return f.transact(ctx, func(s *decision.Snapshot) (*decision.Decision, error) {
+		return decision.RemoveGroup(s, g, f.endpoints())
+	})
 }
 
 // AddRule implements control.Service.
 func (f *Fabric) AddRule(ctx context.Context, r overlay.Rule) (made overlay.Rule, err error) {
-	err = f.transact(ctx, func(s *snapshot) (d *decision, err error) {
-		made, d, err = addRule(s, r)
+	err = f.transact(ctx, func(s *decision.Snapshot) (d *decision.Decision, err error) {
+		made, d, err = decision.AddRule(s, r)
 		return d, err
 	})
 	return made, err
@@ -122,13 +97,13 @@ func (f *Fabric) AddRule(ctx context.Context, r overlay.Rule) (made overlay.Rule
 
 // RemoveRule implements control.Service.
 func (f *Fabric) RemoveRule(ctx context.Context, network string, id overlay.RuleID) error {
-	return f.transact(ctx, func(s *snapshot) (*decision, error) { return removeRule(s, network, id) })
+	return f.transact(ctx, func(s *decision.Snapshot) (*decision.Decision, error) { return decision.RemoveRule(s, network, id) })
 }
 
 // AddPlainNode implements control.Service.
 func (f *Fabric) AddPlainNode(ctx context.Context, n overlay.PlainNode) (made overlay.PlainNode, err error) {
-	err = f.transact(ctx, func(s *snapshot) (d *decision, err error) {
-		made, d, err = addPlainNode(s, n)
+	err = f.transact(ctx, func(s *decision.Snapshot) (d *decision.Decision, err error) {
+		made, d, err = decision.AddPlainNode(s, n)
 		return d, err
 	})
 	return made, err
@@ -141,8 +116,8 @@ func (f *Fabric) RemoveNode(ctx context.Context, id discovery.NodeID, force bool
 	}
 	incarnation := f.incarnation(id)
 	for left := true; left; {
-		err := f.transact(ctx, func(s *snapshot) (d *decision, err error) {
-			d, left, err = removeNode(s, id, incarnation)
+		err := f.transact(ctx, func(s *decision.Snapshot) (d *decision.Decision, err error) {
+			d, left, err = decision.RemoveNode(s, id, incarnation)
 			return d, err
 		})
 		if err != nil {
@@ -171,17 +146,12 @@ func (f *Fabric) incarnation(id discovery.NodeID) uint64 {
 	return last
 }
 
-// Pins implements control.Service.
-func (f *Fabric) Pins(ctx context.Context) ([]lb.Pin, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	s, err := f.fresh(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pins := []lb.Pin{}
-	for _, name := range s.pins.keys() {
-		pins = append(pins, s.pins[name])
-	}
-	return pins, nil
+// Publish implements control.Service.
+func (f *Fabric) Publish(ctx context.Context, p lb.Publication) error {
+	return f.transact(ctx, func(s *decision.Snapshot) (*decision.Decision, error) { return decision.Publish(s, p) })
+}
+
+// Unpublish implements control.Service.
+func (f *Fabric) Unpublish(ctx context.Context, name string) error {
+	return f.transact(ctx, func(s *decision.Snapshot) (*decision.Decision, error) { return decision.Unpublish(s, name) })
 }

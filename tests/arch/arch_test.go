@@ -213,7 +213,7 @@ func TestEveryLibraryHasItsOwnerRoom(t *testing.T) {
 // pure rooms take values and the time and return values.
 var pure = []string{
 	"bpf/row", "overlay/ipam", "overlay/compile", "overlay/explain", "lb/maglev", "lb/compile", "lb/edge", "discovery/dnsname", "discovery/zone", "discovery/zone/table", "discovery/mesos",
-	"control/resource", "control/offer", "agent/task",
+	"control/decision", "control/resource", "control/offer", "agent/task",
 }
 
 func TestPureRoomsTouchNothing(t *testing.T) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"math"
@@ -27,7 +27,7 @@ type blockCursor struct {
 	at     netip.Addr // everything before it is taken; not valid: past the end
 }
 
-func newBlockCursor(s *snapshot, network string, subnet netip.Prefix, length int) *blockCursor {
+func newBlockCursor(s *Snapshot, network string, subnet netip.Prefix, length int) *blockCursor {
 	c := &blockCursor{
 		subnet: subnet, bits: length, taken: map[netip.Prefix]discovery.NodeID{}, held: map[discovery.NodeID]int{}, at: subnet.Addr(),
 	}
@@ -108,7 +108,7 @@ type identityCursor struct {
 	at    int
 }
 
-func newIdentityCursor(s *snapshot, network string) *identityCursor {
+func newIdentityCursor(s *Snapshot, network string) *identityCursor {
 	c := &identityCursor{known: map[string]overlay.GroupSet{}, used: map[overlay.Identity]bool{}, at: firstIdentity}
 	for _, key := range s.identities.below(network) {
 		set := s.identities[key]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"errors"
@@ -26,7 +26,7 @@ func old1() overlay.PlainNode {
 func withPlain(t *testing.T) *world {
 	t.Helper()
 	w := cluster(t)
-	n, d, err := addPlainNode(w.s, old1())
+	n, d, err := AddPlainNode(w.s, old1())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestAPlainNodeHoldsItsBlocksAndItsGroups(t *testing.T) {
 	if diff := cmp.Diff(w.blocks(), map[string]string{"9.0.8.0/24": "old-1", "9.0.9.0/24": "old-1"}); diff != "" {
 		t.Errorf("blocks (-got +want):\n%s", diff)
 	}
-	if _, d, err := addPlainNode(w.s, old1()); err != nil || d != nil {
+	if _, d, err := AddPlainNode(w.s, old1()); err != nil || d != nil {
 		t.Errorf("the same again: %v, %v", d, err)
 	}
 	f := &facts{}
@@ -58,13 +58,13 @@ func TestAPlainNodeHoldsItsBlocksAndItsGroups(t *testing.T) {
 	}
 	// A number that a plain node has is in use.
 	p := &planner{s: w.s}
-	if used := p.usedSets("prod", claims{endpoints: func() []overlay.Endpoint { return nil }}); !used[firstIdentity] {
+	if used := p.usedSets("prod", Claims{endpoints: func() []overlay.Endpoint { return nil }}); !used[firstIdentity] {
 		t.Errorf("identities in use are %v, want the plain node's among them", used)
 	}
 	if shares := w.s.shares(nil); len(shares) != 1 || shares[0].Node != "n1" {
 		t.Errorf("shares are %+v, want n1's alone: nobody gives addresses of a plain node's blocks", shares)
 	}
-	d, left, err := removeNode(w.s, "old-1", 1)
+	d, left, err := RemoveNode(w.s, "old-1", 1)
 	if err != nil || left {
 		t.Fatal(left, err)
 	}
@@ -80,7 +80,7 @@ func TestAPlainNodeThatCanNotBeSaysWhy(t *testing.T) {
 		n := old1()
 		n.Node, n.VTEP, n.Blocks = "old-2", netip.MustParseAddr("10.0.0.9"), []netip.Prefix{netip.MustParsePrefix("9.0.7.0/24")}
 		change(&n)
-		return func() error { _, _, err := addPlainNode(w.s, n); return err }
+		return func() error { _, _, err := AddPlainNode(w.s, n); return err }
 	}
 	block := func(text string) func() error {
 		return other(func(n *overlay.PlainNode) { n.Blocks = []netip.Prefix{netip.MustParsePrefix(text)} })
@@ -102,23 +102,23 @@ func TestAPlainNodeThatCanNotBeSaysWhy(t *testing.T) {
 		"foreign block":  {block("9.9.0.0/24"), control.ErrInvalid, "is not part of network prod"},
 		"no block":       {other(func(n *overlay.PlainNode) { n.Blocks = nil }), control.ErrInvalid, "blocks are 0"},
 		"multicast mac":  {other(func(n *overlay.PlainNode) { n.MAC = "01:00:5e:00:00:01" }), control.ErrInvalid, "is none of an interface"},
-		"network in use": {func() error { _, err := removeNetwork(w.s, "prod"); return err }, control.ErrInUse, "weft node remove old-1 first"},
+		"network in use": {func() error { _, err := RemoveNetwork(w.s, "prod"); return err }, control.ErrInUse, "weft node remove old-1 first"},
 		"subnet in use": {func() error {
-			_, _, err := addNetwork(w.s, overlay.Network{Name: "new", Subnet4: netip.MustParsePrefix("10.0.0.0/29")})
+			_, _, err := AddNetwork(w.s, overlay.Network{Name: "new", Subnet4: netip.MustParsePrefix("10.0.0.0/29")})
 			return err
 		}, control.ErrExists, "plain node old-1 in the underlay"},
 		"group in use": {func() error {
-			d, err := removeRule(w.s, "prod", 1)
+			d, err := RemoveRule(w.s, "prod", 1)
 			if err != nil {
 				return err
 			}
 			w.make(t, d)
-			_, err = removeGroup(w.s, overlay.Group{Network: "prod", Name: "db"}, nil)
+			_, err = RemoveGroup(w.s, overlay.Group{Network: "prod", Name: "db"}, nil)
 			return err
 		}, control.ErrInUse, "plain nodes old-1 are in group"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := said(tt.request()); !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.want) {
+			if err := AsControl(tt.request()); !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %v with %q", err, tt.as, tt.want)
 			}
 		})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"cmp"
@@ -17,9 +17,9 @@ import (
 // runtimeNames are Docker's own networks and Mesos' word for none, which DC/OS refuses too. One that is there stays.
 var runtimeNames = []string{"bridge", "default", "host", "none"}
 
-// addNetwork chooses a VNI where none is given: the one after that given last, so that none comes back
+// AddNetwork chooses a VNI where none is given: the one after that given last, so that none comes back
 // while a frame of the removed network may still be on its way.
-func addNetwork(s *snapshot, n overlay.Network) (overlay.Network, *decision, error) {
+func AddNetwork(s *Snapshot, n overlay.Network) (overlay.Network, *Decision, error) {
 	n = n.Normal()
 	if err := n.Validate(); err != nil {
 		return n, nil, err
@@ -40,7 +40,7 @@ func addNetwork(s *snapshot, n overlay.Network) (overlay.Network, *decision, err
 	if err := overlay.CheckOverlap(n, s.allNetworks(), s.underlay()); err != nil {
 		return n, nil, err
 	}
-	d := &decision{}
+	d := &Decision{}
 	if n.VNI == 0 {
 		vni, err := s.nextVNI()
 		if err != nil {
@@ -53,7 +53,7 @@ func addNetwork(s *snapshot, n overlay.Network) (overlay.Network, *decision, err
 	return n, d, nil
 }
 
-func (s *snapshot) allNetworks() []overlay.Network {
+func (s *Snapshot) allNetworks() []overlay.Network {
 	var all []overlay.Network
 	for _, name := range s.networks.keys() {
 		all = append(all, s.networks[name])
@@ -62,7 +62,7 @@ func (s *snapshot) allNetworks() []overlay.Network {
 }
 
 // underlay returns what is known of it: the addresses of nodes and masters, and whose they are.
-func (s *snapshot) underlay() map[netip.Prefix]string {
+func (s *Snapshot) underlay() map[netip.Prefix]string {
 	hosts := make(map[netip.Prefix]string)
 	for _, a := range s.admissions {
 		if a.VTEP.IsValid() {
@@ -80,7 +80,7 @@ func (s *snapshot) underlay() map[netip.Prefix]string {
 	return hosts
 }
 
-func (s *snapshot) nextVNI() (overlay.VNI, error) {
+func (s *Snapshot) nextVNI() (overlay.VNI, error) {
 	taken := map[overlay.VNI]bool{}
 	for _, n := range s.networks {
 		taken[n.VNI] = true
@@ -97,9 +97,9 @@ func (s *snapshot) nextVNI() (overlay.VNI, error) {
 	return 0, fmt.Errorf("%w: every vni up to %d is taken", overlay.ErrExhausted, overlay.MaxVNI)
 }
 
-// setNetwork changes a network that is in use. What nodes and tasks have of it stays as it is, or the change
+// SetNetwork changes a network that is in use. What nodes and tasks have of it stays as it is, or the change
 // is refused. A VNI or block length of 0 stays what it is.
-func setNetwork(s *snapshot, n overlay.Network, endpoints []overlay.Endpoint) (overlay.Network, *decision, error) {
+func SetNetwork(s *Snapshot, n overlay.Network, endpoints []overlay.Endpoint) (overlay.Network, *Decision, error) {
 	if err := s.has(n.Name); err != nil {
 		return n, nil, err
 	}
@@ -128,14 +128,14 @@ func setNetwork(s *snapshot, n overlay.Network, endpoints []overlay.Endpoint) (o
 	if err := s.inTheWay(old, n, endpoints); err != nil {
 		return n, nil, err
 	}
-	d := &decision{}
+	d := &Decision{}
 	d.set(discovery.KindNetwork, n.Name, n)
 	return n, d, nil
 }
 
 // inTheWay tells which blocks, with how many tasks, a network would no longer hold in its new form. The
 // packet path finds a block by its exact length, so that is as fixed as its place while a node has one.
-func (s *snapshot) inTheWay(old, now overlay.Network, endpoints []overlay.Endpoint) error {
+func (s *Snapshot) inTheWay(old, now overlay.Network, endpoints []overlay.Endpoint) error {
 	var outside, otherLength []string
 	for _, key := range s.blocks.below(now.Name) {
 		b := s.blocks[key]
@@ -165,7 +165,8 @@ func (s *snapshot) inTheWay(old, now overlay.Network, endpoints []overlay.Endpoi
 	return nil
 }
 
-func removeNetwork(s *snapshot, name string) (*decision, error) {
+// RemoveNetwork removes a network and all that is of it, which tasks in it lose. Plain nodes are in the way.
+func RemoveNetwork(s *Snapshot, name string) (*Decision, error) {
 	if err := s.has(name); err != nil {
 		return nil, err
 	}
@@ -173,13 +174,13 @@ func removeNetwork(s *snapshot, name string) (*decision, error) {
 		return nil, fmt.Errorf("%w: plain nodes %s are in network %s; weft node remove %s first",
 			control.ErrInUse, shorten(plain), name, plain[0])
 	}
-	d := &decision{}
+	d := &Decision{}
 	d.drop(discovery.KindNetwork, name)
 	d.dropBelow(discovery.KindGroup, name, s.groups.below(name))
 	d.dropBelow(discovery.KindRule, name, s.rules.below(name))
 	d.dropBelow(discovery.KindBlock, name, s.blocks.below(name))
 	d.dropBelow(discovery.KindIdentity, name, s.identities.below(name))
-	for _, p := range s.publicationsOf(name) {
+	for _, p := range s.Publications(name) {
 		d.drop(discovery.KindPublication, p.Name())
 	}
 	return d, nil

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"fmt"
@@ -43,32 +43,32 @@ func (s store) live() map[tombstone]string {
 func step(t *rapid.T, w *world, f *facts) []discovery.Row {
 	network := rapid.SampledFrom([]string{"a", "b", "ab"}).Draw(t, "network")
 	group := overlay.Group{Network: network, Name: rapid.SampledFrom([]string{"web", "db"}).Draw(t, "group")}
-	var d *decision
+	var d *Decision
 	var err error
 	switch rapid.IntRange(0, 7).Draw(t, "request") {
 	case 0:
 		n := overlay.Network{Name: network, Subnet4: overlayPrefix(network)}
-		_, d, err = addNetwork(w.s, n)
+		_, d, err = AddNetwork(w.s, n)
 	case 1:
-		d, err = removeNetwork(w.s, network)
+		d, err = RemoveNetwork(w.s, network)
 	case 2:
-		d, err = addGroup(w.s, group)
+		d, err = AddGroup(w.s, group)
 	case 3:
-		d, err = removeGroup(w.s, group, nil)
+		d, err = RemoveGroup(w.s, group, nil)
 	case 4:
-		_, d, err = addRule(w.s, overlay.Rule{Network: network, From: "web", To: "db"})
+		_, d, err = AddRule(w.s, overlay.Rule{Network: network, From: "web", To: "db"})
 	case 5:
 		if ids := w.s.rules.below(network); len(ids) > 0 {
-			d, err = removeRule(w.s, network, w.s.rules[ids[0]].ID)
+			d, err = RemoveRule(w.s, network, w.s.rules[ids[0]].ID)
 		}
 	case 6:
-		d, _, err = removeNode(w.s, "n1", f.list[0].Incarnation)
+		d, _, err = RemoveNode(w.s, "n1", f.list[0].Incarnation)
 		f.list[0].Incarnation++
 		for i := range f.list {
 			f.list[i].Incarnation = f.list[0].Incarnation
 		}
 	case 7:
-		d = plan(w.s, readClaims(f, time.Time{}))
+		d = Plan(w.s, ReadClaims(f, time.Time{}))
 	}
 	if err != nil {
 		return nil // refused: nothing changes
@@ -99,7 +99,7 @@ func TestRowsOfChangesAndRowsOfEverythingComeToTheSame(t *testing.T) {
 				away.take(list)
 			}
 		}
-		everything, err := rows(w.everything(), 1)
+		everything, err := w.s.Rows(w.everything())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func TestRowsOfChangesAndRowsOfEverythingComeToTheSame(t *testing.T) {
 		if diff := cmp.Diff(steady.live(), fresh.live()); diff != "" {
 			t.Fatalf("who is new believes otherwise: %s", diff)
 		}
-		again, err := (&snapshot{}).apply(w.everything())
+		again, err := (&Snapshot{}).Apply(w.everything())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,12 +131,12 @@ func TestANetworkGoesWithAllThatIsOfIt(t *testing.T) {
 	w.network(t, "prod-2", "9.1.0.0/16", "", 0)
 	f.node("n1", "10.0.0.1")
 	for _, network := range []string{"prod", "prod-2"} {
-		d, err := addGroup(w.s, overlay.Group{Network: network, Name: "web"})
+		d, err := AddGroup(w.s, overlay.Group{Network: network, Name: "web"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.make(t, d)
-		_, d, err = addRule(w.s, overlay.Rule{Network: network, From: "world", To: "web", Protocol: "tcp"})
+		_, d, err = AddRule(w.s, overlay.Rule{Network: network, From: "world", To: "web", Protocol: "tcp"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func TestANetworkGoesWithAllThatIsOfIt(t *testing.T) {
 		f.say("n1", discovery.KindWant, network, overlay.Want{Network: network, Blocks4: 1, Groups: []string{"web"}})
 	}
 	w.settle(t, f)
-	d, err := removeNetwork(w.s, "prod")
+	d, err := RemoveNetwork(w.s, "prod")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestAHandWrittenKeyHarmsNobody(t *testing.T) {
 	w.network(t, "prod", "9.0.0.0/16", "", 0)
 	u := w.everything()
 	u.Entries[0].Value = []byte("{")
-	s, err := (&snapshot{}).apply(u)
+	s, err := (&Snapshot{}).Apply(u)
 	if err == nil || !strings.Contains(err.Error(), "read key network/prod of the ledger") {
 		t.Errorf("got %v, want the key's name", err)
 	}

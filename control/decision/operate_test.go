@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"errors"
@@ -28,13 +28,13 @@ func cluster(t *testing.T) *world {
 	w, f := newWorld(), &facts{}
 	w.network(t, "prod", "9.0.0.0/16", "", 0)
 	for _, g := range []string{"web", "db"} {
-		d, err := addGroup(w.s, overlay.Group{Network: "prod", Name: g})
+		d, err := AddGroup(w.s, overlay.Group{Network: "prod", Name: g})
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.make(t, d)
 	}
-	_, d, err := addRule(w.s, overlay.Rule{Network: "prod", From: "web", To: "db", Protocol: "tcp", Ports: []overlay.PortRange{{First: 5432, Last: 5432}}})
+	_, d, err := AddRule(w.s, overlay.Rule{Network: "prod", From: "web", To: "db", Protocol: "tcp", Ports: []overlay.PortRange{{First: 5432, Last: 5432}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,15 +51,15 @@ func TestRequestsThatCanNotBeGrantedSayWhy(t *testing.T) {
 		if change != nil {
 			change(&n)
 		}
-		return func() error { _, _, err := addNetwork(w.s, n); return err }
+		return func() error { _, _, err := AddNetwork(w.s, n); return err }
 	}
 	group := func(network, name string) func() error {
-		return func() error { _, err := addGroup(w.s, overlay.Group{Network: network, Name: name}); return err }
+		return func() error { _, err := AddGroup(w.s, overlay.Group{Network: network, Name: name}); return err }
 	}
 	rule := func(r overlay.Rule) func() error {
-		return func() error { _, _, err := addRule(w.s, r); return err }
+		return func() error { _, _, err := AddRule(w.s, r); return err }
 	}
-	drop := func(remove func() (*decision, error)) func() error {
+	drop := func(remove func() (*Decision, error)) func() error {
 		return func() error { _, err := remove(); return err }
 	}
 	endpoints := []overlay.Endpoint{{Attachment: overlay.Attachment{Task: "web-1", Network: "prod", Groups: []string{"web"}}}}
@@ -79,25 +79,25 @@ func TestRequestsThatCanNotBeGrantedSayWhy(t *testing.T) {
 		"unknown group":   {rule(overlay.Rule{Network: "prod", From: "web", To: "cache"}), control.ErrNotFound, `no group of network prod "cache"; there are db, web`},
 		"rule's network":  {rule(overlay.Rule{Network: "test", From: "web", To: "db"}), control.ErrNotFound, `no network "test"`},
 		"ports":           {rule(overlay.Rule{Network: "prod", From: "web", To: "db", Ports: []overlay.PortRange{{First: 1, Last: 2}}}), control.ErrInvalid, "ports need protocol"},
-		"no such network": {drop(func() (*decision, error) { return removeNetwork(w.s, "prdo") }), control.ErrNotFound, `no network "prdo"; there are prod`},
-		"no such group":   {drop(func() (*decision, error) { return removeGroup(w.s, overlay.Group{Network: "prod", Name: "x"}, nil) }), control.ErrNotFound, `"x"; there are db, web`},
-		"ruled group":     {drop(func() (*decision, error) { return removeGroup(w.s, overlay.Group{Network: "prod", Name: "db"}, nil) }), control.ErrInUse, "weft rule remove prod 1 first"},
-		"no such rule":    {drop(func() (*decision, error) { return removeRule(w.s, "prod", 7) }), control.ErrNotFound, `no rule of network prod "7"; there are 1`},
-		"no such node":    {drop(func() (*decision, error) { d, _, err := removeNode(w.s, "n7", 1); return d, err }), control.ErrNotFound, `no admitted node "n7"; there are n1`},
-		"group with tasks": {drop(func() (*decision, error) {
-			d, err := removeRule(w.s, "prod", 1)
+		"no such network": {drop(func() (*Decision, error) { return RemoveNetwork(w.s, "prdo") }), control.ErrNotFound, `no network "prdo"; there are prod`},
+		"no such group":   {drop(func() (*Decision, error) { return RemoveGroup(w.s, overlay.Group{Network: "prod", Name: "x"}, nil) }), control.ErrNotFound, `"x"; there are db, web`},
+		"ruled group":     {drop(func() (*Decision, error) { return RemoveGroup(w.s, overlay.Group{Network: "prod", Name: "db"}, nil) }), control.ErrInUse, "weft rule remove prod 1 first"},
+		"no such rule":    {drop(func() (*Decision, error) { return RemoveRule(w.s, "prod", 7) }), control.ErrNotFound, `no rule of network prod "7"; there are 1`},
+		"no such node":    {drop(func() (*Decision, error) { d, _, err := RemoveNode(w.s, "n7", 1); return d, err }), control.ErrNotFound, `no admitted node "n7"; there are n1`},
+		"group with tasks": {drop(func() (*Decision, error) {
+			d, err := RemoveRule(w.s, "prod", 1)
 			if err != nil {
 				return nil, err
 			}
 			w.make(t, d)
-			return removeGroup(w.s, overlay.Group{Network: "prod", Name: "web"}, endpoints)
+			return RemoveGroup(w.s, overlay.Group{Network: "prod", Name: "web"}, endpoints)
 		}), control.ErrInUse, `tasks web-1 are in group "web"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := w.s
 			w = cluster(t)
 			defer func() { w.s = before }()
-			err := said(tt.request())
+			err := AsControl(tt.request())
 			if !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %v with %q", err, tt.as, tt.want)
 			}
@@ -107,14 +107,14 @@ func TestRequestsThatCanNotBeGrantedSayWhy(t *testing.T) {
 
 func TestTheSameAgainChangesNothing(t *testing.T) {
 	w := cluster(t)
-	n, d, err := addNetwork(w.s, overlay.Network{Name: "prod", Subnet4: netip.MustParsePrefix("9.0.0.0/16"), Block4: 24})
+	n, d, err := AddNetwork(w.s, overlay.Network{Name: "prod", Subnet4: netip.MustParsePrefix("9.0.0.0/16"), Block4: 24})
 	if err != nil || d != nil || n.VNI != 1 {
 		t.Errorf("network: %+v, %v, %v, want the one that is there", n, d, err)
 	}
-	if d, err := addGroup(w.s, overlay.Group{Network: "prod", Name: "web"}); err != nil || d != nil {
+	if d, err := AddGroup(w.s, overlay.Group{Network: "prod", Name: "web"}); err != nil || d != nil {
 		t.Errorf("group: %v, %v", d, err)
 	}
-	r, d, err := addRule(w.s, overlay.Rule{Network: "prod", From: "web", To: "db", Protocol: "tcp", Action: overlay.Allow, Ports: []overlay.PortRange{{First: 5432, Last: 5432}, {First: 5432, Last: 5432}}})
+	r, d, err := AddRule(w.s, overlay.Rule{Network: "prod", From: "web", To: "db", Protocol: "tcp", Action: overlay.Allow, Ports: []overlay.PortRange{{First: 5432, Last: 5432}, {First: 5432, Last: 5432}}})
 	if err != nil || d != nil || r.ID != 1 {
 		t.Errorf("rule: %+v, %v, %v, want the one that is there", r, d, err)
 	}
@@ -122,12 +122,12 @@ func TestTheSameAgainChangesNothing(t *testing.T) {
 
 func TestRuleIDsAreNeverUsedAgain(t *testing.T) {
 	w := cluster(t)
-	d, err := removeRule(w.s, "prod", 1)
+	d, err := RemoveRule(w.s, "prod", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.make(t, d)
-	r, _, err := addRule(w.s, overlay.Rule{Network: "prod", From: "web", To: "db"})
+	r, _, err := AddRule(w.s, overlay.Rule{Network: "prod", From: "web", To: "db"})
 	if err != nil || r.ID != 2 {
 		t.Errorf("rule %d, %v, want 2", r.ID, err)
 	}
@@ -137,7 +137,7 @@ func TestChosenVNIsStepRoundGivenOnes(t *testing.T) {
 	w := newWorld()
 	for i, tt := range []struct{ give, want overlay.VNI }{{2, 2}, {0, 1}, {0, 3}, {1000, 1000}, {0, 4}} {
 		n := overlay.Network{Name: string(rune('a' + i)), VNI: tt.give, Subnet4: netip.PrefixFrom(netip.AddrFrom4([4]byte{9, byte(i), 0, 0}), 16)}
-		got, d, err := addNetwork(w.s, n)
+		got, d, err := AddNetwork(w.s, n)
 		if err != nil || got.VNI != tt.want {
 			t.Fatalf("network %d: vni %d, %v, want %d", i, got.VNI, err, tt.want)
 		}
@@ -156,14 +156,14 @@ func TestRemovingANodeWithManyBlocksTakesManyChanges(t *testing.T) {
 	}
 	changes := 0
 	for left := true; left; changes++ {
-		var d *decision
+		var d *Decision
 		var err error
-		d, left, err = removeNode(w.s, "n1", 7)
+		d, left, err = RemoveNode(w.s, "n1", 7)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.make(t, d)
-		if d := plan(w.s, readClaims(f, time.Time{})); !d.empty() {
+		if d := Plan(w.s, ReadClaims(f, time.Time{})); !d.Empty() {
 			t.Fatalf("a node that is being removed is given %v", d.put)
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"cmp"
@@ -16,7 +16,7 @@ import (
 const manyAddresses = math.MaxInt32
 
 // shares counts what nodes have of networks, by network and node: of all that hold a block.
-func (s *snapshot) shares(endpoints []overlay.Endpoint) []control.Share {
+func (s *Snapshot) shares(endpoints []overlay.Endpoint) []control.Share {
 	type of struct {
 		network string
 		node    discovery.NodeID

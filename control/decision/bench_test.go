@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"fmt"
@@ -39,7 +39,7 @@ func BenchmarkNothingToDecide(b *testing.B) {
 	w, f := thousand(b)
 	w.settle(b, f)
 	for b.Loop() {
-		if d := plan(w.s, readClaims(f, time.Time{})); !d.empty() {
+		if d := Plan(w.s, ReadClaims(f, time.Time{})); !d.Empty() {
 			b.Fatal("something is to be decided")
 		}
 	}

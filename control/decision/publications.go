@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -12,8 +11,8 @@ import (
 	"weft/lb"
 )
 
-// publish makes a VIP known outside. The VIP itself need not be there yet: it comes and goes with its tasks.
-func publish(s *snapshot, p lb.Publication) (*decision, error) {
+// Publish makes a VIP known outside. The VIP itself need not be there yet: it comes and goes with its tasks.
+func Publish(s *Snapshot, p lb.Publication) (*Decision, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
@@ -35,22 +34,23 @@ func publish(s *snapshot, p lb.Publication) (*decision, error) {
 	if old == p {
 		return nil, nil
 	}
-	d := &decision{}
+	d := &Decision{}
 	d.set(discovery.KindPublication, p.Name(), p)
 	return d, nil
 }
 
-func unpublish(s *snapshot, name string) (*decision, error) {
+// Unpublish takes it back.
+func Unpublish(s *Snapshot, name string) (*Decision, error) {
 	if _, ok := s.publications[name]; !ok {
 		return nil, notFound("publication", name, s.publications.keys())
 	}
-	d := &decision{}
+	d := &Decision{}
 	d.drop(discovery.KindPublication, name)
 	return d, nil
 }
 
-// publicationsOf lists those of a network, all where it is empty.
-func (s *snapshot) publicationsOf(network string) []lb.Publication {
+// Publications lists those of a network, all where it is empty.
+func (s *Snapshot) Publications(network string) []lb.Publication {
 	list := []lb.Publication{}
 	for _, p := range s.publications {
 		if network == "" || p.VIP.Network == network {
@@ -59,23 +59,4 @@ func (s *snapshot) publicationsOf(network string) []lb.Publication {
 	}
 	slices.SortFunc(list, lb.Publication.Compare)
 	return list
-}
-
-// Publish implements control.Service.
-func (f *Fabric) Publish(ctx context.Context, p lb.Publication) error {
-	return f.transact(ctx, func(s *snapshot) (*decision, error) { return publish(s, p) })
-}
-
-// Unpublish implements control.Service.
-func (f *Fabric) Unpublish(ctx context.Context, name string) error {
-	return f.transact(ctx, func(s *snapshot) (*decision, error) { return unpublish(s, name) })
-}
-
-// Publications implements control.Service.
-func (f *Fabric) Publications(ctx context.Context, network string) ([]lb.Publication, error) {
-	s, _, err := f.read(ctx, network)
-	if err != nil {
-		return nil, err
-	}
-	return s.publicationsOf(network), nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"errors"
@@ -48,7 +48,7 @@ func TestANetworkInUseGrowsAndChanges(t *testing.T) {
 			n := w.s.networks["prod"]
 			before := w.blocks()
 			tt.change(&n)
-			made, d, err := setNetwork(w.s, n, endpoints)
+			made, d, err := SetNetwork(w.s, n, endpoints)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,8 +98,8 @@ func TestAChangeOfANetworkThatSomethingIsInTheWayOfSaysWhat(t *testing.T) {
 			w, endpoints := inUse(t)
 			n := w.s.networks["prod"]
 			tt.change(&n)
-			_, _, err := setNetwork(w.s, n, endpoints)
-			if err = said(err); !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.want) {
+			_, _, err := SetNetwork(w.s, n, endpoints)
+			if err = AsControl(err); !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %v with %q", err, tt.as, tt.want)
 			}
 		})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"cmp"
@@ -17,7 +17,8 @@ import (
 
 // What operators ask for, as pure functions of a snapshot. A nil decision changes nothing.
 
-func addGroup(s *snapshot, g overlay.Group) (*decision, error) {
+// AddGroup makes a name one that tasks may have.
+func AddGroup(s *Snapshot, g overlay.Group) (*Decision, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
 	}
@@ -27,14 +28,14 @@ func addGroup(s *snapshot, g overlay.Group) (*decision, error) {
 	if s.isGroup(g.Network, g.Name) {
 		return nil, nil
 	}
-	d := &decision{}
+	d := &Decision{}
 	d.set(discovery.KindGroup, g.Network+"/"+g.Name, g)
 	return d, nil
 }
 
-// removeGroup refuses a group that is in use. Identities that stand for sets with the group stay:
+// RemoveGroup refuses a group that is in use. Identities that stand for sets with the group stay:
 // nobody can ask for them any more, and none is used anew while a task may still carry it.
-func removeGroup(s *snapshot, g overlay.Group, endpoints []overlay.Endpoint) (*decision, error) {
+func RemoveGroup(s *Snapshot, g overlay.Group, endpoints []overlay.Endpoint) (*Decision, error) {
 	if err := s.has(g.Network); err != nil {
 		return nil, err
 	}
@@ -60,12 +61,12 @@ func removeGroup(s *snapshot, g overlay.Group, endpoints []overlay.Endpoint) (*d
 		return nil, fmt.Errorf("%w: tasks %s are in group %q of network %s; end them first",
 			control.ErrInUse, shorten(slices.Compact(tasks)), g.Name, g.Network)
 	}
-	d := &decision{}
+	d := &Decision{}
 	d.drop(discovery.KindGroup, g.Network+"/"+g.Name)
 	return d, nil
 }
 
-func (s *snapshot) rulesNaming(g overlay.Group) []overlay.RuleID {
+func (s *Snapshot) rulesNaming(g overlay.Group) []overlay.RuleID {
 	var ids []overlay.RuleID
 	for _, r := range s.rules {
 		if r.Network == g.Network && (r.From == g.Name || r.To == g.Name) {
@@ -76,8 +77,8 @@ func (s *snapshot) rulesNaming(g overlay.Group) []overlay.RuleID {
 	return ids
 }
 
-// addRule numbers the rule. The same rule again, whatever id it names, is the one that is there.
-func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
+// AddRule numbers the rule. The same rule again, whatever id it names, is the one that is there.
+func AddRule(s *Snapshot, r overlay.Rule) (overlay.Rule, *Decision, error) {
 	r.ID = 0
 	if r.Action == "" {
 		r.Action = overlay.Allow
@@ -116,7 +117,7 @@ func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
 		return r, nil, fmt.Errorf("%w: every rule id is used up", overlay.ErrExhausted)
 	}
 	r.ID = overlay.RuleID(id)
-	d := &decision{}
+	d := &Decision{}
 	d.set(kindNumber, numberRule, id)
 	d.set(discovery.KindRule, r.Network+"/"+strconv.FormatUint(id, 10), r)
 	return r, d, nil
@@ -124,7 +125,7 @@ func addRule(s *snapshot, r overlay.Rule) (overlay.Rule, *decision, error) {
 
 // outside refuses a prefix that lies within a network: tasks are told apart by their groups, and what
 // comes from another network is never let in.
-func (s *snapshot) outside(prefix netip.Prefix) error {
+func (s *Snapshot) outside(prefix netip.Prefix) error {
 	for _, n := range s.allNetworks() {
 		for _, subnet := range n.Subnets() {
 			if subnet.Bits() <= prefix.Bits() && subnet.Contains(prefix.Addr()) {
@@ -138,7 +139,7 @@ func (s *snapshot) outside(prefix netip.Prefix) error {
 
 // fits refuses a rule whose ports would not fit into a verdict beside those of the other rules towards
 // any set of groups that there is.
-func (s *snapshot) fits(r overlay.Rule) error {
+func (s *Snapshot) fits(r overlay.Rule) error {
 	sets := []overlay.GroupSet{{Network: r.Network, Groups: []string{r.To}}}
 	for _, key := range s.identities.below(r.Network) {
 		if set := s.identities[key]; slices.Contains(set.Groups, r.To) {
@@ -155,7 +156,7 @@ func (s *snapshot) fits(r overlay.Rule) error {
 }
 
 // ranges counts the ranges of ports of all rules towards a set of groups.
-func (s *snapshot) ranges(network string, groups []string) int {
+func (s *Snapshot) ranges(network string, groups []string) int {
 	n := 0
 	for _, r := range s.rules {
 		if r.Network == network && slices.Contains(groups, r.To) {
@@ -179,7 +180,8 @@ func sameRule(a, b overlay.Rule) bool {
 		slices.Equal(a.Ports, b.Ports) && a.Action == b.Action && a.Audit == b.Audit
 }
 
-func removeRule(s *snapshot, network string, id overlay.RuleID) (*decision, error) {
+// RemoveRule removes a rule; its id is never used again.
+func RemoveRule(s *Snapshot, network string, id overlay.RuleID) (*Decision, error) {
 	if err := s.has(network); err != nil {
 		return nil, err
 	}
@@ -187,12 +189,12 @@ func removeRule(s *snapshot, network string, id overlay.RuleID) (*decision, erro
 	if _, ok := s.rules[key]; !ok {
 		return nil, notFound("rule of network "+network, strconv.FormatUint(uint64(id), 10), s.ruleIDs(network))
 	}
-	d := &decision{}
+	d := &Decision{}
 	d.drop(discovery.KindRule, key)
 	return d, nil
 }
 
-func (s *snapshot) ruleIDs(network string) []string {
+func (s *Snapshot) ruleIDs(network string) []string {
 	var ids []overlay.RuleID
 	for _, key := range s.rules.below(network) {
 		ids = append(ids, s.rules[key].ID)
@@ -205,10 +207,10 @@ func (s *snapshot) ruleIDs(network string) []string {
 	return text
 }
 
-// removeNode voids the node's rows up to the incarnation and frees its blocks. Many blocks take
+// RemoveNode voids the node's rows up to the incarnation and frees its blocks. Many blocks take
 // several changes; left tells that another is needed. The first one shuts the node out, so that it is
 // given nothing meanwhile.
-func removeNode(s *snapshot, id discovery.NodeID, incarnation uint64) (d *decision, left bool, err error) {
+func RemoveNode(s *Snapshot, id discovery.NodeID, incarnation uint64) (d *Decision, left bool, err error) {
 	if _, plain := s.plain[string(id)]; plain {
 		return removePlainNode(s, id), false, nil
 	}
@@ -222,7 +224,7 @@ func removeNode(s *snapshot, id discovery.NodeID, incarnation uint64) (d *decisi
 	if !known || !a.VTEP.IsValid() && len(held) == 0 {
 		return nil, false, notFound("admitted node", string(id), s.admittedNodes())
 	}
-	d = &decision{}
+	d = &Decision{}
 	if a.VTEP.IsValid() {
 		d.set(discovery.KindAdmission, string(id), discovery.Admission{Node: id, Gone: max(a.Gone, incarnation)})
 	}
@@ -235,7 +237,7 @@ func removeNode(s *snapshot, id discovery.NodeID, incarnation uint64) (d *decisi
 	return d, false, nil
 }
 
-func (s *snapshot) admittedNodes() []string {
+func (s *Snapshot) admittedNodes() []string {
 	var ids []string
 	for _, id := range s.admissions.keys() {
 		if s.admissions[id].VTEP.IsValid() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"fmt"
@@ -78,7 +78,7 @@ func TestANumberNeverMeansTwoSetsOfGroups(t *testing.T) {
 		w.network(t, "prod", "9.0.0.0/16", "", 24)
 		names := []string{"a", "b", "c", "d", "e"}
 		for _, g := range names {
-			d, err := addGroup(w.s, overlay.Group{Network: "prod", Name: g})
+			d, err := AddGroup(w.s, overlay.Group{Network: "prod", Name: g})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,10 +98,10 @@ func TestANumberNeverMeansTwoSetsOfGroups(t *testing.T) {
 				}
 			}
 			for range 10 {
-				c := readClaims(f, now)
+				c := ReadClaims(f, now)
 				c.scarce = 2
-				d := plan(w.s, c)
-				if d.empty() {
+				d := Plan(w.s, c)
+				if d.Empty() {
 					return
 				}
 				w.make(t, d)
@@ -156,7 +156,7 @@ func TestANumberNeverMeansTwoSetsOfGroups(t *testing.T) {
 			for _, n := range nodes {
 				n.talk(w)
 			}
-			now = now.Add(quarantine)
+			now = now.Add(Quarantine)
 			lead()
 		}
 		if n := len(w.s.identities); n >= 2 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"cmp"
@@ -15,9 +15,15 @@ import (
 	"weft/overlay"
 )
 
-// claims is what nodes say that the leader has to answer, in an order that does not depend on when
+// Facts are the rows that nodes write, as the master's row store has them.
+type Facts interface {
+	// Rows returns the live rows of a kind.
+	Rows(kind discovery.Kind) []discovery.Row
+}
+
+// Claims is what nodes say that the leader has to answer, in an order that does not depend on when
 // it was heard.
-type claims struct {
+type Claims struct {
 	nodes    []nodeClaim // by id
 	wants    []wantClaim // by node, key
 	backends []nameClaim // of named VIPs, by name
@@ -47,12 +53,9 @@ type nameClaim struct {
 	name string
 }
 
-// readClaims decodes the rows of the kinds that the leader answers.
-func readClaims(f Facts, now time.Time) claims {
-	c := claims{now: now, endpoints: func() (list []overlay.Endpoint) {
-		each(&claims{}, f, discovery.KindEndpoint, func(_ discovery.Row, e overlay.Endpoint) { list = append(list, e) })
-		return list
-	}}
+// ReadClaims decodes the rows of the kinds that the leader answers.
+func ReadClaims(f Facts, now time.Time) Claims {
+	c := Claims{now: now, endpoints: func() []overlay.Endpoint { return Endpoints(f) }}
 	each(&c, f, discovery.KindNode, func(r discovery.Row, n discovery.Node) {
 		n.ID = discovery.NodeID(r.Writer)
 		c.nodes = append(c.nodes, nodeClaim{n, r.Incarnation})
@@ -77,9 +80,22 @@ func readClaims(f Facts, now time.Time) claims {
 	return c
 }
 
+// Sweep has Plan look for numbers that nobody uses, too.
+func (c *Claims) Sweep() { c.scarce = retireFrom }
+
+// Endpoints decodes those of all tasks.
+func Endpoints(f Facts) []overlay.Endpoint {
+	var list []overlay.Endpoint
+	each(&Claims{}, f, discovery.KindEndpoint, func(r discovery.Row, e overlay.Endpoint) {
+		e.Node = discovery.NodeID(r.Writer)
+		list = append(list, e)
+	})
+	return list
+}
+
 // each decodes the rows of a kind; a node speaks of itself only: the writer is who it is, whatever
 // the value says.
-func each[T any](c *claims, f Facts, kind discovery.Kind, take func(discovery.Row, T)) {
+func each[T any](c *Claims, f Facts, kind discovery.Kind, take func(discovery.Row, T)) {
 	for _, r := range f.Rows(kind) {
 		if r.Deleted || r.Writer == discovery.Ledger {
 			continue

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"encoding/json"
@@ -56,11 +56,11 @@ func (f *facts) node(id, addr string) {
 
 // world is a ledger in memory: it holds what decisions leave.
 type world struct {
-	s   *snapshot
+	s   *Snapshot
 	raw map[string]ledger.Entry
 }
 
-func newWorld() *world { return &world{&snapshot{}, map[string]ledger.Entry{}} }
+func newWorld() *world { return &world{&Snapshot{}, map[string]ledger.Entry{}} }
 
 // everything is the update that a master gets that starts now.
 func (w *world) everything() ledger.Update {
@@ -72,11 +72,11 @@ func (w *world) everything() ledger.Update {
 }
 
 // make carries out a decision, as the ledger would, and returns the rows of it.
-func (w *world) make(t failer, d *decision) []discovery.Row {
-	if d == nil || d.empty() {
+func (w *world) make(t failer, d *Decision) []discovery.Row {
+	if d == nil || d.Empty() {
 		return nil
 	}
-	change := d.change(w.s, 1)
+	change := d.Change(w.s, 1)
 	if change.Size() > ledger.MaxChanges {
 		t.Fatalf("a change of %d: at most %d are allowed", change.Size(), ledger.MaxChanges)
 	}
@@ -98,11 +98,11 @@ func (w *world) make(t failer, d *decision) []discovery.Row {
 			delete(w.raw, e.Key)
 		}
 	}
-	next, err := w.s.apply(u)
+	next, err := w.s.Apply(u)
 	if err != nil {
 		t.Fatalf("apply: %v", err)
 	}
-	list, err := rows(u, 1)
+	list, err := next.Rows(u)
 	if err != nil {
 		t.Fatalf("rows: %v", err)
 	}
@@ -130,8 +130,8 @@ type failer interface {
 // settle lets the leader decide until nothing is left to decide.
 func (w *world) settle(t failer, f Facts) {
 	for range 1000 {
-		d := plan(w.s, readClaims(f, time.Time{}))
-		if d.empty() {
+		d := Plan(w.s, ReadClaims(f, time.Time{}))
+		if d.Empty() {
 			return
 		}
 		w.make(t, d)
@@ -147,7 +147,7 @@ func (w *world) network(t failer, name, subnet4, subnet6 string, block4 int) {
 	if subnet6 != "" {
 		n.Subnet6 = netip.MustParsePrefix(subnet6)
 	}
-	_, d, err := addNetwork(w.s, n)
+	_, d, err := AddNetwork(w.s, n)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -192,7 +192,7 @@ func TestBlocksAreGivenLowestFirst(t *testing.T) {
 	if diff := cmp.Diff(want, w.blocks()); diff != "" {
 		t.Error(diff)
 	}
-	d, _, err := removeNode(w.s, "n2", 7)
+	d, _, err := RemoveNode(w.s, "n2", 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestARemovedNodeComesBackWithANewLifeOnly(t *testing.T) {
 	w, f := newWorld(), &facts{}
 	f.node("n1", "10.0.0.1")
 	w.settle(t, f)
-	d, _, err := removeNode(w.s, "n1", 7)
+	d, _, err := RemoveNode(w.s, "n1", 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +362,7 @@ func TestNodesAreNumbered(t *testing.T) {
 	if diff := cmp.Diff(want, numbers()); diff != "" {
 		t.Error(diff)
 	}
-	d, _, err := removeNode(w.s, "b", 1<<40)
+	d, _, err := RemoveNode(w.s, "b", 1<<40)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestASetOfGroupsHasOneIdentity(t *testing.T) {
 	w, f := newWorld(), &facts{}
 	w.network(t, "prod", "9.0.0.0/16", "", 0)
 	for _, g := range []string{"web", "db"} {
-		d, err := addGroup(w.s, overlay.Group{Network: "prod", Name: g})
+		d, err := AddGroup(w.s, overlay.Group{Network: "prod", Name: g})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -492,7 +492,7 @@ func TestWhateverNodesWantNothingIsGivenTwice(t *testing.T) {
 
 // checkBlocks fails if blocks overlap, lie outside of their network, have the wrong length, or leave
 // a gap (nothing was freed, so the lowest are given).
-func checkBlocks(t failer, s *snapshot) {
+func checkBlocks(t failer, s *Snapshot) {
 	highest := map[string]overlay.Block{}
 	count := map[string]int{}
 	for _, key := range s.blocks.keys() {
@@ -517,7 +517,7 @@ func checkBlocks(t failer, s *snapshot) {
 		if b.Prefix.Addr().Is6() {
 			subnet = n.Subnet6
 		}
-		walk := newBlockCursor(&snapshot{}, b.Network, subnet, b.Prefix.Bits())
+		walk := newBlockCursor(&Snapshot{}, b.Network, subnet, b.Prefix.Bits())
 		for range count[id] - 1 {
 			nextOf(walk)
 		}
@@ -549,7 +549,7 @@ func TestBlocksEndWithTheirSubnet(t *testing.T) {
 			"ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff4/126 ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8/126 ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc/126"},
 		{"fd00::ffff:ffff:ffff:fffe/127", 128, "fd00::ffff:ffff:ffff:fffe/128 fd00::ffff:ffff:ffff:ffff/128"},
 	} {
-		c := newBlockCursor(&snapshot{}, "n", netip.MustParsePrefix(tt.subnet).Masked(), tt.bits)
+		c := newBlockCursor(&Snapshot{}, "n", netip.MustParsePrefix(tt.subnet).Masked(), tt.bits)
 		all := c.free()
 		var got []string
 		for p, ok := nextOf(c); ok; p, ok = nextOf(c) {

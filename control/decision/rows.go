@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"cmp"
@@ -23,10 +23,11 @@ func isRow(kind discovery.Kind) bool {
 	}
 }
 
-// rows makes an update the rows of the writer discovery.Ledger, by Seq. The same update gives the same
-// rows on every master: Seq is the revision that wrote the key, and removed keys come from the records
+// Rows makes an update, which s has, the rows of the writer discovery.Ledger, by Seq. The same update gives the same
+// Rows on every master: Seq is the revision that wrote the key, and removed keys come from the records
 // of their removal, not from the moment that this master heard of it.
-func rows(u ledger.Update, incarnation uint64) ([]discovery.Row, error) {
+func (s *Snapshot) Rows(u ledger.Update) ([]discovery.Row, error) {
+	incarnation := s.numbers[numberIncarnation]
 	var list []discovery.Row
 	at := map[tombstone]int{}
 	add := func(id tombstone, seq uint64, value []byte) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"encoding/json"
@@ -38,9 +38,9 @@ type tombstone struct {
 	Key  string         `json:"key"`
 }
 
-// snapshot is everything that was decided up to a revision. It never changes: apply makes a new one,
+// Snapshot is everything that was decided up to a revision. It never changes: apply makes a new one,
 // sharing what stayed.
-type snapshot struct {
+type Snapshot struct {
 	revision uint64
 	version  uint64 // base of the next decision
 
@@ -102,7 +102,7 @@ func (t table[V]) below(network string) []string {
 	return keys
 }
 
-func (s *snapshot) table(kind discovery.Kind) anyTable {
+func (s *Snapshot) table(kind discovery.Kind) anyTable {
 	switch kind {
 	case discovery.KindNetwork:
 		return &s.networks
@@ -135,10 +135,16 @@ func (s *snapshot) table(kind discovery.Kind) anyTable {
 	}
 }
 
-// apply returns the snapshot after an update. Keys that can't be read are left out and reported:
+// Revision is that of the ledger up to which decisions are in it.
+func (s *Snapshot) Revision() uint64 { return s.revision }
+
+// Holds reports whether the decisions up to a version of the ledger are in it.
+func (s *Snapshot) Holds(version uint64) bool { return s.version >= version && s.revision > 0 }
+
+// Apply returns the snapshot after an update. Keys that can't be read are left out and reported:
 // somebody wrote into the ledger by hand.
-func (s *snapshot) apply(u ledger.Update) (*snapshot, error) {
-	next := &snapshot{}
+func (s *Snapshot) Apply(u ledger.Update) (*Snapshot, error) {
+	next := &Snapshot{}
 	if !u.Reset {
 		*next = *s
 	}
@@ -175,10 +181,10 @@ func rowKey(kind discovery.Kind, rest string) string {
 }
 
 // leads returns the id of the master that leads, or led last.
-func (s *snapshot) leads() string { return s.leader[leaderKey].ID }
+func (s *Snapshot) leads() string { return s.leader[leaderKey].ID }
 
 // has returns an error that lists the networks there are, if name is not one of them.
-func (s *snapshot) has(name string) error {
+func (s *Snapshot) has(name string) error {
 	if _, ok := s.networks[name]; !ok {
 		return notFound("network", name, s.networks.keys())
 	}
@@ -186,7 +192,7 @@ func (s *snapshot) has(name string) error {
 }
 
 // groupsOf returns the names of a network's declared groups, in order.
-func (s *snapshot) groupsOf(network string) []string {
+func (s *Snapshot) groupsOf(network string) []string {
 	names := s.groups.below(network)
 	for i, key := range names {
 		names[i] = s.groups[key].Name
@@ -195,7 +201,7 @@ func (s *snapshot) groupsOf(network string) []string {
 }
 
 // isGroup reports whether tasks of the network may be in the group.
-func (s *snapshot) isGroup(network, name string) bool {
+func (s *Snapshot) isGroup(network, name string) bool {
 	_, ok := s.groups[network+"/"+name]
 	return ok || name == overlay.GroupPublic
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"fmt"
@@ -12,9 +12,9 @@ import (
 	"weft/overlay"
 )
 
-// addPlainNode takes a plain node into its network: its blocks are its own from now on, and its groups have a
+// AddPlainNode takes a plain node into its network: its blocks are its own from now on, and its groups have a
 // number. The same again changes nothing.
-func addPlainNode(s *snapshot, n overlay.PlainNode) (overlay.PlainNode, *decision, error) {
+func AddPlainNode(s *Snapshot, n overlay.PlainNode) (overlay.PlainNode, *Decision, error) {
 	n = n.Normal()
 	if err := n.Validate(); err != nil {
 		return n, nil, err
@@ -42,7 +42,7 @@ func addPlainNode(s *snapshot, n overlay.PlainNode) (overlay.PlainNode, *decisio
 			return n, nil, err
 		}
 	}
-	d := &decision{}
+	d := &Decision{}
 	n.Identity = overlay.IdentityUngrouped
 	if len(n.Groups) > 0 {
 		set, isNew, reason := s.numbered(newIdentityCursor(s, n.Network), n.Network, n.Groups)
@@ -62,7 +62,7 @@ func addPlainNode(s *snapshot, n overlay.PlainNode) (overlay.PlainNode, *decisio
 }
 
 // placeFor refuses a VTEP that somebody else has, or that lies in a network.
-func (s *snapshot) placeFor(vtep netip.Addr) error {
+func (s *Snapshot) placeFor(vtep netip.Addr) error {
 	for _, a := range s.admissions {
 		if a.VTEP == vtep || a.Former == vtep && a.VTEP.IsValid() {
 			return fmt.Errorf("%w: vtep %s is node %s's", control.ErrExists, vtep, a.Node)
@@ -81,7 +81,7 @@ func (s *snapshot) placeFor(vtep netip.Addr) error {
 }
 
 // inNetwork tells which network an address of the underlay lies in; empty: none.
-func (s *snapshot) inNetwork(vtep netip.Addr) string {
+func (s *Snapshot) inNetwork(vtep netip.Addr) string {
 	for _, name := range s.networks.keys() {
 		for _, subnet := range s.networks[name].Subnets() {
 			if subnet.Contains(vtep) {
@@ -93,7 +93,7 @@ func (s *snapshot) inNetwork(vtep netip.Addr) string {
 }
 
 // isFreeBlock refuses what is no block of the network, or another node's.
-func (s *snapshot) isFreeBlock(n overlay.Network, b netip.Prefix) error {
+func (s *Snapshot) isFreeBlock(n overlay.Network, b netip.Prefix) error {
 	inside := slices.ContainsFunc(n.Subnets(), func(p netip.Prefix) bool { return p.Contains(b.Addr()) && p.Bits() <= b.Bits() })
 	switch bits := n.BlockBits(b.Addr()); {
 	case !inside:
@@ -109,7 +109,7 @@ func (s *snapshot) isFreeBlock(n overlay.Network, b netip.Prefix) error {
 }
 
 // plainIn returns the plain nodes that are in a network and, where one is named, in a group.
-func (s *snapshot) plainIn(network, group string) []string {
+func (s *Snapshot) plainIn(network, group string) []string {
 	var ids []string
 	for _, id := range s.plain.keys() {
 		if p := s.plain[id]; p.Network == network && (group == "" || slices.Contains(p.Groups, group)) {
@@ -120,8 +120,8 @@ func (s *snapshot) plainIn(network, group string) []string {
 }
 
 // removePlainNode takes a plain node out of its network.
-func removePlainNode(s *snapshot, id discovery.NodeID) *decision {
-	d := &decision{}
+func removePlainNode(s *Snapshot, id discovery.NodeID) *Decision {
+	d := &Decision{}
 	d.drop(discovery.KindPlain, string(id))
 	for _, key := range s.blocks.keys() {
 		if s.blocks[key].Node == id {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"fmt"
@@ -21,9 +21,9 @@ import (
 // retirement, that it does not use it. A node that is away tells nothing: its numbers wait for it, or for
 // `weft node remove`.
 const (
-	// quarantine is how long after its retirement a number is not used anew at least: frames that carry it
+	// Quarantine is how long after its retirement a number is not used anew at least: frames that carry it
 	// have left every queue by then (VXLAN frames live as long as IP packets, RFC 791: 255 s at most).
-	quarantine = 5 * time.Minute
+	Quarantine = 5 * time.Minute
 	// retireFrom is how many sets a network has when the first are retired: three quarters of all. Before that
 	// they stay, so that tasks of known groups start without a master.
 	retireFrom = (lastIdentity - firstIdentity + 1) * 3 / 4
@@ -49,7 +49,7 @@ func (p *planner) grantIdentity(w wantClaim) {
 }
 
 // numbered returns the set of groups, sorted, with its number, whether that is news, or why there can be none.
-func (s *snapshot) numbered(cursor *identityCursor, network string, groups []string) (set overlay.GroupSet, isNew bool, reason string) {
+func (s *Snapshot) numbered(cursor *identityCursor, network string, groups []string) (set overlay.GroupSet, isNew bool, reason string) {
 	all := strings.Join(groups, ",")
 	if set, known := cursor.known[all]; known {
 		isNew = set.Retired != 0
@@ -74,7 +74,7 @@ func (s *snapshot) numbered(cursor *identityCursor, network string, groups []str
 }
 
 // retire looks after the numbers that nobody uses, in networks where they run short.
-func (p *planner) retire(c claims) {
+func (p *planner) retire(c Claims) {
 	if c.scarce == 0 {
 		return
 	}
@@ -86,7 +86,7 @@ func (p *planner) retire(c claims) {
 	}
 }
 
-func (p *planner) retireIn(network string, keys []string, c claims) {
+func (p *planner) retireIn(network string, keys []string, c Claims) {
 	used := p.usedSets(network, c)
 	room := 0 // for more that are retired
 	if len(keys) >= c.scarce {
@@ -121,7 +121,7 @@ func (p *planner) retired(keys []string) (n int) {
 }
 
 // usedSets returns the identities of a network that tasks have or nodes ask for.
-func (p *planner) usedSets(network string, c claims) map[overlay.Identity]bool {
+func (p *planner) usedSets(network string, c Claims) map[overlay.Identity]bool {
 	used := make(map[overlay.Identity]bool)
 	for _, e := range c.endpoints() {
 		if e.Network == network {
@@ -149,8 +149,8 @@ func (p *planner) usedSets(network string, c claims) map[overlay.Identity]bool {
 
 // isFree reports whether a retired number may be used anew: the quarantine is over and every admitted node
 // has released it.
-func (p *planner) isFree(set overlay.GroupSet, c claims) bool {
-	if c.now.Sub(time.UnixMilli(set.Retired)) < quarantine {
+func (p *planner) isFree(set overlay.GroupSet, c Claims) bool {
+	if c.now.Sub(time.UnixMilli(set.Retired)) < Quarantine {
 		return false
 	}
 	released := make(map[discovery.NodeID]bool)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package fabric
+package decision
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 	"weft/overlay"
 )
 
-// plan decides what nodes ask for. It is pure: the same snapshot and claims give the same decision,
+// Plan decides what nodes ask for. It is pure: the same snapshot and claims give the same decision,
 // whoever leads. The stages, one after the other:
 //
 //  1. admit nodes
@@ -22,12 +22,12 @@ import (
 //  5. say what was refused, and withdraw what is refused no more
 //
 // A decision that gets too large for one change is cut: the next round goes on.
-func plan(s *snapshot, c claims) *decision {
+func Plan(s *Snapshot, c Claims) *Decision {
 	p := &planner{
-		s: s, d: &decision{}, admitted: map[discovery.NodeID]uint64{}, vteps: map[netip.Addr]discovery.NodeID{}, hosts: map[netip.Prefix]bool{},
+		s: s, d: &Decision{}, admitted: map[discovery.NodeID]uint64{}, vteps: map[netip.Addr]discovery.NodeID{}, hosts: map[netip.Prefix]bool{},
 		refused: map[string]discovery.Refusal{}, cursors: map[string]*blockCursor{}, sets: map[string]*identityCursor{},
 	}
-	for _, stage := range []func(claims){p.admit, p.grant, p.retire, p.pin} {
+	for _, stage := range []func(Claims){p.admit, p.grant, p.retire, p.pin} {
 		if stage(c); p.d.full() {
 			return p.d
 		}
@@ -40,8 +40,8 @@ func plan(s *snapshot, c claims) *decision {
 }
 
 type planner struct {
-	s        *snapshot
-	d        *decision
+	s        *Snapshot
+	d        *Decision
 	wants    []wantClaim
 	admitted map[discovery.NodeID]uint64 // -> incarnations up to this are void
 	vteps    map[netip.Addr]discovery.NodeID
@@ -60,7 +60,7 @@ func (p *planner) refuse(node discovery.NodeID, kind discovery.Kind, key, format
 
 // admit takes every node that says who and where it is. Whoever may write rows has shown the
 // cluster's secret, if there is one, to the stream that they came by.
-func (p *planner) admit(c claims) {
+func (p *planner) admit(c Claims) {
 	for _, id := range p.s.admissions.keys() {
 		if a := p.s.admissions[id]; a.VTEP.IsValid() {
 			p.admitted[a.Node] = a.Gone
@@ -141,7 +141,7 @@ func (p *planner) vtep(n nodeClaim, a discovery.Admission) (netip.Addr, string) 
 }
 
 // grant answers wishes for blocks and identities.
-func (p *planner) grant(c claims) {
+func (p *planner) grant(c Claims) {
 	p.wants = c.wants
 	for _, w := range c.wants {
 		if p.d.full() {
@@ -164,7 +164,7 @@ func (p *planner) grant(c claims) {
 }
 
 // pin gives every named VIP its addresses, in the order of the names.
-func (p *planner) pin(c claims) {
+func (p *planner) pin(c Claims) {
 	var pins []lb.Pin
 	for _, name := range p.s.pins.keys() {
 		pins = append(pins, p.s.pins[name])
