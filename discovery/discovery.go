@@ -133,7 +133,7 @@ type Name struct {
 	Task      string       `json:"task"`      // task id
 	Label     string       `json:"label"`     // DNS label: web
 	Framework string       `json:"framework"` // weft, unless a scheduler runs the task
-	Network   string       `json:"network"` // HostNetwork: its addresses are its node's
+	Network   string       `json:"network"`   // HostNetwork: its addresses are its node's
 	Node      NodeID       `json:"node"`
 	Addrs     []netip.Addr `json:"addrs"`
 	Ports     []NamedPort  `json:"ports,omitempty"`

@@ -21,7 +21,8 @@ var (
 	ErrInvalid  = errors.New("invalid")
 )
 
-// Key names a VIP: either Name (label.framework, mangled: web.weft) or Addr is set.
+// Key names a VIP: either Name (label.framework, mangled: web.weft) or Addr is set. That of discovery.HostNetwork is one of
+// every network.
 type Key struct {
 	Network  string     `json:"network"`
 	Name     string     `json:"name,omitempty"`
@@ -72,7 +73,8 @@ const (
 	Unhealthy Health = "unhealthy"
 )
 
-// Registration is a task's wish to be behind VIPs.
+// Registration is a task's wish to be behind VIPs. Those of discovery.HostNetwork are VIPs of every network: with the tasks
+// of a network that has the same one.
 type Registration struct {
 	Task      string       `json:"task"`
 	Network   string       `json:"network"`
@@ -151,6 +153,7 @@ type Service interface {
 	SetState(ctx context.Context, task string, s State) (late []discovery.NodeID, err error)
 	// Withdraw takes a task from behind all its VIPs; an unknown task is no error.
 	Withdraw(ctx context.Context, task string) error
-	// VIPs returns every VIP of a network (all networks when empty), by name, address and port.
+	// VIPs returns every VIP of a network (all networks when empty), by name, address and port. In a network the backends of
+	// the same VIP of discovery.HostNetwork are behind it as well; they are told with that.
 	VIPs(ctx context.Context, network string) ([]VIPStatus, error)
 }

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"weft/discovery"
 )
 
 // Publication is an operator's word that clients outside of every network reach a VIP at an address and port, by the
@@ -51,8 +53,11 @@ func (p Publication) Validate() error {
 	if p.Port == 0 || p.VIP.Port == 0 {
 		invalid("port is 0: 1 to 65535 are allowed, of the address and of the VIP")
 	}
-	if p.VIP.Network == "" {
+	switch p.VIP.Network {
+	case "":
 		invalid("the VIP has no network")
+	case discovery.HostNetwork:
+		invalid("the edge leads to tasks of virtual networks, not to those in network %s: clients outside reach these at their nodes", p.VIP.Network)
 	}
 	if p.VIP.Protocol != TCP && p.VIP.Protocol != UDP {
 		invalid("protocol is %q: %s and %s are allowed", p.VIP.Protocol, TCP, UDP)

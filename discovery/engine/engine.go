@@ -236,7 +236,7 @@ func (e *Engine) withdraw(task, but string) error {
 	return nil
 }
 
-// SetServices sets the names of VIPs by network, as load balancing has them now.
+// SetServices sets the names of VIPs by network (empty: every one sees them), as load balancing has them now.
 func (e *Engine) SetServices(services map[string][]discovery.ServiceName) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

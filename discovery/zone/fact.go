@@ -40,7 +40,7 @@ type (
 	Master struct{ discovery.Master }
 	// Leader is the leading one. Its source has to be one and the same for all leaders.
 	Leader struct{ discovery.Master }
-	// Service is a VIP's name, known in one network and to the hosts.
+	// Service is a VIP's name, known in one network and to the hosts; to all where that is empty.
 	Service struct {
 		Network string
 		discovery.ServiceName

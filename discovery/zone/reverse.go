@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"weft/discovery"
 	"weft/discovery/dnsname"
 )
 
@@ -18,10 +19,13 @@ const (
 
 // reverse generates the PTR records:
 //
-//	a task's address -> label.fw.D    a VIP's -> its name    a node's -> its name
+//	a task's address -> label.fw.D    a VIP's -> its name    a node's -> its name, whichever tasks are there
 func reverse(o *Options, f Fact) []Record {
 	switch f := f.(type) {
 	case placedTask:
+		if f.Network == discovery.HostNetwork {
+			return nil // the address is its node's
+		}
 		label, framework := dnsname.Label(f.Label), taskFramework(f.Task)
 		return pointers(dnsname.Join(label, framework, o.Domain), o, f.Addrs)
 	case Host:

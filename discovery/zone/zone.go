@@ -241,7 +241,9 @@ func (z *Zone) recordsOf(id string) []Record {
 			return nil
 		}
 		f = placedTask{t, z.addrsOf(t.Node)}
-		home = t.Network
+		if t.Network != discovery.HostNetwork {
+			home = t.Network
+		}
 		unwell = t.Unwell || z.facts.At(UnwellSource(s.Key, s.Writer).id()) != nil
 	case Host:
 		t.lost = z.lost(t.ID)

@@ -25,11 +25,11 @@ type Compiler struct {
 
 	refuseUnhealthy bool
 
-	order []*entry                // by key
-	where map[Source]*entry       // a backend row, and behind which VIP it is
-	at    map[row.VIPKey][]*entry // who leads to a row: more than one where a literal VIP is at a pinned address
-	held  map[row.VIPKey]held
-	hosts map[row.VIPKey]row.VIP // what the nodes' own sockets find, see host.go
+	order  []*entry                // by key
+	where  map[Source]*entry       // a backend row, and behind which VIP it is
+	at     map[row.VIPKey][]*entry // who leads to a row: more than one where a literal VIP is at a pinned address
+	held   map[row.VIPKey]held
+	copies map[row.VIPKey]row.VIP // rows that are another one once more, see host.go
 
 	vips, backends ids
 	dirty          map[*entry]struct{}
@@ -79,6 +79,7 @@ func New(have Rows) *Compiler {
 		pins: make(map[string]lb.Pin), vnis: make(map[uint32]int), pinned: make(map[row.Addr]int),
 		where: make(map[Source]*entry), at: make(map[row.VIPKey][]*entry), dirty: make(map[*entry]struct{}),
 	}
+	c.SetNetworks(nil)
 	c.Reset(have)
 	return c
 }
@@ -86,14 +87,14 @@ func New(have Rows) *Compiler {
 // Reset says that the tables hold have and nothing else: with the next step everything is compiled anew.
 func (c *Compiler) Reset(have Rows) {
 	c.held, c.loose, c.first = make(map[row.VIPKey]held, len(have.VIPs)), true, &have
-	c.hosts = make(map[row.VIPKey]row.VIP, len(have.VIPs))
+	c.copies = make(map[row.VIPKey]row.VIP, len(have.VIPs))
 	c.vips, c.backends = ids{taken: c.hasVIP}, ids{taken: c.hasBackend}
 	given := make(map[uint32]bool, len(have.VIPs))
 	for _, key := range slices.SortedFunc(maps.Keys(have.VIPs), compareVIPs) {
 		vip := have.VIPs[key]
 		c.vips.use(vip.ID)
-		if key.VNI == row.VNINodes {
-			c.hosts[key] = vip
+		if host, there := have.VIPs[in(vniHost, key)]; key.VNI == row.VNINodes || key.VNI != vniHost && there && host.ID == vip.ID {
+			c.copies[key] = vip
 			continue
 		}
 		if given[vip.ID] {
@@ -111,11 +112,12 @@ func (c *Compiler) Reset(have Rows) {
 
 // SetNetworks says which networks there are, with their VNIs.
 func (c *Compiler) SetNetworks(networks map[string]uint32) {
+	networks = withHost(networks)
 	if maps.Equal(c.networks, networks) {
 		return
 	}
 	before := c.networks
-	c.networks = maps.Clone(networks)
+	c.networks = networks
 	clear(c.vnis)
 	for _, vni := range networks {
 		c.vnis[vni]++
@@ -124,7 +126,7 @@ func (c *Compiler) SetNetworks(networks map[string]uint32) {
 	c.touch(func(e *entry) bool {
 		was, had := before[e.key.Network]
 		is, has := networks[e.key.Network]
-		return had != has || was != is
+		return had != has || was != is || e.key.Network == discovery.HostNetwork // which is shown in each
 	})
 }
 
@@ -254,7 +256,7 @@ func (c *Compiler) Rows() Rows {
 	for key, h := range c.held {
 		all.put(key, h)
 	}
-	maps.Copy(all.VIPs, c.hosts)
+	maps.Copy(all.VIPs, c.copies)
 	return all
 }
 
@@ -279,10 +281,14 @@ func (c *Compiler) Compile(now uint32) Step {
 		c.collect(e, members)
 	}
 	for _, key := range touched {
-		c.placeRow(key, members[key], now, &step)
+		behind := members[key]
+		if host := members[in(vniHost, key)]; key.VNI != vniHost && len(host) > 0 {
+			behind = slices.Concat(behind, host)
+		}
+		c.placeRow(key, behind, now, &step)
 	}
 	for _, key := range touched {
-		c.showHosts(key, &step)
+		c.show(key, &step)
 	}
 	for i, e := range todo {
 		c.number(e)
@@ -302,18 +308,21 @@ func (c *Compiler) Compile(now uint32) Step {
 	return step
 }
 
-// placeRow gives one row its backends. A VIP that nobody leads to stays, without backends, as long as the
-// address is pinned: it is no address of the world.
+// placeRow gives one row its backends, those of host before the others of its family. A VIP that nobody leads to stays,
+// without backends, as long as the address is pinned: it is no address of the world.
 func (c *Compiler) placeRow(key row.VIPKey, ms []member, now uint32, step *Step) {
 	old, known := c.held[key]
 	if known {
 		step.Have.put(key, old)
 	}
-	if len(c.at[key]) == 0 && (!known || c.pinned[key.Addr] == 0 || c.vnis[key.VNI] == 0) {
-		delete(c.held, key)
-		return
+	if len(c.at[key]) == 0 {
+		_, copied := c.held[in(vniHost, key)]
+		if copied = copied && key.VNI != vniHost; copied || !known || c.pinned[key.Addr] == 0 || c.vnis[key.VNI] == 0 {
+			delete(c.held, key)
+			return
+		}
 	}
-	next := c.place(c.judge(ms), old, now)
+	next := c.place(c.judge(ms), old, c.sharedIDs(key), now)
 	c.held[key] = next
 	step.Want.put(key, next)
 }
@@ -370,6 +379,7 @@ func (c *Compiler) spread() (todo, gone []*entry, touched []row.VIPKey) {
 		for _, e := range c.at[touched[at]] {
 			choose(e)
 		}
+		touch(c.family(touched[at])...)
 		at++
 	}
 	if c.loose {
@@ -377,7 +387,7 @@ func (c *Compiler) spread() (todo, gone []*entry, touched []row.VIPKey) {
 		touch(c.loneRows()...)
 	}
 	slices.SortFunc(todo, func(a, b *entry) int { return a.key.Compare(b.key) })
-	slices.SortFunc(touched, compareVIPs)
+	slices.SortFunc(touched, hostFirst)
 	return todo, gone, touched
 }
 
@@ -388,8 +398,8 @@ func (c *Compiler) loneRows() (keys []row.VIPKey) {
 			keys = append(keys, key)
 		}
 	}
-	for key := range c.hosts {
-		if _, owned := c.owner(key); !owned {
+	for key := range c.copies {
+		if _, wanted := c.copyOf(key); !wanted {
 			keys = append(keys, key)
 		}
 	}

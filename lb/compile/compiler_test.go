@@ -145,7 +145,7 @@ func TestChangeByChangeIsAsFromScratch(t *testing.T) {
 func checkIDs(t *rapid.T, f Facts, v *VIP, r Rows) {
 	slots := make(map[netip.AddrPort]uint32)
 	for _, a := range v.Addrs {
-		vip := r.VIPs[vipKey(f.Networks[v.Network], a, v.Key)]
+		vip := r.VIPs[vipKey(withHost(f.Networks)[v.Network], a, v.Key)]
 		for s := range vip.Backends {
 			b := r.Backends[row.BackendKey{VIP: vip.ID, Slot: s}]
 			slots[peerOf(b)] = b.ID

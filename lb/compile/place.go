@@ -20,12 +20,14 @@ import (
 //	slots there are   A B C D E     B is gone, F is new:   A F C D E
 //	                                B is gone:             A E C D
 //	                                B drains:              A E C D B
-func (c *Compiler) place(in service, old held, now uint32) held {
+//
+// A backend that has an id elsewhere (shared) has that one.
+func (c *Compiler) place(in service, old held, shared map[netip.AddrPort]uint32, now uint32) held {
 	since := uint32(0)
 	if old.Backends > old.Draining {
 		since = max(1, now)
 	}
-	vip, slots := placeVIP(in, old.slots, since, &c.backends)
+	vip, slots := placeVIP(in, old.slots, since, numbers{shared, &c.backends})
 	if vip.ID = old.ID; vip.ID == 0 {
 		vip.ID = c.vips.next()
 	}
@@ -43,8 +45,8 @@ var policies = map[lb.Policy]uint8{
 }
 
 // placeVIP returns the rows of one VIP, without its id. since is when newcomers came, 0: with it.
-func placeVIP(in service, old []row.Backend, since uint32, next *ids) (row.VIP, []row.Backend) {
-	slots := placeSlots(in.backends, old, since, next)
+func placeVIP(in service, old []row.Backend, since uint32, ids numbers) (row.VIP, []row.Backend) {
+	slots := placeSlots(in.backends, old, since, ids)
 	vip := row.VIP{
 		Backends: uint16(len(slots)), Affinity: uint16(in.balance.Affinity / time.Second),
 		Policy: policies[in.balance.Policy], // of a later version: random
@@ -103,7 +105,7 @@ func (s standing) class() int {
 
 // placeSlots puts the backends of one VIP into slots, class by class: first those that can stay in
 // their slot, then those whose slot is another class's, then the new ones, into what is left.
-func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32, next *ids) []row.Backend {
+func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32, ids numbers) []row.Backend {
 	slots := make([]row.Backend, len(in))
 	var ends [classes]int
 	for _, s := range in {
@@ -125,7 +127,7 @@ func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32,
 		if b.Weight == 0 && s.weight > 0 {
 			b.Since = since // it was out: a newcomer again
 		}
-		b.Weight, b.Share, b.Other = s.weight, 0, 0
+		b.ID, b.Weight, b.Share, b.Other = ids.of(peer, b.ID), s.weight, 0, 0
 		if classAt(i) == s.class() {
 			slots[i] = b
 		} else {
@@ -140,7 +142,7 @@ func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32,
 	for _, p := range fresh {
 		s := rest[p]
 		queues[s.class()] = append(queues[s.class()], row.Backend{
-			Addr: row.AddrOf(p.Addr()), Port: row.Port(p.Port()), Weight: s.weight, ID: next.next(), Since: since,
+			Addr: row.AddrOf(p.Addr()), Port: row.Port(p.Port()), Weight: s.weight, ID: ids.of(p, 0), Since: since,
 		})
 	}
 	for i := range slots {
@@ -150,6 +152,23 @@ func placeSlots(in map[netip.AddrPort]standing, old []row.Backend, since uint32,
 		}
 	}
 	return slots
+}
+
+// numbers gives backends their ids.
+type numbers struct {
+	shared map[netip.AddrPort]uint32
+	fresh  *ids
+}
+
+// of returns the id of a backend that has one here (0: it has none).
+func (n numbers) of(peer netip.AddrPort, has uint32) uint32 {
+	if id, known := n.shared[peer]; known {
+		return id
+	}
+	if has == 0 {
+		has = n.fresh.next()
+	}
+	return has
 }
 
 // ids gives numbers that nothing in the tables has. It counts on from the greatest one, so that
@@ -190,6 +209,13 @@ func (c *Compiler) hasBackend(id uint32) bool {
 		}
 	}
 	return false
+}
+
+func hostFirst(a, b row.VIPKey) int {
+	if (a.VNI == vniHost) != (b.VNI == vniHost) {
+		return cmp.Compare(b.VNI, a.VNI)
+	}
+	return compareVIPs(a, b)
 }
 
 func compareVIPs(a, b row.VIPKey) int {

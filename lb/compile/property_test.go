@@ -47,7 +47,7 @@ func drawFacts(t *rapid.T) Facts {
 
 func drawBackend(t *rapid.T) lb.Backend {
 	key := lb.Key{
-		Network:  rapid.SampledFrom([]string{"prod", "dev"}).Draw(t, "network"),
+		Network:  rapid.SampledFrom([]string{"prod", "prod", "dev", discovery.HostNetwork}).Draw(t, "network"),
 		Port:     80,
 		Protocol: rapid.SampledFrom([]string{lb.TCP, lb.UDP}).Draw(t, "protocol"),
 	}
@@ -63,11 +63,30 @@ func drawBackend(t *rapid.T) lb.Backend {
 		Health:   rapid.SampledFrom([]lb.Health{lb.Unchecked, lb.Unchecked, lb.Healthy, lb.Unhealthy, lb.Unknown}).Draw(t, "health"),
 		Draining: rapid.IntRange(0, 5).Draw(t, "draining") == 0,
 	}
+	if key.Network == discovery.HostNetwork {
+		b.Addrs[0] = netip.AddrFrom4([4]byte{10, 0, 0, n})
+	}
 	b.Policy = rapid.SampledFrom([]lb.Policy{"", "", lb.Maglev}).Draw(t, "policy")
 	if rapid.Bool().Draw(t, "v6") {
 		b.Addrs = append(b.Addrs, netip.MustParseAddr(fmt.Sprintf("fd01:b::%d", n)))
+		if key.Network == discovery.HostNetwork {
+			b.Addrs[1] = netip.MustParseAddr(fmt.Sprintf("fd0a::%d", n))
+		}
 	}
 	return b
+}
+
+// ofHost tells the addresses of nodes from those of tasks.
+func ofHost(a netip.Addr) bool {
+	return netip.MustParsePrefix("10.0.0.0/24").Contains(a) || netip.MustParsePrefix("fd0a::/64").Contains(a)
+}
+
+// isBehind tells whether a backend's VIP has a row's address, port and protocol.
+func isBehind(f Facts, b lb.Backend, k row.VIPKey) bool {
+	at := k.Addr.Netip()
+	named := slices.ContainsFunc(f.Pins, func(p lb.Pin) bool { return p.Name == b.VIP.Name && (p.Addr4 == at || p.Addr6 == at) })
+	proto := map[string]uint8{lb.TCP: 6, lb.UDP: 17}[b.VIP.Protocol]
+	return proto == k.Proto && b.VIP.Port == row.Port(k.Port) && (named || b.VIP.Addr == at)
 }
 
 // served is the model: who serves a row, by the words of the rules alone, and who drains.
@@ -75,16 +94,11 @@ func served(f Facts, k row.VIPKey) (in, draining map[netip.AddrPort]bool) {
 	all, up := make(map[netip.AddrPort]bool), make(map[netip.AddrPort]bool)
 	draining = make(map[netip.AddrPort]bool)
 	for _, b := range f.Backends {
-		vni, known := f.Networks[b.VIP.Network]
-		proto := map[string]uint8{lb.TCP: 6, lb.UDP: 17}[b.VIP.Protocol]
-		if !known || vni != k.VNI || proto != k.Proto || b.VIP.Port != row.Port(k.Port) {
+		vni, known := withHost(f.Networks)[b.VIP.Network]
+		if !known || vni != k.VNI && vni != vniHost || !isBehind(f, b, k) {
 			continue
 		}
 		at := k.Addr.Netip()
-		named := slices.ContainsFunc(f.Pins, func(p lb.Pin) bool { return p.Name == b.VIP.Name && (p.Addr4 == at || p.Addr6 == at) })
-		if !named && b.VIP.Addr != at {
-			continue
-		}
 		for _, a := range b.Addrs {
 			if a.Is4() != at.Is4() {
 				continue
@@ -134,11 +148,34 @@ func inNetworks(t interface{ Fatalf(string, ...any) }, r Rows) Rows {
 	return rest
 }
 
+// inHost wants what tasks in nodes' own networks serve in each network that does not itself, and returns the rows without
+// that.
+func inHost(t interface{ Fatalf(string, ...any) }, f Facts, r Rows) Rows {
+	rest := r.Clone()
+	for k, v := range r.VIPs {
+		if k.VNI != vniHost {
+			continue
+		}
+		for network, vni := range f.Networks {
+			own := slices.ContainsFunc(f.Backends, func(b lb.Backend) bool { return b.VIP.Network == network && isBehind(f, b, k) })
+			if own {
+				continue
+			}
+			if got := r.VIPs[in(vni, k)]; got != v {
+				t.Fatalf("%v of network %s is %+v, want that of host: %+v", k.Addr.Netip(), network, got, v)
+			}
+			delete(rest.VIPs, in(vni, k))
+		}
+	}
+	return rest
+}
+
 func check(t *rapid.T, f Facts, r Rows) {
-	r = inNetworks(t, r)
+	r = inNetworks(t, inHost(t, f, r))
 	vips, ids := make(map[uint32]bool), make(map[uint32]bool)
 	slots := 0
-	for k, v := range r.VIPs {
+	for _, k := range slices.SortedFunc(maps.Keys(r.VIPs), hostFirst) {
+		v := r.VIPs[k]
 		if v.ID == 0 || vips[v.ID] {
 			t.Fatalf("VIP id %d is given twice", v.ID)
 		}
@@ -146,6 +183,12 @@ func check(t *rapid.T, f Facts, r Rows) {
 		got, idle := make(map[netip.AddrPort]bool), make(map[netip.AddrPort]bool)
 		for s := range v.Backends {
 			b, ok := r.Backends[row.BackendKey{VIP: v.ID, Slot: s}]
+			if k.VNI != vniHost && ofHost(b.Addr.Netip()) {
+				if known := hostIDs(r, k)[peerOf(b)]; known != b.ID {
+					t.Fatalf("%v is backend %d in its own network and %d in %d", peerOf(b), known, b.ID, k.VNI)
+				}
+				delete(ids, b.ID)
+			}
 			if !ok || b.ID == 0 || ids[b.ID] || (b.Weight > 0) != (s < v.Backends-v.Draining) {
 				t.Fatalf("slot %d of %v: %+v %t", s, k, b, ok)
 			}
@@ -177,6 +220,17 @@ func check(t *rapid.T, f Facts, r Rows) {
 	if slots != len(r.Backends) {
 		t.Fatalf("%d backends, %d of them counted", len(r.Backends), slots)
 	}
+}
+
+// hostIDs are the ids of the backends that are behind a VIP in nodes' own networks.
+func hostIDs(r Rows, k row.VIPKey) map[netip.AddrPort]uint32 {
+	ids := make(map[netip.AddrPort]uint32)
+	v := r.VIPs[in(vniHost, k)]
+	for s := range v.Backends {
+		b := r.Backends[row.BackendKey{VIP: v.ID, Slot: s}]
+		ids[peerOf(b)] = b.ID
+	}
+	return ids
 }
 
 // sameTables saves looking at every slot by reflection.
@@ -236,7 +290,7 @@ func TestRowsAreWhatTheRulesSay(t *testing.T) {
 			check(t, f, want)
 			// Nothing is lost: every VIP with a backend in a known network has its row.
 			for _, b := range f.Backends {
-				vni, known := f.Networks[b.VIP.Network]
+				vni, known := withHost(f.Networks)[b.VIP.Network]
 				for _, p := range f.Pins {
 					if k := vipKey(vni, p.Addr4, b.VIP); known && p.Name == b.VIP.Name {
 						if _, ok := want.VIPs[k]; !ok {
@@ -265,7 +319,9 @@ func TestSmallChangeIsASmallDiff(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := drawFacts(t)
 		f.Down = nil
-		f.Backends = slices.DeleteFunc(f.Backends, func(b lb.Backend) bool { return b.Weight == 0 })
+		f.Backends = slices.DeleteFunc(f.Backends, func(b lb.Backend) bool {
+			return b.Weight == 0 || b.VIP.Network == discovery.HostNetwork // which are behind others' as well
+		})
 		if len(f.Backends) == 0 {
 			return
 		}

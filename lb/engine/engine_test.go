@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -394,6 +395,51 @@ func TestNamesHaveTheFamiliesThatHaveABackend(t *testing.T) {
 	}
 	if d := cmp.Diff(want, n.Snapshot().Names, servicetest.Compare()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// A task in its node's own network is where its node is, also when that moves.
+func TestReaddressedBackendsAreServedThere(t *testing.T) {
+	n := open(t)
+	n.run(n.lead)
+	n.run(n.Run)
+	r := web("web.1", "10.0.0.1")
+	r.Network = discovery.HostNetwork
+	n.publish(r)
+	n.publish(web("web.2", "9.0.0.5"))
+	if _, err := n.SetState(t.Context(), "web.1", lb.State{Health: lb.Healthy}); err != nil {
+		t.Fatal(err)
+	}
+	next := []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd0a::7")}
+	for range 2 {
+		if err := n.Readdress("web.1", next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Readdress("nosuch", next); err != nil {
+		t.Error(err)
+	}
+	n.wait("host/web.weft:80/tcp web.1=serving, healthy", "prod/web.weft:80/tcp web.2=serving")
+	for changed := n.Changed(); ; changed = n.Changed() {
+		vips, err := n.VIPs(t.Context(), discovery.HostNetwork)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Equal(vips[0].Backends[0].Addrs, next) && len(vips[0].Addrs) == 2 {
+			break
+		}
+		select {
+		case <-changed:
+		case <-time.After(patience):
+			t.Fatalf("%+v, want %v", vips, next)
+		}
+	}
+	want := map[string][]discovery.ServiceName{
+		"":     {{Name: "web.weft", Addrs: []netip.Addr{lb.HashAddr4("web.weft"), lb.HashAddr6("web.weft")}}},
+		"prod": {{Name: "web.weft", Addrs: []netip.Addr{lb.HashAddr4("web.weft")}}},
+	}
+	if d := cmp.Diff(want, n.Snapshot().Names, servicetest.Compare()); d != "" {
+		t.Errorf("names (-want +got):\n%s", d)
 	}
 }
 

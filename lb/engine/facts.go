@@ -204,17 +204,21 @@ func all[T any](store *state.Store, kind discovery.Kind, log *slog.Logger) []T {
 }
 
 // names returns what discovery is to answer: a named VIP has the addresses of those families that
-// have a backend, in or out, for as long as it has one.
+// have a backend, in or out, for as long as it has one. Those that every network sees are of none.
 func names(status []*compile.VIP) map[string][]discovery.ServiceName {
 	addrs := make(map[string]map[string][]netip.Addr)
 	for _, v := range status {
 		if v.Name == "" || len(v.Addrs) == 0 {
 			continue
 		}
-		if addrs[v.Network] == nil {
-			addrs[v.Network] = make(map[string][]netip.Addr)
+		in := v.Network
+		if in == discovery.HostNetwork {
+			in = ""
 		}
-		addrs[v.Network][v.Name] = append(addrs[v.Network][v.Name], v.Addrs...)
+		if addrs[in] == nil {
+			addrs[in] = make(map[string][]netip.Addr)
+		}
+		addrs[in][v.Name] = append(addrs[in][v.Name], v.Addrs...)
 	}
 	names := make(map[string][]discovery.ServiceName, len(addrs))
 	for net, byName := range addrs {

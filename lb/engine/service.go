@@ -150,7 +150,8 @@ func (e *Engine) Published() []string {
 // check refuses what this node's rows contradict.
 func (e *Engine) check(r lb.Registration, backends []lb.Backend) error {
 	networks := all[network](e.store, discovery.KindNetwork, e.log)
-	if !slices.ContainsFunc(networks, func(n network) bool { return n.Name == r.Network }) {
+	known := func(n network) bool { return n.Name == r.Network }
+	if r.Network != discovery.HostNetwork && !slices.ContainsFunc(networks, known) {
 		slices.SortFunc(networks, compareNetworks)
 		known := make([]string, len(networks))
 		for i, n := range networks {
@@ -191,6 +192,21 @@ func (e *Engine) checkLiteral(a netip.Addr, networks []network, pins []lb.Pin) e
 			a, lb.ErrConflict, pins[i].Name)
 	}
 	return nil
+}
+
+// Readdress gives a task's backends other addresses: of a task in the node's own network, when the node has others. A task
+// that has them, or is behind no VIP, is left alone.
+func (e *Engine) Readdress(task string, addrs []netip.Addr) error {
+	e.publishing.Lock()
+	defer e.publishing.Unlock()
+	var errs []error
+	for _, b := range e.own(task) {
+		if !slices.Equal(b.Addrs, addrs) {
+			b.Addrs = addrs
+			errs = append(errs, state.Put(e.store, discovery.KindBackend, b.RowKey(), b))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // replace makes the own rows of a task exactly backends.

@@ -34,7 +34,7 @@ func New(networks ...string) *Service { return &Service{networks: networks} }
 // Publish implements lb.Service.
 func (s *Service) Publish(ctx context.Context, r lb.Registration) ([]lb.VIPStatus, error) {
 	backends, err := r.Backends(Node)
-	if err == nil && !slices.Contains(s.networks, r.Network) {
+	if err == nil && r.Network != discovery.HostNetwork && !slices.Contains(s.networks, r.Network) {
 		err = fmt.Errorf("network %q: %w; known are %s", r.Network, lb.ErrNotFound, strings.Join(s.networks, ", "))
 	}
 	if err == nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weft/discovery"
 	"weft/lb"
 )
 
@@ -38,6 +39,7 @@ func RunContract(t *testing.T, open func(t *testing.T) lb.Service) {
 		{"TasksShareAVIP", subject.tasksShare},
 		{"LiteralVIPsHaveNoName", subject.literals},
 		{"NetworksAreApart", subject.networks},
+		{"NodesOwnNetworkIsKnown", subject.inHost},
 		{"StateDecides", subject.state},
 		{"HealthAtFirst", subject.healthAtFirst},
 		{"WithdrawIsIdempotent", subject.withdraw},
@@ -172,6 +174,31 @@ func (s subject) networks() {
 	s.expect("dev", "dev/web.weft:80/tcp web.2")
 	s.expect("", "dev/web.weft:80/tcp web.2", "prod/web.weft:80/tcp web.1")
 	s.expect("nosuch")
+}
+
+// inHost publishes tasks in their node's own network, also behind a VIP that a network has.
+func (s subject) inHost() {
+	r := web("web.1")
+	r.Network, r.Addrs = discovery.HostNetwork, []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	r.Labels = append(r.Labels, "198.51.100.7:80=8080/tcp")
+	got := s.publish(r)
+	if len(got) != 2 || !got[1].Backends[0].In || !slices.Equal(got[1].Addrs, []netip.Addr{lb.HashAddr4("web.weft")}) {
+		s.t.Errorf("%+v, want the VIP's address of the node's family, and a backend that is in", got)
+	}
+	s.publish(web("web.2"))
+	s.expect(discovery.HostNetwork, "host/198.51.100.7:80/tcp web.1", "host/web.weft:80/tcp web.1")
+	s.expect("prod", "prod/web.weft:80/tcp web.2")
+	if _, err := s.SetState(s.t.Context(), "web.1", lb.State{Health: lb.Healthy}); err != nil {
+		s.t.Error(err)
+	}
+	if err := s.Withdraw(s.t.Context(), "web.1"); err != nil {
+		s.t.Error(err)
+	}
+	s.expect("", "prod/web.weft:80/tcp web.2")
+	r.Addrs = nil
+	if _, err := s.Publish(s.t.Context(), r); !errors.Is(err, lb.ErrInvalid) || !strings.Contains(err.Error(), "no address") {
+		s.t.Errorf("%v, want ErrInvalid: the client says where its task is", err)
+	}
 }
 
 // another is a second task behind the VIP of web, so that the first may be out.
