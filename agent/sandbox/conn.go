@@ -24,7 +24,8 @@ type order struct {
 	Env      []string `json:"env,omitempty"`
 	Dir      string   `json:"dir,omitempty"`
 	Hostname string   `json:"hostname,omitempty"`
-	Resolv   string   `json:"resolv,omitempty"` // text of resolv.conf
+	Resolv   string   `json:"resolv,omitempty"`   // text of resolv.conf
+	Loopback bool     `json:"loopback,omitempty"` // to be set up
 }
 
 // report is a stage's answer; with an empty Error, it did what it was told.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sandbox runs a command as a task: in network, mount and UTS namespaces and a cgroup of its
+// Package sandbox runs a command as a task: in network (or the node's), mount and UTS namespaces and a cgroup of its
 // own, with a resolver of its own, and gone without a trace when it or who started it ends. It gives
 // the namespace no link to anywhere; that is the overlay's.
 package sandbox
@@ -42,8 +42,10 @@ type Spec struct {
 	// has the resolv.conf of its node.
 	Resolver []netip.Addr
 	Search   []string
-	Hostname string      // empty: the node's
-	Stdio    [3]*os.File // standard input, output and error; nil: /dev/null
+	Hostname string // empty: the node's
+	// HostNetwork leaves the task in the caller's network namespace.
+	HostNetwork bool
+	Stdio       [3]*os.File // standard input, output and error; nil: /dev/null
 }
 
 const (
@@ -133,10 +135,11 @@ func (t *Task) start(ctx context.Context, s Spec) (err error) {
 	if t.guard, err = startGuard(ctx, t.Cgroup); err != nil {
 		return err
 	}
-	t.process, err = startProcess(ctx, launch{
-		stage: stageTask, cgroup: t.Cgroup, stdio: s.Stdio,
-		flags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWUTS,
-	})
+	l := launch{stage: stageTask, cgroup: t.Cgroup, stdio: s.Stdio, flags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS}
+	if !s.HostNetwork {
+		l.flags |= unix.CLONE_NEWNET
+	}
+	t.process, err = startProcess(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -152,7 +155,7 @@ func (t *Task) start(ctx context.Context, s Spec) (err error) {
 		}
 	}
 	return t.process.conn.ask(ctx, order{
-		Command: s.Command, Env: env, Dir: dir, Hostname: s.Hostname, Resolv: s.resolvConf(),
+		Command: s.Command, Env: env, Dir: dir, Hostname: s.Hostname, Resolv: s.resolvConf(), Loopback: !s.HostNetwork,
 	})
 }
 

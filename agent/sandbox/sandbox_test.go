@@ -225,6 +225,31 @@ func TestATaskHasAWorldOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestATaskMayShareTheNodesNetwork(t *testing.T) {
+	t.Parallel()
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := shell(folder(t), `readlink /proc/self/ns/net; cat /etc/resolv.conf; sleep 1000`)
+	s.Resolver, s.HostNetwork = []netip.Addr{netip.MustParseAddr("198.51.100.1")}, true
+	out := output(t, &s)
+	task := start(t, s)
+	release(t, task)
+	for _, want := range []string{own, "nameserver 198.51.100.1"} {
+		if got := line(t, out); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if at, err := os.Readlink(task.NetNS); err != nil || at != own {
+		t.Errorf("NetNS is %s, %v, want %s", at, err, own)
+	}
+	exit, err := Exec(t.Context(), Target{PID: task.PID, StartTime: task.StartTime, Cgroup: task.Cgroup}, Visit{Command: []string{"true"}})
+	if err != nil || exit != (Exit{}) {
+		t.Errorf("exec: %+v, %v", exit, err)
+	}
+}
+
 func TestATaskWaitsForRelease(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)

@@ -113,8 +113,10 @@ func prepareTask(o order) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := loopbackUp(); err != nil {
-		return err
+	if o.Loopback {
+		if err := loopbackUp(); err != nil {
+			return err
+		}
 	}
 	if o.Resolv != "" {
 		if err := mountFile("/etc/resolv.conf", o.Resolv); err != nil {

@@ -4,10 +4,12 @@ package netd
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"weft/discovery"
 	"weft/discovery/state"
+	"weft/overlay"
 )
 
 // followTasks takes tasks out of VIPs and names when the overlay says that they ended: whatever
@@ -16,7 +18,8 @@ import (
 func (d *daemon) followTasks(ctx context.Context) error {
 	swept := false
 	for range d.overlay.Watch(ctx) {
-		if !swept {
+		first := !swept
+		if first {
 			d.sweep(ctx)
 			swept = true
 		}
@@ -26,6 +29,9 @@ func (d *daemon) followTasks(ctx context.Context) error {
 		endpoints, err := d.overlay.Endpoints(ctx)
 		if err != nil {
 			continue // ctx has ended: so will the loop
+		}
+		if first {
+			d.moveTasks(ctx, endpoints, named)
 		}
 		alive := make(map[string]bool, len(endpoints))
 		for _, e := range endpoints {
@@ -43,6 +49,27 @@ func (d *daemon) followTasks(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// moveTasks tells where tasks in the node's own network are, which may have other addresses since the daemon ran last.
+func (d *daemon) moveTasks(ctx context.Context, endpoints []overlay.Endpoint, named []discovery.Row) {
+	for _, e := range endpoints {
+		if !e.InHost() {
+			continue
+		}
+		errs := []error{d.lb.Readdress(e.ID, e.Addrs())}
+		for _, r := range named {
+			name, err := state.Value[discovery.Name](r)
+			if err != nil || name.Task != e.ID || slices.Equal(name.Addrs, e.Addrs()) {
+				continue
+			}
+			name.Addrs = e.Addrs()
+			errs = append(errs, d.discovery.Announce(ctx, name))
+		}
+		if err := errors.Join(errs...); err != nil {
+			d.log.ErrorContext(ctx, "task in the node's network is told of at its old addresses", "task", e.Task, "error", err)
+		}
+	}
 }
 
 func (d *daemon) leave(ctx context.Context, task string, by func(context.Context, string) error) {

@@ -102,11 +102,37 @@ func (w *wish) validate() error {
 			all = append(all, p)
 		}
 	}
+	return w.checkHost()
+}
+
+// checkHost refuses what a task in its node's own network can't have.
+func (w *wish) checkHost() error {
+	refuse := func(flag, value, why string) error {
+		return fmt.Errorf("%w: --%s %s: a task in network %s %s", show.ErrUsage, flag, value, discovery.HostNetwork, why)
+	}
+	i := slices.IndexFunc(w.joins, func(m membership) bool { return m.network == discovery.HostNetwork })
+	if i < 0 {
+		return nil
+	}
+	switch m := w.joins[i]; {
+	case len(w.joins) > 1:
+		return refuse("network", w.joins[(i+1)%len(w.joins)].network, "is in no other one")
+	case len(m.groups) > 0:
+		return refuse("group", m.groups[0], "is in no group: who reaches it is its node's firewall's to say")
+	case len(m.ports) > 0:
+		return refuse("publish", m.ports[0].String(), "has its node's ports already")
+	case len(m.fixed) > 0:
+		return refuse("ip", m.fixed[0].String(), "has its node's addresses")
+	}
+	w.inHost = true
 	return nil
 }
 
 // attachment is the id of the i-th network's, and its interface.
 func (w *wish) attachment(i int) (id, link string) {
+	if w.inHost {
+		return w.id, ""
+	}
 	link = "eth" + strconv.Itoa(i)
 	if i == 0 {
 		return w.id, link

@@ -42,6 +42,7 @@ type wish struct {
 	joins        []membership
 
 	id     string
+	inHost bool                  // in the node's own network
 	named  []discovery.NamedPort // ports, read
 	health *health.Check
 }
@@ -66,16 +67,19 @@ func (c *client) run() *cobra.Command {
 			"killed, the task ends too.\n\n" +
 			"On SIGTERM and SIGINT the task leaves its VIPs first: it gets the signal when no node opens connections to it\n" +
 			"any more and none is open, or when the VIP's deadline is over (--vip ...,wait=2s); a second one goes to it at once.\n\n" +
+			"With --network host the task is in its node's own network: at the node's addresses, behind VIPs of every network, in\n" +
+			"no group. The VIP's port of the task is then one of the node, such as --vip /web:80=31000.\n\n" +
 			"With several --network the task has an interface in each: eth0 in the first, with the default route, the\n" +
 			"name server and the VIPs that it sees; eth1 and so on in the others. The flags --group, --ip, --vip and\n" +
 			"--publish are of the network named before them.",
 		Example: "  weft run --network prod --group web --name web --vip /web:80=8080 -- httpd -p 8080\n" +
 			"  weft run --network prod --group db --name db --port pg=tcp/5432 -- postgres\n" +
 			"  weft run --network prod --publish 8080:80 -- httpd -p 80\n" +
-			"  weft run --network prod --group web --network dev --group tools -- sleep 1000",
+			"  weft run --network prod --group web --network dev --group tools -- sleep 1000\n" +
+			"  weft run --network host --vip /web:80=31000 --health http:31000 -- httpd -p 31000",
 		Args: cobra.MinimumNArgs(1),
 	}
-	cmd.Flags().Var(flag(w.join), "network", "virtual network to join (required; repeatable)")
+	cmd.Flags().Var(flag(w.join), "network", "virtual network to join, or host for the node's own (required; repeatable)")
 	cmd.Flags().Var(flag(w.group), "group", "address group of the task (repeatable)")
 	cmd.Flags().StringVar(&w.name, "name", "", "name of the task, a DNS label: NAME.weft.mesos (default: the command's)")
 	cmd.Flags().Var(flag(w.publish), "publish", "port of the node that leads to one of the task: [HOST_IP:]HOST_PORT:PORT[/tcp|udp] (repeatable)")
@@ -118,11 +122,15 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	signals := make(chan os.Signal, 4) // a few may come at once; more say nothing new
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	defer signal.Stop(signals)
-	task, err := sandbox.Start(ctx, sandbox.Spec{
+	spec := sandbox.Spec{
 		ID: w.id, Command: command, Cgroup: w.cgroup, Hostname: w.name, Search: w.search(),
-		Resolver: []netip.Addr{netip.MustParseAddr(nameServer)},
-		Stdio:    [3]*os.File{c.env.Stdin, c.env.Stdout, c.env.Stderr},
-	})
+		Resolver: []netip.Addr{netip.MustParseAddr(nameServer)}, HostNetwork: w.inHost,
+		Stdio: [3]*os.File{c.env.Stdin, c.env.Stdout, c.env.Stderr},
+	}
+	if w.inHost {
+		spec.Hostname = "" // what it does there it does in its node's name
+	}
+	task, err := sandbox.Start(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -193,7 +201,7 @@ const nameServer = "198.51.100.1"
 // then of all tasks, then of VIPs.
 func (w *wish) search() []string {
 	domains := []string{"weft.mesos", "weft.l4lb.thisdcos.directory"}
-	if len(w.joins) > 0 {
+	if len(w.joins) > 0 && !w.inHost {
 		domains = slices.Insert(domains, 0, w.joins[0].network+".weft")
 	}
 	return domains

@@ -4,15 +4,19 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
 
 	"weft/agent/sandbox"
+	"weft/cmd/weft/show"
 	"weft/discovery"
 	"weft/discovery/discoverypb"
 	discoveryfake "weft/discovery/fake"
@@ -61,6 +65,77 @@ func (d *dying) Attach(ctx context.Context, a overlay.Attachment) (overlay.Endpo
 		<-ctx.Done()
 	})
 	return e, err
+}
+
+func TestATaskInTheNodesNetworkHasNothingOfANetwork(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		give func(w *wish) error
+		says string
+	}{
+		{func(w *wish) error { return w.join("prod") }, "--network prod: a task in network host is in no other one"},
+		{func(w *wish) error { return w.group("web") }, "--group web: a task in network host is in no group"},
+		{func(w *wish) error { return w.publish("80:80") }, "--publish 80:80/tcp: a task in network host has its node's ports"},
+		{func(w *wish) error { return w.ip("9.0.0.7") }, "--ip 9.0.0.7: a task in network host has its node's addresses"},
+		{func(w *wish) error { return w.vip("/web:80=8080") }, ""},
+	} {
+		for _, order := range []string{"before", "after"} {
+			var w wish
+			host := func(w *wish) error { return w.join("host") }
+			steps := []func(*wish) error{host, c.give}
+			if order == "before" {
+				slices.Reverse(steps)
+			}
+			for _, step := range steps {
+				if err := step(&w); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := w.validate()
+			if c.says == "" && (err != nil || !w.inHost) {
+				t.Errorf("got %v, want a task in the node's network", err)
+			}
+			if c.says != "" && (!errors.Is(err, show.ErrUsage) || !strings.Contains(err.Error(), c.says)) {
+				t.Errorf("%s: got %v, want %q", order, err, c.says)
+			}
+		}
+	}
+}
+
+// A task in the node's own network is told of at the node's addresses, in the same way as any other.
+func TestJoinTheNodesNetwork(t *testing.T) {
+	t.Parallel()
+	overlays, names := overlayfake.New(overlayfake.Options{}), discoveryfake.New("fake")
+	m := &mortal{t: t, socket: filepath.Join(t.TempDir(), "netd.sock"), overlay: overlays, discovery: names, balancer: lbfake.New()}
+	m.start()
+	t.Cleanup(func() { m.server.Stop() })
+	daemon, err := DialPatient(m.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { daemon.Close() }) //nolint:errcheck // nothing is sent any more
+	w := wish{name: "web", id: "web-1", joins: []membership{{network: discovery.HostNetwork, vips: []string{"/web:80=31000/tcp"}}}}
+	if err := w.validate(); err != nil {
+		t.Fatal(err)
+	}
+	endpoints, behind, err := join(t.Context(), daemon, &sandbox.Task{NetNS: "/proc/self/ns/net", PID: 4711, StartTime: 7}, w)
+	if err != nil || len(endpoints) != 1 || len(behind) != 1 || !slices.Equal(behind[0].ports, []uint16{31000}) {
+		t.Fatalf("got %+v behind %+v, %v", endpoints, behind, err)
+	}
+	vips, err := daemon.LB.VIPs(t.Context(), discovery.HostNetwork)
+	if err != nil || len(vips) != 1 || len(vips[0].Backends) != 1 || !slices.Equal(vips[0].Backends[0].Addrs, []netip.Addr{overlayfake.Addr}) {
+		t.Errorf("got %+v, %v, want one backend at the node's address", vips, err)
+	}
+	found, err := daemon.Discovery.Lookup(t.Context(), "", "web.weft.mesos.")
+	if err != nil || len(found) != 1 || found[0].Data != overlayfake.Addr.String() {
+		t.Errorf("got %v, %v, want the node's address", found, err)
+	}
+	if err := leave(t.Context(), daemon, w); err != nil {
+		t.Error(err)
+	}
+	if left, err := daemon.Overlay.Endpoints(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("got %v, %v, want none", left, err)
+	}
 }
 
 // A task joins although its daemon is killed while it attaches and comes back later.

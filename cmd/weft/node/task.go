@@ -154,6 +154,9 @@ func (c *client) taskGroups() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if e.InHost() {
+			return fmt.Errorf("task %s is in network %s, its node's own, which has no groups: who reaches it is the node's firewall's to say", e.Task, e.Network)
+		}
 		e.Groups = names
 		if e, err = d.Overlay.Attach(ctx, e.Attachment); err == nil {
 			fmt.Fprintf(c.env.Stdout, "task %s is in %s of network %s\n", e.Task, cmp.Or(show.List(e.Groups), "no group"), e.Network)
