@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,7 +27,7 @@ import (
 // The matrix of DC/OS' end-to-end test of VIPs (net-tests 8: test_vip, test_vip_port_mapping, test_vip_ipv6), with what
 // runs tasks here: each place is a task or a process that asks, and those of h1 are behind VIPs of their own as well.
 //
-//	host     a process of the node's own network; behind VIPs by its node's addresses, in the name of a task
+//	host     a process of the node's own network; behind VIPs a task of `weft run --network host`
 //	run      a task of `weft run`
 //	mapped   the same, with a port of its node that has the number of every VIP's port
 //	cni      a container of weft-cni, outside of the daemon's cgroup: its packets are translated one by one
@@ -97,14 +98,22 @@ func (p *place) all() error {
 
 // run starts a task of `weft run`.
 func (m *matrix) run(h *lab.Host, kind string, flags ...string) *place {
-	name := label(kind, h)
-	args := append([]string{"run", "--network", "prod", "--name", name}, flags...)
-	if h == m.Hosts[0] && kind != "anchor" {
-		for _, l := range labels(kind, 80) {
+	m.start(h, "prod", kind, 80, flags...)
+	return &place{kind: kind, on: h, ask: func(args ...string) (string, error) {
+		return h.Weft(m.t.Context(), append([]string{"task", "exec", label(kind, h), "--", m.peer}, args...)...).Output()
+	}}
+}
+
+// start runs a server as a task of a network, at a port.
+func (m *matrix) start(h *lab.Host, network, kind string, port int, flags ...string) {
+	args := append([]string{"run", "--network", network, "--name", label(kind, h)}, flags...)
+	if h == m.Hosts[0] {
+		for _, l := range labels(kind, port) {
 			args = append(args, "--vip", l)
 		}
 	}
-	task := h.Weft(m.t.Context(), append(args, "--", m.peer, "serve", "-name", kind, "-tcp", "80", "-udp", "80")...)
+	serve := []string{"--", m.peer, "serve", "-name", kind, "-tcp", strconv.Itoa(port), "-udp", strconv.Itoa(port)}
+	task := h.Weft(m.t.Context(), append(args, serve...)...)
 	if err := task.Start(); err != nil {
 		m.t.Fatal(err)
 	}
@@ -112,9 +121,6 @@ func (m *matrix) run(h *lab.Host, kind string, flags ...string) *place {
 		_ = task.Process.Signal(syscall.SIGTERM) // the lab's end ends it anyway
 		_ = task.Wait()
 	})
-	return &place{kind: kind, on: h, ask: func(args ...string) (string, error) {
-		return h.Weft(m.t.Context(), append([]string{"task", "exec", name, "--", m.peer}, args...)...).Output()
-	}}
 }
 
 // container starts a process in a namespace of its own and joins it by weft-cni.
@@ -155,43 +161,12 @@ func (m *matrix) container(h *lab.Host, kind string, hostPort int) *place {
 	}}
 }
 
-// host starts a process in the node's own network, which is put behind VIPs by the node's addresses. What is behind VIPs
-// is a task of the node, so one that does nothing else is registered for it.
+// host is a process of the node's own network, and on h1 a task there.
 func (m *matrix) host(h *lab.Host) *place {
 	p := &place{kind: "host", on: h, ask: func(args ...string) (string, error) { return h.Command(m.t.Context(), m.peer, args...).Output() }}
-	if h != m.Hosts[0] {
-		return p
-	}
-	p.addrs = []netip.Addr{h.Addr, h.Addr6}
-	serve := h.Command(m.t.Context(), m.peer, "serve", "-name", "host", "-tcp", "9090", "-udp", "9090")
-	if err := serve.Start(); err != nil {
-		m.t.Fatal(err)
-	}
-	m.t.Cleanup(func() {
-		_ = serve.Process.Kill()
-		_ = serve.Wait()
-	})
-	m.run(h, "anchor")
-	var anchor overlay.Endpoint
-	eventually(m.t, func() error {
-		out, err := h.Weft(m.t.Context(), "task", "show", label("anchor", h), "-o", "json").Output()
-		if err == nil {
-			err = json.Unmarshal([]byte(out), &anchor)
-		}
-		return err
-	})
-	d, err := node.Dial(h.Socket())
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	_, err = d.LB.Publish(m.t.Context(), lb.Registration{
-		Task: anchor.ID, Network: "prod", Addrs: []netip.Addr{h.Addr, h.Addr6}, Labels: labels("host", 9090),
-	})
-	if err := d.Close(); err != nil {
-		m.t.Error(err)
-	}
-	if err != nil {
-		m.t.Fatal(err)
+	if h == m.Hosts[0] {
+		p.addrs = []netip.Addr{h.Addr, h.Addr6}
+		m.start(h, "host", "host", 9090)
 	}
 	return p
 }
@@ -276,11 +251,31 @@ func wrong(list []cell) (failed []cell, how []string) {
 	return failed, how
 }
 
+// knows waits until the daemon of a host knows a network.
+func knows(t *testing.T, h *lab.Host, network string) {
+	t.Helper()
+	d, err := node.Dial(h.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close() //nolint:errcheck // nothing was written that could be lost
+	eventually(t, func() error {
+		networks, err := d.Overlay.Networks(t.Context())
+		if err == nil && !slices.ContainsFunc(networks, func(n overlay.NetworkStatus) bool { return n.Name == network }) {
+			err = fmt.Errorf("%s does not know network %s", h.Name, network)
+		}
+		return err
+	})
+}
+
 func TestVIPMatrix(t *testing.T) {
 	l := labtest.Up(t, lab.Options{Hosts: 2})
 	m := &matrix{Lab: l, t: t, peer: labtest.Build(t, "tests/e2e/peer"), plugin: labtest.Build(t, "cmd/weft-cni")}
 	if _, err := l.Hosts[0].Weft(t.Context(), "network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64").Output(); err != nil {
 		t.Fatal(err)
+	}
+	for _, h := range l.Hosts { // weft-cni does not wait for news
+		knows(t, h, "prod")
 	}
 	var places []*place
 	for _, h := range l.Hosts {
