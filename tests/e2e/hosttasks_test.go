@@ -123,7 +123,7 @@ func TestHostTasks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	flags := []string{"--vip", "/app:8080=8080", "--health", "tcp:8080,interval=100ms,grace=0s"}
+	flags := []string{"--vip", "/app:8080=8080,policy=round-robin", "--health", "tcp:8080,interval=100ms,grace=0s"}
 	s.instance(s.h1, "app", flags...)
 	two := s.instance(s.h2, "app", flags...)
 	s.start(t, s.h1, "near", "--group", "web")
@@ -137,16 +137,7 @@ func TestHostTasks(t *testing.T) {
 	t.Run("named", s.named)
 	t.Run("told", s.told)
 	t.Run("the app moves to a network", s.moves)
-	t.Run("nothing is lost when one drains", func(*testing.T) {
-		// Established, then drained: the connection goes on until the deadline, and new ones go to the other.
-		if err := two.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if err := two.Wait(); err == nil || !strings.Contains(err.Error(), "exit status 143") {
-			t.Errorf("got %v, want that the signal was the end", err)
-		}
-		s.backends(s.h1, at(s.h1)+"serving, healthy")
-	})
+	t.Run("instances are replaced", func(t *testing.T) { s.replaced(t, two, flags) })
 	t.Run("daemons and tasks end", s.ends)
 }
 
@@ -245,7 +236,7 @@ func (s hostStory) told(t *testing.T) {
 // moves has an instance of the app in a network: there, and for hosts, all three are behind the VIP, elsewhere the two.
 func (s hostStory) moves(t *testing.T) {
 	s.t = t
-	args := []string{"run", "--network", "prod", "--name", "moved", "--vip", "/app:8080=80", "--", s.peer, "serve", "-name", "moved", "-tcp", "80", "-udp", "80"}
+	args := []string{"run", "--network", "prod", "--name", "moved", "--vip", "/app:8080=80,policy=round-robin", "--", s.peer, "serve", "-name", "moved", "-tcp", "80", "-udp", "80"}
 	moved := s.h2.Weft(t.Context(), args...)
 	if err := moved.Start(); err != nil {
 		t.Fatal(err)
@@ -279,6 +270,56 @@ func (s hostStory) moves(t *testing.T) {
 	}
 	_ = moved.Wait() // killed
 	sees(s.h2, "far", "h1", "h2")
+}
+
+// replaced ends and starts the instance of h2 again and again under clients' connections, of which none fails.
+func (s hostStory) replaced(t *testing.T, two *lab.Cmd, flags []string) {
+	s.t = t
+	to := netip.AddrPortFrom(lb.HashAddr4("app.weft"), 8080).String()
+	type counts struct{ Sent, Received, Lost int }
+	results := make(chan error, 3) // one for each client
+	for _, from := range []struct {
+		h    *lab.Host
+		task string
+	}{{s.h1, ""}, {s.h1, "near"}, {s.h2, "far"}} {
+		args := []string{s.peer, "connects", "-rate", "200", "-for", "6s", "-timeout", "5s", to}
+		if from.task != "" {
+			args = append([]string{from.h.Weft(t.Context()).Path, "task", "exec", from.task, "--"}, args...)
+		}
+		go func() {
+			var c counts
+			out, err := from.h.Command(t.Context(), args[0], args[1:]...).Output()
+			err = errors.Join(err, json.Unmarshal([]byte(out), &c))
+			if err == nil && (c.Lost > 0 || c.Received < 50) {
+				err = fmt.Errorf("%s %s: %+v, want none lost", from.h.Name, from.task, c)
+			}
+			results <- err
+		}()
+	}
+	at := func(h *lab.Host) string {
+		return fmt.Sprintf("host %s [%s %s] serving, healthy", h.Name, h.Addr, h.Addr6)
+	}
+	for range 3 {
+		if err := two.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.Wait(); err == nil || !strings.Contains(err.Error(), "exit status 143") {
+			t.Errorf("got %v, want that the signal was the end", err)
+		}
+		s.backends(s.h1, at(s.h1))
+		two = s.instance(s.h2, "app", flags...)
+		s.backends(s.h1, at(s.h1), at(s.h2))
+	}
+	for range cap(results) {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := two.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = two.Wait() // as above
+	s.backends(s.h1, at(s.h1))
 }
 
 // ends kills, one after the other, the daemon, what runs a task, and both at once.
