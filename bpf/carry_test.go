@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,6 +125,36 @@ func TestRowsOfAnotherLayoutAreCarriedOver(t *testing.T) {
 	}
 	if _, err := os.Stat(other); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%s is still there (%v)", other, err)
+	}
+	must(t, p.Remove())
+}
+
+// TestRowsThatHadAnotherNameAreCarriedOver: what tasks serve was a peer in layout 3, and goes by the edge node of none.
+func TestRowsThatHadAnotherNameAreCarriedOver(t *testing.T) {
+	anyKernel(t)
+	enterNamespace(t)
+	pin := pinFolder(t)
+	p := open(t, options(pin))
+	must(t, p.Close())
+	other := asAnotherLayout(t, pin)
+	specs, err := bpf.Specs()
+	must(t, err)
+	spec := specs["tunnel"].Maps["served"].Copy()
+	var peer *btf.Struct
+	must(t, specs["tunnel"].Types.TypeByName("peer", &peer))
+	spec.Value, spec.ValueSize, spec.Pinning = peer, peer.Size, ebpf.PinNone
+	must(t, os.Remove(filepath.Join(other, "served")))
+	served, err := ebpf.NewMap(spec)
+	must(t, err, served.Pin(filepath.Join(other, "served")))
+	defer closing(t, served)
+	key := row.EdgeServedKey{VNI: 7, Task: [8]uint8{7: 9}}
+	at := netip.MustParseAddrPort("9.1.0.2:8080")
+	must(t, served.Put(key, row.PeerOf(at)))
+	p = open(t, options(pin))
+	got, _, err := p.Tables().Served.Get(key)
+	must(t, err)
+	if diff := cmp.Diff(row.EdgeServed{Addr: row.AddrOf(at.Addr()), Port: row.Port(8080)}, got); diff != "" {
+		t.Errorf("served (-want +got):\n%s", diff)
 	}
 	must(t, p.Remove())
 }

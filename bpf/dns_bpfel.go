@@ -36,6 +36,7 @@ const (
 	dnsMapOpeners         = "openers"
 	dnsMapOpenings        = "openings"
 	dnsMapPrefixes        = "prefixes"
+	dnsMapRelays          = "relays"
 	dnsMapSamples         = "samples"
 	dnsMapServed          = "served"
 	dnsMapSocketPeers     = "socket_peers"
@@ -140,6 +141,7 @@ type dnsMapSpecs struct {
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Relays         *ebpf.MapSpec `ebpf:"relays"`
 	Samples        *ebpf.MapSpec `ebpf:"samples"`
 	Served         *ebpf.MapSpec `ebpf:"served"`
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -220,6 +222,7 @@ type dnsMaps struct {
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Relays         *ebpf.Map `ebpf:"relays"`
 	Samples        *ebpf.Map `ebpf:"samples"`
 	Served         *ebpf.Map `ebpf:"served"`
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
@@ -258,6 +261,7 @@ func (m *dnsMaps) Close() error {
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
+		m.Relays,
 		m.Samples,
 		m.Served,
 		m.SocketPeers,

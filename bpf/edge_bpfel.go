@@ -45,6 +45,7 @@ const (
 	edgeMapOpeners             = "openers"
 	edgeMapOpenings            = "openings"
 	edgeMapPrefixes            = "prefixes"
+	edgeMapRelays              = "relays"
 	edgeMapSamples             = "samples"
 	edgeMapServed              = "served"
 	edgeMapSocketPeers         = "socket_peers"
@@ -164,6 +165,7 @@ type edgeMapSpecs struct {
 	Openers         *ebpf.MapSpec `ebpf:"openers"`
 	Openings        *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes        *ebpf.MapSpec `ebpf:"prefixes"`
+	Relays          *ebpf.MapSpec `ebpf:"relays"`
 	Samples         *ebpf.MapSpec `ebpf:"samples"`
 	Served          *ebpf.MapSpec `ebpf:"served"`
 	SocketPeers     *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -257,6 +259,7 @@ type edgeMaps struct {
 	Openers         *ebpf.Map `ebpf:"openers"`
 	Openings        *ebpf.Map `ebpf:"openings"`
 	Prefixes        *ebpf.Map `ebpf:"prefixes"`
+	Relays          *ebpf.Map `ebpf:"relays"`
 	Samples         *ebpf.Map `ebpf:"samples"`
 	Served          *ebpf.Map `ebpf:"served"`
 	SocketPeers     *ebpf.Map `ebpf:"socket_peers"`
@@ -305,6 +308,7 @@ func (m *edgeMaps) Close() error {
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
+		m.Relays,
 		m.Samples,
 		m.Served,
 		m.SocketPeers,

@@ -35,6 +35,7 @@ const (
 	feedbackMapOpeners        = "openers"
 	feedbackMapOpenings       = "openings"
 	feedbackMapPrefixes       = "prefixes"
+	feedbackMapRelays         = "relays"
 	feedbackMapSamples        = "samples"
 	feedbackMapServed         = "served"
 	feedbackMapSocketPeers    = "socket_peers"
@@ -120,6 +121,7 @@ type feedbackMapSpecs struct {
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Relays         *ebpf.MapSpec `ebpf:"relays"`
 	Samples        *ebpf.MapSpec `ebpf:"samples"`
 	Served         *ebpf.MapSpec `ebpf:"served"`
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -181,6 +183,7 @@ type feedbackMaps struct {
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Relays         *ebpf.Map `ebpf:"relays"`
 	Samples        *ebpf.Map `ebpf:"samples"`
 	Served         *ebpf.Map `ebpf:"served"`
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
@@ -218,6 +221,7 @@ func (m *feedbackMaps) Close() error {
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
+		m.Relays,
 		m.Samples,
 		m.Served,
 		m.SocketPeers,

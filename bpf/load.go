@@ -230,9 +230,10 @@ type Tables struct {
 	Spaces    table.Table[uint64, row.Space]
 	Flows     table.Table[row.FlowKey, row.Flow]
 	Openings  table.Table[row.OpeningKey, row.Opening]
-	Traces    table.Table[row.TraceKey, row.Trace]     // see Plane.SetTracing
-	Served    table.Table[row.EdgeServedKey, row.Peer] // what tasks of this node serve behind VIPs of the edge
-	Edge      *EdgeTables                              // nil where Options.Edge is off
+	Traces    table.Table[row.TraceKey, row.Trace]           // see Plane.SetTracing
+	Served    table.Table[row.EdgeServedKey, row.EdgeServed] // what tasks of this node serve behind VIPs of the edge
+	Relays    table.Table[row.EndpointKey, uint32]           // from where an edge node takes answers back
+	Edge      *EdgeTables                                    // nil where Options.Edge is off
 }
 
 func (p *Plane) openTables() error {
@@ -255,6 +256,7 @@ func (p *Plane) openTables() error {
 		openTable(p, "openings", &t.Openings),
 		openTable(p, "traces", &t.Traces),
 		openTable(p, "served", &t.Served),
+		openTable(p, "relays", &t.Relays),
 		openTable(p, "dns_answers", &dns),
 	)
 	p.answers = answers.New(dns)

@@ -35,6 +35,7 @@ const (
 	nodeMapOpeners         = "openers"
 	nodeMapOpenings        = "openings"
 	nodeMapPrefixes        = "prefixes"
+	nodeMapRelays          = "relays"
 	nodeMapSamples         = "samples"
 	nodeMapServed          = "served"
 	nodeMapSocketPeers     = "socket_peers"
@@ -139,6 +140,7 @@ type nodeMapSpecs struct {
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Relays         *ebpf.MapSpec `ebpf:"relays"`
 	Samples        *ebpf.MapSpec `ebpf:"samples"`
 	Served         *ebpf.MapSpec `ebpf:"served"`
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -219,6 +221,7 @@ type nodeMaps struct {
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Relays         *ebpf.Map `ebpf:"relays"`
 	Samples        *ebpf.Map `ebpf:"samples"`
 	Served         *ebpf.Map `ebpf:"served"`
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
@@ -256,6 +259,7 @@ func (m *nodeMaps) Close() error {
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
+		m.Relays,
 		m.Samples,
 		m.Served,
 		m.SocketPeers,

@@ -35,6 +35,7 @@ const (
 	socketMapOpeners        = "openers"
 	socketMapOpenings       = "openings"
 	socketMapPrefixes       = "prefixes"
+	socketMapRelays         = "relays"
 	socketMapSamples        = "samples"
 	socketMapServed         = "served"
 	socketMapSocketPeers    = "socket_peers"
@@ -134,6 +135,7 @@ type socketMapSpecs struct {
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Relays         *ebpf.MapSpec `ebpf:"relays"`
 	Samples        *ebpf.MapSpec `ebpf:"samples"`
 	Served         *ebpf.MapSpec `ebpf:"served"`
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -195,6 +197,7 @@ type socketMaps struct {
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Relays         *ebpf.Map `ebpf:"relays"`
 	Samples        *ebpf.Map `ebpf:"samples"`
 	Served         *ebpf.Map `ebpf:"served"`
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
@@ -232,6 +235,7 @@ func (m *socketMaps) Close() error {
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
+		m.Relays,
 		m.Samples,
 		m.Served,
 		m.SocketPeers,

@@ -36,6 +36,7 @@ const (
 	workloadMapOpeners         = "openers"
 	workloadMapOpenings        = "openings"
 	workloadMapPrefixes        = "prefixes"
+	workloadMapRelays          = "relays"
 	workloadMapSamples         = "samples"
 	workloadMapServed          = "served"
 	workloadMapSocketPeers     = "socket_peers"
@@ -144,6 +145,7 @@ type workloadMapSpecs struct {
 	Openers        *ebpf.MapSpec `ebpf:"openers"`
 	Openings       *ebpf.MapSpec `ebpf:"openings"`
 	Prefixes       *ebpf.MapSpec `ebpf:"prefixes"`
+	Relays         *ebpf.MapSpec `ebpf:"relays"`
 	Samples        *ebpf.MapSpec `ebpf:"samples"`
 	Served         *ebpf.MapSpec `ebpf:"served"`
 	SocketPeers    *ebpf.MapSpec `ebpf:"socket_peers"`
@@ -226,6 +228,7 @@ type workloadMaps struct {
 	Openers        *ebpf.Map `ebpf:"openers"`
 	Openings       *ebpf.Map `ebpf:"openings"`
 	Prefixes       *ebpf.Map `ebpf:"prefixes"`
+	Relays         *ebpf.Map `ebpf:"relays"`
 	Samples        *ebpf.Map `ebpf:"samples"`
 	Served         *ebpf.Map `ebpf:"served"`
 	SocketPeers    *ebpf.Map `ebpf:"socket_peers"`
@@ -265,6 +268,7 @@ func (m *workloadMaps) Close() error {
 		m.Openers,
 		m.Openings,
 		m.Prefixes,
+		m.Relays,
 		m.Samples,
 		m.Served,
 		m.SocketPeers,

@@ -23,7 +23,36 @@ type Publication struct {
 	Affinity bool `json:"affinity,omitempty"`
 	// QUIC lets connection ids name the backend (UDP alone): docs/loadbalancing.md says how servers make them.
 	QUIC bool `json:"quic,omitempty"`
+	// Return is the way of answers.
+	Return Return `json:"return,omitempty"`
 }
+
+// Return is how answers get from a task's node to a client outside.
+type Return string
+
+// Values of Return.
+const (
+	ReturnDirect Return = ""     // straight, by the routes of the task's node
+	ReturnEdge   Return = "edge" // by the edge node that sent the client's last packet: docs/decisions/0020
+)
+
+// direct is how people write ReturnDirect.
+const direct = "direct"
+
+// ParseReturn reads direct, or nothing, and edge; else the error is ErrInvalid.
+func ParseReturn(text string) (Return, error) {
+	switch text {
+	case "", direct:
+		return ReturnDirect, nil
+	case string(ReturnEdge):
+		return ReturnEdge, nil
+	}
+	return "", fmt.Errorf("%w return %q: %s (answers leave the task's node by its own routes) and %s (they go back by the edge node "+
+		"that the client came by) are allowed", ErrInvalid, text, direct, ReturnEdge)
+}
+
+// String returns direct or edge.
+func (r Return) String() string { return cmp.Or(string(r), direct) }
 
 // Name is what a publication is told from others by, and the key of its row: 203.0.113.10:443/tcp.
 func (p Publication) Name() string {
@@ -64,6 +93,9 @@ func (p Publication) Validate() error {
 	}
 	if (p.VIP.Name == "") == !p.VIP.Addr.IsValid() {
 		invalid("exactly one of the VIP's name and address is to be set")
+	}
+	if _, err := ParseReturn(string(p.Return)); err != nil || p.Return == direct {
+		invalid("return is %q: nothing and %s are allowed", string(p.Return), ReturnEdge)
 	}
 	if p.QUIC && p.VIP.Protocol != UDP {
 		invalid("quic goes with %s alone", UDP)

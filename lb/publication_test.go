@@ -59,11 +59,34 @@ func TestPublicationsAreChecked(t *testing.T) {
 		"sctp":           func(p *lb.Publication) { p.VIP.Protocol = "sctp" },
 		"exactly one":    func(p *lb.Publication) { p.VIP.Name = "" },
 		"udp alone":      func(p *lb.Publication) { p.QUIC = true },
+		"return is":      func(p *lb.Publication) { p.Return = "snat" },
 	} {
 		p := valid
 		change(&p)
 		if err := p.Validate(); !errors.Is(err, lb.ErrInvalid) || !strings.Contains(err.Error(), says) {
 			t.Errorf("got %v, want it to say %q", err, says)
 		}
+	}
+}
+
+func TestParseReturn(t *testing.T) {
+	t.Parallel()
+	p := lb.Publication{
+		Addr: netip.MustParseAddr("203.0.113.10"), Port: 443, VIP: lb.Key{Network: "prod", Name: "web.weft", Port: 80, Protocol: lb.TCP},
+	}
+	for text, want := range map[string]lb.Return{"": lb.ReturnDirect, "direct": lb.ReturnDirect, "edge": lb.ReturnEdge} {
+		got, err := lb.ParseReturn(text)
+		if p.Return = got; got != want || err != nil || p.Validate() != nil {
+			t.Errorf("%q: got %q, %v (%v), want %q", text, got, err, p.Validate(), want)
+		}
+		if again, err := lb.ParseReturn(got.String()); again != got || err != nil {
+			t.Errorf("%q is written %q, which is read as %q, %v", text, got, again, err)
+		}
+	}
+	if _, err := lb.ParseReturn("snat"); !errors.Is(err, lb.ErrInvalid) || !strings.Contains(err.Error(), "direct") || !strings.Contains(err.Error(), "edge") {
+		t.Errorf("got %v, want it to say what is allowed", err)
+	}
+	if p.Return = "direct"; p.Validate() == nil {
+		t.Error("two forms of one publication are valid")
 	}
 }

@@ -27,8 +27,10 @@ type Edge struct {
 
 	Addr       netip.Addr // of the node
 	TunnelPort uint16
-	Seed       uint64
-	Room       bool // flows can be learnt
+	// TunnelPort2 is the second one, 0: there is none.
+	TunnelPort2 uint16
+	Seed        uint64
+	Room        bool // flows can be learnt
 }
 
 // EdgeOutcome is what the edge does with a frame.
@@ -279,7 +281,7 @@ func (p *edgePacket) flowKey() row.EdgeFlowKey {
 }
 
 func (p *edgePacket) isTunnel(m *Edge) bool {
-	return p.vip == m.Addr && p.proto == UDP && p.vport == m.TunnelPort
+	return p.vip == m.Addr && p.proto == UDP && (p.vport == m.TunnelPort || m.TunnelPort2 != 0 && p.vport == m.TunnelPort2)
 }
 
 func (m *Edge) hash(p *edgePacket, vip row.EdgeVIP) uint64 {
@@ -310,8 +312,12 @@ func (m *Edge) Wrapped(frame []byte, o EdgeOutcome) []byte {
 	if frame[12] == 0x86 {
 		tos = frame[14]<<4 | frame[15]>>4
 	}
+	port := m.TunnelPort
+	if m.TunnelPort2 != 0 && o.Backend.Flags&row.EdgeBackendSecondPort != 0 {
+		port = m.TunnelPort2
+	}
 	return Tunnel{VNI: o.Backend.VNI, Policy: row.IdentityWorld, Outer: Packet{
-		Src: m.Addr, Dst: o.Backend.VTEP.Netip(), SPort: 0x8000 | uint16(o.Hash&0x7fff), DPort: m.TunnelPort,
+		Src: m.Addr, Dst: o.Backend.VTEP.Netip(), SPort: 0x8000 | uint16(o.Hash&0x7fff), DPort: port,
 		Frag: DontFragment, TOS: tos & 3, NoSum: true,
 	}}.Wrap(inner)
 }

@@ -79,6 +79,7 @@ func newEdge(at netip.Addr) *bpftest.Edge {
 	m.Backends[backendLocal].VTEP = row.AddrOf(at)
 	delete(m.Hops, m.Backends[backendRouted].VTEP)
 	m.Backends[backendNarrow].MTU = 100
+	m.Backends[4].Flags = row.EdgeBackendSecondPort // where the node has a second one
 	table := func(slot func(i uint32) row.EdgeSlot) row.EdgeVIP {
 		first := uint32(len(m.Slots))
 		for i := range uint32(edgeSlots) {
@@ -137,6 +138,12 @@ var edgeUnderlays = map[string]netip.Addr{"": node, " over ipv6": node6}
 
 func newEdgeBenchAt(tb testing.TB, at netip.Addr, room bool) *edgeBench {
 	tb.Helper()
+	return newEdgeBenchWith(tb, at, room, 0)
+}
+
+// newEdgeBenchWith has a second port of tunnels, 0: none.
+func newEdgeBenchWith(tb testing.TB, at netip.Addr, room bool, second uint16) *edgeBench {
+	tb.Helper()
 	if os.Getuid() != 0 {
 		tb.Skip("loading programs needs root")
 	}
@@ -145,9 +152,11 @@ func newEdgeBenchAt(tb testing.TB, at netip.Addr, room bool) *edgeBench {
 		tb.Fatal(err)
 	}
 	m := newEdge(at)
-	m.Room = room
+	m.Room, m.TunnelPort2 = room, second
 	spec := specs["edge"]
-	if err := bpf.Configure(spec, bpf.Config{NodeAddr: at, Underlay: 1, TunnelPort: 4789, EventsPerSecond: 100, EdgeSeed: m.Seed}); err != nil {
+	if err := bpf.Configure(spec, bpf.Config{
+		NodeAddr: at, Underlay: 1, TunnelPort: 4789, TunnelPort2: second, EventsPerSecond: 100, EdgeSeed: m.Seed,
+	}); err != nil {
 		tb.Fatal(err)
 	}
 	learns := uint32(1 << 31)
@@ -378,6 +387,44 @@ func TestEdge(t *testing.T) {
 			}
 		}
 		b.sawAll(t)
+	}
+}
+
+// TestEdgeBySecondPort: a node that the first port of tunnels does not reach is sent to by the second one, others are
+// not; what comes by either is no VIP's.
+func TestEdgeBySecondPort(t *testing.T) {
+	anyKernel(t)
+	const second = 4790
+	for underlay, at := range edgeUnderlays {
+		b := newEdgeBenchWith(t, at, true, second)
+		for name, a := range edgeFamilies {
+			t.Run(name+underlay, func(t *testing.T) {
+				ports := make(map[uint16]int)
+				for client := range uint16(40) {
+					p := a.to(portPlain, bpftest.UDP, 0)
+					p.SPort = 1000 + client
+					o := b.run(t, p.Bytes()) // the model's frame has the port
+					if o.Backend.Flags&row.EdgeBackendSecondPort != 0 {
+						ports[second]++
+					} else {
+						ports[4789]++
+					}
+				}
+				if ports[second] == 0 || ports[4789] == 0 {
+					t.Errorf("frames went by %v, want some by each port", ports)
+				}
+			})
+		}
+		for _, port := range []uint16{4789, second} {
+			p := edgeFamilies["ipv4"].to(port, bpftest.UDP, 0)
+			if at.Is6() {
+				p = edgeFamilies["ipv6"].to(port, bpftest.UDP, 0)
+			}
+			p.Dst = at
+			if got := b.run(t, p.Bytes()); got.Reason != row.ReasonNone {
+				t.Errorf("a frame of the tunnel by port %d: %s", port, got.Reason)
+			}
+		}
 	}
 }
 

@@ -30,7 +30,7 @@ func taskOf(a netip.Addr) [8]uint8 {
 	return [8]uint8(b[8:])
 }
 
-func putServed(t *testing.T, b *bench) {
+func putServed(t *testing.T, b *bench, flags uint16) {
 	t.Helper()
 	for name, a := range families {
 		for port, s := range served {
@@ -39,7 +39,7 @@ func putServed(t *testing.T, b *bench) {
 					VNI: netA, Task: taskOf(s.task(a)),
 					VIP: row.EdgeVIPKey{Addr: row.AddrOf(edgeFamilies[name].vip), Port: row.Port(port), Proto: proto},
 				}
-				if err := b.Maps["served"].Put(key, row.Peer{Addr: row.AddrOf(s.task(a)), Port: row.Port(s.port)}); err != nil {
+				if err := b.Maps["served"].Put(key, row.EdgeServed{Addr: row.AddrOf(s.task(a)), Port: row.Port(s.port), Flags: flags}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -62,7 +62,7 @@ func forTask(p bpftest.Packet, task netip.Addr) bpftest.Packet {
 // TestServe gives tasks what the edge sent for them, by both ways in.
 func TestServe(t *testing.T) {
 	b := newBench(t, "tunnel", change{})
-	putServed(t, b)
+	putServed(t, b, 0)
 	type serveRow struct {
 		name     string
 		packet   bpftest.Packet

@@ -19,14 +19,14 @@ const (
 )
 
 // GiveTunnelKey makes a program read the tunnel's metadata from the control block that a test run
-// may set (Meta.Tunnel), for the kernel gives none to test runs: two helper calls become calls of small
+// may set (Meta.Tunnel), for the kernel gives none to test runs: calls of two helpers become calls of small
 // functions; all other instructions stay as they are. See TunnelMeta.
 func GiveTunnelKey(p *ebpf.ProgramSpec) error {
 	fakes := map[asm.BuiltinFunc]string{
 		asm.FnSkbGetTunnelKey: "given_tunnel_key",
 		asm.FnSkbGetTunnelOpt: "given_tunnel_opt",
 	}
-	replaced := 0
+	replaced := make(map[string]bool)
 	for i := range p.Instructions {
 		ins := &p.Instructions[i]
 		name, ok := fakes[asm.BuiltinFunc(ins.Constant)]
@@ -35,10 +35,10 @@ func GiveTunnelKey(p *ebpf.ProgramSpec) error {
 		}
 		call := asm.Call.Label(name).WithSource(ins.Source())
 		p.Instructions[i] = call
-		replaced++
+		replaced[name] = true
 	}
-	if replaced != len(fakes) {
-		return fmt.Errorf("program %s calls tunnel helpers %d times, want %d", p.Name, replaced, len(fakes))
+	if len(replaced) != len(fakes) {
+		return fmt.Errorf("program %s calls %d of %d tunnel helpers", p.Name, len(replaced), len(fakes))
 	}
 	source := p.Instructions[0].Source()
 	p.Instructions = append(p.Instructions, function("given_tunnel_key", source,

@@ -60,12 +60,19 @@ type span struct{ from, to uint32 }
 
 type move struct{ from, to, size uint32 }
 
+// formerly is what structs were called that a later layout gave a name of their own.
+var formerly = map[string]string{"edge_served": "peer"}
+
 // To converts to the type now, of newSize bytes, from the type of its name among types, of oldSize. Types without
 // fields are known by their sizes. Bit fields and pointers are errors.ErrUnsupported.
 func To(types *btf.Spec, now btf.Type, oldSize, newSize uint32) (Conversion, error) {
 	if s, ok := btf.As[*btf.Struct](now); ok {
 		var was *btf.Struct
-		if err := types.TypeByName(s.Name, &was); err != nil {
+		err := types.TypeByName(s.Name, &was)
+		if former, some := formerly[s.Name]; some && errors.Is(err, btf.ErrNotFound) {
+			err = types.TypeByName(former, &was)
+		}
+		if err != nil {
 			return Conversion{}, fmt.Errorf("struct %s: %w", s.Name, err)
 		}
 		from, err := fieldsOf(was)

@@ -116,12 +116,12 @@ type DNSKey struct {
 
 // EdgeBackend is struct edge_backend of src/shared.
 type EdgeBackend struct {
-	_    structs.HostLayout
-	VTEP Addr
-	VNI  uint32
-	Task [8]uint8
-	MTU  uint16
-	Pad  uint16
+	_     structs.HostLayout
+	VTEP  Addr
+	VNI   uint32
+	Task  [8]uint8
+	MTU   uint16
+	Flags uint16
 }
 
 // EdgeConnectionKey is struct edge_connection_key of src/shared.
@@ -153,6 +153,14 @@ type EdgeLink struct {
 	_   structs.HostLayout
 	MAC [6]uint8
 	Pad [2]uint8
+}
+
+// EdgeServed is struct edge_served of src/shared.
+type EdgeServed struct {
+	_     structs.HostLayout
+	Addr  Addr
+	Port  uint16
+	Flags uint16
 }
 
 // EdgeServedKey is struct edge_served_key of src/shared.
@@ -461,6 +469,7 @@ type VTEP struct {
 	OwnMAC [6]uint8
 	Block4 uint8
 	Block6 uint8
+	Host   uint32
 }
 
 // Workload is struct workload of src/shared.
@@ -492,6 +501,16 @@ const (
 // Values of enum dns_size.
 const (
 	DNSData = 448
+)
+
+// Values of enum edge_backend_flags.
+const (
+	EdgeBackendSecondPort = 1
+)
+
+// Values of enum edge_served_flags.
+const (
+	EdgeServedRelayed = 1
 )
 
 // Values of enum edge_slot_flags.
@@ -566,6 +585,7 @@ const (
 	ReasonChatter        Reason = 13
 	ReasonAnsweredProbe  Reason = 14
 	ReasonToClient       Reason = 15
+	ReasonRelayed        Reason = 16
 	ReasonDrop           Reason = 64
 	ReasonMalformed      Reason = 64
 	ReasonUnknownLink    Reason = 65
@@ -670,6 +690,7 @@ var reasons = map[Reason][2]string{
 	13: {"chatter", "router and group noise of a task's stack: dropped, no fault"},
 	14: {"answered_probe", "another node tries what the path carries: told it came"},
 	15: {"to_client", "a task's answer to a client of the edge, sent from the VIP"},
+	16: {"relayed", "such an answer by another node's task, sent on by this edge node"},
 	64: {"malformed", "headers shorter than they say, or not sensible"},
 	65: {"unknown_link", "the link belongs to no task"},
 	66: {"spoofed_mac", "source MAC is not the task's"},

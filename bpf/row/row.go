@@ -51,6 +51,15 @@ func Port(p uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
+// Word returns an IPv4 address as a row holds it in 32 bits, 0 for any other.
+func Word(a netip.Addr) uint32 {
+	if !a.Is4() {
+		return 0
+	}
+	b := a.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
 // PeerOf returns an address and port as a row holds them.
 func PeerOf(p netip.AddrPort) Peer {
 	return Peer{Addr: AddrOf(p.Addr()), Port: Port(p.Port())}

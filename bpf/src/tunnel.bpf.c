@@ -9,6 +9,7 @@
  *   3. a probe of the path: sent back              lib/echo.h
  *   4. parse, judge, open, deliver                 lib/receive.h
  *      to a VIP, by an edge node: its backend      lib/serve.h
+ *      from a VIP, to an edge node: the client     lib/relay.h
  *   What is odd goes on to the kernel's VXLAN device.
  *
  * from_tunnel (ingress of that device): the same, the kernel having done 1 and half of 2; and what
@@ -49,20 +50,14 @@ int from_underlay(struct __sk_buff *skb)
 	return verdict;
 }
 
-/* What the kernel's device took off. The other family underneath has no such key, and is no node's.
- */
 static __always_inline const struct vtep *read_tunnel(struct __sk_buff *skb, struct packet *p,
 						      struct addr *vtep)
 {
 	struct bpf_tunnel_key key = {};
 	__u32 policy = 0;
 
-	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), underlay6 ? BPF_F_TUNINFO_IPV6 : 0))
+	if (!tunnel_key(skb, &key, vtep))
 		return NULL;
-	if (underlay6)
-		memcpy(vtep, key.remote_ipv6, sizeof(*vtep));
-	else
-		set_addr4(vtep, bpf_htonl(key.remote_ipv4));
 	bpf_skb_get_tunnel_opt(skb, &policy, sizeof(policy));
 	p->vni = key.tunnel_id;
 	p->src_identity = policy & 0xffff;

@@ -16,6 +16,7 @@
  *        remote: size, tunnel, out of the underlay               lib/toobig.h, lib/encap.h
  *                to a plain node: verdict before                 lib/plain.h
  *        else:   to a client of the edge, from the VIP           lib/serve.h
+ *                or, as remote, to the edge node that it came by
  *                of no block of a network, or left to the stack  lib/route.h
  *                to another node's own processes: as remote
  *
@@ -91,13 +92,16 @@ static __always_inline int go_remote(struct __sk_buff *skb, struct packet *p,
 static __always_inline int go_out(struct __sk_buff *skb, struct packet *p, const struct workload *w)
 {
 	int verdict = answer_client(skb, p);
+	struct addr node = p->dst;
 	const struct block *to;
 
-	if (verdict == CONTINUE)
+	if (verdict == BY_EDGE)
+		edge_of_answer(&node);
+	else if (verdict == CONTINUE)
 		verdict = leave(skb, p);
-	if (verdict != CONTINUE)
+	if (verdict != CONTINUE && verdict != BY_EDGE)
 		return verdict;
-	to = find_node(&p->dst);
+	to = find_node(&node);
 	if (!to)
 		return drop(p, REASON_NO_BLOCK);
 	if (to->flags & BLOCK_LOCAL)

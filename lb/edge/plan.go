@@ -56,9 +56,10 @@ type Facts struct {
 
 // Node is how backends of a node are reached.
 type Node struct {
-	Addr  netip.Addr // of the underlay
-	MTU   uint16     // largest inner IP packet towards it, bytes
-	Alive bool
+	Addr   netip.Addr // of the underlay
+	MTU    uint16     // largest inner IP packet towards it, bytes
+	Second bool       // by the second port of tunnels: the first one's frames don't arrive
+	Alive  bool
 }
 
 // Rows is what the tables of an edge node hold. Slots are by the first of a segment.
@@ -266,6 +267,9 @@ func (p *Plan) name(members []member, now time.Duration) {
 		}
 		b.named = now
 		b.row = row.EdgeBackend{VTEP: row.AddrOf(m.node.Addr), VNI: m.vni, Task: m.id, MTU: m.node.MTU}
+		if m.node.Second {
+			b.row.Flags = row.EdgeBackendSecondPort
+		}
 	}
 }
 
@@ -440,8 +444,8 @@ func (p *Plan) connections(key row.EdgeVIPKey, members []member, rows map[row.Ed
 }
 
 // Served returns what tasks of this node serve behind publications, drained or not.
-func Served(f Facts) map[row.EdgeServedKey]row.Peer {
-	served := make(map[row.EdgeServedKey]row.Peer)
+func Served(f Facts) map[row.EdgeServedKey]row.EdgeServed {
+	served := make(map[row.EdgeServedKey]row.EdgeServed)
 	for _, pub := range f.Publications {
 		vni, known := f.Networks[pub.VIP.Network]
 		if !known {
@@ -451,12 +455,27 @@ func Served(f Facts) map[row.EdgeServedKey]row.Peer {
 			for _, a := range b.Addrs {
 				if b.Node == f.Self && a.Is4() == pub.Addr.Is4() {
 					key := row.EdgeServedKey{VNI: vni, VIP: vipKey(pub), Task: taskID(a)}
-					served[key] = row.PeerOf(netip.AddrPortFrom(a, b.Port))
+					r := row.EdgeServed{Addr: row.AddrOf(a), Port: row.Port(b.Port)}
+					if pub.Return == lb.ReturnEdge {
+						r.Flags = row.EdgeServedRelayed
+					}
+					served[key] = r
 				}
 			}
 		}
 	}
 	return served
+}
+
+// Relays returns the addresses from which an edge node takes answers back, in the network of who answers.
+func Relays(f Facts) map[row.EndpointKey]uint32 {
+	relays := make(map[row.EndpointKey]uint32)
+	for _, pub := range f.Publications {
+		if vni, known := f.Networks[pub.VIP.Network]; known && pub.Return == lb.ReturnEdge {
+			relays[row.EndpointKey{VNI: vni, Addr: row.AddrOf(pub.Addr)}] = 1
+		}
+	}
+	return relays
 }
 
 func earlier(a, b time.Duration) time.Duration { return cmp.Or(min(a, b), a, b) }

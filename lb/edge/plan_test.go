@@ -282,12 +282,63 @@ func TestServed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(3)
 	w.drain(1)
-	got := edge.Served(w.facts()) // of n1: task 1
-	want := map[row.EdgeServedKey]row.Peer{
-		{VNI: 7, VIP: key, Task: [8]uint8{0, 0, 0xff, 0xff, 9, 1, 1, 1}}: row.PeerOf(netip.MustParseAddrPort("9.1.1.1:8080")),
+	f := w.facts()
+	for way, flags := range map[lb.Return]uint16{lb.ReturnDirect: 0, lb.ReturnEdge: row.EdgeServedRelayed} {
+		f.Publications[0].Return = way
+		got := edge.Served(f) // of n1: task 1
+		want := map[row.EdgeServedKey]row.EdgeServed{
+			{VNI: 7, VIP: key, Task: [8]uint8{0, 0, 0xff, 0xff, 9, 1, 1, 1}}: {
+				Addr: row.AddrOf(netip.MustParseAddr("9.1.1.1")), Port: row.Port(8080), Flags: flags,
+			},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("served, answers %s (-want +got):\n%s", way, diff)
+		}
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("served (-want +got):\n%s", diff)
+}
+
+// TestRelays: answers are taken back of publications that want it, each in its own network, backends or not.
+func TestRelays(t *testing.T) {
+	t.Parallel()
+	f := newWorld(0).facts()
+	f.Networks["dev"] = 8
+	relayed, twice, other, unknown := public, public, public, public
+	relayed.Return, twice.Return, other.Return, unknown.Return = lb.ReturnEdge, lb.ReturnEdge, lb.ReturnEdge, lb.ReturnEdge
+	relayed.Port, twice.Port = 80, 81
+	other.VIP.Network, unknown.VIP.Network = "dev", "gone"
+	other.Addr = netip.MustParseAddr("2001:db8::10")
+	f.Publications = []lb.Publication{public, relayed, twice, other, unknown}
+	want := map[row.EndpointKey]uint32{
+		{VNI: 7, Addr: row.AddrOf(public.Addr)}: 1, {VNI: 8, Addr: row.AddrOf(other.Addr)}: 1,
+	}
+	if diff := cmp.Diff(want, edge.Relays(f)); diff != "" {
+		t.Errorf("relays (-want +got):\n%s", diff)
+	}
+	f.Publications = []lb.Publication{public}
+	if got := edge.Relays(f); len(got) != 0 {
+		t.Errorf("answers go straight, but are taken back from %v", got)
+	}
+}
+
+// TestPortOfANode: frames to the backends of a node go by the port that reaches it, also once they are in slots.
+func TestPortOfANode(t *testing.T) {
+	t.Parallel()
+	w := newWorld(2)
+	p := &edge.Plan{Slots: slotsInTests}
+	f := w.facts()
+	for _, second := range []bool{false, true, false} {
+		n := f.Nodes["n1"]
+		n.Second = second
+		f.Nodes["n1"] = n
+		rows, _, err := p.Compile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range rows.Backends {
+			if want := second && b.VTEP == row.AddrOf(n.Addr); (b.Flags == row.EdgeBackendSecondPort) != want {
+				t.Errorf("backend %v by the second port: %t, want %t", b, !want, want)
+			}
+		}
 	}
 }
 

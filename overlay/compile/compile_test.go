@@ -65,6 +65,7 @@ func TestNodesHavePartInNetworks(t *testing.T) {
 	} {
 		before.Blocks[row.BlockKey{Addr: addr(a)}] = b
 	}
+	before.VTEPs[addr("10.0.0.2")] = row.VTEP{Host: row.Word(netip.MustParseAddr("44.128.0.2"))} // the third has none
 	equal(t, got, before)
 }
 

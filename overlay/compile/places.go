@@ -112,9 +112,10 @@ func vteps(f Facts, networks map[string]overlay.Network, directed map[string]boo
 	rows := make(map[row.Addr]row.VTEP, len(f.Nodes)+len(f.Plain))
 	for _, n := range f.Nodes {
 		if n.ID != f.Node && n.VTEP != f.VTEP {
-			rows[row.AddrOf(n.VTEP)] = row.VTEP{}
+			v := row.VTEP{Host: row.Word(n.Host4.Addr())}
+			rows[row.AddrOf(n.VTEP)] = v
 			if n.Former.IsValid() {
-				rows[row.AddrOf(n.Former)] = row.VTEP{}
+				rows[row.AddrOf(n.Former)] = v
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"weft/overlay"
 	"weft/overlay/ipam"
+	"weft/overlay/paths"
 )
 
 // Endpoints implements overlay.Service.
@@ -123,3 +124,6 @@ func (e *Engine) Events(ctx context.Context, f overlay.Filter, emit func(overlay
 
 // Warnings are what operators should know of this node's paths, at most a few lines.
 func (e *Engine) Warnings() []string { return e.paths.Warnings() }
+
+// Paths returns what is known of the ways to other nodes.
+func (e *Engine) Paths() *paths.Paths { return e.paths }

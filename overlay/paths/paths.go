@@ -48,19 +48,36 @@ type Paths struct {
 	o    Options
 	news chan struct{} // capacity one
 
-	mu    sync.Mutex
-	found map[netip.Addr]compile.Path // replaced by another one when something is found
-	names map[netip.Addr]discovery.NodeID
+	mu      sync.Mutex
+	found   map[netip.Addr]compile.Path // replaced by another one when something is found
+	names   map[netip.Addr]discovery.NodeID
+	changed chan struct{} // closed and replaced with found
 }
 
 // New returns Paths of which nothing is known yet.
-func New(o Options) *Paths { return &Paths{o: o, news: make(chan struct{}, 1)} }
+func New(o Options) *Paths {
+	return &Paths{o: o, news: make(chan struct{}, 1), changed: make(chan struct{})}
+}
 
 // Found returns what is known, by VTEP; nobody changes it.
 func (p *Paths) Found() map[netip.Addr]compile.Path {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.found
+}
+
+// Path returns what is known of the way to a VTEP: the largest IP packet that arrives, bytes, 0: nothing is known; and
+// whether it goes by the second port.
+func (p *Paths) Path(vtep netip.Addr) (mtu int, second bool) {
+	path := p.Found()[vtep]
+	return path.MTU, path.Second
+}
+
+// Changed returns a channel that is closed when something else is found; take it before Path.
+func (p *Paths) Changed() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed
 }
 
 // News returns what says something when Found is another.
@@ -77,6 +94,8 @@ func (p *Paths) set(vtep netip.Addr, path compile.Path) bool {
 	maps.Copy(found, p.found)
 	found[vtep] = path
 	p.found = found
+	close(p.changed)
+	p.changed = make(chan struct{})
 	return true
 }
 

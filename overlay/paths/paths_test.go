@@ -50,8 +50,17 @@ func TestTheSecondPortIsForWhatTheFirstDoesNotReach(t *testing.T) {
 		if err != nil || got != tt.want {
 			t.Errorf("%v: got %+v, %v; want %+v", tt.wires, got, err, tt.want)
 		}
+		changed := p.Changed()
 		if !p.set(vtep, got) || p.set(vtep, got) {
 			t.Errorf("%v: it is news once", tt.wires)
+		}
+		select {
+		case <-changed:
+		default:
+			t.Errorf("%v: who waits for a change is not told", tt.wires)
+		}
+		if mtu, second := p.Path(vtep); mtu != tt.want.MTU || second != tt.want.Second {
+			t.Errorf("%v: the path is %d, %t", tt.wires, mtu, second)
 		}
 		if _, second := p.Counts(); second != tt.second || !slices.Equal(p.Warnings(), tt.warns) {
 			t.Errorf("%v: got %d and %q, want %d and %q", tt.wires, second, p.Warnings(), tt.second, tt.warns)

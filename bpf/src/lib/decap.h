@@ -22,6 +22,20 @@ static __always_inline const struct vtep *find_vtep(const struct addr *addr)
 	return bpf_map_lookup_elem(&vteps, addr);
 }
 
+/* What the kernel's device took off. False for the other family underneath: it has no such key, and
+ * is no node's. */
+static __always_inline bool tunnel_key(struct __sk_buff *skb, struct bpf_tunnel_key *key,
+				       struct addr *vtep)
+{
+	if (bpf_skb_get_tunnel_key(skb, key, sizeof(*key), underlay6 ? BPF_F_TUNINFO_IPV6 : 0))
+		return false;
+	if (underlay6)
+		memcpy(vtep, key->remote_ipv6, sizeof(*vtep));
+	else
+		set_addr4(vtep, bpf_htonl(key->remote_ipv4));
+	return true;
+}
+
 static __always_inline int not_ours(struct packet *p)
 {
 	return end(p, REASON_NOT_OURS, TCX_NEXT);

@@ -14,6 +14,13 @@
 #include "lib/decap.h"
 #include "lib/edge_steer.h"
 
+static __always_inline __be16 edge_port(const struct edge_backend *b)
+{
+	if (tunnel_port2 && b->flags & EDGE_BACKEND_SECOND_PORT)
+		return bpf_htons(tunnel_port2);
+	return bpf_htons(tunnel_port);
+}
+
 /* UDP, the tunnel's header and the inner frame's. size: of UDP, bytes; 0 above 64 KiB. */
 static __always_inline void edge_inner(void *udp, const struct edge_packet *e,
 				       const struct edge_backend *b, __u32 size, __u32 hash15)
@@ -22,7 +29,7 @@ static __always_inline void edge_inner(void *udp, const struct edge_packet *e,
 	const __u32 *task = (const void *)b->task;
 
 	put16(udp + AT(udp, sport), bpf_htons(TUNNEL_PORT_FIRST | hash15));
-	put16(udp + AT(udp, dport), bpf_htons(tunnel_port));
+	put16(udp + AT(udp, dport), edge_port(b));
 	put32(udp + AT(udp, len), bpf_htons(size)); /* and no checksum, as in lib/frame.h */
 	put32(vxlan, bpf_htonl((VXLAN_HAS_VNI | VXLAN_HAS_POLICY) << 24 | IDENTITY_WORLD));
 	put32(vxlan + AT(vxlan, vni), bpf_htonl(b->vni << 8));

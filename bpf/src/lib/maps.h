@@ -38,6 +38,7 @@ enum {
 	MAX_TRANSLATIONS = 131072,
 	MAX_VIP_LINKS = 4096, /* links whose indexes are equal modulo this share an entry */
 	MAX_SERVED = 65536,
+	MAX_RELAYS = 65536,
 	MAX_CLIENT_ANSWERS = 131072,
 	MAX_CLIENT_ATTEMPTS = 32768,
 	MAX_DNS_ANSWERS = 65536,
@@ -299,11 +300,21 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct edge_served_key);
-	__type(value, struct peer);
+	__type(value, struct edge_served);
 	__uint(max_entries, MAX_SERVED);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } served SEC(".maps");
+
+/* Go writes, on edge nodes. Asked for what no task and no node has the address of. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct endpoint_key);
+	__type(value, __u32);
+	__uint(max_entries, MAX_RELAYS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} relays SEC(".maps");
 
 /*
  * Answers of tasks to clients of the edge, keyed as they leave the task -> the VIP that they come

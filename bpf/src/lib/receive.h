@@ -6,6 +6,7 @@
 #include "lib/decap.h"
 #include "lib/neighbour.h"
 #include "lib/policy.h"
+#include "lib/relay.h"
 #include "lib/route.h"
 #include "lib/serve.h"
 #include "lib/vip.h"
@@ -54,7 +55,7 @@ __noinline int receive_own(struct __sk_buff *skb, struct packet *p, __u32 base, 
 		return TCX_DROP;
 	e = find_own(&p->dst);
 	if (!e)
-		return drop(p, REASON_NO_ENDPOINT);
+		return relay(skb, p, base, tos);
 	p->dst_identity = e->identity;
 	net = find_network(&p->src);
 	if (!net || net->vni != p->vni)

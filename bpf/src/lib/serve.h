@@ -6,7 +6,9 @@
  * it, to the VIP. Which task it is for stands in the inner MACs.
  *
  *   serve           C:c -> V:v   becomes   C:c -> T:t   in; then the verdict on the world decides
- *   answer_client   T:t -> C:c   becomes   V:v -> C:c   out, by the node's routes, to the client
+ *   answer_client   T:t -> C:c   becomes   V:v -> C:c   out, by the node's routes, to the client;
+ *                   or, where the VIP wants that (docs/decisions/0020), into the tunnel to the edge
+ *                   node that sent the client's last packet
  *
  * ICMP errors are translated too, with what they quote: those about an answer are for whoever's it
  * was, those of a task are about what a client sent to the VIP.
@@ -17,7 +19,13 @@
 #include "lib/deliver.h"
 #include "lib/edge_task.h"
 #include "lib/policy.h"
+#include "lib/route.h"
+#include "lib/toobig.h"
 #include "lib/vip.h"
+
+enum {
+	BY_EDGE = -3, /* no end: the packet goes to the edge node that way_by_edge says */
+};
 
 /* Reads the task from the MACs of the inner frame at an offset (lib/edge_frame.h). */
 static __always_inline int read_task(struct __sk_buff *skb, __u32 at, struct edge_task *task)
@@ -36,9 +44,9 @@ static __always_inline int read_task(struct __sk_buff *skb, __u32 at, struct edg
  * What the task serves at the address and port that p is for; s gets the VIP, and the client's side
  * of the key by which the answer will be met.
  */
-static __always_inline const struct peer *find_served(struct __sk_buff *skb, const struct packet *p,
-						      const struct edge_task *task,
-						      struct vip_scratch *s)
+static __always_inline const struct edge_served *
+find_served(struct __sk_buff *skb, const struct packet *p, const struct edge_task *task,
+	    struct vip_scratch *s)
 {
 	struct edge_served_key *key = &s->served;
 
@@ -109,6 +117,36 @@ static __always_inline int translate_news(struct __sk_buff *skb, const struct pa
 	return bpf_skb_store_bytes(skb, quote + header + (out ? 2 : 0), &to->port, 2, 0);
 }
 
+/*
+ * The edge node that the frame came from, by the address of its own processes; 0: by no tunnel, or
+ * from a node that has none. base as of decap. Global, for its stack.
+ */
+__noinline __u32 sent_by(struct __sk_buff *skb, __u32 base)
+{
+	struct bpf_tunnel_key key = {};
+	struct addr vtep = {};
+	const struct vtep *v;
+	__be32 src;
+
+	if (!base) {
+		if (!tunnel_key(skb, &key, &vtep))
+			return 0;
+	} else if (underlay6) {
+		const __u32 at = sizeof(struct ethernet) + __builtin_offsetof(struct ipv6, src);
+
+		if (bpf_skb_load_bytes(skb, at, &vtep, sizeof(vtep)))
+			return 0;
+	} else {
+		const __u32 at = sizeof(struct ethernet) + __builtin_offsetof(struct ipv4, src);
+
+		if (bpf_skb_load_bytes(skb, at, &src, sizeof(src)))
+			return 0;
+		set_addr4(&vtep, src);
+	}
+	v = find_vtep(&vtep);
+	return v ? v->host : 0;
+}
+
 /* Where the answer will be looked for first. */
 static __always_inline void *answers_of(const struct packet *p)
 {
@@ -130,11 +168,11 @@ static __always_inline void remember_answer(const struct packet *p, struct vip_s
 	void *map = answers_of(p);
 	const struct translation *known = bpf_map_lookup_elem(map, &s->answer);
 
-	if (known && known->to.port == s->vip.port && same_addr(&known->to.addr, &s->vip.addr))
+	if (known && known->slot == s->made.slot && known->to.port == s->vip.port &&
+	    same_addr(&known->to.addr, &s->vip.addr))
 		return;
 	s->made.to = s->vip;
 	s->made.to.pad = 0;
-	s->made.slot = 0;
 	s->made.since = bpf_ktime_get_coarse_ns();
 	bpf_map_update_elem(map, &s->answer, &s->made, BPF_ANY);
 }
@@ -176,8 +214,8 @@ __noinline int serve(struct __sk_buff *skb, struct packet *p, const struct edge_
 		     __u32 base, __u8 tos)
 {
 	struct vip_scratch *s = vip_paper();
+	const struct edge_served *to;
 	const struct endpoint *e;
-	const struct peer *to;
 	int verdict;
 
 	if (!p || !task || !s)
@@ -187,7 +225,9 @@ __noinline int serve(struct __sk_buff *skb, struct packet *p, const struct edge_
 	to = find_served(skb, p, task, s);
 	if (!to)
 		return drop(p, REASON_NO_ENDPOINT);
-	s->choice.to = *to;
+	s->choice.to.addr = to->addr;
+	s->choice.to.port = to->port;
+	s->made.slot = to->flags & EDGE_SERVED_RELAYED ? sent_by(skb, base) : 0;
 	s->answer.src = to->addr;
 	s->answer.sport = to->port;
 	s->endpoint.vni = p->vni;
@@ -228,28 +268,70 @@ __noinline int send_client(struct __sk_buff *skb, struct packet *p)
 	return end(p, REASON_TO_CLIENT, bpf_redirect_neigh(way.ifindex, NULL, 0, 0));
 }
 
+/* Where the node lives whose processes have the address, unless it is this one. */
+static __always_inline const struct block *way_by(__be32 host)
+{
+	const struct block *to;
+	struct addr node;
+
+	if (!host)
+		return NULL;
+	set_addr4(&node, host);
+	to = find_node(&node);
+	return to && !(to->flags & BLOCK_LOCAL) ? to : NULL;
+}
+
+/* The edge node that an answer goes by, where its walk says BY_EDGE. */
+static __always_inline void edge_of_answer(struct addr *node)
+{
+	struct vip_scratch *s = vip_paper();
+
+	if (s)
+		set_addr4(node, s->made.slot);
+}
+
+/* Later fragments have no ports: the first one leaves its translation by the datagram's id. */
+static __always_inline struct translation *known_answer(struct __sk_buff *skb,
+							const struct packet *p,
+							struct vip_scratch *s)
+{
+	struct translation *known;
+
+	vip_flow(p, &s->key);
+	if (p->fragment == FRAGMENT_LATER) {
+		if (vip_fragment(skb, p, &s->key))
+			return NULL;
+		return bpf_map_lookup_elem(&client_answers, &s->key);
+	}
+	known = bpf_map_lookup_elem(answers_of(p), &s->key);
+	known = known ?: find_answer(&s->key);
+	if (known && p->fragment == FRAGMENT_FIRST && !vip_fragment(skb, p, &s->key)) {
+		s->made = *known;
+		bpf_map_update_elem(&client_answers, &s->key, &s->made, BPF_ANY);
+	}
+	return known;
+}
+
 /* Global: off the way of tasks that serve nobody outside. */
 __noinline int answer_from_vip(struct __sk_buff *skb, struct packet *p)
 {
 	struct vip_scratch *s = vip_paper();
+	const struct block *way;
 	struct translation *known;
 
 	if (!p || !s)
 		return CONTINUE;
-	if (p->fragment == FRAGMENT_LATER) {
-		known = vip_known(skb, p, s);
-	} else {
-		vip_flow(p, &s->key);
-		known = bpf_map_lookup_elem(answers_of(p), &s->key);
-		known = known ?: find_answer(&s->key);
-	}
+	known = known_answer(skb, p, s);
 	if (!known)
 		return CONTINUE;
 	s->choice.to = known->to;
-	vip_lead(skb, p, s);
+	s->made.slot = known->slot;
+	way = way_by(known->slot);
+	if (way && is_too_big(skb, p, way)) /* the task is told, of what it sent */
+		return BY_EDGE;
 	if (vip_write(skb, p, true, &s->choice.to))
 		return drop(p, REASON_MALFORMED);
-	return send_client(skb, p);
+	return way ? BY_EDGE : send_client(skb, p);
 }
 
 /* A task's stack tells a client that what it sent did not arrive. Global as answer_from_vip. */
@@ -271,13 +353,14 @@ __noinline int news_from_vip(struct __sk_buff *skb, struct packet *p)
 	s->own.addr = p->src;
 	s->own.port = s->key.dport;
 	s->choice.to = known->to;
+	s->made.slot = known->slot;
 	if (translate_news(skb, p, &s->own, &s->choice.to, true))
 		return drop(p, REASON_MALFORMED);
 	p->src = s->choice.to.addr;
-	return send_client(skb, p);
+	return way_by(s->made.slot) ? BY_EDGE : send_client(skb, p);
 }
 
-/* Step of a task's link for what leaves every network. */
+/* Step of a task's link for what leaves every network. BY_EDGE: it is to go on into the tunnel. */
 static __always_inline int answer_client(struct __sk_buff *skb, struct packet *p)
 {
 	bool news = is_icmp(p) && is_icmp_error(p);

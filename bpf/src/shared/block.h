@@ -66,6 +66,7 @@ struct vtep {
 	__u8 own_mac[6]; /* of this node, as the plain one knows it */
 	__u8 block4; /* as in struct workload */
 	__u8 block6;
+	__be32 host; /* IPv4 address of the node's own processes: its block in VNI_NODES; 0: none */
 };
 
-_Static_assert(sizeof(struct vtep) == 32, "vtep");
+_Static_assert(sizeof(struct vtep) == 36, "vtep");

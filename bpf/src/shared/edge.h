@@ -57,13 +57,17 @@ struct edge_slot {
 
 _Static_assert(sizeof(struct edge_slot) == 8, "edge_slot");
 
+enum edge_backend_flags {
+	EDGE_BACKEND_SECOND_PORT = 1 << 0, /* the first tunnel port does not reach the node */
+};
+
 /* edge_backends: array. Go writes. */
 struct edge_backend {
 	struct addr vtep; /* underlay address of the task's node; 0: there is no such backend */
 	__u32 vni;
 	__u8 task[8]; /* last half of the task's address: the node knows the first */
 	__u16 mtu; /* largest inner IP packet towards that node, bytes */
-	__u16 pad;
+	__u16 flags; /* enum edge_backend_flags */
 };
 
 _Static_assert(sizeof(struct edge_backend) == 32, "edge_backend");
@@ -79,6 +83,12 @@ struct edge_connection_key {
 };
 
 _Static_assert(sizeof(struct edge_connection_key) == 28, "edge_connection_key");
+
+/*
+ * relays: (VNI, published address) -> anything but 0. What tasks of the network answer from the
+ * address comes back to this edge node, which sends it to the client (docs/decisions/0020). Key:
+ * struct endpoint_key. Go writes.
+ */
 
 /* edge_flows: what changes of slots must not move. LRU: the kernel half writes, Go reads. */
 struct edge_flow_key {
@@ -101,8 +111,8 @@ _Static_assert(sizeof(struct edge_flow) == 16, "edge_flow");
 /*
  * On the nodes of the backends.
  *
- * served: what tasks of this node serve behind VIPs of the edge (struct peer: a task's address
- * and port). A frame for a task that is not in it goes nowhere. Go writes.
+ * served: what tasks of this node serve behind VIPs of the edge. A frame for a task that is not in
+ * it goes nowhere. Go writes.
  */
 struct edge_served_key {
 	__u32 vni;
@@ -111,3 +121,15 @@ struct edge_served_key {
 };
 
 _Static_assert(sizeof(struct edge_served_key) == 32, "edge_served_key");
+
+enum edge_served_flags {
+	EDGE_SERVED_RELAYED = 1 << 0, /* answers go back by the edge node that asked */
+};
+
+struct edge_served {
+	struct addr addr; /* the task's */
+	__be16 port;
+	__u16 flags; /* enum edge_served_flags */
+};
+
+_Static_assert(sizeof(struct edge_served) == 20, "edge_served");

@@ -23,6 +23,7 @@ enum reason {
 	REASON_CHATTER = 13, /* router and group noise of a task's stack: dropped, no fault */
 	REASON_ANSWERED_PROBE = 14, /* another node tries what the path carries: told it came */
 	REASON_TO_CLIENT = 15, /* a task's answer to a client of the edge, sent from the VIP */
+	REASON_RELAYED = 16, /* such an answer by another node's task, sent on by this edge node */
 
 	REASON_DROP = 64,
 	REASON_MALFORMED = 64, /* headers shorter than they say, or not sensible */

@@ -97,7 +97,8 @@ struct peer {
  */
 struct translation {
 	struct peer to;
-	__u32 slot; /* of a backend: where it was found last */
+	__u32 slot; /* of a backend: where it was found last; of client_answers: struct vtep's
+		       host of the edge node by which the answer goes, 0: straight */
 	__u64 since; /* bpf_ktime_get_ns of the first packet */
 };
 

@@ -78,7 +78,8 @@ func (d *daemon) attachEdge(ctx context.Context) error {
 func (d *daemon) makeEdge(context.Context) (err error) {
 	t := d.plane.Tables()
 	o := edgeengine.Options{
-		Store: d.store, Members: d.gossip, VIPs: d.lb, Served: t.Served, Edge: t.Edge, Log: d.log.WithGroup("edge"),
+		Store: d.store, Members: d.gossip, VIPs: d.lb, Served: t.Served, Relays: t.Relays, Edge: t.Edge,
+		Paths: d.overlay.Paths(), Log: d.log.WithGroup("edge"),
 	}
 	if t.Edge != nil {
 		links, err := apply.FindEdgeLinks(d.o.Edge)

@@ -55,13 +55,25 @@ type Leads interface {
 	Changed() <-chan struct{}
 }
 
+// Paths says what is known of the ways to other nodes; overlay/paths implements it.
+type Paths interface {
+	// Path returns the largest IP packet that arrives at a node's underlay address, bytes, 0: not known, and whether it
+	// goes by the second port of tunnels.
+	Path(node netip.Addr) (mtu int, second bool)
+	// Changed is closed at the next change; it is taken before Path is asked.
+	Changed() <-chan struct{}
+}
+
 // Options is how New makes an Engine.
 type Options struct {
 	Store   *state.Store // required
 	Members Members      // required
 	VIPs    VIPs         // required
 	// Served is what tasks of this node serve; required.
-	Served table.Table[row.EdgeServedKey, row.Peer]
+	Served table.Table[row.EdgeServedKey, row.EdgeServed]
+	// Relays is from where a node of the edge takes answers back; required: others have none in it.
+	Relays table.Table[row.EndpointKey, uint32]
+	Paths  Paths // nil: the ways to other nodes are what their links are
 	// Edge holds the tables of a node of the edge; nil: it is none.
 	Edge  *bpf.EdgeTables
 	Leads Leads        // nil: none
@@ -71,7 +83,7 @@ type Options struct {
 func (o Options) validate() error {
 	var errs []error
 	for what, there := range map[string]bool{
-		"Store": o.Store != nil, "Members": o.Members != nil, "VIPs": o.VIPs != nil, "Served": o.Served != nil,
+		"Store": o.Store != nil, "Members": o.Members != nil, "VIPs": o.VIPs != nil, "Served": o.Served != nil, "Relays": o.Relays != nil,
 	} {
 		if !there {
 			errs = append(errs, errors.New("no "+what))
@@ -99,7 +111,8 @@ type Engine struct {
 	plan   *edge.Plan // nil: to be restored
 	have   edge.Rows  // what the tables hold
 	served servedRows
-	looked time.Duration // when known flows were looked through last
+	relays map[row.EndpointKey]uint32 // nil: to be read
+	looked time.Duration              // when known flows were looked through last
 }
 
 // Stats is how the edge stands.
@@ -205,7 +218,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	for {
 		rows := e.o.Store.Changed(discovery.KindPublication, discovery.KindNetwork, discovery.KindAdmission, discovery.KindNode)
 		members, vips := e.o.Members.Changed(), e.o.VIPs.Changed()
-		var leads <-chan struct{}
+		var leads, paths <-chan struct{}
+		if e.o.Paths != nil {
+			paths = e.o.Paths.Changed()
+		}
 		if e.o.Leads != nil {
 			leads = e.o.Leads.Changed()
 		}
@@ -228,6 +244,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-members:
 		case <-vips:
 		case <-leads:
+		case <-paths:
 		case <-e.nudged:
 		case <-timer.C:
 		}
@@ -245,6 +262,7 @@ func (e *Engine) pass(now time.Duration) (wait time.Duration, err error) {
 		wait = min(wait, due-now)
 	}
 	stats.Served = len(e.served.have)
+	err = errors.Join(err, e.relay(facts))
 	if e.o.Edge != nil {
 		due, eerr := e.steer(facts)
 		if due != 0 {
@@ -258,6 +276,25 @@ func (e *Engine) pass(now time.Duration) (wait time.Duration, err error) {
 	}
 	e.stats.Store(&stats)
 	return max(wait, time.Millisecond), err
+}
+
+// relay makes the node take back the answers that it may; one that is of the edge no more takes none.
+func (e *Engine) relay(f edge.Facts) (err error) {
+	if e.relays == nil {
+		if e.relays, err = e.o.Relays.All(); err != nil {
+			return fmt.Errorf("read relays: %w", err)
+		}
+	}
+	want := make(map[row.EndpointKey]uint32)
+	if e.o.Edge != nil {
+		want = edge.Relays(f)
+	}
+	if err := errors.Join(put(e.o.Relays, e.relays, want), remove(e.o.Relays, e.relays, want)); err != nil {
+		e.relays = nil
+		return fmt.Errorf("write relays: %w", err)
+	}
+	e.relays = want
+	return nil
 }
 
 // steer is the pass of a node of the edge.

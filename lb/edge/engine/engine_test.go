@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"weft/bpf"
@@ -116,7 +117,7 @@ func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
 	var vips watched[row.EdgeVIPKey, row.EdgeVIP]
 	var slots watched[uint32, row.EdgeSlot]
 	var backends watched[uint32, row.EdgeBackend]
-	var served watched[row.EdgeServedKey, row.Peer]
+	var served watched[row.EdgeServedKey, row.EdgeServed]
 	var generation watched[uint32, uint32]
 	var wrong atomic.Pointer[string]
 	look := func() {
@@ -141,7 +142,7 @@ func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
 		}
 		return nil
 	}
-	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: &served, Edge: &bpf.EdgeTables{
+	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: &served, Relays: &table.Memory[row.EndpointKey, uint32]{}, Edge: &bpf.EdgeTables{
 		VIPs: &vips, Slots: &slots, Backends: &backends, Flows: &table.Memory[row.EdgeFlowKey, row.EdgeFlow]{},
 		Connections: &table.Memory[row.EdgeConnectionKey, uint32]{}, Generation: &generation,
 	}})
@@ -196,13 +197,13 @@ func TestFollowWaitsForTheTables(t *testing.T) {
 	store, ledger := newStore(t)
 	c := &cluster{changed: make(chan struct{})}
 	var refuse atomic.Bool
-	served := &table.Memory[row.EdgeServedKey, row.Peer]{Fail: func(row.EdgeServedKey) error {
+	served := &table.Memory[row.EdgeServedKey, row.EdgeServed]{Fail: func(row.EdgeServedKey) error {
 		if refuse.Load() {
 			return errors.New("no memory")
 		}
 		return nil
 	}}
-	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: served})
+	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: served, Relays: &table.Memory[row.EndpointKey, uint32]{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,6 +244,110 @@ func TestFollowWaitsForTheTables(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// way is the path to n2, which tests change.
+type way struct {
+	mu      sync.Mutex
+	mtu     int
+	second  bool
+	changed chan struct{}
+}
+
+func (w *way) Path(node netip.Addr) (mtu int, second bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if node != netip.MustParseAddr("10.0.0.2") {
+		return 0, false
+	}
+	return w.mtu, w.second
+}
+
+func (w *way) Changed() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed
+}
+
+func (w *way) set(mtu int, second bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mtu, w.second = mtu, second
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// TestEdgeFollowsPathsAndPublications: what is found of the way to a node is so of its backends; answers are taken back
+// as long as a publication wants it, and by nodes of the edge alone.
+func TestEdgeFollowsPathsAndPublications(t *testing.T) {
+	for _, isEdge := range []bool{true, false} {
+		store, ledger := newStore(t)
+		c, paths := &cluster{changed: make(chan struct{})}, &way{changed: make(chan struct{})}
+		relays, backends := &table.Memory[row.EndpointKey, uint32]{}, &table.Memory[uint32, row.EdgeBackend]{}
+		stale := row.EndpointKey{VNI: 9} // of an earlier process
+		if err := relays.Put(stale, 1); err != nil {
+			t.Fatal(err)
+		}
+		o := engine.Options{
+			Store: store, Members: c, VIPs: c, Paths: paths, Relays: relays, Served: &table.Memory[row.EdgeServedKey, row.EdgeServed]{},
+		}
+		if isEdge {
+			o.Edge = &bpf.EdgeTables{
+				VIPs: &table.Memory[row.EdgeVIPKey, row.EdgeVIP]{}, Slots: &table.Memory[uint32, row.EdgeSlot]{}, Backends: backends,
+				Flows: &table.Memory[row.EdgeFlowKey, row.EdgeFlow]{}, Connections: &table.Memory[row.EdgeConnectionKey, uint32]{},
+				Generation: &table.Memory[uint32, uint32]{},
+			}
+		}
+		e, err := engine.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		p := lb.Publication{Addr: netip.MustParseAddr("203.0.113.10"), Port: 80, VIP: vip, Return: lb.ReturnEdge}
+		ledger(discovery.KindNetwork, "prod", map[string]any{"name": "prod", "vni": 7})
+		ledger(discovery.KindAdmission, "n1", discovery.Admission{Node: "n1", VTEP: netip.MustParseAddr("10.0.0.1")})
+		ledger(discovery.KindAdmission, "n2", discovery.Admission{Node: "n2", VTEP: netip.MustParseAddr("10.0.0.2")})
+		ledger(discovery.KindPublication, "p", p)
+		c.mu.Lock()
+		c.backends = []lb.BackendStatus{{In: true, Backend: lb.Backend{
+			VIP: vip, Task: "t", Node: "n2", Addrs: []netip.Addr{netip.MustParseAddr("9.1.0.2")}, Port: 8080, Weight: 1,
+		}}}
+		c.mu.Unlock()
+		holds := func(back bool, mtu, flags uint16) {
+			t.Helper()
+			if err := e.Follow(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			rows, err := relays.All()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := make(map[row.EndpointKey]uint32)
+			if back && isEdge {
+				want[row.EndpointKey{VNI: 7, Addr: row.AddrOf(p.Addr)}] = 1
+			}
+			if diff := cmp.Diff(want, rows); diff != "" {
+				t.Errorf("relays (-want +got):\n%s", diff)
+			}
+			if b, _, _ := backends.Get(1); isEdge && (b.MTU != mtu || b.Flags != flags) {
+				t.Errorf("the way to the backend is %d bytes, flags %d, want %d, %d", b.MTU, b.Flags, mtu, flags)
+			}
+		}
+		holds(true, 1450, 0)
+		passes := e.Stats().Passes
+		paths.set(1400, true)
+		wait(t, func() bool { return e.Stats().Passes > passes }) // of itself
+		holds(true, 1350, row.EdgeBackendSecondPort)
+		p.Return = lb.ReturnDirect
+		ledger(discovery.KindPublication, "p", p)
+		holds(false, 1350, row.EdgeBackendSecondPort)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -73,8 +73,15 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 		if m := mtu[a.Node]; m != 0 {
 			way = min(way, m)
 		}
+		second := false
+		if e.o.Paths != nil {
+			var carries int
+			if carries, second = e.o.Paths.Path(a.VTEP.Unmap()); carries != 0 {
+				way = min(way, carries)
+			}
+		}
 		f.Nodes[a.Node] = edge.Node{
-			Addr: a.VTEP.Unmap(), MTU: uint16(min(max(way-room, 0), 1<<16-1)),
+			Addr: a.VTEP.Unmap(), MTU: uint16(min(max(way-room, 0), 1<<16-1)), Second: second,
 			Alive: a.Node == e.self || e.o.Members.Alive(a.Node),
 		}
 	}

@@ -142,19 +142,21 @@ func putSlots(t table.Table[uint32, row.EdgeSlot], first uint32, have, want []ro
 
 // servedRows is what tasks of this node serve. What is withdrawn stays for as long as the edge may send to it.
 type servedRows struct {
-	have     map[row.EdgeServedKey]row.Peer // nil: to be read
+	have     map[row.EdgeServedKey]row.EdgeServed // nil: to be read
 	unwanted map[row.EdgeServedKey]time.Duration
 }
 
 // sync writes what is wanted and removes what was not for long; due is when the next one is, 0: none is.
-func (s *servedRows) sync(t table.Table[row.EdgeServedKey, row.Peer], want map[row.EdgeServedKey]row.Peer, now time.Duration) (due time.Duration, err error) {
+func (s *servedRows) sync(
+	t table.Table[row.EdgeServedKey, row.EdgeServed], want map[row.EdgeServedKey]row.EdgeServed, now time.Duration,
+) (due time.Duration, err error) {
 	if s.have == nil {
 		if s.have, err = t.All(); err != nil {
 			return 0, fmt.Errorf("read served: %w", err)
 		}
 		s.unwanted = make(map[row.EdgeServedKey]time.Duration)
 	}
-	next := make(map[row.EdgeServedKey]row.Peer, len(want))
+	next := make(map[row.EdgeServedKey]row.EdgeServed, len(want))
 	for key, peer := range s.have {
 		if _, ok := want[key]; ok {
 			delete(s.unwanted, key)
