@@ -1179,6 +1179,7 @@ type Publication struct {
 	Vip           string                 `protobuf:"bytes,4,opt,name=vip,proto3" json:"vip,omitempty"`            // web.weft:80/tcp; without the protocol tcp
 	Affinity      bool                   `protobuf:"varint,5,opt,name=affinity,proto3" json:"affinity,omitempty"` // all connections of a client's address go to one backend
 	Quic          bool                   `protobuf:"varint,6,opt,name=quic,proto3" json:"quic,omitempty"`         // connection ids may name a backend
+	Return        string                 `protobuf:"bytes,7,opt,name=return,proto3" json:"return,omitempty"`      // way of answers: direct, as without it, or edge
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1253,6 +1254,13 @@ func (x *Publication) GetQuic() bool {
 		return x.Quic
 	}
 	return false
+}
+
+func (x *Publication) GetReturn() string {
+	if x != nil {
+		return x.Return
+	}
+	return ""
 }
 
 // PublicationName is ADDRESS:PORT/PROTOCOL; over HTTP its parts, the protocol last.
@@ -1893,14 +1901,15 @@ const file_control_controlpb_control_proto_rawDesc = "" +
 	"\x03mtu\x18\a \x01(\x05R\x03mtu\x12\x1a\n" +
 	"\bidentity\x18\b \x01(\rR\bidentity\"4\n" +
 	"\x05Nodes\x12+\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x15.weft.control.v1.NodeR\x05nodes\"\x91\x01\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x15.weft.control.v1.NodeR\x05nodes\"\xa9\x01\n" +
 	"\vPublication\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x18\n" +
 	"\anetwork\x18\x03 \x01(\tR\anetwork\x12\x10\n" +
 	"\x03vip\x18\x04 \x01(\tR\x03vip\x12\x1a\n" +
 	"\baffinity\x18\x05 \x01(\bR\baffinity\x12\x12\n" +
-	"\x04quic\x18\x06 \x01(\bR\x04quic\"%\n" +
+	"\x04quic\x18\x06 \x01(\bR\x04quic\x12\x16\n" +
+	"\x06return\x18\a \x01(\tR\x06return\"%\n" +
 	"\x0fPublicationName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"P\n" +
 	"\fPublications\x12@\n" +

@@ -74,7 +74,7 @@ var (
 		Node: discovery.Node{ID: "old-1", Addrs: []netip.Addr{}}, Admitted: true, VTEP: plain.VTEP, Plain: &plain, Refusals: []string{}, Shares: []control.Share{},
 	}
 	publication = lb.Publication{
-		Addr: netip.MustParseAddr("203.0.113.10"), Port: 443, Affinity: true, QUIC: true,
+		Addr: netip.MustParseAddr("203.0.113.10"), Port: 443, Affinity: true, QUIC: true, Return: lb.ReturnEdge,
 		VIP: lb.Key{Network: "prod", Name: "web.weft", Port: 8443, Protocol: "udp"},
 	}
 	pin    = lb.Pin{Name: "web.weft", Addr4: netip.MustParseAddr("11.0.0.1"), Addr6: netip.MustParseAddr("fd01:c::1")}
@@ -321,6 +321,7 @@ func TestJSONOverHTTP(t *testing.T) {
 		{"GET", "/v1/publications", ""},
 		{"DELETE", "/v1/publications/203.0.113.10:443/udp", ""},
 		{"POST", "/v1/publications", `{"addr":"203.0.113.10","network":"prod","vip":"web.weft"}`},
+		{"POST", "/v1/publications", `{"addr":"203.0.113.10","port":443,"network":"prod","vip":"web.weft:443","return":"snat"}`},
 		{"GET", "/v1/pins", ""},
 		{"GET", "/v1/status", ""},
 		{"POST", "/v1/networks", `{"title":"prod"}`},

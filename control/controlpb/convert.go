@@ -233,6 +233,11 @@ func publicationIn(m *Publication) (lb.Publication, error) {
 	p := lb.Publication{
 		Addr: r.addr("addr", m.GetAddr()), Port: r.port("port", m.GetPort()), Affinity: m.GetAffinity(), QUIC: m.GetQuic(),
 	}
+	way, err := lb.ParseReturn(m.GetReturn())
+	if err != nil {
+		r.errs = append(r.errs, fmt.Errorf("%w publication: %w", control.ErrInvalid, err))
+	}
+	p.Return = way
 	key, err := lb.ParseKey(m.GetNetwork(), m.GetVip())
 	if err != nil {
 		r.errs = append(r.errs, fmt.Errorf("%w vip: %w", control.ErrInvalid, err))
@@ -244,7 +249,7 @@ func publicationIn(m *Publication) (lb.Publication, error) {
 func publicationOut(p lb.Publication) *Publication {
 	_, vip, _ := strings.Cut(p.VIP.String(), "/")
 	return &Publication{
-		Addr: addrText(p.Addr), Port: uint32(p.Port), Network: p.VIP.Network, Vip: vip, Affinity: p.Affinity, Quic: p.QUIC,
+		Addr: addrText(p.Addr), Port: uint32(p.Port), Network: p.VIP.Network, Vip: vip, Affinity: p.Affinity, Quic: p.QUIC, Return: p.Return.String(),
 	}
 }
 

@@ -23,7 +23,7 @@ func Publishing(env Env) []*cobra.Command {
 
 func (o *operator) publish() *cobra.Command {
 	var p lb.Publication
-	var address string
+	var address, back string
 	cmd := &cobra.Command{
 		Use:   "publish NETWORK VIP --address ADDRESS[:PORT]",
 		Short: "let clients outside of every network reach a VIP, by the nodes of the edge; the same again is no error",
@@ -36,6 +36,7 @@ func (o *operator) publish() *cobra.Command {
 	cmd.Flags().StringVar(&address, "address", "", "address, and port, that clients know")
 	cmd.Flags().BoolVar(&p.Affinity, "affinity", false, "all connections of a client's address go to one backend")
 	cmd.Flags().BoolVar(&p.QUIC, "quic", false, "QUIC connection ids may name the backend")
+	cmd.Flags().StringVar(&back, "return", "direct", "way of answers: direct, by the routes of the task's node, or edge, by the edge node that the client came by")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if p.VIP, err = lb.ParseKey(args[0], args[1]); err != nil {
 			return fmt.Errorf("%w: %w", show.ErrUsage, err)
@@ -44,6 +45,9 @@ func (o *operator) publish() *cobra.Command {
 			return err
 		}
 		p.Port = cmp.Or(p.Port, p.VIP.Port)
+		if p.Return, err = lb.ParseReturn(back); err != nil {
+			return fmt.Errorf("%w: --return: %w", show.ErrUsage, err)
+		}
 		return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {
 			err := s.Publish(ctx, p)
 			if err == nil {
@@ -96,9 +100,9 @@ func (o *operator) published() *cobra.Command {
 				return err
 			}
 			return show.Value(o.env.Stdout, *output, list, func(w io.Writer) {
-				show.Row(w, "PUBLICATION", "VIP", "AFFINITY", "QUIC")
+				show.Row(w, "PUBLICATION", "VIP", "AFFINITY", "QUIC", "RETURN")
 				for _, p := range list {
-					show.Row(w, p.Name(), p.VIP, p.Affinity, p.QUIC)
+					show.Row(w, p.Name(), p.VIP, p.Affinity, p.QUIC, p.Return)
 				}
 			})
 		})
