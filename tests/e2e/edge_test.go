@@ -32,7 +32,7 @@ type line struct {
 	server  string // that answered first
 }
 
-func (o outside) dial(ctx context.Context, network string, vip netip.AddrPort) (*line, error) {
+func (o outside) connect(ctx context.Context, network string, vip netip.AddrPort) (c net.Conn, err error) {
 	from := lab.World
 	if vip.Addr().Is6() {
 		from = lab.World6
@@ -41,11 +41,15 @@ func (o outside) dial(ctx context.Context, network string, vip netip.AddrPort) (
 	if network == "udp" {
 		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
-	var c net.Conn
-	err := o.InWorld(func() (err error) {
+	err = o.InWorld(func() (err error) {
 		c, err = d.DialContext(ctx, network, vip.String())
 		return err
 	})
+	return c, err
+}
+
+func (o outside) dial(ctx context.Context, network string, vip netip.AddrPort) (*line, error) {
+	c, err := o.connect(ctx, network, vip)
 	if err != nil {
 		return nil, err
 	}

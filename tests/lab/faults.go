@@ -150,6 +150,12 @@ func (h *Host) Narrow(mtu int) error {
 	})
 }
 
+// Strand takes the host's way to an address: what it sends there ends in itself.
+func (h *Host) Strand(from netip.Addr) error {
+	route := &netlink.Route{Dst: &net.IPNet{IP: from.AsSlice(), Mask: net.CIDRMask(from.BitLen(), from.BitLen())}, Type: unix.RTN_BLACKHOLE}
+	return withNetlink(h.netns(), func(handle *netlink.Handle) error { return handle.RouteReplace(route) })
+}
+
 // Eat loses what is sent between hosts to a UDP port, as a firewall on the way does, and nobody says so; or lets it
 // pass again.
 func (l *Lab) Eat(port uint16, on bool) error {
