@@ -16,10 +16,10 @@ import (
 // address is. The name of its VIP is one of every network.
 func TestTasksInTheirNodesNetwork(t *testing.T) {
 	t.Parallel()
-	host := task("t9", "api", "marathon", addrs("10.0.0.11"), discovery.NamedPort{Name: "http", Protocol: "tcp", Port: 31000})
-	name := host.Fact.(Task)
-	name.Network = discovery.HostNetwork
-	host.Fact = name
+	host := Change{Source: Source{Kind: discovery.KindName, Key: "t9", Writer: "host-a"}, Fact: Task{discovery.Name{
+		Task: "t9", Label: "api", Framework: "marathon", Network: discovery.HostNetwork, Node: "host-a", Addrs: addrs("10.0.0.11"),
+		Ports: []discovery.NamedPort{{Name: "http", Protocol: "tcp", Port: 31000}},
+	}}}
 	z, _ := New(options).With(append(sample(), host, service("", "api.marathon", "11.0.0.9"), service("prod", "api.marathon", "11.0.0.9")))
 	own := dnsname.Canonical("api", "t9", "host-a")
 	for _, c := range []struct {

@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"maps"
 	"net/netip"
 
 	"weft/bpf/row"
@@ -126,9 +127,7 @@ func (c *Compiler) owner(key row.VIPKey) (found row.VIP, owned bool) {
 // withHost adds to networks the one that all nodes are.
 func withHost(networks map[string]uint32) map[string]uint32 {
 	all := make(map[string]uint32, len(networks)+1)
-	for name, vni := range networks {
-		all[name] = vni
-	}
+	maps.Copy(all, networks)
 	all[discovery.HostNetwork] = vniHost
 	return all
 }

@@ -116,7 +116,8 @@ func TestHostTasks(t *testing.T) {
 	l := labtest.Up(t, lab.Options{Hosts: 2})
 	s := hostStory{portsStory{Lab: l, peer: labtest.Build(t, "tests/e2e/peer"), h1: l.Hosts[0], h2: l.Hosts[1]}, t}
 	for _, args := range [][]string{
-		{"network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64"}, {"network", "add", "other", "--subnet", "9.2.0.0/16"},
+		{"network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64"},
+		{"network", "add", "other", "--subnet", "9.2.0.0/16"},
 		{"group", "add", "prod", "web"},
 	} {
 		if _, err := s.h1.Weft(t.Context(), args...).Output(); err != nil {
@@ -144,7 +145,6 @@ func TestHostTasks(t *testing.T) {
 // asked asks the app's VIP, of both families and protocols, from everywhere: the instances' own hosts (each may get itself),
 // tasks with and without groups, and a task of a network that knows nothing of it.
 func (s hostStory) asked(t *testing.T) {
-	s.t = t
 	for _, protocol := range []string{"tcp", "udp"} {
 		for _, vip := range []netip.Addr{lb.HashAddr4("app.weft"), lb.HashAddr6("app.weft")} {
 			to := netip.AddrPortFrom(vip, 8080).String()
@@ -175,8 +175,10 @@ func (s hostStory) asked(t *testing.T) {
 func (s hostStory) named(t *testing.T) {
 	s.t = t
 	both := []netip.Addr{s.h1.Addr, s.h1.Addr6, s.h2.Addr, s.h2.Addr6}
-	for _, name := range []string{"app.weft.mesos", "app.weft.slave.mesos", "app.weft.agentip.dcos.thisdcos.directory",
-		"app.weft.containerip.dcos.thisdcos.directory", "app.weft.autoip.dcos.thisdcos.directory"} {
+	for _, name := range []string{
+		"app.weft.mesos", "app.weft.slave.mesos", "app.weft.agentip.dcos.thisdcos.directory",
+		"app.weft.containerip.dcos.thisdcos.directory", "app.weft.autoip.dcos.thisdcos.directory",
+	} {
 		s.resolves(s.h1, name, both...)
 	}
 	vip := []netip.Addr{lb.HashAddr4("app.weft"), lb.HashAddr6("app.weft")}
@@ -195,7 +197,6 @@ func (s hostStory) named(t *testing.T) {
 
 // told looks at what commands say, and at what they refuse.
 func (s hostStory) told(t *testing.T) {
-	s.t = t
 	var app overlay.Endpoint
 	out, err := s.h1.Weft(t.Context(), "task", "show", "app", "-o", "json").Output()
 	if err = errors.Join(err, json.Unmarshal([]byte(out), &app)); err != nil {
@@ -235,7 +236,6 @@ func (s hostStory) told(t *testing.T) {
 
 // moves has an instance of the app in a network: there, and for hosts, all three are behind the VIP, elsewhere the two.
 func (s hostStory) moves(t *testing.T) {
-	s.t = t
 	args := []string{"run", "--network", "prod", "--name", "moved", "--vip", "/app:8080=80,policy=round-robin", "--", s.peer, "serve", "-name", "moved", "-tcp", "80", "-udp", "80"}
 	moved := s.h2.Weft(t.Context(), args...)
 	if err := moved.Start(); err != nil {
@@ -274,6 +274,7 @@ func (s hostStory) moves(t *testing.T) {
 
 // replaced ends and starts the instance of h2 again and again under clients' connections, of which none fails.
 func (s hostStory) replaced(t *testing.T, two *lab.Cmd, flags []string) {
+	t.Helper()
 	s.t = t
 	to := netip.AddrPortFrom(lb.HashAddr4("app.weft"), 8080).String()
 	type counts struct{ Sent, Received, Lost int }

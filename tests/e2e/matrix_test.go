@@ -258,7 +258,7 @@ func knows(t *testing.T, h *lab.Host, network string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // nothing was written that could be lost
+	defer d.Close()
 	eventually(t, func() error {
 		networks, err := d.Overlay.Networks(t.Context())
 		if err == nil && !slices.ContainsFunc(networks, func(n overlay.NetworkStatus) bool { return n.Name == network }) {
