@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	wire "github.com/miekg/dns"
 
+	"weft/discovery/dns/answer"
+	"weft/discovery/dns/dnstest"
 	"weft/discovery/zone"
 )
 
@@ -40,7 +42,7 @@ func startAliases(t *testing.T, o Options) *fixture {
 
 func TestAliasesAreFollowed(t *testing.T) {
 	r := newResolver(t, answering("cdn.example.com. 300 IN A 192.0.2.1"))
-	f := startAliases(t, Options{Resolvers: []netip.AddrPort{r.addr}})
+	f := startAliases(t, Options{Resolvers: []netip.AddrPort{r.Addr}})
 	for range 2 { // the second time from memory, where it may be
 		for _, tt := range []struct {
 			name   string
@@ -61,11 +63,11 @@ func TestAliasesAreFollowed(t *testing.T) {
 			}
 		}
 	}
-	if n := r.asked.Load(); n != 1 {
+	if n := r.Asked.Load(); n != 1 {
 		t.Errorf("the resolver was asked %d times, want once: what is foreign is remembered", n)
 	}
-	if m := f.query("a.corp.", wire.TypeA); len(m.Answer) != maxChain {
-		t.Errorf("a loop has %d records, want %d", len(m.Answer), maxChain)
+	if m := f.query("a.corp.", wire.TypeA); len(m.Answer) != answer.MaxChain {
+		t.Errorf("a loop has %d records, want %d", len(m.Answer), answer.MaxChain)
 	}
 }
 
@@ -98,7 +100,7 @@ func TestAliasesComeBeforeAddresses(t *testing.T) {
 
 // What an alias leads to changes under it, in the kernel too.
 func TestAliasesFollowChanges(t *testing.T) {
-	k := newKernel()
+	k := dnstest.NewKernel()
 	f := startAliases(t, Options{Cache: k})
 	f.change(gone(task("t2", "web")))
 	for range 2 {
@@ -106,18 +108,18 @@ func TestAliasesFollowChanges(t *testing.T) {
 			t.Fatalf("got %v", got)
 		}
 	}
-	if _, there := k.get(0, "www.corp.", wire.TypeA); !there {
+	if _, there := k.Get(0, "www.corp.", wire.TypeA); !there {
 		t.Error("an alias with one address is not resident")
 	}
 	f.change(task("t1", "web", "127.1.0.9"))
-	if err := k.same(f.z, views); err != nil {
+	if err := k.Same(f.z, views); err != nil {
 		t.Error(err)
 	}
 	if got := values(f.query("www.corp.", wire.TypeA).Answer); !slices.Equal(got, []string{"127.1.0.9", "web.weft.mesos."}) {
 		t.Errorf("got %v after the task has moved", got)
 	}
 	f.change(task("t2", "web", "127.1.0.3")) // two: turned by the server
-	if _, there := k.get(0, "www.corp.", wire.TypeA); there {
+	if _, there := k.Get(0, "www.corp.", wire.TypeA); there {
 		t.Error("an alias with two addresses is resident, and is not turned")
 	}
 }

@@ -24,8 +24,8 @@ func TestQuestionsOfEachZoneAreAnsweredOverEachTransport(t *testing.T) {
 	r := newResolver(t, answering("dcos.io. 0 IN A 192.0.2.1")) // nothing to remember: each question is asked anew
 	four := newResolver(t, answering("corp.example. 0 IN A 192.0.2.4"))
 	f := start(t, Options{
-		Resolvers:     []netip.AddrPort{r.addr},
-		ZoneResolvers: map[string][]netip.AddrPort{"example": slices.Repeat([]netip.AddrPort{four.addr}, 4)},
+		Resolvers:     []netip.AddrPort{r.Addr},
+		ZoneResolvers: map[string][]netip.AddrPort{"example": slices.Repeat([]netip.AddrPort{four.Addr}, 4)},
 	}, sample())
 	rows := []struct {
 		name  string
@@ -81,7 +81,7 @@ func TestFirstOfSeveralQuestionsIsAnswered(t *testing.T) {
 		heard <- m.Question
 		answering("dcos.io. 0 IN A 192.0.2.1")(w, m)
 	})
-	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, sample())
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.Addr}}, sample())
 	asked := 0
 	for _, row := range []struct {
 		questions []wire.Question
@@ -107,7 +107,7 @@ func TestFirstOfSeveralQuestionsIsAnswered(t *testing.T) {
 			}
 		}
 	}
-	if n := r.asked.Load(); n != int64(asked) {
+	if n := r.Asked.Load(); n != int64(asked) {
 		t.Errorf("the resolver was asked %d times, want %d", n, asked)
 	}
 }

@@ -15,89 +15,22 @@ import (
 	"time"
 
 	wire "github.com/miekg/dns"
+
+	"weft/discovery/dns/dnstest"
 )
 
-// resolver is a resolver under test's control, over UDP and TCP on one port.
-type resolver struct {
-	addr  netip.AddrPort
-	asked atomic.Int64
-}
-
-func newResolver(t *testing.T, handle func(w wire.ResponseWriter, m *wire.Msg)) *resolver {
-	t.Helper()
-	r := &resolver{}
-	udp, err := net.ListenPacket("udp", "127.0.0.9:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tcp, err := net.Listen("tcp", udp.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.addr = netip.MustParseAddrPort(udp.LocalAddr().String())
-	h := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) {
-		r.asked.Add(1)
-		handle(w, m)
-	})
-	for _, srv := range []*wire.Server{{PacketConn: udp, Handler: h, UDPSize: 4096}, {Listener: tcp, Handler: h}} {
-		started, done := make(chan struct{}), make(chan error, 1)
-		srv.NotifyStartedFunc = func() { close(started) }
-		go func() { done <- srv.ActivateAndServe() }()
-		<-started
-		t.Cleanup(func() {
-			_ = srv.Shutdown()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	return r
-}
-
-func records(text ...string) []wire.RR {
-	var rrs []wire.RR
-	for _, s := range text {
-		rr, err := wire.NewRR(s)
-		if err != nil {
-			panic(err)
-		}
-		rrs = append(rrs, rr)
-	}
-	return rrs
-}
-
-func answering(text ...string) func(wire.ResponseWriter, *wire.Msg) {
-	return func(w wire.ResponseWriter, m *wire.Msg) {
-		r := new(wire.Msg).SetReply(m)
-		r.RecursionAvailable = true
-		r.Answer = records(text...)
-		if opt := m.IsEdns0(); opt != nil {
-			r.SetEdns0(1232, opt.Do())
-		}
-		_ = w.WriteMsg(r)
-	}
-}
-
-func failing(rcode int) func(wire.ResponseWriter, *wire.Msg) {
-	return func(w wire.ResponseWriter, m *wire.Msg) { _ = w.WriteMsg(new(wire.Msg).SetRcode(m, rcode)) }
-}
-
-func silent(wire.ResponseWriter, *wire.Msg) {}
-
-// closed is an address where nobody listens.
-func closed(t *testing.T) netip.AddrPort {
-	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.9:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	return netip.MustParseAddrPort(c.LocalAddr().String())
-}
+var (
+	newResolver = dnstest.NewResolver
+	records     = dnstest.Records
+	answering   = dnstest.Answering
+	failing     = dnstest.Failing
+	silent      = dnstest.Silent
+	closed      = dnstest.Closed
+)
 
 func TestForeignNamesAreForwarded(t *testing.T) {
 	r := newResolver(t, answering("example.com. 300 IN A 192.0.2.1"))
-	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, sample())
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.Addr}}, sample())
 	for _, transport := range []string{"udp", "tcp"} {
 		m := new(wire.Msg).SetQuestion("eXample.com.", wire.TypeA)
 		got := f.ask(m, transport, "")
@@ -105,12 +38,12 @@ func TestForeignNamesAreForwarded(t *testing.T) {
 			t.Errorf("over %s: %v, want %v, ra", transport, got, want)
 		}
 	}
-	if n := r.asked.Load(); n != 1 {
+	if n := r.Asked.Load(); n != 1 {
 		t.Errorf("the resolver was asked %d times, want once: answers are remembered", n)
 	}
 	// Names of ours are never sent away.
-	if got := f.query("nothing.mesos.", wire.TypeA); got.Rcode != wire.RcodeNameError || !got.RecursionAvailable || r.asked.Load() != 1 {
-		t.Errorf("own name: %v, the resolver was asked %d times", got, r.asked.Load())
+	if got := f.query("nothing.mesos.", wire.TypeA); got.Rcode != wire.RcodeNameError || !got.RecursionAvailable || r.Asked.Load() != 1 {
+		t.Errorf("own name: %v, the resolver was asked %d times", got, r.Asked.Load())
 	}
 }
 
@@ -133,7 +66,7 @@ func TestForgedAnswersAreNotBelieved(t *testing.T) {
 		_, _ = w.Write([]byte("nonsense"))
 		answering("example.com. 0 IN A 192.0.2.1")(w, m)
 	})
-	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, nil)
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.Addr}}, nil)
 	m := new(wire.Msg).SetQuestion("example.com.", wire.TypeA)
 	m.Id = 4711
 	for range 4 {
@@ -155,11 +88,11 @@ func TestForgedAnswersAreNotBelieved(t *testing.T) {
 func TestGoodAnswerIsPreferredToAFasterFailure(t *testing.T) {
 	bad := newResolver(t, failing(wire.RcodeRefused))
 	good := newResolver(t, func(w wire.ResponseWriter, m *wire.Msg) {
-		for deadline := time.Now().Add(2 * time.Second); bad.asked.Load() == 0 && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(2 * time.Second); bad.Asked.Load() == 0 && time.Now().Before(deadline); {
 		}
 		answering("example.com. 300 IN A 192.0.2.1")(w, m)
 	})
-	f := start(t, Options{Resolvers: []netip.AddrPort{bad.addr, good.addr}}, nil)
+	f := start(t, Options{Resolvers: []netip.AddrPort{bad.Addr, good.Addr}}, nil)
 	if got := f.query("example.com.", wire.TypeA); got.Rcode != wire.RcodeSuccess {
 		t.Errorf("got %v, want NOERROR", got)
 	}
@@ -167,7 +100,7 @@ func TestGoodAnswerIsPreferredToAFasterFailure(t *testing.T) {
 
 func TestSilentResolverDelaysNothing(t *testing.T) {
 	dumb, good := newResolver(t, silent), newResolver(t, answering("example.com. 300 IN A 192.0.2.1"))
-	f := start(t, Options{Resolvers: []netip.AddrPort{dumb.addr, good.addr}}, nil)
+	f := start(t, Options{Resolvers: []netip.AddrPort{dumb.Addr, good.Addr}}, nil)
 	before := time.Now()
 	if got := f.query("example.com.", wire.TypeA); got.Rcode != wire.RcodeSuccess || time.Since(before) > time.Second {
 		t.Errorf("got %v after %v, want NOERROR at once", got, time.Since(before))
@@ -177,7 +110,7 @@ func TestSilentResolverDelaysNothing(t *testing.T) {
 // However many are broken, the one that works is found with the first question.
 func TestOneGoodResolverAmongBrokenOnesIsEnough(t *testing.T) {
 	good := newResolver(t, answering("example.com. 0 IN A 192.0.2.1"))
-	list := []netip.AddrPort{good.addr}
+	list := []netip.AddrPort{good.Addr}
 	for range 5 {
 		list = append(list, closed(t))
 	}
@@ -211,45 +144,6 @@ func TestNoResolverAnswersIsServfail(t *testing.T) {
 	}
 }
 
-// A name that was resolved once does not fail while the resolvers do, in whatever way.
-func TestOldAnswerIsBetterThanNone(t *testing.T) {
-	var fails atomic.Bool
-	r := newResolver(t, func(w wire.ResponseWriter, m *wire.Msg) {
-		if fails.Load() {
-			failing(wire.RcodeServerFailure)(w, m)
-			return
-		}
-		answering("example.com. 1 IN A 192.0.2.1")(w, m)
-	})
-	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, nil)
-	q := new(wire.Msg).SetQuestion("example.com.", wire.TypeA).SetEdns0(1232, false)
-	f.ask(q, "udp", "")
-	fails.Store(true)
-	key, _ := memoryKeyOf(&question{msg: q, name: "example.com.", qtype: wire.TypeA})
-	for _, past := range []time.Duration{time.Hour, maxStale + time.Hour} {
-		want := wire.RcodeSuccess
-		if past > maxStale {
-			want = wire.RcodeServerFailure
-		}
-		v, _ := f.foreign.memory.Get(key)
-		m, _ := v.(memo)
-		m.expiry = time.Now().Add(-past)
-		f.foreign.memory.Add(key, m)
-		got := f.ask(q, "udp", "")
-		if got.Rcode != want {
-			t.Errorf("%v too old: %v, want %s", past, got, wire.RcodeToString[want])
-		}
-		if want == wire.RcodeSuccess {
-			if h := got.Answer[0].Header(); h.Ttl != staleTTL || len(got.IsEdns0().Option) != 1 {
-				t.Errorf("%v: a TTL of %d and a mark are wanted", got, staleTTL)
-			}
-		}
-	}
-	if f.Stats().Stale != 1 {
-		t.Errorf("%d stale answers counted, want 1", f.Stats().Stale)
-	}
-}
-
 func TestOwnAddressIsNoResolver(t *testing.T) {
 	s, err := Open(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.7:0")}})
 	if err != nil {
@@ -276,7 +170,7 @@ func TestTruncationPassesThrough(t *testing.T) {
 		}
 		_ = w.WriteMsg(reply)
 	})
-	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, nil)
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.Addr}}, nil)
 	m := new(wire.Msg).SetQuestion("example.com.", wire.TypeA)
 	if got := f.ask(m, "udp", ""); !got.Truncated || len(got.Answer) != 0 {
 		t.Errorf("over udp: %v, want tc", got)
@@ -295,7 +189,7 @@ func TestLongRememberedAnswerIsCutForAShortAsker(t *testing.T) {
 		list = append(list, fmt.Sprintf("example.com. 300 IN A 192.0.2.%d", i))
 	}
 	r := newResolver(t, answering(list...))
-	f := start(t, Options{Resolvers: []netip.AddrPort{r.addr}}, nil)
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.Addr}}, nil)
 	m := new(wire.Msg).SetQuestion("example.com.", wire.TypeA)
 	if got := f.ask(m, "tcp", ""); len(got.Answer) != 60 {
 		t.Fatalf("over tcp %d answers, want 60", len(got.Answer))
@@ -307,95 +201,27 @@ func TestLongRememberedAnswerIsCutForAShortAsker(t *testing.T) {
 	}
 }
 
-func TestRememberedAnswersAge(t *testing.T) {
-	start := time.Unix(1000, 0)
-	ask := &question{name: "example.com.", qtype: wire.TypeA, msg: new(wire.Msg).SetQuestion("example.com.", wire.TypeA)}
-	key, ok := memoryKeyOf(ask)
-	if !ok {
-		t.Fatal("a plain question is not memorable")
-	}
-	soa := "com. 900 IN SOA a. b. 1 2 3 4 60"
-	check := func(m *wire.Msg, after time.Duration, ttl uint32, found bool) {
-		t.Helper()
-		f := newForeign(nil, 0, nil)
-		f.remember(key, m, start)
-		r := f.recall(key, ask, start.Add(after))
-		if (r != nil) != found {
-			t.Errorf("after %v: found %t, want %t", after, r != nil, found)
+// A name that was resolved once does not fail while the resolvers do, in whatever way.
+func TestOldAnswerIsBetterThanNone(t *testing.T) {
+	var fails atomic.Bool
+	r := newResolver(t, func(w wire.ResponseWriter, m *wire.Msg) {
+		if fails.Load() {
+			failing(wire.RcodeServerFailure)(w, m)
 			return
 		}
-		if r != nil {
-			eachRecord(r, func(h *wire.RR_Header) {
-				if h.Ttl != ttl {
-					t.Errorf("after %v: TTL %d, want %d", after, h.Ttl, ttl)
-				}
-			})
+		answering("example.com. 1 IN A 192.0.2.1")(w, m)
+	})
+	f := start(t, Options{Resolvers: []netip.AddrPort{r.Addr}}, nil)
+	q := new(wire.Msg).SetQuestion("example.com.", wire.TypeA).SetEdns0(1232, false)
+	f.ask(q, "udp", "")
+	fails.Store(true)
+	for deadline := time.Now().Add(10 * time.Second); f.Stats().Stale == 0; { // it is true for a second
+		got := f.ask(q, "udp", "")
+		if got.Rcode != wire.RcodeSuccess || time.Now().After(deadline) {
+			t.Fatalf("got %v, want the old answer, in the end marked as such", got)
 		}
-	}
-	reply := func(rcode int, answer, ns []wire.RR) *wire.Msg {
-		m := new(wire.Msg).SetRcode(ask.msg, rcode)
-		m.Answer, m.Ns = answer, ns
-		return m
-	}
-	a := records("example.com. 100 IN A 192.0.2.1")
-	check(reply(wire.RcodeSuccess, a, nil), 99*time.Second, 1, true)
-	check(reply(wire.RcodeSuccess, a, nil), 100*time.Second, 0, false)
-	check(reply(wire.RcodeNameError, nil, records(soa)), 59*time.Second, 841, true)
-	check(reply(wire.RcodeNameError, nil, records(soa)), 60*time.Second, 0, false)
-	check(reply(wire.RcodeSuccess, nil, nil), 0, 0, false)
-	check(reply(wire.RcodeServerFailure, nil, records(soa)), 0, 0, false)
-	check(reply(wire.RcodeSuccess, records("example.com. 0 IN A 192.0.2.1"), nil), 0, 0, false)
-	check(reply(wire.RcodeSuccess, records("example.com. 999999 IN A 192.0.2.1"), nil), maxAge, 0, false)
-	cut := reply(wire.RcodeSuccess, a, nil)
-	cut.Truncated = true
-	check(cut, 0, 0, false)
-}
-
-func TestQuestionsWithOptionsAreNotRemembered(t *testing.T) {
-	m := new(wire.Msg).SetQuestion("example.com.", wire.TypeA)
-	m.SetEdns0(1232, true)
-	m.IsEdns0().Option = []wire.EDNS0{&wire.EDNS0_COOKIE{Code: wire.EDNS0COOKIE, Cookie: "0011223344556677"}}
-	if k, ok := memoryKeyOf(&question{msg: m}); !ok || !k.do {
-		t.Error("a cookie makes a question not memorable, or DO is lost")
-	}
-	m.IsEdns0().Option = append(m.IsEdns0().Option, &wire.EDNS0_SUBNET{Code: wire.EDNS0SUBNET})
-	if _, ok := memoryKeyOf(&question{msg: m}); ok {
-		t.Error("a client subnet is memorable")
-	}
-	m = new(wire.Msg).SetQuestion("example.com.", wire.TypeA)
-	m.RecursionDesired = false
-	if _, ok := memoryKeyOf(&question{msg: m}); ok {
-		t.Error("a question without RD is memorable")
-	}
-}
-
-func TestResolversThatFailAreAskedLess(t *testing.T) {
-	all := []*upstream{{}, {}, {}, {}}
-	all[0].streak.Store(3)
-	all[2].streak.Store(1)
-	for _, u := range all {
-		u.late.Store(time.Now().Unix())
-	}
-	count := map[*upstream]int{}
-	const rounds = 4000
-	for range rounds {
-		chosen := choose(all)[:atOnce]
-		if chosen[0] == chosen[1] {
-			t.Fatalf("chosen: %v", chosen)
+		if f.Stats().Stale > 0 && len(got.IsEdns0().Option) != 1 {
+			t.Errorf("%v has no mark", got)
 		}
-		for _, u := range chosen {
-			count[u]++
-		}
-	}
-	if good := count[all[1]] + count[all[3]]; good < 2*rounds*9/10 || count[all[0]] == 0 || count[all[2]] == 0 {
-		t.Errorf("asked %d %d %d %d times, want mostly the second and fourth, and sometimes the others",
-			count[all[0]], count[all[1]], count[all[2]], count[all[3]])
-	}
-	all[0].late.Store(time.Now().Add(-2 * forgiven).Unix())
-	if all[0].failures(time.Now()) != 0 {
-		t.Error("a failure of long ago still counts")
-	}
-	if got := choose(all[:1]); len(got) != 1 {
-		t.Errorf("of one resolver %d are asked", len(got))
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	wire "github.com/miekg/dns"
 
+	"weft/discovery/dns/dnstest"
+	"weft/discovery/dns/foreign"
+	"weft/discovery/dns/resident"
 	"weft/discovery/zone"
 )
 
@@ -47,11 +50,11 @@ func FuzzMessages(f *testing.F) {
 			f.Add(b, false)
 		}
 	}
-	k := newKernel()
-	s := &Server{foreign: newForeign(nil, 0, nil), limits: newLimits(-1), memory: newMemory()}
+	k := dnstest.NewKernel()
+	s := &Server{foreign: foreign.New(nil, 0, nil), limits: newLimits(-1)}
 	s.view = func(netip.Addr) (uint32, string) { return 100, "prod" }
 	var err error
-	if s.learner, err = newLearner(&Options{Cache: k, CacheLimit: 448}, s.memory, nil); err != nil {
+	if s.answers, err = resident.Open(resident.Options{Cache: k, Limit: 448}); err != nil {
 		f.Fatal(err)
 	}
 	z, diff := zone.New(zone.Options{Servers: addrs("198.51.100.1")}).Completed().With(sample())
@@ -85,11 +88,11 @@ func FuzzMessages(f *testing.F) {
 		if len(w.raw) > limit(&q) || r.Id != m.Id || !r.Response || len(r.Question) != 1 || r.Question[0] != m.Question[0] {
 			t.Errorf("%v is answered by %v of %d bytes", m, r, len(w.raw))
 		}
-		if err := k.same(z, views); err != nil {
+		if err := k.Same(z, views); err != nil {
 			t.Error(err)
 		}
 		_ = k.Clear()
-		if out, hit := s.memory.answer(nil, b, 100); hit != nil {
+		if out, _, hit := s.answers.To(nil, b, 100); hit {
 			quick := new(wire.Msg)
 			if err := quick.Unpack(out); err != nil {
 				t.Fatalf("answer from memory to %v: %v", m, err)
@@ -105,7 +108,7 @@ func FuzzMessages(f *testing.F) {
 func sections(m *wire.Msg) []any {
 	all := []any{m.MsgHdr, m.Question}
 	for _, section := range [][]wire.RR{m.Answer, m.Ns, m.Extra} {
-		all = append(all, strings.ToLower(strings.Join(sorted(section), "\n")))
+		all = append(all, strings.ToLower(strings.Join(values(section), "\n")))
 	}
 	return all
 }

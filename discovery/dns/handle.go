@@ -12,6 +12,8 @@ import (
 
 	wire "github.com/miekg/dns"
 
+	"weft/discovery/dns/answer"
+	"weft/discovery/dns/resident"
 	"weft/discovery/zone"
 )
 
@@ -74,14 +76,14 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 	if q.zone = s.zone.Load(); !held {
 		q.zone = q.zone.Doubted()
 	}
-	a := compose(q.zone, q.network, apex, q.name, q.qtype)
-	if a.beyond != "" {
+	a := answer.Compose(q.zone, q.network, apex, q.name, q.qtype)
+	if a.Beyond != "" {
 		s.serveAlias(ctx, w, &q, a)
 		return
 	}
 	s.send(w, &q, s.reply(&q, a))
 	if !q.tcp {
-		s.learner.learn(&q)
+		s.answers.Learn(resident.Key{VNI: q.vni, Name: q.name, Type: q.qtype}, q.zone, q.network)
 	}
 }
 
@@ -114,10 +116,10 @@ func asker(w wire.ResponseWriter) netip.Addr {
 }
 
 // reply makes the message of an answer about an own name. The case of the question is kept.
-func (s *Server) reply(q *question, a answer) *wire.Msg {
-	r := new(wire.Msg).SetRcode(q.msg, a.rcode)
-	r.Authoritative = a.rcode != wire.RcodeServerFailure
-	r.Answer, r.Ns, r.Extra = append(a.chain, rotate(a.records)...), a.authority, a.extra
+func (s *Server) reply(q *question, a answer.Answer) *wire.Msg {
+	r := new(wire.Msg).SetRcode(q.msg, a.Rcode)
+	r.Authoritative = a.Rcode != wire.RcodeServerFailure
+	r.Answer, r.Ns, r.Extra = append(a.Chain, rotate(a.Records)...), a.Authority, a.Extra
 	asked := q.msg.Question[0].Name
 	for _, section := range [][]wire.RR{r.Answer, r.Ns} {
 		for _, rr := range section {
@@ -126,7 +128,7 @@ func (s *Server) reply(q *question, a answer) *wire.Msg {
 			}
 		}
 	}
-	switch a.rcode {
+	switch a.Rcode {
 	case wire.RcodeNameError:
 		s.stats.missing.Add(1)
 	case wire.RcodeServerFailure:
@@ -149,7 +151,7 @@ func failure(m *wire.Msg, rcode int) *wire.Msg { return new(wire.Msg).SetRcode(m
 
 // send writes a reply in the size that the asker takes.
 func (s *Server) send(w wire.ResponseWriter, q *question, r *wire.Msg) {
-	r.RecursionAvailable = s.foreign.able()
+	r.RecursionAvailable = s.foreign.Able()
 	if opt := q.msg.IsEdns0(); opt != nil {
 		r.SetEdns0(maxUDP, opt.Do())
 		if q.own && r.Rcode == wire.RcodeServerFailure {

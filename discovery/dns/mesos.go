@@ -11,6 +11,7 @@ import (
 
 	wire "github.com/miekg/dns"
 
+	"weft/discovery/dns/answer"
 	"weft/discovery/zone"
 )
 
@@ -74,7 +75,7 @@ func composeMesos(q *question, o *zone.Options) *wire.Msg {
 		if all || q.qtype == uint16(t) {
 			for _, rec := range look.Of(t) {
 				if rec.Answerable() {
-					r.Answer = append(r.Answer, resource(rec))
+					r.Answer = append(r.Answer, answer.Record(rec))
 				}
 			}
 		}
@@ -114,7 +115,7 @@ func addServices(r *wire.Msg, z *zone.Zone, o *zone.Options, asked string, look 
 		for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
 			addrs := slices.DeleteFunc(there.Of(t), func(a zone.Record) bool { return !a.Answerable() })
 			if len(addrs) > 0 {
-				r.Extra = append(r.Extra, resource(addrs[rand.IntN(len(addrs))]))
+				r.Extra = append(r.Extra, answer.Record(addrs[rand.IntN(len(addrs))]))
 			}
 		}
 	}
@@ -156,7 +157,7 @@ func startMesos(o *zone.Options, owner string) wire.RR {
 	if o.Strict {
 		start.Minimum = uint32(o.TTL / time.Second)
 	}
-	return authority(headerMesos(o, owner, wire.TypeSOA), start)
+	return answer.Start(headerMesos(o, owner, wire.TypeSOA), start)
 }
 
 func headerMesos(o *zone.Options, owner string, qtype uint16) wire.RR_Header {

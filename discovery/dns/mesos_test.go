@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	wire "github.com/miekg/dns"
 
+	"weft/discovery/dns/foreign"
 	"weft/discovery/mesos"
 	"weft/discovery/zone"
 )
@@ -42,7 +43,7 @@ func mesosZone(t *testing.T, dir string, strict bool) *zone.Zone {
 }
 
 func mesosServer(z *zone.Zone) *Server {
-	s := &Server{mesos: &Mesos{Recursion: true, Truncate: true}, foreign: newForeign(nil, 0, nil)}
+	s := &Server{mesos: &Mesos{Recursion: true, Truncate: true}, foreign: foreign.New(nil, 0, nil)}
 	s.zone.Store(z)
 	return s
 }
@@ -283,7 +284,7 @@ func TestMesosServerOnSockets(t *testing.T) {
 	f := start(t, Options{
 		Mesos: &Mesos{Recursion: true},
 		ZoneResolvers: map[string][]netip.AddrPort{
-			"example.com": {r.addr}, "Sub.example.com.": {other.addr},
+			"example.com": {r.Addr}, "Sub.example.com.": {other.Addr},
 		},
 		ResolverTimeout: time.Second,
 	}, nil)

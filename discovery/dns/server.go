@@ -8,12 +8,12 @@
 // A question walks through these stages, many side by side:
 //
 //  1. accept: opcode QUERY, class IN, EDNS version 0; the first question (handle.go)
-//  2. own zone: compose the answer as the asker's network sees it        (compose.go)
-//     or foreign: remembered answer, or ask upstream                     (foreign.go, upstream.go)
+//  2. own zone: compose the answer as the asker's network sees it        (discovery/dns/answer)
+//     or foreign: remembered answer, or ask resolvers                    (discovery/dns/foreign)
 //  3. fit: EDNS size, truncation                                         (handle.go)
-//  4. learn: the answer, rendered, becomes resident in the kernel and here (learn.go, journal.go)
+//  4. learn: the answer becomes resident, in the kernel and here         (discovery/dns/resident)
 //
-// A question whose answer is resident is answered where it is read instead  (udp.go, memory.go)
+// A question whose answer is resident is answered where it is read instead  (udp.go)
 //
 // A name is never called missing before the zone is complete (zone.Zone.Complete): a node that has
 // just started, with an empty disk and nobody to ask, answers SERVFAIL ("not ready", RFC 8914) to
@@ -36,6 +36,8 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"weft/discovery/dns/foreign"
+	"weft/discovery/dns/resident"
 	"weft/discovery/zone"
 )
 
@@ -48,19 +50,6 @@ const (
 	// backlog is how many bytes of questions wait in a socket, about 2,000, while the node is busy.
 	backlog = 1 << 20
 )
-
-// Cache is where the kernel looks for answers. bpf/answers has it.
-type Cache interface {
-	// Put sets the answer to a question: qname is the lower-case wire form with the root's byte, data
-	// the records that follow the question in the message (which begins 12 bytes before the
-	// question). rotate is the size of an answer record when records may be rotated, else 0.
-	Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount, nscount, arcount uint16,
-		rotate uint8, data []byte) error
-	// Delete forgets the answer; one that is not there is no error.
-	Delete(vni uint32, qname []byte, qtype uint16) error
-	// Clear forgets all answers.
-	Clear() error
-}
 
 // Options say where and how to answer.
 type Options struct {
@@ -84,7 +73,7 @@ type Options struct {
 	// Mesos makes the server answer as Mesos-DNS does; nil: as Weft does.
 	Mesos *Mesos
 	// Cache is the kernel's; nil: none.
-	Cache Cache
+	Cache resident.Cache
 	// CacheLimit is how many bytes of records an answer in Cache may have; longer ones are not offered
 	// to it. 0: all are.
 	CacheLimit int
@@ -118,10 +107,9 @@ type Server struct {
 	hold    func(context.Context, string) bool
 	log     *slog.Logger
 	zone    atomic.Pointer[zone.Zone] // written by SetZone only
-	memory  *memory
 	limits  *limits
-	learner *learner
-	foreign *foreign
+	answers *resident.Answers
+	foreign *foreign.Resolvers
 	zones   []forwarded // the longest first
 	mesos   *Mesos
 	stats   counters
@@ -151,11 +139,8 @@ type Stats struct {
 	Refused    uint64 // malformed, other classes, transfers
 	Limited    uint64 // refused to tasks that ask too much
 	Truncated  uint64 // sent with TC
-	Learned    uint64 // answers put into the kernel
-	Renewed    uint64 // answers replaced or deleted there because the zone changed
-	Unkept     uint64 // refusals of the kernel's cache
-	Resident   int    // answers that are resident now, in the kernel too unless they are too long for it
-	Upstream   []UpstreamStats
+	resident.Stats
+	Upstream []foreign.Stats
 }
 
 // Open binds the sockets and reads the journal. Nothing is answered before Run.
@@ -163,7 +148,7 @@ func Open(o Options) (*Server, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
-	s := &Server{view: o.View, hold: o.Hold, log: o.Log, mesos: o.Mesos, memory: newMemory(), limits: newLimits(o.Rate)}
+	s := &Server{view: o.View, hold: o.Hold, log: o.Log, mesos: o.Mesos, limits: newLimits(o.Rate)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -173,10 +158,9 @@ func Open(o Options) (*Server, error) {
 			return n.VNI, n.Name
 		}
 	}
-	s.memory.kernel = o.Cache != nil
 	s.zone.Store(zone.New(zone.Options{}))
 	var err error
-	if s.learner, err = newLearner(&o, s.memory, s.log); err != nil {
+	if s.answers, err = resident.Open(resident.Options{Cache: o.Cache, Limit: o.CacheLimit, Journal: o.Journal, Log: s.log}); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
 	for _, a := range o.Listen {
@@ -185,7 +169,7 @@ func Open(o Options) (*Server, error) {
 		}
 	}
 	s.forward(&o)
-	s.memory.able.Store(s.foreign.able())
+	s.answers.SetRecursion(s.foreign.Able())
 	return s, nil
 }
 
@@ -238,15 +222,15 @@ func (s *Server) isOwn(a netip.AddrPort) bool {
 // SetZone makes z the zone to answer from. diff is how it differs from the one before; answers in the
 // kernel that it changes are replaced or deleted before z is served. One call at a time.
 func (s *Server) SetZone(z *zone.Zone, diff zone.Diff) {
-	s.learner.renew(z, diff, func() { s.zone.Store(z) })
+	s.answers.Renew(z, diff, func() { s.zone.Store(z) })
 }
 
 // Resident calls yield for the names that have resident answers, or a part in one.
-func (s *Server) Resident(yield func(name string) bool) { s.learner.names(yield) }
+func (s *Server) Resident(yield func(name string) bool) { s.answers.Names(yield) }
 
 // Forget takes away the resident answers that have a part from one of these names: the next question for
 // them comes to the server.
-func (s *Server) Forget(of func(name string) bool) { s.learner.forget(of) }
+func (s *Server) Forget(of func(name string) bool) { s.answers.Forget(of) }
 
 // Run answers until ctx ends, then closes the sockets. What is in the kernel stays there.
 func (s *Server) Run(ctx context.Context) error {
@@ -265,14 +249,14 @@ func (s *Server) Run(ctx context.Context) error {
 			})
 		})
 	}
-	g.Go(func() error { return s.learner.run(gctx) })
+	g.Go(func() error { return s.answers.Run(gctx) })
 	err := g.Wait()
 	if ctx.Err() != nil {
 		err = nil
 	}
-	s.foreign.slower.Wait()
+	s.foreign.Wait()
 	for _, z := range s.zones {
-		z.slower.Wait()
+		z.Wait()
 	}
 	return errors.Join(err, s.close())
 }
@@ -307,7 +291,7 @@ func (s *Server) close() error {
 			}
 		}
 	}
-	return errors.Join(append(errs, s.learner.close())...)
+	return errors.Join(append(errs, s.answers.Close())...)
 }
 
 // Stats returns the present counts.
@@ -315,11 +299,11 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Own: s.stats.own.Load(), Foreign: s.stats.foreign.Load(), Remembered: s.stats.remembered.Load(),
 		Missing: s.stats.missing.Load(), Unready: s.stats.unready.Load(), Failed: s.stats.failed.Load(),
-		Refused: s.stats.refused.Load(), Limited: s.stats.limited.Load(), Stale: s.stats.stale.Load(), Truncated: s.stats.truncated.Load(), Upstream: s.foreign.stats(),
+		Refused: s.stats.refused.Load(), Limited: s.stats.limited.Load(), Stale: s.stats.stale.Load(), Truncated: s.stats.truncated.Load(),
+		Stats: s.answers.Stats(), Upstream: s.foreign.Stats(),
 	}
 	for _, z := range s.zones {
-		st.Upstream = append(st.Upstream, z.stats()...)
+		st.Upstream = append(st.Upstream, z.Stats()...)
 	}
-	s.learner.count(&st)
 	return st
 }

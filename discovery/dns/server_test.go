@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,48 +15,21 @@ import (
 	wire "github.com/miekg/dns"
 	"go.uber.org/goleak"
 
-	"weft/discovery"
+	"weft/discovery/dns/dnstest"
 	"weft/discovery/zone"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func addrs(list ...string) []netip.Addr {
-	out := make([]netip.Addr, len(list))
-	for i, s := range list {
-		out[i] = netip.MustParseAddr(s)
-	}
-	return out
-}
-
-func task(id, label string, a ...string) zone.Change {
-	return zone.Change{
-		Source: zone.Source{Kind: discovery.KindName, Key: id, Writer: "host-a"},
-		Fact: zone.Task{Name: discovery.Name{
-			Task: id, Label: label, Network: "prod", Node: "host-a", Addrs: addrs(a...),
-			Ports: []discovery.NamedPort{{Name: "http", Protocol: "tcp", Port: 80}},
-		}},
-	}
-}
-
-func gone(c zone.Change) zone.Change {
-	c.Fact = nil
-	return c
-}
-
-func service(network, name string, a ...string) zone.Change {
-	return zone.Change{
-		Source: zone.ServiceSource(network, name),
-		Fact:   zone.Service{Network: network, ServiceName: discovery.ServiceName{Name: name, Addrs: addrs(a...)}},
-	}
-}
-
-func network(name string, vni uint32, subnet string) zone.Change {
-	return zone.Change{
-		Source: zone.Source{Kind: discovery.KindNetwork, Key: name, Writer: discovery.Ledger},
-		Fact:   zone.Network{Name: name, VNI: vni, Subnets: []netip.Prefix{netip.MustParsePrefix(subnet)}},
-	}
-}
+var (
+	addrs   = dnstest.Addrs
+	task    = dnstest.Task
+	gone    = dnstest.Gone
+	service = dnstest.Service
+	network = dnstest.Network
+	values  = dnstest.Values
+	views   = dnstest.Views()
+)
 
 // sample has tasks in networks whose addresses are loopback addresses, so that a socket bound to
 // 127.1.x.x is a task of prod and one bound to 127.2.x.x is one of dev.
@@ -136,18 +108,6 @@ func (f *fixture) ask(m *wire.Msg, transport, from string) *wire.Msg {
 func (f *fixture) query(name string, qtype uint16) *wire.Msg {
 	f.t.Helper()
 	return f.ask(new(wire.Msg).SetQuestion(name, qtype), "udp", "")
-}
-
-// values are the records of a section without owner and TTL, sorted: the order is by lot.
-func values(rrs []wire.RR) []string {
-	out := []string{}
-	for _, rr := range rrs {
-		if rr.Header().Rrtype != wire.TypeOPT {
-			out = append(out, strings.TrimPrefix(rr.String(), rr.Header().String()))
-		}
-	}
-	slices.Sort(out)
-	return out
 }
 
 func TestAnswersOverUDP(t *testing.T) {
@@ -331,7 +291,7 @@ func TestAddressInUseIsNamed(t *testing.T) {
 	if _, err := Open(Options{}); err == nil || !strings.Contains(err.Error(), "listen") {
 		t.Errorf("Open without addresses: %v", err)
 	}
-	_, err = Open(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.7:0")}, Cache: newKernel(), Journal: t.TempDir()})
+	_, err = Open(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.7:0")}, Cache: dnstest.NewKernel(), Journal: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "journal") {
 		t.Errorf("Open with a folder as journal: %v", err)
 	}
@@ -359,17 +319,4 @@ func TestDig(t *testing.T) {
 	check([]string{"web.weft.mesos."}, "-x", "127.1.0.3")
 	check([]string{"0", "0", "1", "1", "80", "80", "web-fjp7y-a.weft.mesos.", "web-hw4uo-a.weft.mesos."}, "_http._web._tcp.weft.mesos", "SRV")
 	check([]string{}, "nothing.mesos")
-}
-
-func TestSystemResolvers(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "resolv.conf")
-	write(t, path, "# a comment\nsearch example.com\nnameserver 10.0.0.2\nnameserver 2001:db8::53\nnameserver nonsense\n")
-	got, err := SystemResolvers(path)
-	want := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:53"), netip.MustParseAddrPort("[2001:db8::53]:53")}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("SystemResolvers = %v, %v, want %v", got, err, want)
-	}
-	if _, err := SystemResolvers(path + ".none"); err == nil {
-		t.Error("SystemResolvers of a missing file: no error")
-	}
 }

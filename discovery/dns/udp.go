@@ -8,6 +8,8 @@ import (
 	"time"
 
 	wire "github.com/miekg/dns"
+
+	"weft/discovery/dns/resident"
 )
 
 // readers is how many goroutines read a socket, so that one core's work keeps no other waiting.
@@ -34,12 +36,12 @@ func (q quick) ReadFrom(buf []byte) (int, net.Addr, error) {
 			q.refuse(buf[:n], from)
 			continue
 		}
-		out, hit := q.s.memory.answer(space[:0], buf[:n], vni)
-		if hit == nil {
+		out, rcode, hit := q.s.answers.To(space[:0], buf[:n], vni)
+		if !hit {
 			return n, net.UDPAddrFromAddrPort(from), nil
 		}
 		q.s.stats.own.Add(1)
-		if hit.rcode == wire.RcodeNameError {
+		if rcode == wire.RcodeNameError {
 			q.s.stats.missing.Add(1)
 		}
 		_, _ = q.WriteToUDPAddrPort(out, from) // who went away gets no answer
@@ -49,18 +51,9 @@ func (q quick) ReadFrom(buf []byte) (int, net.Addr, error) {
 // refuse sends a question back as refused: cheaper than what would be answered, and no longer.
 func (q quick) refuse(m []byte, to netip.AddrPort) {
 	q.s.stats.limited.Add(1)
-	if len(m) < headSize || m[2]&bitQR != 0 {
-		return
+	if m, ok := resident.Refusal(m); ok {
+		_, _ = q.WriteToUDPAddrPort(m, to) // who went away gets no answer
 	}
-	a, ok := parseAsked(m)
-	if !ok {
-		return
-	}
-	m = m[:a.end]
-	m[2] = m[2]&(bitsOpcode|bitRD) | bitQR
-	m[3] = wire.RcodeRefused
-	m[10], m[11] = 0, 0
-	_, _ = q.WriteToUDPAddrPort(m, to) // who went away gets no answer
 }
 
 // Close leaves the socket to the server, as several readers share it.

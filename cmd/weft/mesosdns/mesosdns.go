@@ -27,6 +27,7 @@ import (
 	"weft/cmd/weft/process"
 	"weft/cmd/weft/show"
 	"weft/discovery/dns"
+	"weft/discovery/dns/foreign"
 	"weft/discovery/httpapi"
 	"weft/discovery/mesos"
 	"weft/discovery/zone"
@@ -314,7 +315,7 @@ func (d *Daemon) dnsOptions() (dns.Options, error) {
 	}
 	o.Resolvers = resolvers(c.Resolvers)
 	if len(c.Resolvers) == 0 {
-		if o.Resolvers, err = dns.SystemResolvers(hostConfig); err != nil {
+		if o.Resolvers, err = foreign.SystemResolvers(hostConfig); err != nil {
 			return o, err
 		}
 		local, err := localAddrs(false)

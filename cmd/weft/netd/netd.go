@@ -26,6 +26,7 @@ import (
 	"weft/discovery"
 	"weft/discovery/discoverypb"
 	"weft/discovery/dns"
+	"weft/discovery/dns/foreign"
 	discoveryengine "weft/discovery/engine"
 	"weft/discovery/gossip"
 	"weft/discovery/interest"
@@ -306,7 +307,7 @@ func (d *daemon) makeNames(context.Context) error {
 // resolvers are those of the flags, or the host's.
 func (d *daemon) resolvers() ([]netip.AddrPort, error) {
 	if len(d.o.Resolvers) == 0 {
-		return dns.SystemResolvers("/etc/resolv.conf")
+		return foreign.SystemResolvers("/etc/resolv.conf")
 	}
 	var list []netip.AddrPort
 	for _, text := range d.o.Resolvers {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dns
+package resident
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ const journalMagic = "weftdns1"
 
 var errClosed = os.ErrClosed
 
-// journal is guarded by learner.mu. A nil journal remembers nothing.
+// journal is guarded by Answers.mu. A nil journal remembers nothing.
 type journal struct {
 	path    string
 	file    *os.File
@@ -33,7 +33,7 @@ type journal struct {
 // openJournal returns what the file lists; whole is false when the file is new or broken, so that the
 // kernel may know more. An empty path gives a nil journal. On a disk that is full a whole file is used as it is: names
 // are answered for want of a new one.
-func openJournal(path string) (j *journal, keys []residentKey, whole bool, err error) {
+func openJournal(path string) (j *journal, keys []Key, whole bool, err error) {
 	if path == "" {
 		return nil, nil, false, nil
 	}
@@ -55,7 +55,7 @@ func openJournal(path string) (j *journal, keys []residentKey, whole bool, err e
 }
 
 // parseJournal returns the records up to the first broken one.
-func parseJournal(content []byte) (keys []residentKey, whole bool) {
+func parseJournal(content []byte) (keys []Key, whole bool) {
 	rest, ok := bytes.CutPrefix(content, []byte(journalMagic))
 	if !ok {
 		return nil, false
@@ -65,12 +65,12 @@ func parseJournal(content []byte) (keys []residentKey, whole bool) {
 		if len(rest) <= fixed {
 			return keys, false
 		}
-		k := residentKey{vni: binary.BigEndian.Uint32(rest), qtype: binary.BigEndian.Uint16(rest[4:])}
+		k := Key{VNI: binary.BigEndian.Uint32(rest), Type: binary.BigEndian.Uint16(rest[4:])}
 		name, next, err := wire.UnpackDomainName(rest[:min(len(rest), fixed+256)], fixed)
 		if err != nil || !plain(rest[fixed:next], name) {
 			return keys, false
 		}
-		k.name = name
+		k.Name = name
 		keys = append(keys, k)
 		rest = rest[next:]
 	}
@@ -83,18 +83,18 @@ func plain(packed []byte, name string) bool {
 	return err == nil && bytes.Equal(packed, again)
 }
 
-func appendKey(b []byte, k residentKey) ([]byte, error) {
-	qname, err := wireName(k.name)
+func appendKey(b []byte, k Key) ([]byte, error) {
+	qname, err := wireName(k.Name)
 	if err != nil {
 		return nil, err
 	}
-	b = binary.BigEndian.AppendUint32(b, k.vni)
-	b = binary.BigEndian.AppendUint16(b, k.qtype)
+	b = binary.BigEndian.AppendUint32(b, k.VNI)
+	b = binary.BigEndian.AppendUint16(b, k.Type)
 	return append(b, qname...), nil
 }
 
 // add appends one record in one write.
-func (j *journal) add(k residentKey) error {
+func (j *journal) add(k Key) error {
 	if j == nil {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (j *journal) length() int {
 }
 
 // rewrite replaces the file by one with just these records.
-func (j *journal) rewrite(keys []residentKey) error {
+func (j *journal) rewrite(keys []Key) error {
 	b := []byte(journalMagic)
 	for _, k := range keys {
 		var err error

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dns
+// Package answer composes what a zone says to a question, for nobody in particular: the records and those that go with them, in
+// the form of the library that writes messages. Who asks, and how much that one takes, is discovery/dns'.
+package answer
 
 import (
 	"net"
@@ -11,51 +13,51 @@ import (
 	"weft/discovery/zone"
 )
 
-// answer is what a zone says to a question, not yet for anyone in particular.
-type answer struct {
-	rcode int
-	chain []wire.RR // CNAMEs that lead from the name to the one of records
-	// beyond is the foreign name that the chain leads to: who answers for it has the records.
-	beyond                    string
-	records, authority, extra []wire.RR
-	// depends are other names with a part in the answer.
-	depends []string
+// Answer is what a zone says to a question.
+type Answer struct {
+	Rcode int
+	Chain []wire.RR // CNAMEs that lead from the name to the one of Records
+	// Beyond is the foreign name that the chain leads to: who answers for it has the records.
+	Beyond                    string
+	Records, Authority, Extra []wire.RR
+	// Depends are other names with a part in the answer.
+	Depends []string
 }
 
-// maxChain is how many CNAMEs are followed: more are a loop, or a mistake.
-const maxChain = 8
+// MaxChain is how many CNAMEs are followed: more are a loop, or a mistake.
+const MaxChain = 8
 
-// compose answers from a zone: name is in it, lower case.
-func compose(z *zone.Zone, network, apex, name string, qtype uint16) answer {
-	var a answer
+// Compose answers from a zone as a network sees it: name is in the zone of apex, lower case.
+func Compose(z *zone.Zone, network, apex, name string, qtype uint16) Answer {
+	var a Answer
 	look := lookup(z, network, apex, name)
-	for len(a.chain) < maxChain {
+	for len(a.Chain) < MaxChain {
 		alias := look.Of(zone.CNAME)
 		if len(alias) == 0 || len(look.Of(zone.Type(qtype))) > 0 {
 			break
 		}
-		a.chain, a.depends = append(a.chain, resource(alias[0])), append(a.depends, alias[0].Target)
+		a.Chain, a.Depends = append(a.Chain, Record(alias[0])), append(a.Depends, alias[0].Target)
 		name = alias[0].Target
 		var own bool
 		if apex, own = z.Apex(name); !own {
-			a.beyond = name
+			a.Beyond = name
 			return a
 		}
 		look = lookup(z, network, apex, name)
 	}
 	if !look.Exists && !z.Complete() {
-		return answer{rcode: wire.RcodeServerFailure}
+		return Answer{Rcode: wire.RcodeServerFailure}
 	}
 	for _, r := range look.Of(zone.Type(qtype)) {
-		a.records = append(a.records, resource(r))
+		a.Records = append(a.Records, Record(r))
 		if r.Type == zone.SRV || r.Type == zone.NS {
 			a.addAddresses(z, network, r.Target)
 		}
 	}
-	if len(a.records) == 0 {
-		a.authority = []wire.RR{resource(z.Start(apex))}
+	if len(a.Records) == 0 {
+		a.Authority = []wire.RR{Record(z.Start(apex))}
 		if !look.Exists {
-			a.rcode = wire.RcodeNameError // of the last name (RFC 6604, section 3)
+			a.Rcode = wire.RcodeNameError // of the last name (RFC 6604, section 3)
 		}
 	}
 	return a
@@ -83,21 +85,21 @@ func withApex(z *zone.Zone, apex string, records []zone.Record) []zone.Record {
 
 // addAddresses adds a target's addresses once, all of them: part of a set would be taken for the
 // whole by who remembers it (RFC 2181, section 5).
-func (a *answer) addAddresses(z *zone.Zone, network, target string) {
-	if slices.Contains(a.depends, target) {
+func (a *Answer) addAddresses(z *zone.Zone, network, target string) {
+	if slices.Contains(a.Depends, target) {
 		return
 	}
-	a.depends = append(a.depends, target)
+	a.Depends = append(a.Depends, target)
 	look := z.Lookup(network, target)
 	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
 		for _, r := range look.Of(t) {
-			a.extra = append(a.extra, resource(r))
+			a.Extra = append(a.Extra, Record(r))
 		}
 	}
 }
 
-// resource is a record in the library's form.
-func resource(r zone.Record) wire.RR {
+// Record is a record in the library's form.
+func Record(r zone.Record) wire.RR {
 	h := wire.RR_Header{Name: r.Name, Rrtype: uint16(r.Type), Class: wire.ClassINET, Ttl: r.TTL}
 	switch r.Type {
 	case zone.A:
@@ -113,13 +115,14 @@ func resource(r zone.Record) wire.RR {
 	case zone.NS:
 		return &wire.NS{Hdr: h, Ns: r.Target}
 	case zone.SOA:
-		return authority(h, zone.StartOf(r.Target))
+		return Start(h, zone.StartOf(r.Target))
 	default: // zones hold nothing else
 		return &wire.NULL{Hdr: h}
 	}
 }
 
-func authority(h wire.RR_Header, s zone.Start) wire.RR {
+// Start is the SOA record of a zone, under a header.
+func Start(h wire.RR_Header, s zone.Start) wire.RR {
 	return &wire.SOA{
 		Hdr: h, Ns: s.Server, Mbox: s.Mailbox, Serial: s.Serial, Refresh: s.Refresh, Retry: s.Retry, Expire: s.Expire,
 		Minttl: s.Minimum,

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dns
+package resident
 
 import (
 	"errors"
 	"fmt"
 
 	wire "github.com/miekg/dns"
+
+	"weft/discovery/dns/answer"
 )
 
 // prepared is an answer as the kernel takes it.
 type prepared struct {
-	answer
+	answer.Answer
 	qname, data []byte
 	rotate      uint8
 }
@@ -24,21 +26,21 @@ var (
 )
 
 // prepare composes an answer from the zone that is served and renders it.
-func (l *learner) prepare(k residentKey, network string) (prepared, error) {
-	apex, own := l.zone.Apex(k.name)
+func (l *Answers) prepare(k Key, network string) (prepared, error) {
+	apex, own := l.zone.Apex(k.Name)
 	if !own {
 		return prepared{}, errForeign
 	}
-	p := prepared{answer: compose(l.zone, network, apex, k.name, k.qtype)}
-	if p.rcode == wire.RcodeServerFailure {
+	p := prepared{Answer: answer.Compose(l.zone, network, apex, k.Name, k.Type)}
+	if p.Rcode == wire.RcodeServerFailure {
 		return prepared{}, errUnready
 	}
-	if p.beyond != "" || len(p.chain) > 0 && len(p.records) > 1 {
+	if p.Beyond != "" || len(p.Chain) > 0 && len(p.Records) > 1 {
 		return prepared{}, errAlias
 	}
-	p.records = append(p.chain, p.records...)
+	p.Records = append(p.Chain, p.Records...)
 	var err error
-	if p.qname, err = wireName(k.name); err != nil {
+	if p.qname, err = wireName(k.Name); err != nil {
 		return prepared{}, err
 	}
 	if err := p.render(k); err != nil {
@@ -52,20 +54,20 @@ func (l *learner) prepare(k residentKey, network string) (prepared, error) {
 
 // render packs the records as they follow the question, and sets the size of an answer record when
 // rotation makes sense: addresses, more than one.
-func (p *prepared) render(k residentKey) error {
+func (p *prepared) render(k Key) error {
 	m := &wire.Msg{
-		Question: []wire.Question{{Name: k.name, Qtype: k.qtype, Qclass: wire.ClassINET}},
-		Answer:   p.records, Ns: p.authority, Extra: p.extra, Compress: true,
+		Question: []wire.Question{{Name: k.Name, Qtype: k.Type, Qclass: wire.ClassINET}},
+		Answer:   p.Records, Ns: p.Authority, Extra: p.Extra, Compress: true,
 	}
 	packed, err := m.Pack()
 	if err != nil {
-		return fmt.Errorf("pack %s: %w", k.name, err)
+		return fmt.Errorf("pack %s: %w", k.Name, err)
 	}
 	const header, typeAndClass = 12, 4
 	p.data = packed[header+len(p.qname)+typeAndClass:]
-	alike := len(p.records) > 1 && len(p.chain) == 0 && len(p.authority)+len(p.extra) == 0
-	if alike && (k.qtype == wire.TypeA || k.qtype == wire.TypeAAAA) {
-		p.rotate = uint8(len(p.data) / len(p.records)) // 16 or 28: the name is a pointer
+	alike := len(p.Records) > 1 && len(p.Chain) == 0 && len(p.Authority)+len(p.Extra) == 0
+	if alike && (k.Type == wire.TypeA || k.Type == wire.TypeAAAA) {
+		p.rotate = uint8(len(p.data) / len(p.Records)) // 16 or 28: the name is a pointer
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dns
+package foreign
 
 import (
 	"cmp"
@@ -52,21 +52,15 @@ func (u *upstream) failures(now time.Time) int64 {
 	return u.streak.Load()
 }
 
-// UpstreamStats counts what one resolver was asked since Open.
-type UpstreamStats struct {
+// Stats counts what one resolver was asked since New.
+type Stats struct {
 	Addr   netip.AddrPort
 	Asked  uint64
 	Failed uint64 // no answer in time, or a broken one
 }
 
-// reply is a resolver's answer: as it came, and read.
-type reply struct {
-	raw []byte
-	msg *wire.Msg
-}
-
 type result struct {
-	reply
+	Reply
 	err error
 }
 
@@ -85,7 +79,7 @@ func choose(all []*upstream) []*upstream {
 }
 
 // exchange asks over the transport of the asker, and counts.
-func (u *upstream) exchange(ctx context.Context, q *question) (reply, error) {
+func (u *upstream) exchange(ctx context.Context, q *Question) (Reply, error) {
 	u.asked.Add(1)
 	r, err := u.try(ctx, q)
 	switch {
@@ -104,54 +98,54 @@ func (u *upstream) exchange(ctx context.Context, q *question) (reply, error) {
 
 // try sends the question from a socket of its own, connected, with an id of its own: whoever wants to
 // forge the answer has to guess the port and the id.
-func (u *upstream) try(ctx context.Context, q *question) (reply, error) {
-	ask := q.msg.Copy()
+func (u *upstream) try(ctx context.Context, q *Question) (Reply, error) {
+	ask := q.Msg.Copy()
 	ask.Id = wire.Id()
 	packed, err := ask.Pack()
 	if err != nil {
-		return reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
+		return Reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, u.within)
 	defer cancel()
 	network := "udp"
-	if q.tcp {
+	if q.TCP {
 		network = "tcp"
 	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, u.addr.String())
 	if err != nil {
-		return reply{}, fmt.Errorf("resolver: %w", err)
+		return Reply{}, fmt.Errorf("resolver: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends a read at once
 	defer func() {
 		stop()
 		_ = conn.Close()
 	}()
-	r, err := transfer(conn, packed, ask, q.tcp)
+	r, err := transfer(conn, packed, ask, q.TCP)
 	if err != nil {
-		return reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
+		return Reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
 	}
 	return r, nil
 }
 
 // transfer writes the question and reads until its answer comes; what else comes is not believed.
-func transfer(conn net.Conn, packed []byte, ask *wire.Msg, tcp bool) (reply, error) {
+func transfer(conn net.Conn, packed []byte, ask *wire.Msg, tcp bool) (Reply, error) {
 	if tcp {
 		packed = append(binary.BigEndian.AppendUint16(nil, uint16(len(packed))), packed...)
 	}
 	if _, err := conn.Write(packed); err != nil {
-		return reply{}, err
+		return Reply{}, err
 	}
 	for {
 		raw, err := receive(conn, tcp)
 		if err != nil {
-			return reply{}, err
+			return Reply{}, err
 		}
 		m := new(wire.Msg)
 		if err := m.Unpack(raw); err == nil && answers(m, ask) {
-			return reply{raw, m}, nil
+			return Reply{Raw: raw, Msg: m}, nil
 		} else if tcp {
-			return reply{}, errors.Join(errors.New("the answer is to another question"), err)
+			return Reply{}, errors.Join(errors.New("the answer is to another question"), err)
 		}
 	}
 }

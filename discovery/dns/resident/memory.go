@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dns
+package resident
 
 import (
 	"encoding/binary"
@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+
+	wire "github.com/miekg/dns"
 )
 
 // again is every how many questions that are answered from memory one goes the long way: in the kernel
@@ -26,8 +28,11 @@ type rendered struct {
 // shards keep those who read from waiting for one that writes.
 const shards = 64
 
+// maxUDP is what an answer over UDP may have, bytes (DNS flag day 2020), as in the kernel.
+const maxUDP = 1232
+
 // memory holds the answers that are resident, for questions that come to the server: over the node's
-// own sockets, and those that the kernel passes on. The learner keeps it true, as it does the kernel's.
+// own sockets, and those that the kernel passes on. Answers keep it true, as it does the kernel's.
 type memory struct {
 	kernel bool // it answers too, and passes on what it has not
 	seed   maphash.Seed
@@ -182,4 +187,18 @@ func (r *rendered) appendRecords(out []byte) []byte {
 	out = append(out, r.data[first:block]...)
 	out = append(out, r.data[:first]...)
 	return append(out, r.data[block:]...)
+}
+
+// Refusal turns a question, in place, into its refusal: no longer than it was. It has none when it is none that could be answered
+// quickly.
+func Refusal(m []byte) ([]byte, bool) {
+	a, ok := parseAsked(m)
+	if !ok {
+		return nil, false
+	}
+	m = m[:a.end]
+	m[2] = m[2]&(bitsOpcode|bitRD) | bitQR
+	m[3] = wire.RcodeRefused
+	m[10], m[11] = 0, 0
+	return m, true
 }

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resident
+
+import (
+	"container/list"
+	"errors"
+	"slices"
+
+	wire "github.com/miekg/dns"
+
+	"weft/discovery/zone"
+)
+
+// affected returns the resident answers that a change may have made untrue.
+func (l *Answers) affected(diff zone.Diff) []*entry {
+	var out []*entry
+	if diff.All {
+		for _, r := range l.entries {
+			out = append(out, r)
+		}
+		return out
+	}
+	seen := map[*entry]struct{}{}
+	for _, q := range diff.Questions {
+		for _, r := range l.byName[q.Name] {
+			own := r.Name == q.Name && (q.Type == zone.Any || uint16(q.Type) == r.Type)
+			part := r.Name != q.Name // addresses of a target, anything behind a CNAME
+			if _, twice := seen[r]; !twice && (own || part) {
+				seen[r] = struct{}{}
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// settle accounts, once, for what an earlier process left in the kernel. Until the zone is complete
+// that is the best answer there is.
+func (l *Answers) settle() {
+	if l.settled || !l.zone.Complete() {
+		return
+	}
+	if l.unlisted {
+		if err := l.cache.Clear(); err != nil {
+			l.unkept++
+			l.log.Error("kernel answers not cleared", "error", err)
+			return // the next change tries again
+		}
+		l.unlisted = false
+	}
+	for _, r := range l.affected(zone.Diff{All: true}) {
+		l.again(r)
+	}
+	l.settled = true
+}
+
+// again composes a resident answer anew, or takes it away when the server has to answer.
+func (l *Answers) again(r *entry) {
+	l.renewed++
+	network, known := l.zone.Network(r.VNI)
+	p, err := l.prepare(r.Key, network.Name)
+	if r.VNI != 0 && !known {
+		err = errForeign
+	}
+	if r.inherited && !l.zone.Complete() && (errors.Is(err, errForeign) || errors.Is(err, errUnready)) {
+		return // it was true when last heard of, and nobody has said otherwise yet
+	}
+	if err != nil || l.put(r.Key, p) != nil {
+		l.withdraw(r)
+		return
+	}
+	l.remove(r)
+	l.insert(r, p)
+}
+
+// put makes the answer resident: in the kernel, unless it is too long for it, then here. What the
+// kernel refuses to change is not changed here either: the caller withdraws it from both.
+func (l *Answers) put(k Key, p prepared) error {
+	r := &rendered{
+		rcode: uint8(p.Rcode), rotate: p.rotate, data: p.data,
+		counts: [3]uint16{uint16(len(p.Records)), uint16(len(p.Authority)), uint16(len(p.Extra))},
+	}
+	if err := l.putCache(k, p.qname, r); err != nil {
+		return err
+	}
+	l.memory.put(appendMemoryKey(nil, k.VNI, k.Type, p.qname), r)
+	return nil
+}
+
+func (l *Answers) putCache(k Key, qname []byte, r *rendered) error {
+	switch {
+	case l.cache == nil:
+		return nil
+	case l.limit > 0 && len(r.data) > l.limit:
+		return l.cache.Delete(k.VNI, qname, k.Type)
+	default:
+		return l.cache.Put(k.VNI, qname, k.Type, r.rcode, r.counts[0], r.counts[1], r.counts[2], r.rotate, r.data)
+	}
+}
+
+// delete takes an answer away here and in the kernel.
+func (l *Answers) delete(k Key) error {
+	qname, err := wireName(k.Name)
+	if err != nil {
+		return err
+	}
+	l.memory.remove(appendMemoryKey(nil, k.VNI, k.Type, qname))
+	if l.cache == nil {
+		return nil
+	}
+	return l.cache.Delete(k.VNI, qname, k.Type)
+}
+
+// withdraw takes an answer out of the kernel; the kernel's refusal is remembered and tried again.
+func (l *Answers) withdraw(r *entry) {
+	l.remove(r)
+	if err := l.delete(r.Key); err != nil {
+		l.refuse("delete", r.Key, err)
+		l.refused[r.Key] = struct{}{}
+	}
+}
+
+func (l *Answers) refuse(what string, k Key, err error) {
+	l.unkept++
+	l.log.Error("kernel answer not changed", "step", what, "name", k.Name, "type", wire.Type(k.Type), "vni", k.VNI, "error", err)
+}
+
+// retry deletes what the kernel refused to delete before.
+func (l *Answers) retry() {
+	for k := range l.refused {
+		if l.delete(k) == nil {
+			delete(l.refused, k)
+		}
+	}
+}
+
+// inherit lists an answer that an earlier process put into the kernel.
+func (l *Answers) inherit(k Key) {
+	r := &entry{Key: k}
+	l.insert(r, prepared{})
+	r.inherited = true
+}
+
+func (l *Answers) insert(r *entry, p prepared) {
+	r.depends, r.missing, r.inherited = p.Depends, p.Rcode == wire.RcodeNameError, false
+	l.entries[r.Key] = r
+	for _, n := range append([]string{r.Name}, r.depends...) {
+		if !slices.Contains(l.byName[n], r) {
+			l.byName[n] = append(l.byName[n], r)
+		}
+	}
+	if r.missing {
+		r.place = l.missing.PushBack(r)
+	} else {
+		r.place = l.known.PushBack(r)
+	}
+}
+
+func (l *Answers) remove(r *entry) {
+	delete(l.entries, r.Key)
+	for _, n := range append([]string{r.Name}, r.depends...) {
+		rest := slices.DeleteFunc(l.byName[n], func(o *entry) bool { return o == r })
+		if len(rest) == 0 {
+			delete(l.byName, n)
+		} else {
+			l.byName[n] = rest
+		}
+	}
+	if r.missing {
+		l.missing.Remove(r.place)
+	} else {
+		l.known.Remove(r.place)
+	}
+}
+
+// shrink takes away the answers that were learnt first.
+func (l *Answers) shrink(order *list.List, limit int) {
+	for order.Len() > limit {
+		r, ok := order.Front().Value.(*entry)
+		if !ok {
+			return
+		}
+		l.withdraw(r)
+	}
+}
+
+// compact writes the journal anew when most of it is past.
+func (l *Answers) compact() {
+	if l.journal.length() < 2*len(l.entries)+1024 {
+		return
+	}
+	keys := make([]Key, 0, len(l.entries)+len(l.refused))
+	for k := range l.entries {
+		keys = append(keys, k)
+	}
+	for k := range l.refused {
+		keys = append(keys, k)
+	}
+	if err := l.journal.rewrite(keys); err != nil {
+		l.unkept++
+		l.log.Error("journal of kernel answers not written", "error", err)
+	}
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resident
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	wire "github.com/miekg/dns"
+	"pgregory.net/rapid"
+
+	"weft/discovery/dns/answer"
+	"weft/discovery/dns/dnstest"
+	"weft/discovery/zone"
+)
+
+var views = dnstest.Views()
+
+// open returns answers from a zone, and the zone.
+func open(t *testing.T, o Options, changes ...zone.Change) (*Answers, *zone.Zone) {
+	t.Helper()
+	o.Log = slog.New(slog.DiscardHandler)
+	l, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	z, diff := zone.New(zone.Options{}).Completed().With(append(changes,
+		dnstest.Network("prod", 100, "127.1.0.0/16"), dnstest.Task("t1", "web", "127.1.0.2", "fd01:b::2")))
+	l.Renew(z, diff, func() {})
+	return l, z
+}
+
+func learn(l *Answers, z *zone.Zone, name string, qtype uint16) {
+	l.Learn(Key{Name: name, Type: qtype}, z, "")
+}
+
+func TestMissingNamesPushOutNoAnswer(t *testing.T) {
+	k := dnstest.NewKernel()
+	l, z := open(t, Options{Cache: k})
+	learn(l, z, "web.weft.mesos.", wire.TypeA)
+	for i := range maxMissing + 50 {
+		learn(l, z, fmt.Sprintf("x%d.weft.mesos.", i), wire.TypeA)
+	}
+	if _, ok := k.Get(0, "web.weft.mesos.", wire.TypeA); !ok || k.Len() != maxMissing+1 {
+		t.Errorf("%d answers, web among them %t, want %d", k.Len(), ok, maxMissing+1)
+	}
+	if l.Stats().Resident != k.Len() {
+		t.Errorf("%d resident, %d in the kernel", l.Stats().Resident, k.Len())
+	}
+}
+
+// An answer composed from a zone that is no longer served is not learnt.
+func TestOldZoneTeachesNothing(t *testing.T) {
+	k := dnstest.NewKernel()
+	l, old := open(t, Options{Cache: k})
+	next, diff := old.With([]zone.Change{dnstest.Task("t9", "new", "127.1.0.9")})
+	l.Renew(next, diff, func() {})
+	learn(l, old, "new.weft.mesos.", wire.TypeA)
+	if k.Len() != 0 {
+		t.Error("the kernel learnt from an old zone")
+	}
+}
+
+// TestJournalIsUsedAsItIsWhenNoNewOneCanBeWritten: a full disk keeps no name server from starting.
+func TestJournalIsUsedAsItIsWhenNoNewOneCanBeWritten(t *testing.T) {
+	k := dnstest.NewKernel()
+	journal := filepath.Join(t.TempDir(), "answers")
+	l, z := open(t, Options{Cache: k, Journal: journal})
+	learn(l, z, "web.weft.mesos.", wire.TypeA)
+	if err := errors.Join(l.Close(), os.Mkdir(journal+".new", 0o700)); err != nil { // so that no file can have the name
+		t.Fatal(err)
+	}
+	l, z = open(t, Options{Cache: k, Journal: journal})
+	learn(l, z, "web.weft.mesos.", wire.TypeAAAA)
+	if n := l.Stats().Resident; n != 2 {
+		t.Errorf("%d answers are resident, want 2", n)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j, keys, whole, err := openJournal(journal)
+	if err != nil || !whole || len(keys) != 2 {
+		t.Fatalf("the journal lists %v, whole %v, %v; want both answers", keys, whole, err)
+	}
+	if err := j.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestJournalIsRewrittenWhenMostOfItIsPast(t *testing.T) {
+	journal := filepath.Join(t.TempDir(), "answers")
+	l, z := open(t, Options{Cache: dnstest.NewKernel(), Journal: journal})
+	for i := range 3 * (maxMissing + 1024) {
+		learn(l, z, fmt.Sprintf("x%d.weft.mesos.", i), wire.TypeA)
+	}
+	content, err := os.ReadFile(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, whole := parseJournal(content)
+	if !whole || len(keys) < maxMissing || len(keys) > 2*maxMissing+1024 {
+		t.Errorf("journal has %d records, whole %t, want %d to %d", len(keys), whole, maxMissing, 2*maxMissing+1024)
+	}
+}
+
+func TestKernelIsAlwaysTrue(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		k := dnstest.NewKernel()
+		l, err := Open(Options{Cache: k, Limit: rapid.SampledFrom([]int{0, 100}).Draw(t, "limit")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.memory.kernel = false // which passes on a question now and then
+		z, diff := zone.New(zone.Options{}).Completed().With([]zone.Change{dnstest.Network("prod", 100, "127.1.0.0/16"), dnstest.Network("dev", 101, "127.2.0.0/16")})
+		l.Renew(z, diff, func() {})
+		names := []string{
+			"a.weft.mesos.", "b.weft.mesos.", "_a._tcp.weft.mesos.", "_http._a._tcp.weft.mesos.", "weft.mesos.", "_tcp.weft.mesos.",
+			"a.weft.mesos.thisdcos.directory.", "_a._tcp.weft.mesos.thisdcos.directory.", "weft.mesos.thisdcos.directory.",
+			"a.weft.autoip.dcos.thisdcos.directory.", "a.weft.l4lb.thisdcos.directory.", "1.0.1.127.in-addr.arpa.", "2.0.1.127.in-addr.arpa.",
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"ask": func(t *rapid.T) {
+				vni := rapid.SampledFrom([]uint32{0, 100, 101}).Draw(t, "vni")
+				k := Key{VNI: vni, Name: rapid.SampledFrom(names).Draw(t, "name"), Type: rapid.SampledFrom([]uint16{wire.TypeA, wire.TypeAAAA, wire.TypeSRV, wire.TypePTR}).Draw(t, "type")}
+				l.Learn(k, z, views[vni])
+			},
+			"change": func(t *rapid.T) {
+				var changes []zone.Change
+				for range rapid.IntRange(1, 3).Draw(t, "n") {
+					a := rapid.SampledFrom([]string{"127.1.0.1", "127.1.0.2", "fd01::1"}).Draw(t, "addr")
+					c := dnstest.Task(rapid.SampledFrom([]string{"1", "2"}).Draw(t, "task"), rapid.SampledFrom([]string{"a", "b"}).Draw(t, "label"), a)
+					if rapid.IntRange(0, 3).Draw(t, "what") == 0 {
+						c = dnstest.Service(rapid.SampledFrom([]string{"prod", "dev"}).Draw(t, "network"), "a.weft", "11.0.0.1")
+					}
+					if rapid.Bool().Draw(t, "gone") {
+						c = dnstest.Gone(c)
+					}
+					changes = append(changes, c)
+				}
+				next, diff := z.With(changes)
+				z = next
+				l.Renew(z, diff, func() {
+					if err := k.Same(z, views); err != nil {
+						t.Fatal(err)
+					}
+				})
+			},
+			"": func(t *rapid.T) {
+				if err := k.Same(z, views); err != nil {
+					t.Fatal(err)
+				}
+				if k.Len() > len(l.entries) {
+					t.Fatalf("%d in the kernel, %d resident", k.Len(), len(l.entries))
+				}
+				for key := range l.entries {
+					if err := remembered(l.memory, z, key); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+		})
+	})
+}
+
+func remembered(memory *memory, z *zone.Zone, k Key) error {
+	q := new(wire.Msg).SetQuestion(k.Name, k.Type).SetEdns0(maxUDP, false)
+	packed, err := q.Pack()
+	if err != nil {
+		return err
+	}
+	out, hit := memory.answer(nil, packed, k.VNI)
+	if hit == nil {
+		return fmt.Errorf("%v is resident and not in memory", k)
+	}
+	m := new(wire.Msg)
+	if err := m.Unpack(out); err != nil {
+		return fmt.Errorf("%v: %w", k, err)
+	}
+	apex, _ := z.Apex(k.Name)
+	want := answer.Compose(z, views[k.VNI], apex, k.Name, k.Type)
+	got := []any{m.Rcode, m.Id, m.Question, sorted(m.Answer), dnstest.Values(m.Ns), dnstest.Values(m.Extra[:len(m.Extra)-1])}
+	if d := cmp.Diff(got, []any{want.Rcode, q.Id, q.Question, sorted(want.Records), dnstest.Values(want.Authority), dnstest.Values(want.Extra)}); d != "" {
+		return fmt.Errorf("%v (memory -, zone +):\n%s", k, d)
+	}
+	return nil
+}
+
+func sorted(rrs []wire.RR) []string {
+	list := dnstest.Values(rrs)
+	slices.Sort(list)
+	return list
+}
+
+func FuzzJournal(f *testing.F) {
+	f.Add([]byte(journalMagic + "\x00\x00\x00\x00\x00\x02\x05mesos\x00"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		keys, whole := parseJournal(content)
+		b := []byte(journalMagic)
+		for _, k := range keys {
+			var err error
+			if b, err = appendKey(b, k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if whole && string(b) != string(content) {
+			t.Errorf("%q reads as %q", content, b)
+		}
+		if len(keys) > 0 && !strings.HasPrefix(string(content), string(b)) {
+			t.Errorf("%q reads as %q", content, b)
+		}
+	})
+}
