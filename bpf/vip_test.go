@@ -171,8 +171,14 @@ func TestVIPPerPacketThereAndBack(t *testing.T) {
 	want := make(map[row.FlowKey]row.Translation)
 	each(func(v6 bool, proto uint8) {
 		c, s, v := at(client.addr(v6), 40000), at(server.addr(v6), 8080), vipOf(v6)
+		id := uint32(v.Port())<<8 | uint32(v.Addr().BitLen())
+		_, slots := vipRows(id, one(s.String()))
+		state := uint8(row.TranslationAsked) // a SYN is no answer
+		if proto == bpftest.UDP {
+			state = row.TranslationAnswered
+		}
 		want[flowKey(proto, c, v)] = row.Translation{To: row.PeerOf(s)}
-		want[flowKey(proto, s, c)] = row.Translation{To: row.PeerOf(v)}
+		want[flowKey(proto, s, c)] = row.Translation{To: row.PeerOf(v), BackendID: slots[0].ID, VIPID: id, State: state}
 	})
 	if diff := cmp.Diff(got, want, cmpopts.IgnoreFields(row.Translation{}, "Since"), cmpopts.EquateComparable(row.FlowKey{}, row.Peer{})); diff != "" {
 		t.Errorf("translations (-got +want):\n%s", diff)
@@ -240,6 +246,14 @@ func TestVIPPerPacketUDPSums(t *testing.T) {
 		if !found {
 			t.Error("no payload gives a sum of zero")
 		}
+	}
+}
+
+// known gives backends a latency so long that none is on trial, nor silent while a test runs.
+func (w *wires) known(slots []row.Backend) {
+	w.t.Helper()
+	for _, b := range slots {
+		w.put("feedbacks", b.ID, row.Feedback{Latency: 1 << 31, Measured: monotonic(w.t)})
 	}
 }
 
@@ -314,6 +328,8 @@ func TestVIPPerPacketFlowsStay(t *testing.T) {
 	w := newWires(t, "workload")
 	list := []backend{{"10.1.0.6:1", 1}, {"10.1.0.6:2", 1}, {"10.1.0.6:3", 1}}
 	w.vip(vip4, list...)
+	_, slots := vipRows(uint32(vip4.Port())<<8|32, list)
+	w.known(slots)
 	first := make(map[uint8]uint16)
 	send := func(proto, flags uint8) uint16 {
 		p := packet(proto, at(client.addr4, 40000), vip4, "")

@@ -7,7 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
+	"math"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +21,7 @@ type VIPs struct {
 	Maglevs  map[uint32]row.Maglev
 	Barred   map[uint32]bool // backends, by id, that get nothing new while others take it
 	// What the programs remember; the model writes it too.
-	Translations map[row.FlowKey]row.Peer
+	Translations map[row.FlowKey]row.Translation // without slots and times
 	Affinities   map[row.AffinityKey]row.Peer
 	Asks         map[uint32]bool // links whose task sent a packet to a VIP
 }
@@ -30,7 +30,7 @@ type VIPs struct {
 func NewVIPs() VIPs {
 	return VIPs{
 		VIPs: make(map[row.VIPKey]row.VIP), Backends: make(map[row.BackendKey]row.Backend), Maglevs: make(map[uint32]row.Maglev), Barred: make(map[uint32]bool),
-		Translations: make(map[row.FlowKey]row.Peer), Affinities: make(map[row.AffinityKey]row.Peer), Asks: make(map[uint32]bool),
+		Translations: make(map[row.FlowKey]row.Translation), Affinities: make(map[row.AffinityKey]row.Peer), Asks: make(map[uint32]bool),
 	}
 }
 
@@ -38,28 +38,47 @@ const never = 1 << 62 // of the kernel's clock, ns
 
 // Fill makes the maps of a set hold them and nothing else.
 func (v *VIPs) Fill(s *Set) error {
-	translations := make(map[row.FlowKey]row.Translation)
-	for key, to := range v.Translations {
-		translations[key] = row.Translation{To: to}
+	now, err := clock()
+	if err != nil {
+		return err
 	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return fmt.Errorf("read the clock: %w", err)
+	translations := make(map[row.FlowKey]row.Translation)
+	for key, t := range v.Translations {
+		t.Since = now
+		translations[key] = t
 	}
 	affinities := make(map[row.AffinityKey]row.Affinity)
 	for key, to := range v.Affinities {
-		affinities[key] = row.Affinity{Backend: row.SocketPeer{To: to}, Seen: uint64(time.Duration(now.Nano()))}
+		affinities[key] = row.Affinity{Backend: row.SocketPeer{To: to}, Seen: now}
 	}
 	return errors.Join(v.FillBehind(s), fill(s, "translations", translations), fill(s, "affinities", affinities), v.mark(s))
 }
 
-// FillBehind is Fill for what Go writes; what programs remember stays.
-func (v *VIPs) FillBehind(s *Set) error {
-	feedbacks := make(map[uint32]row.Feedback)
-	for id := range v.Barred {
-		feedbacks[id] = row.Feedback{Barred: never}
+// clock is the kernel's, ns.
+func clock() (uint64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("read the clock: %w", err)
 	}
-	return errors.Join(fill(s, "vips", v.VIPs), fill(s, "backends", v.Backends), fill(s, "maglevs", v.Maglevs), fill(s, "feedbacks", feedbacks))
+	return uint64(now.Nano()), nil
+}
+
+// FillBehind is Fill for what Go writes; what programs remember stays, but for what connections came to. Every backend
+// has a latency so long that none is on trial or counts as silent while a test runs: the model knows no time.
+func (v *VIPs) FillBehind(s *Set) error {
+	now, err := clock()
+	if err != nil {
+		return err
+	}
+	feedbacks := make(map[uint32]row.Feedback)
+	for _, b := range v.Backends {
+		feedbacks[b.ID] = row.Feedback{Latency: math.MaxUint32, Measured: now}
+	}
+	for id := range v.Barred {
+		feedbacks[id] = row.Feedback{Latency: math.MaxUint32, Measured: now, Barred: never}
+	}
+	return errors.Join(fill(s, "vips", v.VIPs), fill(s, "backends", v.Backends), fill(s, "maglevs", v.Maglevs),
+		fill(s, "feedbacks", feedbacks), fill(s, "loads", map[uint32]row.Load{}))
 }
 
 // mark marks the links that ask, and no other that a test has.
@@ -128,27 +147,39 @@ func (m Model) toVIP(p packet, link uint32) (packet, bool) {
 	if !is && !m.Asks[link] {
 		return p, true
 	}
-	to, known := m.Translations[p.translated()]
+	flow, known := m.Translations[p.translated()]
+	to := flow.To
 	switch {
 	case known && (p.fragment == 2 || to.Addr == row.AddrOf(p.dst)):
+		m.hears(p)
 	case !is:
 		return p, true
 	case known && m.keeps(p, vip, to):
 		if _, expected := m.Translations[p.answerOf(to)]; !expected {
-			m.Translations[p.answerOf(to)] = p.destination()
+			m.Translations[p.answerOf(to)] = row.Translation{To: p.destination()}
 		}
 	default:
 		if to, known = m.choose(p, vip); !known {
 			return p, false
 		}
-		m.Translations[p.answerOf(to)] = p.destination()
-		m.Translations[p.flow()] = to
+		m.Translations[p.answerOf(to)] = m.asked(p, vip, to)
+		m.Translations[p.flow()] = row.Translation{To: to}
 		m.Asks[link] = true
 	}
 	if p.fragment == 1 {
-		m.Translations[p.rest()] = to
+		m.Translations[p.rest()] = row.Translation{To: to}
 	}
 	return p.give(to), true
+}
+
+// asked is what is known at first of the way back of a new flow.
+func (m Model) asked(p packet, vip row.VIP, to row.Peer) row.Translation {
+	t := row.Translation{To: p.destination()}
+	all, _ := m.slots(vip)
+	if b, there := find(all, to); there && (p.proto == UDP || p.asks()) {
+		t.BackendID, t.VIPID, t.State = b.ID, vip.ID, row.TranslationAsked
+	}
+	return t
 }
 
 // give makes a packet to a VIP one to its backend. A task that is its own backend sees the VIP on each side.
@@ -184,14 +215,25 @@ func find(slots []row.Backend, to row.Peer) (row.Backend, bool) {
 // behind the VIP, a new connection while it takes some.
 func (m Model) keeps(p packet, vip row.VIP, to row.Peer) bool {
 	all, open := m.slots(vip)
+	answer, known := m.Translations[p.answerOf(to)]
+	mine := known && answer.To == p.destination()
 	if p.proto == TCP && !p.asks() {
+		if mine && p.flags&RST != 0 {
+			m.leaves(p, p.answerOf(to))
+		}
 		return true
 	}
 	if p.asks() {
 		all = open
 	}
 	_, there := find(all, to)
-	return there
+	if over := mine && m.again(p, answer); there && !over {
+		return true
+	}
+	if mine && p.proto == TCP {
+		delete(m.Translations, p.answerOf(to))
+	}
+	return false
 }
 
 // tries is how often a backend is sought whose answers are told apart from those of another flow.
@@ -224,7 +266,7 @@ func (m Model) choose(p packet, vip row.VIP) (to row.Peer, ok bool) {
 			m.Affinities[client] = to
 		}
 		other, taken := m.Translations[p.answerOf(to)]
-		if ok || !taken || other == p.destination() {
+		if ok || !taken || other.To == p.destination() {
 			break
 		}
 	}
@@ -314,24 +356,28 @@ func (m Model) release(p packet, link uint32) {
 		return
 	}
 	key := p.flow()
-	key.Dst, key.Dport = vip.Addr, vip.Port
+	key.Dst, key.Dport = vip.To.Addr, vip.To.Port
 	delete(m.Translations, key)
 	delete(m.Translations, answer)
 }
 
 // answered gives what a backend answers to the task at a link the VIP as its source.
 func (m Model) answered(p packet, link uint32) packet {
-	if !p.carried() || !m.Asks[link] {
+	if !m.Asks[link] {
 		return p
+	}
+	if p.isICMP() && p.isError() {
+		return m.news(p)
 	}
 	vip, known := m.Translations[p.translated()]
-	if !known {
+	if !p.carried() || !known {
 		return p
 	}
+	m.hears(p)
 	if p.fragment == 1 {
-		m.Translations[p.rest()] = vip
+		m.Translations[p.rest()] = row.Translation{To: vip.To}
 	}
-	return p.write(true, vip)
+	return p.write(true, vip.To)
 }
 
 // delivered is the end of the walk of a packet for a task: where it passes, an answer comes from the VIP.

@@ -67,7 +67,8 @@ type Packet struct {
 
 	Proto        uint8 // IP protocol, of what follows all extension headers
 	SPort, DPort uint16
-	Flags        uint8 // TCP; 0: ACK
+	Flags        uint8  // TCP; 0: ACK
+	Seq, Ack     uint32 // TCP; 0: 1
 	ICMPType     uint8
 	ICMPCode     uint8
 	ICMPRest     [4]byte // id and sequence, or what the type has there
@@ -190,7 +191,9 @@ func (p Packet) transport() []byte {
 		if flags == 0 {
 			flags = ACK
 		}
-		b = append(b, 0, 0, 0, 1, 0, 0, 0, 1, 5<<4, flags, 0xff, 0xff, 0, 0, 0, 0)
+		b = binary.BigEndian.AppendUint32(b, max(p.Seq, 1))
+		b = binary.BigEndian.AppendUint32(b, max(p.Ack, 1))
+		b = append(b, 5<<4, flags, 0xff, 0xff, 0, 0, 0, 0)
 		sum = 16
 	case UDP:
 		b = binary.BigEndian.AppendUint16(b, uint16(8+len(p.Payload)))

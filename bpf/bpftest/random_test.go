@@ -268,8 +268,9 @@ func (g *generator) packet(a addrs, own bool) bpftest.Packet {
 		SrcMAC: mac(webLink), Src: g.address(a), Dst: g.address(a), TTL: pick[uint8](g, 64, 64, 1, 255, 255),
 		Proto: pick[uint8](g, bpftest.TCP, bpftest.TCP, bpftest.UDP, bpftest.UDP, a.icmp(), a.icmp(), bpftest.IGMP, bpftest.GRE, bpftest.NoNext),
 		SPort: g.port(), DPort: g.port(), TOS: uint8(g.IntN(4)), NoSum: g.chance(50),
-		Flags:    pick[uint8](g, bpftest.SYN, bpftest.SYN|bpftest.ACK, bpftest.ACK, bpftest.FIN|bpftest.ACK, bpftest.RST),
+		Flags:    pick[uint8](g, bpftest.SYN, bpftest.SYN|bpftest.ACK, bpftest.ACK, bpftest.FIN|bpftest.ACK, bpftest.RST, bpftest.RST|bpftest.ACK),
 		ICMPType: pick[uint8](g, 0, 8, 128, 129, 3, 11, 12, 1, 2, 4, 133, 134, 135, 136, 137, 143, 130),
+		ICMPCode: pick[uint8](g, 0, 3, 4),
 		ICMPRest: [4]byte{0, byte(g.IntN(3)), 0, 1}, Frag: pick[uint16](g, 0, bpftest.DontFragment, bpftest.DontFragment),
 		Payload: make([]byte, pick(g, 0, 1, 8, 16, 24, 60, g.IntN(200), 1380+g.IntN(100))),
 	}
@@ -281,6 +282,9 @@ func (g *generator) packet(a addrs, own bool) bpftest.Packet {
 	}
 	if g.chance(20) {
 		g.again(&p, a)
+	}
+	if g.chance(5) {
+		g.complaint(&p, a)
 	}
 	if g.chance(3) {
 		p.SrcMAC = pick(g, mac(dbLink), bpftest.Gateway, bpftest.MAC{})
@@ -312,7 +316,28 @@ func (g *generator) quote(a addrs) []byte {
 		Src: g.address(a), Dst: g.address(a), SPort: g.port(), DPort: g.port(), ICMPRest: [4]byte{0, byte(g.IntN(3))},
 		ICMPType: a.echo(true), Proto: pick(g, bpftest.TCP, bpftest.UDP, a.icmp()),
 	}
+	if a.web.Is4() && g.chance(10) {
+		p.Options = make([]byte, 4*g.IntN(11))
+	}
 	return p.Bytes()[14:]
+}
+
+// complaint makes a packet an ICMP error about a packet that was sent to a VIP's backend, by that or another.
+func (g *generator) complaint(p *bpftest.Packet, a addrs) {
+	about := bpftest.Packet{Payload: p.Payload[:min(len(p.Payload), 100)]}
+	g.again(&about, a)
+	if !about.Src.IsValid() || about.Src.Is4() != a.web.Is4() {
+		return
+	}
+	about.Src, about.Dst, about.SPort, about.DPort = about.Dst, about.Src, about.DPort, about.SPort
+	p.Proto, p.ICMPType, p.Payload = a.icmp(), pick[uint8](g, 3, 3, 11), about.Bytes()[14:]
+	if !a.web.Is4() {
+		p.ICMPType = pick[uint8](g, 1, 1, 2)
+	}
+	p.Dst = about.Src
+	if g.chance(70) {
+		p.Src = about.Dst
+	}
 }
 
 func (g *generator) arp() []byte {

@@ -121,12 +121,25 @@ func (g *generator) answers(t *bpftest.Tables) {
 			VNI: netA, Src: row.AddrOf(from.Addr()), Sport: row.Port(from.Port()), Proto: pick[uint8](g, bpftest.TCP, bpftest.UDP),
 			Dst: row.AddrOf(pick(g, a.web, a.web, a.web, a.peer, a.peer, a.db, a.open)), Dport: row.Port(g.port()),
 		}
-		t.Translations[key] = row.PeerOf(vip)
+		t.Translations[key] = row.Translation{
+			To: row.PeerOf(vip), BackendID: g.anyBackend(t), First: 0x02000000,
+			State: pick[uint8](g, row.TranslationAsked, row.TranslationAsked, row.TranslationAnswered, row.TranslationOver),
+		}
 	}
 }
 
+// anyBackend is the id of one, or 0.
+func (g *generator) anyBackend(t *bpftest.Tables) uint32 {
+	ids := []uint32{0}
+	for _, b := range t.Backends {
+		ids = append(ids, b.ID)
+	}
+	slices.Sort(ids)
+	return pick(g, ids...)
+}
+
 // ordered returns the keys of translations in an order that is the same each time.
-func ordered(t map[row.FlowKey]row.Peer) []row.FlowKey {
+func ordered(t map[row.FlowKey]row.Translation) []row.FlowKey {
 	return slices.SortedFunc(maps.Keys(t), func(a, b row.FlowKey) int {
 		return cmp.Or(bytes.Compare(a.Src.Bytes[:], b.Src.Bytes[:]), bytes.Compare(a.Dst.Bytes[:], b.Dst.Bytes[:]),
 			cmp.Compare(a.Sport, b.Sport), cmp.Compare(a.Dport, b.Dport), cmp.Compare(a.Proto, b.Proto))
@@ -155,7 +168,7 @@ func (g *generator) learn(t *bpftest.Tables) {
 		if f.proto == bpftest.Fragment {
 			f.proto = bpftest.UDP
 		}
-		to := t.Translations[key]
+		to := t.Translations[key].To
 		direct := f
 		direct.dst, direct.dport = to.Addr.Netip(), row.Port(to.Port)
 		family := 0

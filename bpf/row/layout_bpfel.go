@@ -240,6 +240,7 @@ type Feedback struct {
 	Waiting    uint64
 	Barred     uint64
 	Tried      uint64
+	Asked      uint64
 	Latency    uint32
 	InFlight   int32
 	Connecting int32
@@ -414,10 +415,15 @@ type TraceKey struct {
 
 // Translation is struct translation of src/shared.
 type Translation struct {
-	_     structs.HostLayout
-	To    Peer
-	Slot  uint32
-	Since uint64
+	_         structs.HostLayout
+	To        Peer
+	Slot      uint32
+	Since     uint64
+	BackendID uint32
+	VIPID     uint32
+	First     uint32
+	State     uint8
+	Pad       [3]uint8
 }
 
 // Verdict is struct verdict of src/shared.
@@ -629,6 +635,14 @@ const (
 // Values of enum tally_size.
 const (
 	TallyBuckets = 24
+)
+
+// Values of enum translation_state.
+const (
+	TranslationUntold   = 0
+	TranslationAsked    = 1
+	TranslationAnswered = 2
+	TranslationOver     = 3
 )
 
 // Values of enum verdict_action.

@@ -46,7 +46,7 @@ static __always_inline void timed_out(struct socket_vip *s)
 	if (s->state != SOCKET_CONNECTING || s->timed_out)
 		return;
 	s->timed_out = 1;
-	feed_timeout(s, bpf_ktime_get_ns());
+	feed_timeout(s->backend_id, bpf_ktime_get_ns());
 }
 
 static __always_inline void moved(struct bpf_sock_ops *ctx, struct socket_vip *s)

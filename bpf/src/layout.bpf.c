@@ -73,6 +73,7 @@ enum clauses_size layout_clauses_size;
 enum flow_flags layout_flow_flags;
 enum vip_policy layout_vip_policy;
 enum vip_flags layout_vip_flags;
+enum translation_state layout_translation_state;
 enum maglev_size layout_maglev_size;
 enum tally_size layout_tally_size;
 enum socket_state layout_socket_state;

@@ -3,7 +3,8 @@
 
 /*
  * What this node's own connections say of a backend, and what a choice makes of it. No message is
- * needed: the next connect sees what the last one came to.
+ * needed: the next connect sees what the last one came to. Sockets tell it (feedback.bpf.c), and
+ * flows that are balanced per packet (lib/outcome.h).
  *
  *   latency   of connects, and of connections that were short enough to be one request. It rises
  *             by a quarter of what a sample is above it and falls by an eighth, and it halves by
@@ -11,7 +12,12 @@
  *   barred    after a connect that was refused or timed out, and after TOLERATED_RESETS: nothing
  *             new for 5, 10, 20, 40 s, by failures in a row
  *   on trial  no latency yet, or no connection that ended well since one failed: one connect at a
- * time silent    connects are out for longer than an answer ever took: nothing new until one comes
+ *             time
+ *   silent    connects are out for longer than an answer ever took: nothing new until one comes
+ *
+ * Connections of sockets are counted, for the kernel tells when they end. Nobody does of those that
+ * the packet path balances, which forgets them when there are many: of them it is known since when
+ * one asks in vain, and that is forgotten after PATIENCE_NS.
  */
 
 #include "headers/helpers.h"
@@ -25,6 +31,7 @@ enum {
 	SILENCE_NS = 10000000, /* granted to any connect, besides SILENCE_TIMES its usual time */
 	SILENCE_TIMES = 4,
 	TRIAL_NS = 10000000, /* from choice to SYN it takes less */
+	PATIENCE_NS = 2000000000, /* who sends no second SYN within it has given up */
 	TOLERATED_RESETS = 3,
 	LOAD_FRESH_NS = 1000000000, /* for so long the best latency counts as known */
 };
@@ -79,11 +86,29 @@ static __always_inline __s32 at_least_0(__s32 n)
 	return n > 0 ? n : 0;
 }
 
+/* ns since a time, which another CPU may have noted after now was read. */
+static __always_inline __u64 ago(__u64 then, __u64 now)
+{
+	return now > then ? now - then : 0;
+}
+
+/* How long a connect may be out until the backend counts as silent, ns. */
+static __always_inline __u64 silence(const struct feedback *f)
+{
+	return SILENCE_NS + (__u64)SILENCE_TIMES * f->latency;
+}
+
+/* Whether a flow of the packet path is out. */
+static __always_inline bool is_asked(const struct feedback *f, __u64 now)
+{
+	return f->asked && ago(f->asked, now) < PATIENCE_NS;
+}
+
 /* Whether connects are out for longer than this backend ever took. */
 static __always_inline bool is_silent(const struct feedback *f, __u64 now)
 {
-	return f->connecting > 0 &&
-	       now - f->waiting > SILENCE_NS + (__u64)SILENCE_TIMES * f->latency;
+	return (f->connecting > 0 && ago(f->waiting, now) > silence(f)) ||
+	       (is_asked(f, now) && ago(f->asked, now) > silence(f));
 }
 
 static __always_inline bool on_trial(const struct feedback *f)
@@ -96,7 +121,8 @@ static __always_inline bool is_willing(const struct feedback *f, __u64 now)
 {
 	if (f->barred > now || is_silent(f, now))
 		return false;
-	return !on_trial(f) || (f->connecting <= 0 && now - f->tried > TRIAL_NS);
+	return !on_trial(f) ||
+	       (f->connecting <= 0 && !is_asked(f, now) && ago(f->tried, now) > TRIAL_NS);
 }
 
 /* Whether the caller is the one that tries a backend on trial; of any other backend: true. */
@@ -182,11 +208,19 @@ static __always_inline __u32 elapsed(__u64 since, __u64 now)
 	return ns < LATENCY_LONGEST ? ns : LATENCY_LONGEST;
 }
 
-/* The backend took the connection. How long that took counts when it is news. */
+/* The backend took a connection that began at since. How long that took counts when it is news. */
+static __always_inline void feed_taken(struct feedback *f, __u32 vip, __u64 since, __u64 now)
+{
+	__u32 took = elapsed(since, now);
+
+	f->asked = 0;
+	if (took > latency_now(f, now))
+		feed_latency(f, vip, took, now);
+}
+
 static __always_inline void feed_established(const struct socket_vip *s, __u64 now)
 {
 	struct feedback *f = find_feedback(s->backend_id);
-	__u32 took = elapsed(s->started, now);
 
 	if (!f)
 		return;
@@ -194,8 +228,7 @@ static __always_inline void feed_established(const struct socket_vip *s, __u64 n
 	f->waiting = now;
 	if (s->timed_out)
 		f->barred = 0; /* it was only slow */
-	if (took > latency_now(f, now))
-		feed_latency(f, s->vip_id, took, now);
+	feed_taken(f, s->vip_id, s->started, now);
 }
 
 static __always_inline void feed_bar(struct feedback *f, struct tally *t, __u64 now)
@@ -208,13 +241,26 @@ static __always_inline void feed_bar(struct feedback *f, struct tally *t, __u64 
 }
 
 /* Nobody answered the SYN in time. The connection goes on trying; others keep away. */
-static __always_inline void feed_timeout(const struct socket_vip *s, __u64 now)
+static __always_inline void feed_timeout(__u32 id, __u64 now)
 {
-	struct feedback *f = find_feedback(s->backend_id);
-	struct tally *t = find_tally(s->backend_id);
+	struct feedback *f = find_feedback(id);
+	struct tally *t = find_tally(id);
 
 	if (t)
 		t->timeouts++;
+	if (!f)
+		return;
+	f->failures++;
+	feed_bar(f, t, now);
+}
+
+/* The connect was refused, by RST or ICMP. */
+static __always_inline void feed_refused(struct feedback *f, __u32 id, __u64 now)
+{
+	struct tally *t = find_tally(id);
+
+	if (t)
+		t->refused++;
 	if (!f)
 		return;
 	f->failures++;
@@ -225,20 +271,39 @@ static __always_inline void feed_timeout(const struct socket_vip *s, __u64 now)
 static __always_inline void feed_failed(const struct socket_vip *s, __u64 now)
 {
 	struct feedback *f = find_feedback(s->backend_id);
-	struct tally *t = find_tally(s->backend_id);
 
 	if (f) {
 		__sync_fetch_and_add(&f->connecting, -1);
 		__sync_fetch_and_add(&f->in_flight, -1);
 	}
-	if (s->timed_out)
-		return;
+	if (!s->timed_out)
+		feed_refused(f, s->backend_id, now);
+}
+
+/* A connection was cut before the backend said anything. */
+static __always_inline void feed_cut(struct feedback *f, __u32 id, __u64 now)
+{
+	struct tally *t = find_tally(id);
+
 	if (t)
-		t->refused++;
-	if (!f)
-		return;
+		t->resets++;
 	f->failures++;
-	feed_bar(f, t, now);
+	if (f->failures >= TOLERATED_RESETS)
+		feed_bar(f, t, now);
+}
+
+/* A connection that began at since ended well. */
+static __always_inline void feed_done(struct feedback *f, __u32 id, __u32 vip, __u64 since,
+				      __u64 now)
+{
+	__u32 took = elapsed(since, now);
+
+	f->failures = 0;
+	f->barred = 0;
+	if (took == LATENCY_LONGEST)
+		return;
+	feed_latency(f, vip, took, now);
+	feed_tally(id, took);
 }
 
 /* The connection is over for one side at least; silent: cut, and the backend never said anything.
@@ -246,25 +311,12 @@ static __always_inline void feed_failed(const struct socket_vip *s, __u64 now)
 static __always_inline void feed_ended(const struct socket_vip *s, bool silent, __u64 now)
 {
 	struct feedback *f = find_feedback(s->backend_id);
-	__u32 took = elapsed(s->started, now);
 
 	if (!f)
 		return;
 	__sync_fetch_and_add(&f->in_flight, -1);
-	if (silent) {
-		struct tally *t = find_tally(s->backend_id);
-
-		if (t)
-			t->resets++;
-		f->failures++;
-		if (f->failures >= TOLERATED_RESETS)
-			feed_bar(f, t, now);
-		return;
-	}
-	f->failures = 0;
-	f->barred = 0;
-	if (took == LATENCY_LONGEST)
-		return;
-	feed_latency(f, s->vip_id, took, now);
-	feed_tally(s->backend_id, took);
+	if (silent)
+		feed_cut(f, s->backend_id, now);
+	else
+		feed_done(f, s->backend_id, s->vip_id, s->started, now);
 }

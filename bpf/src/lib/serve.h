@@ -18,10 +18,11 @@
 #include "lib/decap.h"
 #include "lib/deliver.h"
 #include "lib/edge_task.h"
+#include "lib/news.h"
 #include "lib/policy.h"
+#include "lib/rewrite.h"
 #include "lib/route.h"
 #include "lib/toobig.h"
-#include "lib/vip.h"
 
 enum {
 	BY_EDGE = -3, /* no end: the packet goes to the edge node that way_by_edge says */
@@ -72,49 +73,6 @@ find_served(struct __sk_buff *skb, const struct packet *p, const struct edge_tas
 	key->vip.pad = 0;
 	memcpy(key->task, task->bytes, sizeof(key->task));
 	return bpf_map_lookup_elem(&served, key);
-}
-
-/*
- * An ICMP error about an answer of a VIP becomes the task's or, with out, the task's about what a
- * client sent becomes the VIP's: the packet, and what it quotes. The quoted IPv4 header's own sum
- * makes up for its address, so ICMP's changes by the port alone. Transport sums that are quoted
- * stay: nobody reads them.
- */
-static __always_inline int translate_news(struct __sk_buff *skb, const struct packet *p,
-					  const struct peer *from, const struct peer *to, bool out)
-{
-	const struct addr *was = &from->addr, *is = &to->addr;
-	__u32 sum_at = p->l4 + __builtin_offsetof(struct icmp, checksum);
-	__u32 quote = p->l4 + sizeof(struct icmp), header = sizeof(struct ipv6);
-
-	if (is_ipv4(p)) {
-		const __u32 src = __builtin_offsetof(struct ipv4, src);
-		const __u32 dst = __builtin_offsetof(struct ipv4, dst);
-		const __u32 sum = __builtin_offsetof(struct ipv4, checksum);
-		__u32 old = word(was, 3), new = word(is, 3);
-		__u8 first;
-
-		if (bpf_skb_load_bytes(skb, quote, &first, 1) ||
-		    bpf_l3_csum_replace(skb, p->l3 + sum, old, new, 4) ||
-		    bpf_l3_csum_replace(skb, quote + sum, old, new, 4) ||
-		    bpf_skb_store_bytes(skb, p->l3 + (out ? src : dst), is->bytes + 12, 4, 0) ||
-		    bpf_skb_store_bytes(skb, quote + (out ? dst : src), is->bytes + 12, 4, 0))
-			return -1;
-		header = (first & 0xf) * 4;
-	} else {
-		const __u32 src = __builtin_offsetof(struct ipv6, src);
-		const __u32 dst = __builtin_offsetof(struct ipv6, dst);
-		__u32 diff = bpf_csum_diff((__be32 *)was, 16, (__be32 *)is, 16, 0);
-
-		if (bpf_l4_csum_replace(skb, sum_at, 0, diff, BPF_F_PSEUDO_HDR) ||
-		    bpf_l4_csum_replace(skb, sum_at, 0, diff, 0) ||
-		    bpf_skb_store_bytes(skb, p->l3 + (out ? src : dst), is, 16, 0) ||
-		    bpf_skb_store_bytes(skb, quote + (out ? dst : src), is, 16, 0))
-			return -1;
-	}
-	if (bpf_l4_csum_replace(skb, sum_at, from->port, to->port, 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, quote + header + (out ? 2 : 0), &to->port, 2, 0);
 }
 
 /*
@@ -191,7 +149,7 @@ static __always_inline int admit_client(struct __sk_buff *skb, struct packet *p,
 	if (is_icmp(p)) { /* of a flow that was let in */
 		if (!find_answer(&s->answer))
 			return drop(p, REASON_NOT_PUBLIC);
-		if (translate_news(skb, p, &s->vip, &s->choice.to, false))
+		if (translate_news(skb, p, &s->vip, &s->choice.to, false, true))
 			return drop(p, REASON_MALFORMED);
 		p->dst = s->choice.to.addr;
 		return CONTINUE;
@@ -354,7 +312,7 @@ __noinline int news_from_vip(struct __sk_buff *skb, struct packet *p)
 	s->own.port = s->key.dport;
 	s->choice.to = known->to;
 	s->made.slot = known->slot;
-	if (translate_news(skb, p, &s->own, &s->choice.to, true))
+	if (translate_news(skb, p, &s->own, &s->choice.to, true, true))
 		return drop(p, REASON_MALFORMED);
 	p->src = s->choice.to.addr;
 	return way_by(s->made.slot) ? BY_EDGE : send_client(skb, p);

@@ -14,6 +14,9 @@
  *   vip_out   T:p -> V:v   becomes   V:p -> T:b           as if V asked
  *   vip_out   T:b -> V:p   becomes   V:v -> T:p           and V answered
  *
+ * ICMP errors about what a task sent to a VIP are translated too, with what they quote; not those
+ * of a task to itself. What becomes of a flow is noted for the next choice (lib/outcome.h).
+ *
  * translations remembers each flow twice, keyed by the packet as it is met; vip_links remembers
  * which links did this ever, so that all others pay one array look-up.
  */
@@ -23,172 +26,14 @@
 #include "headers/packet.h"
 #include "lib/backend.h"
 #include "lib/maps.h"
+#include "lib/news.h"
+#include "lib/outcome.h"
 #include "lib/packet.h"
+#include "lib/rewrite.h"
 
 enum {
-	VIP_CHOICES = 3, /* backends tried for one whose answers can be told apart */
+	VIP_TAKEN = 1, /* another flow has the backend's answers */
 };
-
-static __always_inline bool vip_carried(const struct packet *p)
-{
-	return p->proto == PROTO_TCP || p->proto == PROTO_UDP;
-}
-
-/* What the task of a link ever had to do with VIPs; links whose indexes agree share it. */
-static __always_inline bool vip_link(__u32 ifindex, enum vip_link what)
-{
-	__u32 slot = ifindex % MAX_VIP_LINKS, *used = bpf_map_lookup_elem(&vip_links, &slot);
-
-	return used && *used & what;
-}
-
-/* A mark that another CPU's overwrites is made again by the next packet. */
-static __always_inline void vip_mark_link(__u32 ifindex, enum vip_link what)
-{
-	__u32 slot = ifindex % MAX_VIP_LINKS, *used = bpf_map_lookup_elem(&vip_links, &slot);
-
-	if (used && !(*used & what))
-		*used |= what;
-}
-
-/* Room for what one packet needs, too large for the stack. Per CPU; kernel only, not pinned. */
-struct vip_scratch {
-	struct flow_key key;
-	struct flow_key answer;
-	struct translation made;
-	struct socket_peer choice;
-	struct peer own;
-	struct peer vip;
-	struct edge_served_key served;
-	struct endpoint_key endpoint;
-	struct packet packet; /* where no other program made one */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct vip_scratch);
-} vip_scratch SEC(".maps");
-
-static __always_inline struct vip_scratch *vip_paper(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&vip_scratch, &zero);
-}
-
-static __always_inline void vip_flow(const struct packet *p, struct flow_key *key)
-{
-	key->vni = p->vni;
-	key->src = p->src;
-	key->dst = p->dst;
-	key->sport = p->sport;
-	key->dport = p->dport;
-	key->proto = p->proto;
-	memset(key->pad, 0, sizeof(key->pad));
-}
-
-/*
- * Later fragments have no ports; the first one leaves a translation for them, whose key has the
- * datagram's id in place of the ports.
- */
-static __always_inline int vip_fragment(struct __sk_buff *skb, const struct packet *p,
-					struct flow_key *key)
-{
-	__be32 id = 0;
-	long failed;
-
-	if (is_ipv4(p))
-		failed = bpf_skb_load_bytes(skb, p->l3 + __builtin_offsetof(struct ipv4, id), &id,
-					    2);
-	else /* the last header before the ports, as RFC 8200 4.1 orders them */
-		failed = bpf_skb_load_bytes(skb, p->l4 - 4, &id, 4);
-	vip_flow(p, key);
-	key->sport = id & 0xffff;
-	key->dport = id >> 16;
-	key->proto = PROTO_FRAGMENT;
-	return failed ? -1 : 0;
-}
-
-/* Offset of the transport's sum, and the flag by which UDP's absent sum (0) stays absent. */
-static __always_inline __u32 vip_sum_at(const struct packet *p)
-{
-	return p->l4 + (p->proto == PROTO_TCP ? __builtin_offsetof(struct tcp, checksum)
-					      : __builtin_offsetof(struct udp, checksum));
-}
-
-static __always_inline __u64 vip_sum_flags(const struct packet *p)
-{
-	return p->proto == PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-}
-
-/*
- * Writes an address at an offset. Sums are changed by what changed, never made: packets of this
- * host carry but the pseudo header's part, to be finished by the device.
- */
-static __always_inline int vip_write_addr(struct __sk_buff *skb, const struct packet *p, __u32 at,
-					  const struct addr *was, const struct addr *is)
-{
-	bool sum = p->fragment != FRAGMENT_LATER;
-	__u64 flags = vip_sum_flags(p) | BPF_F_PSEUDO_HDR;
-
-	if (!is_ipv4(p)) {
-		__u32 diff = bpf_csum_diff((__be32 *)was, 16, (__be32 *)is, 16, 0);
-
-		if (sum && bpf_l4_csum_replace(skb, vip_sum_at(p), 0, diff, flags))
-			return -1;
-		return bpf_skb_store_bytes(skb, at, is, 16, 0);
-	}
-	if (bpf_l3_csum_replace(skb, p->l3 + __builtin_offsetof(struct ipv4, checksum),
-				word(was, 3), word(is, 3), 4))
-		return -1;
-	if (sum && bpf_l4_csum_replace(skb, vip_sum_at(p), word(was, 3), word(is, 3), flags | 4))
-		return -1;
-	return bpf_skb_store_bytes(skb, at, is->bytes + 12, 4, 0);
-}
-
-static __always_inline int vip_write_port(struct __sk_buff *skb, const struct packet *p, __u32 at,
-					  __be16 was, __be16 is)
-{
-	if (p->fragment == FRAGMENT_LATER || was == is)
-		return 0;
-	if (bpf_l4_csum_replace(skb, vip_sum_at(p), was, is, vip_sum_flags(p) | 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, at, &is, 2, 0);
-}
-
-/* Makes to the packet's source or destination. Global, for it is needed four times. */
-__noinline int vip_write(struct __sk_buff *skb, struct packet *p, bool source,
-			 const struct peer *to)
-{
-	__u32 addr_at, port_at;
-	struct addr was;
-	__be16 port;
-
-	if (!p || !to)
-		return -1;
-	was = source ? p->src : p->dst;
-	port = source ? p->sport : p->dport;
-	if (is_ipv4(p))
-		addr_at = p->l3 + (source ? __builtin_offsetof(struct ipv4, src)
-					  : __builtin_offsetof(struct ipv4, dst));
-	else
-		addr_at = p->l3 + (source ? __builtin_offsetof(struct ipv6, src)
-					  : __builtin_offsetof(struct ipv6, dst));
-	port_at = p->l4 + (source ? 0 : 2);
-	if (vip_write_addr(skb, p, addr_at, &was, &to->addr) ||
-	    vip_write_port(skb, p, port_at, port, to->port))
-		return -1;
-	if (source) {
-		p->src = to->addr;
-		p->sport = to->port;
-	} else {
-		p->dst = to->addr;
-		p->dport = to->port;
-	}
-	return 0;
-}
 
 /* Gives the packet a backend, or what the backend sends to itself by way of a VIP back to it. */
 static __always_inline int vip_write_out(struct __sk_buff *skb, struct packet *p,
@@ -222,103 +67,129 @@ static __always_inline void vip_answer_key(const struct packet *p, const struct 
 	key->dport = p->sport;
 }
 
-/*
- * Chooses a backend for a new flow. A task may use one port for two VIPs that share a backend; its
- * answers would be told apart no more, so another backend is tried, and in the end the older flow
- * loses.
- */
-static __always_inline int vip_choose(const struct packet *p, const struct vip *vip,
-				      struct vip_scratch *s)
-{
-	__u32 hash = 0;
-
-	if (vip->policy == VIP_MAGLEV)
-		hash = client_hash(&p->src, vip->affinity ? 0 : p->sport);
-	for (int i = 0; i < VIP_CHOICES; i++) {
-		struct translation *taken;
-
-		if (choose_backend(vip, &p->src, &s->choice, false, hash + i * 0x9e3779b9) ||
-		    is_mapped(&s->choice.to.addr) != is_ipv4(p))
-			return -1;
-		vip_answer_key(p, &s->choice.to, &s->answer);
-		taken = bpf_map_lookup_elem(&translations, &s->answer);
-		if (!taken || (taken->to.port == p->dport && same_addr(&taken->to.addr, &p->dst)))
-			break;
-	}
-	return 0;
-}
-
-static __always_inline void vip_record(struct vip_scratch *s, const struct flow_key *key,
-				       const struct peer *to, __u32 slot)
-{
-	s->made.to.addr = to->addr;
-	s->made.to.port = to->port;
-	s->made.slot = slot;
-	s->made.since = bpf_ktime_get_ns();
-	bpf_map_update_elem(&translations, key, &s->made, BPF_ANY);
-}
-
-/* Remembers a new flow in both directions. */
-static __always_inline void vip_remember(const struct packet *p, struct vip_scratch *s)
-{
-	vip_flow(p, &s->key);
-	vip_record(s, &s->answer, &s->vip, 0);
-	vip_record(s, &s->key, &s->choice.to, s->choice.slot);
-}
-
-/*
- * Where there is no room the table forgets who was not met for long, so first the way back of a
- * flow that is not answered. Its answer would not be known when it comes: who asks keeps it.
- */
-static __always_inline void vip_expect(const struct packet *p, struct vip_scratch *s)
-{
-	vip_answer_key(p, &s->choice.to, &s->answer);
-	if (!bpf_map_lookup_elem(&translations, &s->answer))
-		vip_record(s, &s->answer, &s->vip, 0);
-}
-
 static __always_inline bool vip_opens(const struct packet *p)
 {
 	return p->proto == PROTO_TCP && (p->tcp & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/*
- * The backend that a flow has, as long as it can: an established connection to the end, datagrams
- * while it is behind the VIP, a new connection (whose ports were used before) while it takes some.
- */
-static __always_inline int vip_keep(const struct packet *p, const struct vip *vip,
-				    struct translation *known, struct socket_peer *choice)
+static __always_inline bool vip_comes_from(const struct translation *answer, const struct peer *vip)
 {
-	bool opens = vip_opens(p);
+	return answer->to.port == vip->port && same_addr(&answer->to.addr, &vip->addr);
+}
 
-	choice->to = known->to;
-	choice->slot = known->slot;
-	if (p->proto == PROTO_TCP && !opens)
-		return 0;
-	if (keep_backend(vip, choice, opens))
+/* Chooses a backend for a new flow: its answers are told apart from those of another (0), or not.
+ */
+static __always_inline int vip_try(const struct packet *p, const struct vip *vip,
+				   struct vip_scratch *s, __u32 hash)
+{
+	struct translation *taken;
+
+	if (choose_backend(vip, &p->src, &s->choice, vip_opens(p), hash) ||
+	    is_mapped(&s->choice.to.addr) != is_ipv4(p))
 		return -1;
-	if (choice->slot != known->slot)
-		known->slot = choice->slot;
+	vip_answer_key(p, &s->choice.to, &s->answer);
+	taken = bpf_map_lookup_elem(&translations, &s->answer);
+	return taken && !vip_comes_from(taken, &s->vip) ? VIP_TAKEN : 0;
+}
+
+/*
+ * A task may use one port for two VIPs that share a backend; its answers would be told apart no
+ * more, so another backend is tried, and in the end the older flow loses. Three times, and no loop:
+ * the compiler puts its head behind its body, which Linux 6.1 refuses.
+ */
+static __always_inline int vip_choose(const struct packet *p, const struct vip *vip,
+				      struct vip_scratch *s)
+{
+	const __u32 other = 0x9e3779b9;
+	__u32 hash = 0;
+	int got;
+
+	if (vip->policy == VIP_MAGLEV)
+		hash = client_hash(&p->src, vip->affinity ? 0 : p->sport);
+	got = vip_try(p, vip, s, hash);
+	if (got == VIP_TAKEN)
+		got = vip_try(p, vip, s, hash + other);
+	if (got == VIP_TAKEN)
+		got = vip_try(p, vip, s, hash + 2 * other);
+	return got < 0 ? -1 : 0;
+}
+
+/* Remembers a new flow in both directions, and that it waits for its first answer. */
+static __always_inline void vip_remember(const struct packet *p, const struct vip *vip,
+					 struct vip_scratch *s)
+{
+	struct backend *b = backend_at(vip, s->choice.slot);
+
+	if (b && (p->proto == PROTO_UDP || vip_opens(p))) {
+		s->made.backend_id = b->id;
+		s->made.vip_id = vip->id;
+		s->made.state = TRANSLATION_ASKED;
+		outcome_asked(b->id, p->proto);
+	}
+	vip_record(s, &s->answer, &s->vip, 0);
+	s->made.backend_id = 0;
+	s->made.vip_id = 0;
+	s->made.state = TRANSLATION_UNTOLD;
+	vip_flow(p, &s->key);
+	vip_record(s, &s->key, &s->choice.to, s->choice.slot);
+}
+
+/* Gives a new flow of a link's task a backend. Global, for its size. */
+__noinline int vip_open(const struct packet *p, const struct vip *vip, __u32 link)
+{
+	struct vip_scratch *s = vip_paper();
+
+	if (!p || !vip || !s || vip_choose(p, vip, s))
+		return -1;
+	vip_remember(p, vip, s);
+	vip_mark_link(link, VIP_LINK_ASKS);
 	return 0;
 }
 
-/* What is known of the packet's flow, or of its datagram where it is a later fragment. */
-static __always_inline struct translation *vip_known(struct __sk_buff *skb, const struct packet *p,
-						     struct vip_scratch *s)
+/* Whether the flow of a SYN or a datagram stays at s->choice; answer: what is known of its way
+ * back, which a new connection does not keep. */
+static __always_inline bool vip_stays(const struct packet *p, const struct vip *vip,
+				      struct vip_scratch *s, struct translation *answer)
 {
-	vip_flow(p, &s->key);
-	if (p->fragment == FRAGMENT_LATER && vip_fragment(skb, p, &s->key))
-		return NULL;
-	return bpf_map_lookup_elem(&translations, &s->key);
+	if ((!answer || !outcome_again(answer, p->proto)) &&
+	    !keep_backend(vip, &s->choice, vip_opens(p)))
+		return true;
+	if (answer && p->proto == PROTO_TCP)
+		bpf_map_delete_elem(&translations, &s->answer);
+	return false;
 }
 
-/* Leaves to later fragments what the first one was translated to. */
-static __always_inline void vip_lead(struct __sk_buff *skb, const struct packet *p,
-				     struct vip_scratch *s)
+/*
+ * Keeps the backend that a flow has, as long as it can: an established connection to the end,
+ * datagrams while it is behind the VIP and takes them, a new connection (whose ports were used
+ * before) and one that waits while it takes some.
+ *
+ * Where there is no room the table forgets who was not met for long, so first the way back of a
+ * flow that is not answered. Its answer would not be known when it comes: who asks keeps it.
+ */
+static __always_inline int vip_keep(struct __sk_buff *skb, const struct packet *p,
+				    const struct vip *vip, struct translation *known,
+				    struct vip_scratch *s)
 {
-	if (p->fragment != FRAGMENT_FIRST || vip_fragment(skb, p, &s->key))
-		return;
-	vip_record(s, &s->key, &s->choice.to, 0);
+	struct translation *answer;
+	bool mine;
+
+	s->choice.to = known->to;
+	s->choice.slot = known->slot;
+	vip_answer_key(p, &known->to, &s->answer);
+	answer = bpf_map_lookup_elem(&translations, &s->answer);
+	mine = answer && vip_comes_from(answer, &s->vip);
+	if (p->proto == PROTO_TCP && !vip_opens(p)) {
+		if (mine && p->tcp & TCP_RST)
+			outcome_left(skb, p, answer);
+	} else if (!vip_stays(p, vip, s, mine ? answer : NULL)) {
+		return -1;
+	} else if (s->choice.slot != known->slot) {
+		known->slot = s->choice.slot;
+	}
+	if (!answer)
+		vip_record(s, &s->answer, &s->vip, 0);
+	return 0;
 }
 
 /*
@@ -346,32 +217,44 @@ __noinline int vip_release(const struct packet *p)
 	return bpf_map_delete_elem(&translations, &s->answer);
 }
 
+enum vip_found {
+	VIP_FOUND_NOTHING, /* it is of no VIP */
+	VIP_FOUND_FLOW, /* s->choice has where it goes */
+	VIP_FOUND_NEW, /* it needs a backend */
+};
+
 /*
- * Translates what a task sends: to a VIP, or (vip NULL) what translations knows. Global, for its
- * size.
+ * Finds where a packet of a task goes: to a VIP's backend, or (vip NULL) what translations knows.
+ * Global, for its size; not together with vip_open and vip_give, for the stack's sake.
  */
-__noinline int vip_translate(struct __sk_buff *skb, struct packet *p, const struct vip *vip)
+__noinline int vip_find(struct __sk_buff *skb, const struct packet *p, const struct vip *vip)
 {
 	struct vip_scratch *s = vip_paper();
 	struct translation *known;
 
 	if (!p || !s)
-		return CONTINUE;
+		return VIP_FOUND_NOTHING;
 	s->vip.addr = p->dst;
 	s->vip.port = p->dport;
 	known = vip_known(skb, p, s);
 	if (known && (p->fragment == FRAGMENT_LATER || same_addr(&known->to.addr, &p->dst))) {
 		s->choice.to = known->to;
-	} else if (!vip) {
-		return CONTINUE;
-	} else if (!known || vip_keep(p, vip, known, &s->choice)) {
-		if (vip_choose(p, vip, s))
-			return drop(p, REASON_NO_BACKEND);
-		vip_remember(p, s);
-		vip_mark_link(skb->ifindex, VIP_LINK_ASKS);
-	} else {
-		vip_expect(p, s);
+		if (tells_outcome(p, known))
+			outcome_back(skb, p, known);
+		return VIP_FOUND_FLOW;
 	}
+	if (!vip)
+		return VIP_FOUND_NOTHING;
+	return known && !vip_keep(skb, p, vip, known, s) ? VIP_FOUND_FLOW : VIP_FOUND_NEW;
+}
+
+/* Sends the packet there. */
+__noinline int vip_give(struct __sk_buff *skb, struct packet *p)
+{
+	struct vip_scratch *s = vip_paper();
+
+	if (!p || !s)
+		return TCX_DROP;
 	vip_lead(skb, p, s);
 	return vip_write_out(skb, p, s) ? drop(p, REASON_MALFORMED) : CONTINUE;
 }
@@ -396,8 +279,54 @@ __noinline int vip_restore(struct __sk_buff *skb, struct packet *p)
 	if (!known)
 		return CONTINUE;
 	s->choice.to = known->to;
+	if (tells_outcome(p, known))
+		outcome_back(skb, p, known);
 	vip_lead(skb, p, s);
 	return vip_write(skb, p, true, &s->choice.to) ? drop(p, REASON_MALFORMED) : CONTINUE;
+}
+
+/* Whether an ICMP error says that nobody takes what was sent. */
+static __always_inline bool vip_finds_nobody(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 code = 0;
+
+	bpf_skb_load_bytes(skb, p->l4 + __builtin_offsetof(struct icmp, code), &code, 1);
+	if (is_ipv4(p))
+		return p->icmp == ICMP_UNREACHABLE && code != ICMP_FRAGMENTATION_NEEDED;
+	return p->icmp == ICMPV6_UNREACHABLE;
+}
+
+/* An ICMP error, by a backend or on the way to it, becomes one about the VIP. Global as
+ * vip_restore. */
+__noinline int vip_news(struct __sk_buff *skb, struct packet *p)
+{
+	struct vip_scratch *s = vip_paper();
+	struct translation *known;
+	bool by_backend;
+
+	if (!p || !s || quoted_flow(skb, p, &s->key) || !same_addr(&s->key.src, &p->dst))
+		return CONTINUE;
+	vip_flow(p, &s->answer);
+	s->answer.src = s->key.dst;
+	s->answer.sport = s->key.dport;
+	s->answer.dport = s->key.sport;
+	s->answer.proto = s->key.proto;
+	if (s->answer.proto != PROTO_TCP && s->answer.proto != PROTO_UDP) /* ports were not read */
+		return CONTINUE;
+	known = bpf_map_lookup_elem(&translations, &s->answer);
+	if (!known)
+		return CONTINUE;
+	s->own.addr = s->key.dst;
+	s->own.port = s->key.dport;
+	s->choice.to = known->to;
+	if (vip_finds_nobody(skb, p))
+		outcome_unreachable(known, s->answer.proto);
+	by_backend = same_addr(&p->src, &s->own.addr);
+	if (translate_news(skb, p, &s->own, &s->choice.to, true, by_backend))
+		return drop(p, REASON_MALFORMED);
+	if (by_backend)
+		p->src = s->choice.to.addr;
+	return CONTINUE;
 }
 
 /* Step of a task's link: what it sends to a VIP goes to a backend. */
@@ -405,6 +334,7 @@ static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 {
 	struct vip_key key = {.vni = p->vni, .addr = p->dst, .port = p->dport, .proto = p->proto};
 	const struct vip *vip = NULL;
+	int found;
 
 	if (!vip_carried(p))
 		return CONTINUE;
@@ -412,7 +342,12 @@ static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 		vip = bpf_map_lookup_elem(&vips, &key);
 	if (!vip && !vip_link(skb->ifindex, VIP_LINK_ASKS))
 		return CONTINUE;
-	return vip_translate(skb, p, vip);
+	found = vip_find(skb, p, vip);
+	if (found == VIP_FOUND_NOTHING)
+		return CONTINUE;
+	if (found == VIP_FOUND_NEW && vip_open(p, vip, skb->ifindex))
+		return drop(p, REASON_NO_BACKEND);
+	return vip_give(skb, p);
 }
 
 /* Step of a task's link for what it sends to a task's own address. */
@@ -425,7 +360,9 @@ static __always_inline void vip_direct(struct __sk_buff *skb, const struct packe
 /* Step before delivery to the link ifindex: what a backend answers comes from the VIP. */
 static __always_inline int vip_in(struct __sk_buff *skb, struct packet *p, __u32 ifindex)
 {
-	if (!vip_carried(p) || !vip_link(ifindex, VIP_LINK_ASKS))
+	bool news = is_icmp(p) && is_icmp_error(p);
+
+	if ((!news && !vip_carried(p)) || !vip_link(ifindex, VIP_LINK_ASKS))
 		return CONTINUE;
-	return vip_restore(skb, p);
+	return news ? vip_news(skb, p) : vip_restore(skb, p);
 }

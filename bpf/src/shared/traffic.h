@@ -14,13 +14,15 @@ struct feedback {
 	__u64 waiting; /* since when connects are out and none was answered */
 	__u64 barred; /* until when it gets nothing new, 0: it may */
 	__u64 tried; /* when it was chosen last while on trial */
+	__u64 asked; /* since when a SYN of the packet path is out and none was answered, 0: none is
+		      */
 	__u32 latency; /* ns, of connects and short connections; 0: none yet */
 	__s32 in_flight; /* connections of this node; below 0 after a restart in their midst */
 	__s32 connecting; /* those not yet answered */
 	__u32 failures; /* in a row */
 };
 
-_Static_assert(sizeof(struct feedback) == 48, "feedback");
+_Static_assert(sizeof(struct feedback) == 56, "feedback");
 
 /* loads: VIP id -> what is known of the VIP as a whole. The kernel half writes, Go forgets. */
 struct load {

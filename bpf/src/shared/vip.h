@@ -92,14 +92,33 @@ struct peer {
 };
 
 /*
+ * What became of a flow that is balanced per packet:
+ *
+ *   ASKED --SYN-ACK, a datagram--> ANSWERED --FIN or RST of the backend, RST of the task--> OVER
+ *     `--RST, ICMP------------------------------------------------------------------------->
+ */
+enum translation_state {
+	TRANSLATION_UNTOLD = 0, /* its beginning was not seen, or is forgotten */
+	TRANSLATION_ASKED = 1,
+	TRANSLATION_ANSWERED = 2,
+	TRANSLATION_OVER = 3, /* what opens next from its ports chooses anew */
+};
+
+/*
  * translations: per-packet VIPs. LRU, kernel writes. Two entries a flow, both keyed by the packet
- * as it is met: (task, VIP) -> backend on the way out, (backend, task) -> VIP on the way in.
+ * as it is met: (task, VIP) -> backend on the way out, (backend, task) -> VIP on the way in. That
+ * of the way in knows what became of the flow.
  */
 struct translation {
 	struct peer to;
 	__u32 slot; /* of a backend: where it was found last; of client_answers: struct vtep's
 		       host of the edge node by which the answer goes, 0: straight */
 	__u64 since; /* bpf_ktime_get_ns of the first packet */
+	__u32 backend_id; /* 0: nobody is told what becomes of the flow */
+	__u32 vip_id;
+	__be32 first; /* TCP sequence number of the first byte that the backend says */
+	__u8 state; /* enum translation_state */
+	__u8 pad[3];
 };
 
-_Static_assert(sizeof(struct translation) == 32, "translation");
+_Static_assert(sizeof(struct translation) == 48, "translation");

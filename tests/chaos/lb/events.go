@@ -26,9 +26,8 @@ type event struct {
 	long bool
 }
 
-// Who connects by sockets finds out about a dead backend by one connection. The packet path learns from them: what
-// outside opens until then may fail, by chance more than one.
-var found = map[string]int{"client": 1, "outside": 10}
+// A node finds out about a dead backend by one connection, whoever opened it; that may be either client's.
+var found = map[string]int{"client": 1, "outside": 1}
 
 // events lists them in the order in which they happen.
 func events() []event {
