@@ -496,6 +496,33 @@ func TestVIPPerPacketFragments(t *testing.T) {
 	}
 }
 
+// Datagrams of two protocols may have one id: their later fragments are told apart.
+func TestVIPPerPacketFragmentsOfTwoProtocols(t *testing.T) {
+	w := newWires(t, "workload")
+	for _, v6 := range []bool{false, true} {
+		tcpID, udpID := uint16(5), uint16(5)
+		if v6 {
+			udpID = 6 // RFC 8200 4.5: an id is of one packet between two addresses
+		}
+		c, v := at(client.addr(v6), 40000), vipOf(v6)
+		backends := map[uint8]netip.AddrPort{bpftest.TCP: at(client.addr(v6), 8080), bpftest.UDP: at(server.addr(v6), 8080)}
+		for proto, b := range backends {
+			id := uint32(proto)<<8 | uint32(v.Addr().BitLen())
+			vip, slots := vipRows(id, one(b.String()))
+			w.put("backends", row.BackendKey{VIP: id}, slots[0])
+			w.put("vips", vipKey(v, proto), vip)
+		}
+		tcpFirst, tcpLater := fragments(packet(bpftest.TCP, c, v, "8 bytes."), tcpID)
+		udpFirst, udpLater := fragments(packet(bpftest.UDP, c, v, "8 bytes."), udpID)
+		w.from(client, udpFirst)
+		w.from(client, tcpFirst)
+		_, want := fragments(packet(bpftest.UDP, c, backends[bpftest.UDP], "8 bytes."), udpID)
+		w.wantTo(server, w.from(client, udpLater), want)
+		_, want = fragments(packet(bpftest.TCP, v, backends[bpftest.TCP], "8 bytes."), tcpID) // as if the VIP asked
+		w.wantTo(client, w.from(client, tcpLater), want)
+	}
+}
+
 func TestVIPPerPacketTruncated(t *testing.T) {
 	w := newWires(t, "workload")
 	each(func(v6 bool, proto uint8) {

@@ -109,20 +109,9 @@ func (p packet) destination() row.Peer {
 // translated is the key by which a translation of the packet is met.
 func (p packet) translated() row.FlowKey {
 	if p.fragment == 2 {
-		return p.rest()
+		return p.datagram()
 	}
 	return p.flow()
-}
-
-// rest is the key of later fragments: the datagram's id in place of ports.
-func (p packet) rest() row.FlowKey {
-	key := row.FlowKey{VNI: p.vni, Src: row.AddrOf(p.src), Dst: row.AddrOf(p.dst), Proto: Fragment}
-	if p.v4 {
-		key.Sport = binary.NativeEndian.Uint16(p.frame[p.l3+4:])
-	} else {
-		key.Sport, key.Dport = binary.NativeEndian.Uint16(p.frame[p.l4-4:]), binary.NativeEndian.Uint16(p.frame[p.l4-2:])
-	}
-	return key
 }
 
 // answerOf is the key by which the answer of a backend to the packet will be met: it goes to the task, but for
@@ -167,7 +156,7 @@ func (m Model) toVIP(p packet, link uint32) (packet, bool) {
 		m.Asks[link] = true
 	}
 	if p.fragment == 1 {
-		m.Translations[p.rest()] = row.Translation{To: to}
+		m.Translations[p.datagram()] = row.Translation{To: to}
 	}
 	return p.give(to), true
 }
@@ -375,7 +364,7 @@ func (m Model) answered(p packet, link uint32) packet {
 	}
 	m.hears(p)
 	if p.fragment == 1 {
-		m.Translations[p.rest()] = row.Translation{To: vip.To}
+		m.Translations[p.datagram()] = row.Translation{To: vip.To}
 	}
 	return p.write(true, vip.To)
 }

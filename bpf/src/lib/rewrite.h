@@ -9,6 +9,7 @@
 #include "headers/helpers.h"
 #include "headers/kernel.h"
 #include "headers/packet.h"
+#include "lib/flow.h"
 #include "lib/maps.h"
 #include "lib/packet.h"
 
@@ -70,28 +71,6 @@ static __always_inline void vip_flow(const struct packet *p, struct flow_key *ke
 	key->dport = p->dport;
 	key->proto = p->proto;
 	memset(key->pad, 0, sizeof(key->pad));
-}
-
-/*
- * Later fragments have no ports; the first one leaves a translation for them, whose key has the
- * datagram's id in place of the ports.
- */
-static __always_inline int vip_fragment(struct __sk_buff *skb, const struct packet *p,
-					struct flow_key *key)
-{
-	__be32 id = 0;
-	long failed;
-
-	if (is_ipv4(p))
-		failed = bpf_skb_load_bytes(skb, p->l3 + __builtin_offsetof(struct ipv4, id), &id,
-					    2);
-	else /* the last header before the ports, as RFC 8200 4.1 orders them */
-		failed = bpf_skb_load_bytes(skb, p->l4 - 4, &id, 4);
-	vip_flow(p, key);
-	key->sport = id & 0xffff;
-	key->dport = id >> 16;
-	key->proto = PROTO_FRAGMENT;
-	return failed ? -1 : 0;
 }
 
 /* Offset of the transport's sum, and the flag by which UDP's absent sum (0) stays absent. */
@@ -188,16 +167,16 @@ static __always_inline struct translation *vip_known(struct __sk_buff *skb, cons
 						     struct vip_scratch *s)
 {
 	vip_flow(p, &s->key);
-	if (p->fragment == FRAGMENT_LATER && vip_fragment(skb, p, &s->key))
+	if (p->fragment == FRAGMENT_LATER && datagram_of(skb, p, &s->key))
 		return NULL;
 	return bpf_map_lookup_elem(&translations, &s->key);
 }
 
-/* Leaves to later fragments what the first one was translated to. */
+/* Leaves to later fragments, which have no ports, what the first one was translated to. */
 static __always_inline void vip_lead(struct __sk_buff *skb, const struct packet *p,
 				     struct vip_scratch *s)
 {
-	if (p->fragment != FRAGMENT_FIRST || vip_fragment(skb, p, &s->key))
+	if (p->fragment != FRAGMENT_FIRST || datagram_of(skb, p, &s->key))
 		return;
 	vip_record(s, &s->key, &s->choice.to, 0);
 }

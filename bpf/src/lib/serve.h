@@ -45,9 +45,10 @@ static __always_inline int read_task(struct __sk_buff *skb, __u32 at, struct edg
  * What the task serves at the address and port that p is for; s gets the VIP, and the client's side
  * of the key by which the answer will be met.
  */
-static __always_inline const struct edge_served *
-find_served(struct __sk_buff *skb, const struct packet *p, const struct edge_task *task,
-	    struct vip_scratch *s)
+static __always_inline const struct edge_served *find_served(struct __sk_buff *skb,
+							     const struct packet *p,
+							     const struct edge_task *task,
+							     struct vip_scratch *s)
 {
 	struct edge_served_key *key = &s->served;
 
@@ -249,21 +250,20 @@ static __always_inline void edge_of_answer(struct addr *node)
 }
 
 /* Later fragments have no ports: the first one leaves its translation by the datagram's id. */
-static __always_inline struct translation *known_answer(struct __sk_buff *skb,
-							const struct packet *p,
-							struct vip_scratch *s)
+static __always_inline struct translation *
+known_answer(struct __sk_buff *skb, const struct packet *p, struct vip_scratch *s)
 {
 	struct translation *known;
 
 	vip_flow(p, &s->key);
 	if (p->fragment == FRAGMENT_LATER) {
-		if (vip_fragment(skb, p, &s->key))
+		if (datagram_of(skb, p, &s->key))
 			return NULL;
 		return bpf_map_lookup_elem(&client_answers, &s->key);
 	}
 	known = bpf_map_lookup_elem(answers_of(p), &s->key);
 	known = known ?: find_answer(&s->key);
-	if (known && p->fragment == FRAGMENT_FIRST && !vip_fragment(skb, p, &s->key)) {
+	if (known && p->fragment == FRAGMENT_FIRST && !datagram_of(skb, p, &s->key)) {
 		s->made = *known;
 		bpf_map_update_elem(&client_answers, &s->key, &s->made, BPF_ANY);
 	}
