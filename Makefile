@@ -26,7 +26,7 @@ export GOFLAGS     := -trimpath $(GOFLAGS)
 
 .PHONY: help
 help: ## print the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build weft and weft-cni into bin/
@@ -67,10 +67,9 @@ test: ## every test: units with -race, packet tables, contracts, stories in the 
 	exit $$failed
 
 .PHONY: soak-packets
-soak-packets: ## ten million random and malformed packets through each program, against the Go model (root)
+soak-packets: fuzz-questions ## ten million random and malformed packets through each program, against the Go model, and the same of questions (root)
 	@.ci/need.sh
 	WEFT_PACKETS=10000000 .ci/test.sh -count=1 -timeout 3h -run 'TestRandomPackets|TestEdgeRandom' ./bpf/bpftest
-	WEFT_PACKETS=10000000 .ci/test.sh -count=1 -timeout 3h -run TestKernelAnswersWellOrNotAtAll ./bpf
 
 .PHONY: walk-overlay
 walk-overlay: ## 10,000 random operations on a lab: kernel, weft why and a plain model agree after each (root)
@@ -112,7 +111,8 @@ bench-edge: ## nanoseconds and instructions per packet of the edge's XDP program
 
 .PHONY: fuzz-questions
 fuzz-questions: ## ten million mutated questions to the kernel's parser: answered well, or left as they are (root)
-	WEFT_PACKETS=10000000 $(GO) test -count=1 -timeout 60m -run TestKernelAnswersWellOrNotAtAll ./bpf
+	@.ci/need.sh
+	WEFT_PACKETS=10000000 .ci/test.sh -count=1 -timeout 3h -run TestKernelAnswersWellOrNotAtAll ./bpf
 
 .PHONY: test-bgp
 test-bgp: ## published addresses are told to BIRD of Debian's, which it installs (root)
