@@ -233,6 +233,8 @@ type Tables struct {
 	Traces    table.Table[row.TraceKey, row.Trace]           // see Plane.SetTracing
 	Served    table.Table[row.EdgeServedKey, row.EdgeServed] // what tasks of this node serve behind VIPs of the edge
 	Relays    table.Table[row.EndpointKey, uint32]           // from where an edge node takes answers back
+	// ClientAnswers is what programs remember of clients of the edge: to be read, and changed where its edge node is gone.
+	ClientAnswers table.Table[row.FlowKey, row.Translation]
 	Edge      *EdgeTables                                    // nil where Options.Edge is off
 }
 
@@ -257,6 +259,7 @@ func (p *Plane) openTables() error {
 		openTable(p, "traces", &t.Traces),
 		openTable(p, "served", &t.Served),
 		openTable(p, "relays", &t.Relays),
+		openTable(p, "client_answers", &t.ClientAnswers),
 		openTable(p, "dns_answers", &dns),
 	)
 	p.answers = answers.New(dns)

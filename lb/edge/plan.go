@@ -59,6 +59,8 @@ type Node struct {
 	Addr   netip.Addr // of the underlay
 	MTU    uint16     // largest inner IP packet towards it, bytes
 	Second bool       // by the second port of tunnels: the first one's frames don't arrive
+	Host   uint32     // IPv4 address of its own processes, as rows have it: what answers by the edge name it by; 0: none
+	Edge   bool       // of the edge, and alive
 	Alive  bool
 }
 
@@ -441,41 +443,6 @@ func (p *Plan) connections(key row.EdgeVIPKey, members []member, rows map[row.Ed
 			rows[row.EdgeConnectionKey{VIP: key, Task: m.id}] = b.index
 		}
 	}
-}
-
-// Served returns what tasks of this node serve behind publications, drained or not.
-func Served(f Facts) map[row.EdgeServedKey]row.EdgeServed {
-	served := make(map[row.EdgeServedKey]row.EdgeServed)
-	for _, pub := range f.Publications {
-		vni, known := f.Networks[pub.VIP.Network]
-		if !known {
-			continue
-		}
-		for _, b := range f.VIPs[pub.VIP].Backends {
-			for _, a := range b.Addrs {
-				if b.Node == f.Self && a.Is4() == pub.Addr.Is4() {
-					key := row.EdgeServedKey{VNI: vni, VIP: vipKey(pub), Task: taskID(a)}
-					r := row.EdgeServed{Addr: row.AddrOf(a), Port: row.Port(b.Port)}
-					if pub.Return == lb.ReturnEdge {
-						r.Flags = row.EdgeServedRelayed
-					}
-					served[key] = r
-				}
-			}
-		}
-	}
-	return served
-}
-
-// Relays returns the addresses from which an edge node takes answers back, in the network of who answers.
-func Relays(f Facts) map[row.EndpointKey]uint32 {
-	relays := make(map[row.EndpointKey]uint32)
-	for _, pub := range f.Publications {
-		if vni, known := f.Networks[pub.VIP.Network]; known && pub.Return == lb.ReturnEdge {
-			relays[row.EndpointKey{VNI: vni, Addr: row.AddrOf(pub.Addr)}] = 1
-		}
-	}
-	return relays
 }
 
 func earlier(a, b time.Duration) time.Duration { return cmp.Or(min(a, b), a, b) }

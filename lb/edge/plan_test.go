@@ -320,6 +320,51 @@ func TestRelays(t *testing.T) {
 	}
 }
 
+// TestMove: answers go by living ways, a client's all by the same; those that do, or go straight, stay.
+func TestMove(t *testing.T) {
+	t.Parallel()
+	f := newWorld(0).facts()
+	f.Nodes["n0"] = edge.Node{Edge: true, Host: 30}
+	f.Nodes["n1"] = edge.Node{Edge: true, Host: 10} // this node
+	f.Nodes["n2"] = edge.Node{Edge: true, Host: 20}
+	f.Nodes["n3"] = edge.Node{Edge: true} // has no number
+	f.Nodes["n4"] = edge.Node{Host: 40}
+	ways := edge.Ways(f)
+	if diff := cmp.Diff([]uint32{20, 30}, ways); diff != "" {
+		t.Fatalf("ways (-want +got):\n%s", diff)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		answers := make(map[row.FlowKey]row.Translation)
+		for port := range uint16(rapid.IntRange(0, 40).Draw(t, "answers")) {
+			client := netip.AddrFrom4([4]byte{203, 0, 113, rapid.Uint8().Draw(t, "client")})
+			answers[row.FlowKey{Dst: row.AddrOf(client), Dport: port}] = row.Translation{
+				Slot: rapid.SampledFrom([]uint32{0, 20, 30, 40, 50}).Draw(t, "way"), To: row.Peer{Port: port}, Since: 5,
+			}
+		}
+		moved := edge.Move(answers, ways)
+		by := make(map[row.Addr]uint32)
+		for key, a := range answers {
+			m, is := moved[key]
+			if should := a.Slot > 30; is != should {
+				t.Fatalf("an answer by %d moves: %t, want %t", a.Slot, is, should)
+			}
+			if !is {
+				continue
+			}
+			if m.Slot != 20 && m.Slot != 30 || by[key.Dst] != 0 && by[key.Dst] != m.Slot {
+				t.Fatalf("it moves to %d, another of its client to %d", m.Slot, by[key.Dst])
+			}
+			by[key.Dst] = m.Slot
+			if m.Slot = a.Slot; m != a {
+				t.Fatalf("%+v became %+v", a, m)
+			}
+		}
+		if len(edge.Move(answers, nil)) != 0 {
+			t.Fatal("answers move without a way")
+		}
+	})
+}
+
 // TestPortOfANode: frames to the backends of a node go by the port that reaches it, also once they are in slots.
 func TestPortOfANode(t *testing.T) {
 	t.Parallel()

@@ -37,7 +37,7 @@ func (o outside) connect(ctx context.Context, network string, vip netip.AddrPort
 	if vip.Addr().Is6() {
 		from = lab.World6
 	}
-	d := net.Dialer{Timeout: time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	d := net.Dialer{Timeout: time.Second, KeepAlive: -1, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
 	if network == "udp" {
 		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}

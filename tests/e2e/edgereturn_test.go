@@ -189,9 +189,18 @@ func (s *stranded) hears(by string) {
 	}
 }
 
-// moves lets the edge node die: the next packet of a client goes by another one, and its answer does.
+// moves lets the edge node die: the next packet of a client goes by another one, and its answer does. What a task says to
+// clients that are silent gets to them, too.
 func (s *stranded) moves() {
 	s.t.Helper()
+	var silent []*line
+	for _, vip := range s.vips {
+		l := s.line("tcp", vip)
+		if _, err := l.Write([]byte("hold\n")); err != nil || !l.answers.Scan() {
+			s.t.Fatal(err, l.answers.Err())
+		}
+		silent = append(silent, l)
+	}
 	if err := s.lab.Hosts[0].Cut(true); err != nil {
 		s.t.Fatal(err)
 	}
@@ -201,4 +210,15 @@ func (s *stranded) moves() {
 		}
 	}
 	s.hears("another edge node")
+	if _, err := s.line("tcp", s.vips[0]).Write([]byte("tell\n")); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, l := range silent {
+		if err := l.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			s.t.Fatal(err)
+		}
+		if !l.answers.Scan() {
+			s.t.Errorf("a silent client of %s is told nothing: %v", l.RemoteAddr(), l.answers.Err())
+		}
+	}
 }

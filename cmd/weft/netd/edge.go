@@ -78,7 +78,7 @@ func (d *daemon) attachEdge(ctx context.Context) error {
 func (d *daemon) makeEdge(context.Context) (err error) {
 	t := d.plane.Tables()
 	o := edgeengine.Options{
-		Store: d.store, Members: d.gossip, VIPs: d.lb, Served: t.Served, Relays: t.Relays, Edge: t.Edge,
+		Store: d.store, Members: members{d.gossip}, VIPs: d.lb, Served: t.Served, Relays: t.Relays, Answers: t.ClientAnswers, Edge: t.Edge,
 		Paths: d.overlay.Paths(), Log: d.log.WithGroup("edge"),
 	}
 	if t.Edge != nil {
@@ -124,7 +124,7 @@ func (d *daemon) makeBGP() (err error) {
 // makeAnnouncements tells neighbours of the edge's interfaces, if that is asked for.
 func (d *daemon) makeAnnouncements(t *bpf.EdgeTables, links []apply.EdgeLink) (err error) {
 	told := make(map[uint32]row.EdgeLink)
-	o := announce.LinkOptions{Store: d.store, Members: announcers{d.gossip}, Send: apply.SendOn, Log: d.log.WithGroup("announce")}
+	o := announce.LinkOptions{Store: d.store, Members: members{d.gossip}, Send: apply.SendOn, Log: d.log.WithGroup("announce")}
 	if d.o.Neighbours {
 		for _, l := range links {
 			told[l.Ifindex] = row.EdgeLink{MAC: l.MAC}
@@ -150,24 +150,37 @@ func (d *daemon) announce(ctx context.Context) error {
 	return group.Wait()
 }
 
-// edgeTag is what members of the edge that tell neighbours have.
-const edgeTag, edgeNeighbours = "edge", "neighbours"
+// edgeTag is what members of the edge have; its value says who tells neighbours of published addresses.
+const edgeTag, edgeNeighbours, edgeRouted = "edge", "neighbours", "routed"
 
 func (d *daemon) tags() map[string]string {
 	tags := map[string]string{"sync": strconv.Itoa(int(d.o.Port))}
-	if d.o.Neighbours && len(d.o.Edge) > 0 {
+	switch {
+	case len(d.o.Edge) > 0 && d.o.Neighbours:
 		tags[edgeTag] = edgeNeighbours
+	case len(d.o.Edge) > 0:
+		tags[edgeTag] = edgeRouted
 	}
 	return tags
 }
 
-// announcers are the members that tell neighbours.
-type announcers struct{ *gossip.Gossip }
+// members are those of the cluster, with what they say of the edge.
+type members struct{ *gossip.Gossip }
+
+// Edges implements edgeengine.Members.
+func (a members) Edges() []discovery.NodeID {
+	return a.edges(func(tag string) bool { return tag != "" })
+}
 
 // Announcers implements announce.Members.
-func (a announcers) Announcers() (nodes []discovery.NodeID) {
+func (a members) Announcers() []discovery.NodeID {
+	return a.edges(func(tag string) bool { return tag == edgeNeighbours })
+}
+
+// edges returns the nodes that live and whose tag is one of those.
+func (a members) edges(of func(tag string) bool) (nodes []discovery.NodeID) {
 	for _, m := range a.Members() {
-		if m.Alive && m.Role == gossip.RoleNode && m.Tags[edgeTag] == edgeNeighbours {
+		if m.Alive && m.Role == gossip.RoleNode && of(m.Tags[edgeTag]) {
 			nodes = append(nodes, m.ID)
 		}
 	}

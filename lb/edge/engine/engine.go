@@ -14,6 +14,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,9 +43,11 @@ type VIPs interface {
 	Changed() <-chan struct{}
 }
 
-// Members says which nodes live.
+// Members says which nodes live, and which are of the edge.
 type Members interface {
 	Alive(id discovery.NodeID) bool
+	// Edges returns the nodes of the edge that live.
+	Edges() []discovery.NodeID
 	Changed() <-chan struct{}
 }
 
@@ -73,7 +76,9 @@ type Options struct {
 	Served table.Table[row.EdgeServedKey, row.EdgeServed]
 	// Relays is from where a node of the edge takes answers back; required: others have none in it.
 	Relays table.Table[row.EndpointKey, uint32]
-	Paths  Paths // nil: the ways to other nodes are what their links are
+	// Answers is what programs remember of clients of this node's tasks; required.
+	Answers table.Table[row.FlowKey, row.Translation]
+	Paths   Paths // nil: the ways to other nodes are what their links are
 	// Edge holds the tables of a node of the edge; nil: it is none.
 	Edge  *bpf.EdgeTables
 	Leads Leads        // nil: none
@@ -84,6 +89,7 @@ func (o Options) validate() error {
 	var errs []error
 	for what, there := range map[string]bool{
 		"Store": o.Store != nil, "Members": o.Members != nil, "VIPs": o.VIPs != nil, "Served": o.Served != nil, "Relays": o.Relays != nil,
+		"Answers": o.Answers != nil,
 	} {
 		if !there {
 			errs = append(errs, errors.New("no "+what))
@@ -112,6 +118,7 @@ type Engine struct {
 	have   edge.Rows  // what the tables hold
 	served servedRows
 	relays map[row.EndpointKey]uint32 // nil: to be read
+	ways   []uint32                   // by which answers could go at the last pass; nil: to be looked at
 	looked time.Duration              // when known flows were looked through last
 }
 
@@ -262,7 +269,7 @@ func (e *Engine) pass(now time.Duration) (wait time.Duration, err error) {
 		wait = min(wait, due-now)
 	}
 	stats.Served = len(e.served.have)
-	err = errors.Join(err, e.relay(facts))
+	err = errors.Join(err, e.relay(facts), e.move(facts))
 	if e.o.Edge != nil {
 		due, eerr := e.steer(facts)
 		if due != 0 {
@@ -294,6 +301,26 @@ func (e *Engine) relay(f edge.Facts) (err error) {
 		return fmt.Errorf("write relays: %w", err)
 	}
 	e.relays = want
+	return nil
+}
+
+// move gives answers whose edge node is gone to one that lives.
+func (e *Engine) move(f edge.Facts) error {
+	ways := edge.Ways(f)
+	lost := e.ways == nil || slices.ContainsFunc(e.ways, func(way uint32) bool { return !slices.Contains(ways, way) })
+	if lost && len(ways) == 0 {
+		return nil // until one comes
+	}
+	if lost && e.served.relayed() {
+		answers, err := e.o.Answers.All()
+		if err == nil {
+			_, err = table.PutAll(e.o.Answers, edge.Move(answers, ways))
+		}
+		if err != nil {
+			return fmt.Errorf("move client_answers: %w", err)
+		}
+	}
+	e.ways = ways
 	return nil
 }
 

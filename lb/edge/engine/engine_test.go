@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -30,10 +31,26 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type cluster struct {
 	mu       sync.Mutex
 	backends []lb.BackendStatus
+	edges    []discovery.NodeID
 	changed  chan struct{}
 }
 
+// live sets the nodes of the edge that live.
+func (c *cluster) live(edges ...discovery.NodeID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.edges = edges
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
 func (*cluster) Alive(discovery.NodeID) bool { return true }
+
+func (c *cluster) Edges() []discovery.NodeID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.edges
+}
 
 func (c *cluster) Changed() <-chan struct{} {
 	c.mu.Lock()
@@ -142,7 +159,7 @@ func TestNoPacketMeetsWhatIsNotThere(t *testing.T) {
 		}
 		return nil
 	}
-	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: &served, Relays: &table.Memory[row.EndpointKey, uint32]{}, Edge: &bpf.EdgeTables{
+	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: &served, Relays: &table.Memory[row.EndpointKey, uint32]{}, Answers: noAnswers(), Edge: &bpf.EdgeTables{
 		VIPs: &vips, Slots: &slots, Backends: &backends, Flows: &table.Memory[row.EdgeFlowKey, row.EdgeFlow]{},
 		Connections: &table.Memory[row.EdgeConnectionKey, uint32]{}, Generation: &generation,
 	}})
@@ -203,7 +220,7 @@ func TestFollowWaitsForTheTables(t *testing.T) {
 		}
 		return nil
 	}}
-	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: served, Relays: &table.Memory[row.EndpointKey, uint32]{}})
+	e, err := engine.New(engine.Options{Store: store, Members: c, VIPs: c, Served: served, Relays: &table.Memory[row.EndpointKey, uint32]{}, Answers: noAnswers()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,6 +257,75 @@ func TestFollowWaitsForTheTables(t *testing.T) {
 	refuse.Store(false)
 	if err := e.Follow(t.Context()); err != nil || !serves("9.1.0.4") {
 		t.Errorf("9.1.0.4 is served: %t, after Follow returned %v", serves("9.1.0.4"), err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func noAnswers() table.Table[row.FlowKey, row.Translation] {
+	return &table.Memory[row.FlowKey, row.Translation]{}
+}
+
+// TestAnswersOfADeadEdgeMove: a client that says nothing gets its answers by an edge node that lives, when its own died.
+func TestAnswersOfADeadEdgeMove(t *testing.T) {
+	store, ledger := newStore(t)
+	c := &cluster{changed: make(chan struct{})}
+	answers := &table.Memory[row.FlowKey, row.Translation]{}
+	host := func(node int) uint32 { return row.Word(netip.AddrFrom4([4]byte{44, 128, 0, byte(node)})) }
+	flow := func(port uint16) row.FlowKey { return row.FlowKey{VNI: 7, Sport: port, Proto: 6} }
+	for port, slot := range []uint32{0, host(2), host(3), host(9)} { // 9: died while no daemon ran
+		if err := answers.Put(flow(uint16(port)), row.Translation{Slot: slot, Since: 5}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := engine.New(engine.Options{
+		Store: store, Members: c, VIPs: c, Served: &table.Memory[row.EdgeServedKey, row.EdgeServed]{},
+		Relays: &table.Memory[row.EndpointKey, uint32]{}, Answers: answers,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledger(discovery.KindNetwork, "prod", map[string]any{"name": "prod", "vni": 7})
+	for i := range 3 {
+		id := discovery.NodeID(fmt.Sprintf("n%d", i+1))
+		ledger(discovery.KindAdmission, string(id), discovery.Admission{
+			Node: id, VTEP: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}),
+			Host4: netip.PrefixFrom(netip.AddrFrom4([4]byte{44, 128, 0, byte(i + 1)}), 20),
+		})
+	}
+	p := lb.Publication{Addr: netip.MustParseAddr("203.0.113.10"), Port: 80, VIP: vip, Return: lb.ReturnEdge}
+	ledger(discovery.KindPublication, "p", p)
+	c.set("9.1.0.1") // of n1, this node
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	for _, step := range []struct {
+		name  string
+		edges []discovery.NodeID
+		want  []uint32
+	}{
+		{"none is known yet", nil, []uint32{0, host(2), host(3), host(9)}},
+		{"all live", []discovery.NodeID{"n1", "n2", "n3"}, []uint32{0, host(2), host(3), 0}}, // one of two
+		{"one died", []discovery.NodeID{"n1", "n3"}, []uint32{0, host(3), host(3), host(3)}},
+		{"all died but this one", []discovery.NodeID{"n1"}, []uint32{0, host(3), host(3), host(3)}},
+		{"another comes", []discovery.NodeID{"n2"}, []uint32{0, host(2), host(2), host(2)}},
+		{"and the first one, again", []discovery.NodeID{"n2", "n3"}, []uint32{0, host(2), host(2), host(2)}},
+	} {
+		c.live(step.edges...)
+		if err := e.Follow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for port, want := range step.want {
+			a, _, err := answers.Get(flow(uint16(port)))
+			if err != nil || a.Since != 5 {
+				t.Fatal(a, err)
+			}
+			if a.Slot != want && (want != 0 || port == 0 || a.Slot != host(2) && a.Slot != host(3)) {
+				t.Errorf("%s: answer %d goes by %x, want %x", step.name, port, a.Slot, want)
+			}
+		}
 	}
 	cancel()
 	if err := <-done; err != nil {
@@ -291,6 +377,7 @@ func TestEdgeFollowsPathsAndPublications(t *testing.T) {
 		}
 		o := engine.Options{
 			Store: store, Members: c, VIPs: c, Paths: paths, Relays: relays, Served: &table.Memory[row.EdgeServedKey, row.EdgeServed]{},
+			Answers: noAnswers(),
 		}
 		if isEdge {
 			o.Edge = &bpf.EdgeTables{

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"weft/bpf/row"
 	"weft/discovery"
 	"weft/discovery/state"
 	"weft/lb"
@@ -61,6 +62,10 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 	}
 	admissions := all[discovery.Admission](e, discovery.KindAdmission)
 	over6 := slices.ContainsFunc(admissions, func(a discovery.Admission) bool { return a.Node == e.self && a.VTEP.Unmap().Is6() })
+	edges := make(map[discovery.NodeID]bool)
+	for _, id := range e.o.Members.Edges() {
+		edges[id] = true
+	}
 	room := tunnelRoom4
 	if over6 {
 		room = tunnelRoom6
@@ -82,6 +87,7 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 		}
 		f.Nodes[a.Node] = edge.Node{
 			Addr: a.VTEP.Unmap(), MTU: uint16(min(max(way-room, 0), 1<<16-1)), Second: second,
+			Host: row.Word(a.Host4.Addr()), Edge: edges[a.Node],
 			Alive: a.Node == e.self || e.o.Members.Alive(a.Node),
 		}
 	}

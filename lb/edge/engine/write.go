@@ -146,6 +146,16 @@ type servedRows struct {
 	unwanted map[row.EdgeServedKey]time.Duration
 }
 
+// relayed tells whether answers of some task go by edge nodes.
+func (s *servedRows) relayed() bool {
+	for _, r := range s.have {
+		if r.Flags&row.EdgeServedRelayed != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // sync writes what is wanted and removes what was not for long; due is when the next one is, 0: none is.
 func (s *servedRows) sync(
 	t table.Table[row.EdgeServedKey, row.EdgeServed], want map[row.EdgeServedKey]row.EdgeServed, now time.Duration,

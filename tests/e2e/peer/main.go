@@ -3,7 +3,7 @@
 // Command peer is what the story tests run as tasks: servers that say who they are and whom they
 // see, clients that ask them, and a sender and a sink that count numbered packets.
 //
-//	peer serve -name web1 -tcp 8080 -udp 8080     answers "web1 CLIENT-ADDRESS"
+//	peer serve -name web1 -tcp 8080 -udp 8080     answers "web1 CLIENT-ADDRESS"; "tell", by TCP, is answered to all who said "hold", too
 //	peer ask -n 30 tcp NAME:80                     prints each answer; exit 1 when one is missing
 //	peer asks tcp/ADDR:80 udp/ADDR:80 ...          asks all at once, once each; prints an answer or "! WHY" for each
 //	peer sink -udp 9000                            counts numbered packets
@@ -107,6 +107,7 @@ func serve(name string, tcp, udp int) error {
 		if err != nil {
 			return err
 		}
+		var held holders
 		go func() {
 			for {
 				c, err := l.Accept()
@@ -117,6 +118,7 @@ func serve(name string, tcp, udp int) error {
 				go func() {
 					defer c.Close()
 					for lines := bufio.NewScanner(c); lines.Scan(); {
+						held.hear(c, lines.Text(), name)
 						fmt.Fprintf(c, "%s %s\n", name, host(c.RemoteAddr()))
 					}
 				}()
@@ -144,6 +146,25 @@ func serve(name string, tcp, udp int) error {
 		}
 	}
 	return <-failed
+}
+
+// holders are connections that say nothing, but are told something when another one asks for it.
+type holders struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (h *holders) hear(c net.Conn, line, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch line {
+	case "hold":
+		h.conns = append(h.conns, c)
+	case "tell":
+		for _, c := range h.conns {
+			fmt.Fprintf(c, "%s %s\n", name, host(c.RemoteAddr()))
+		}
+	}
 }
 
 // host is an address without its port, IPv4 as such.
