@@ -69,7 +69,13 @@ static __always_inline bool holds_back(const struct backend *b, __u64 now)
 	return (bpf_get_prandom_u32() & ((1 << SLOW_START_SHIFT) - 1)) > age;
 }
 
-/* (connections + 1) x latency, or without latency; connections are measured by the weight. */
+/*
+ * (connections + 1) x latency, or without latency; connections are measured by the weight. A
+ * latency that is not known counts as the least there is, as one does that nobody measured for long
+ * (latency_now): beside backends that are slower it is asked at once, beside the fastest when it is
+ * drawn first. That costs one connection, for it is on trial (lib/feedback.h); its latency is known
+ * then. One that comes to a VIP that serves looks busier (holds_back), so it is tried seldom.
+ */
 static __always_inline __u64 score(const struct vip *vip, const struct backend *b,
 				   const struct feedback *f, __u32 latency)
 {
@@ -100,7 +106,7 @@ __noinline int weigh(const struct vip *vip, __u32 slot, struct candidate *best)
 	f = bpf_map_lookup_elem(&feedbacks, &b->id);
 	if (f)
 		latency = latency_now(f, now);
-	s = f ? score(vip, b, f, latency) : LATENCY_FLOOR; /* not known: worth a try */
+	s = f ? score(vip, b, f, latency) : LATENCY_FLOOR;
 	if (holds_back(b, now))
 		s *= NEWCOMER_TIMES;
 	if (f && !is_willing(f, now))
