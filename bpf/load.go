@@ -235,7 +235,7 @@ type Tables struct {
 	Relays    table.Table[row.EndpointKey, uint32]           // from where an edge node takes answers back
 	// ClientAnswers is what programs remember of clients of the edge: to be read, and changed where its edge node is gone.
 	ClientAnswers table.Table[row.FlowKey, row.Translation]
-	Edge      *EdgeTables                                    // nil where Options.Edge is off
+	Edge          *EdgeTables // nil where Options.Edge is off
 }
 
 func (p *Plane) openTables() error {

@@ -6,6 +6,7 @@ package convert
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf/btf"
@@ -53,6 +54,7 @@ type Conversion struct {
 	Same bool   // nothing is to be done
 
 	moves []move
+	wider []move // of IPv4 addresses to 128-bit ones; 0 stays 0
 	lost  []span // of the old row
 }
 
@@ -60,8 +62,9 @@ type span struct{ from, to uint32 }
 
 type move struct{ from, to, size uint32 }
 
-// formerly is what structs were called that a later layout gave a name of their own.
-var formerly = map[string]string{"edge_served": "peer"}
+// formerly is what structs were called that a later layout gave a name of their own, and fields, with their struct, that
+// were IPv4 addresses of 4 bytes and became 128-bit ones.
+var formerly = map[string]string{"edge_served": "peer", "edge_backend.vtep.bytes": "node"}
 
 // To converts to the type now, of newSize bytes, from the type of its name among types, of oldSize. Types without
 // fields are known by their sizes. Bit fields and pointers are errors.ErrUnsupported.
@@ -80,12 +83,12 @@ func To(types *btf.Spec, now btf.Type, oldSize, newSize uint32) (Conversion, err
 			return Conversion{}, err
 		}
 		to, err := fieldsOf(s)
-		return between(from, to, oldSize, newSize), err
+		return between(s.Name, from, to, oldSize, newSize), err
 	}
-	return between([]field{{size: oldSize}}, []field{{size: newSize}}, oldSize, newSize), nil
+	return between("", []field{{size: oldSize}}, []field{{size: newSize}}, oldSize, newSize), nil
 }
 
-func between(from, to []field, oldSize, newSize uint32) Conversion {
+func between(name string, from, to []field, oldSize, newSize uint32) Conversion {
 	c := Conversion{Size: newSize, Same: oldSize == newSize && slices.Equal(from, to)}
 	old := make(map[string]field, len(from))
 	for _, f := range from {
@@ -96,6 +99,9 @@ func between(from, to []field, oldSize, newSize uint32) Conversion {
 			c.moves = append(c.moves, move{o.offset, f.offset, min(o.size, f.size)})
 			c.lost = append(c.lost, span{o.offset + min(o.size, f.size), o.offset + o.size})
 			delete(old, f.name)
+		} else if o, ok := old[formerly[name+"."+f.name]]; ok && o.size == 4 && f.size == 16 {
+			c.wider = append(c.wider, move{o.offset, f.offset, o.size})
+			delete(old, o.name)
 		}
 	}
 	for _, o := range old {
@@ -117,5 +123,11 @@ func (c Conversion) Row(made, old []byte) {
 	clear(made)
 	for _, m := range c.moves {
 		copy(made[m.to:m.to+m.size], old[m.from:m.from+m.size])
+	}
+	for _, m := range c.wider {
+		if addr := netip.AddrFrom4([4]byte(old[m.from:])); !addr.IsUnspecified() {
+			wide := addr.As16()
+			copy(made[m.to:], wide[:])
+		}
 	}
 }

@@ -43,7 +43,7 @@ func conversionFor(t *testing.T, from, to *btf.Struct) Conversion {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return between(a, b, from.Size, to.Size)
+	return between(to.Name, a, b, from.Size, to.Size)
 }
 
 func TestFieldsAreKnownByTheirNames(t *testing.T) {
@@ -69,6 +69,28 @@ func TestFieldsAreKnownByTheirNames(t *testing.T) {
 	}
 	if c := conversionFor(t, old, old); !c.Same {
 		t.Error("a layout is not the same as itself")
+	}
+}
+
+// TestAnAddressOf32BitsIsThatOf128: the node of an edge's backend, from layout 3 to 4.
+func TestAnAddressOf32BitsIsThatOf128(t *testing.T) {
+	t.Parallel()
+	four := &btf.Array{Index: word, Type: &btf.Int{Name: "__u8", Size: 1}, Nelems: 4}
+	addr := structOf("addr", btf.Member{Name: "bytes", Type: sixteen})
+	old := structOf("edge_backend", btf.Member{Name: "node", Type: four}, btf.Member{Name: "vni", Type: word})
+	now := structOf("edge_backend", btf.Member{Name: "vtep", Type: addr}, btf.Member{Name: "vni", Type: word})
+	c := conversionFor(t, old, now)
+	for node, vtep := range map[[4]byte]string{{10, 0, 0, 2}: "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\x0a\x00\x00\x02", {}: string(make([]byte, 16))} {
+		got := make([]byte, c.Size)
+		c.Row(got, append(node[:], 7, 0, 0, 0))
+		if want := vtep + "\x07\x00\x00\x00"; string(got) != want {
+			t.Errorf("node %v: got % x, want % x", node, got, want)
+		}
+	}
+	other := structOf("other", now.Members...)
+	got := make([]byte, c.Size)
+	if conversionFor(t, old, other).Row(got, []byte{10, 0, 0, 2, 7, 0, 0, 0}); string(got[:16]) != string(make([]byte, 16)) {
+		t.Errorf("a field of another struct was taken for it: % x", got)
 	}
 }
 

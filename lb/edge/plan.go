@@ -148,6 +148,9 @@ func Restore(have Rows, now time.Duration) *Plan {
 		if vip.Slots == 0 || len(held) != int(vip.Slots) {
 			continue
 		}
+		if slices.ContainsFunc(held, func(h row.EdgeSlot) bool { return !p.used[h.Current] || !p.used[h.Previous&^row.EdgeSlotKept] }) {
+			continue // rows that another layout's build could not read: an index may soon be another backend's
+		}
 		s := &slots{first: vip.First, gen: make(maglev.Generations, len(held)), changed: now}
 		for i, h := range held {
 			s.gen[i] = maglev.Slot{Current: h.Current, Previous: h.Previous &^ row.EdgeSlotKept, Kept: h.Previous&row.EdgeSlotKept != 0}

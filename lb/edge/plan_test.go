@@ -265,6 +265,38 @@ func TestEveryNodeMakesTheSameTable(t *testing.T) {
 	}
 }
 
+// TestRestoreTrustsWholeTablesAlone: where backends were lost, their indexes are given anew, and nothing that slots say of
+// them is kept. Slots lead to the same tasks as before.
+func TestRestoreTrustsWholeTablesAlone(t *testing.T) {
+	t.Parallel()
+	w, p := newWorld(0), &edge.Plan{Slots: slotsInTests}
+	for i := range 8 { // whose indexes are in another order than their addresses
+		w.add(7 - i)
+		compile(t, p, w)
+		w.now += time.Second
+	}
+	before := compile(t, p, w)
+	have := before
+	have.Backends = make(map[uint32]row.EdgeBackend)
+	for index, b := range before.Backends {
+		b.VTEP = row.Addr{}
+		have.Backends[index] = b
+	}
+	again := edge.Restore(have, w.now)
+	again.Slots = slotsInTests
+	w.now += time.Second
+	after := compile(t, again, w)
+	for i, s := range after.Slots[after.VIPs[key].First] {
+		if s.Previous != s.Current {
+			t.Fatalf("slot %d has a previous backend, %d, that was another one's index", i, s.Previous)
+		}
+		was, is := before.Backends[before.Slots[before.VIPs[key].First][i].Current], after.Backends[s.Current]
+		if was != is {
+			t.Fatalf("slot %d led to %v, and leads to %v", i, was, is)
+		}
+	}
+}
+
 func TestALedAddressIsAnswered(t *testing.T) {
 	t.Parallel()
 	f := newWorld(1).facts()
