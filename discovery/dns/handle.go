@@ -119,7 +119,10 @@ func asker(w wire.ResponseWriter) netip.Addr {
 func (s *Server) reply(q *question, a answer.Answer) *wire.Msg {
 	r := new(wire.Msg).SetRcode(q.msg, a.Rcode)
 	r.Authoritative = a.Rcode != wire.RcodeServerFailure
-	r.Answer, r.Ns, r.Extra = append(a.Chain, rotate(a.Records)...), a.Authority, a.Extra
+	if !s.fixed {
+		a.Records = rotate(a.Records)
+	}
+	r.Answer, r.Ns, r.Extra = append(a.Chain, a.Records...), a.Authority, a.Extra
 	asked := q.msg.Question[0].Name
 	for _, section := range [][]wire.RR{r.Answer, r.Ns} {
 		for _, rr := range section {

@@ -70,6 +70,8 @@ type Options struct {
 	ResolverTimeout time.Duration
 	// Rate is how many questions a second one task may ask here; default 10,000; negative: no limit.
 	Rate int
+	// Fixed keeps records in their order, the same in each answer; else they are turned, from answer to answer.
+	Fixed bool
 	// Mesos makes the server answer as Mesos-DNS does; nil: as Weft does.
 	Mesos *Mesos
 	// Cache is the kernel's; nil: none.
@@ -111,6 +113,7 @@ type Server struct {
 	answers *resident.Answers
 	foreign *foreign.Resolvers
 	zones   []forwarded // the longest first
+	fixed   bool
 	mesos   *Mesos
 	stats   counters
 	sockets []socket
@@ -148,7 +151,7 @@ func Open(o Options) (*Server, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
-	s := &Server{view: o.View, hold: o.Hold, log: o.Log, mesos: o.Mesos, limits: newLimits(o.Rate)}
+	s := &Server{view: o.View, hold: o.Hold, log: o.Log, mesos: o.Mesos, limits: newLimits(o.Rate), fixed: o.Fixed}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -160,7 +163,9 @@ func Open(o Options) (*Server, error) {
 	}
 	s.zone.Store(zone.New(zone.Options{}))
 	var err error
-	if s.answers, err = resident.Open(resident.Options{Cache: o.Cache, Limit: o.CacheLimit, Journal: o.Journal, Log: s.log}); err != nil {
+	if s.answers, err = resident.Open(resident.Options{
+		Cache: o.Cache, Limit: o.CacheLimit, Journal: o.Journal, Fixed: o.Fixed, Log: s.log,
+	}); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
 	for _, a := range o.Listen {

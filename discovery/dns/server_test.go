@@ -165,6 +165,25 @@ func TestAnswersRotate(t *testing.T) {
 	}
 }
 
+// Whoever answers: the server, its memory or the kernel.
+func TestFixedAnswersDoNotRotate(t *testing.T) {
+	k := dnstest.NewKernel()
+	f := start(t, Options{Cache: k, Fixed: true}, sample())
+	first := map[string]bool{}
+	for i := range 200 {
+		m := new(wire.Msg).SetQuestion("many.weft.mesos.", wire.TypeA).SetEdns0(maxUDP, false)
+		transport := "udp"
+		if i%4 == 0 {
+			transport = "tcp"
+		}
+		first[f.ask(m, transport, "").Answer[0].String()] = true
+	}
+	f.resident(1)
+	if a, there := k.Get(0, "many.weft.mesos.", wire.TypeA); len(first) != 1 || !there || a.Rotate != 0 {
+		t.Errorf("first answers of 200 = %v, want one; in the kernel %t, where it turns %d bytes", first, there, a.Rotate)
+	}
+}
+
 func TestViewIsThatOfTheAskersAddress(t *testing.T) {
 	f := start(t, Options{}, sample())
 	for from, want := range map[string]int{"127.1.0.2": 1, "127.2.0.2": 0, "127.0.0.1": 1} {

@@ -31,6 +31,8 @@ type Names struct {
 	Forward map[string][]string `json:"forward,omitempty"`
 	// Rate is how many questions a second one task may ask the server; 0: 10,000, negative: no limit.
 	Rate int `json:"rate,omitempty"`
+	// Order of a name's addresses: rotate, from answer to answer, or fixed, always the same; empty: rotate.
+	Order string `json:"order,omitempty"`
 }
 
 // Zone is how answers of one zone differ.
@@ -59,6 +61,7 @@ type static struct {
 	records []zone.Record
 	forward map[string][]netip.AddrPort
 	rate    int
+	fixed   bool
 }
 
 // readNames reads the file; an empty path is an empty file.
@@ -85,8 +88,11 @@ func readNames(path string) (static, error) {
 
 // read checks everything and joins every problem.
 func (n Names) read(path string) (static, error) {
-	s := static{rate: n.Rate}
+	s := static{rate: n.Rate, fixed: n.Order == "fixed"}
 	var errs []error
+	if n.Order != "" && n.Order != "rotate" && !s.fixed {
+		errs = append(errs, fmt.Errorf("order is %q: rotate and fixed are allowed", n.Order))
+	}
 	var err error
 	if s.ttl, err = readTTL(n.TTL); err != nil {
 		errs = append(errs, err)

@@ -26,7 +26,7 @@ func readText(t *testing.T, text string) (static, error) {
 
 func TestStaticNamesAreInTheZone(t *testing.T) {
 	s, err := readText(t, `{
-		"ttl": "60s", "rate": 500,
+		"ttl": "60s", "rate": 500, "order": "fixed",
 		"zones": {"corp.example": {"ttl": "20s"}, "mesos": {"health": true}, "weft": {"ttl": "2s", "health": false}},
 		"records": [
 			{"name": "DB.corp.example.", "type": "A", "value": "10.0.0.9"},
@@ -56,7 +56,7 @@ func TestStaticNamesAreInTheZone(t *testing.T) {
 	if diff := cmp.Diff([]any{s.heeding, s.ttls["weft"], s.zones}, []any{[]string{"mesos"}, 2 * time.Second, []string{"corp.example"}}); diff != "" {
 		t.Errorf("zones (got -, want +):\n%s", diff)
 	}
-	if s.ttl != time.Minute || s.rate != 500 || s.forward["eu.example.com."][0] != netip.MustParseAddrPort("[2001:db8::53]:5353") {
+	if s.ttl != time.Minute || s.rate != 500 || !s.fixed || s.forward["eu.example.com."][0] != netip.MustParseAddrPort("[2001:db8::53]:5353") {
 		t.Errorf("read: %+v", s)
 	}
 }
@@ -76,7 +76,8 @@ func TestWrongNamesAreNamed(t *testing.T) {
 		`{"records": [{"name": "a.mesos", "type": "A", "value": "fd00::1"}]}`:        `records[0]: value is "fd00::1": for type A`,
 		`{"records": [{"name": "a.mesos", "type": "TXT", "value": "x"}]}`:            `records[0]: type is "TXT": A, AAAA, CNAME, PTR and SRV are allowed`,
 		`{"records": [{"name": "a.mesos", "type": "SRV", "value": "b.mesos"}]}`:      `records[0]: value is "b.mesos": a name and a port`,
-		`{"recrods": []}`: `unknown field "recrods"`,
+		`{"order": "random"}`: `order is "random": rotate and fixed are allowed`,
+		`{"recrods": []}`:     `unknown field "recrods"`,
 	} {
 		if _, err := readText(t, text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)

@@ -297,7 +297,7 @@ func (d *daemon) makeNames(context.Context) error {
 			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer4), 53),
 			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer6), 53),
 		},
-		Resolvers: resolvers, ZoneResolvers: d.static.forward, Rate: d.static.rate, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
+		Resolvers: resolvers, ZoneResolvers: d.static.forward, Rate: d.static.rate, Fixed: d.static.fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
 		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})

@@ -35,7 +35,7 @@ func (l *Answers) prepare(k Key, network string) (prepared, error) {
 	if p.Rcode == wire.RcodeServerFailure {
 		return prepared{}, errUnready
 	}
-	if p.Beyond != "" || len(p.Chain) > 0 && len(p.Records) > 1 {
+	if p.Beyond != "" || len(p.Chain) > 0 && len(p.Records) > 1 && !l.fixed {
 		return prepared{}, errAlias
 	}
 	p.Records = append(p.Chain, p.Records...)
@@ -45,6 +45,9 @@ func (l *Answers) prepare(k Key, network string) (prepared, error) {
 	}
 	if err := p.render(k); err != nil {
 		return prepared{}, err
+	}
+	if l.fixed {
+		p.rotate = 0
 	}
 	if len(p.data) > maxUDP {
 		return prepared{}, errLong

@@ -58,6 +58,7 @@ type Options struct {
 	Limit int
 	// Journal is the file that remembers what is in Cache for the next process; empty: that one clears the cache.
 	Journal string
+	Fixed   bool         // records keep their order; else they are turned, from answer to answer
 	Log     *slog.Logger // required
 }
 
@@ -86,6 +87,7 @@ type Answers struct {
 	memory *memory
 	cache  Cache // nil: memory only
 	limit  int   // bytes of records in cache, 0: none
+	fixed  bool
 	log    *slog.Logger
 	// renewing tells who would learn not to wait for a change that may take long.
 	renewing atomic.Bool
@@ -107,7 +109,7 @@ type Answers struct {
 // Open reads the journal. Nothing is resident but what that lists.
 func Open(o Options) (*Answers, error) {
 	l := &Answers{
-		memory: newMemory(), cache: o.Cache, limit: o.Limit, log: o.Log,
+		memory: newMemory(), cache: o.Cache, limit: o.Limit, fixed: o.Fixed, log: o.Log,
 		entries: map[Key]*entry{}, byName: map[string][]*entry{},
 		known: list.New(), missing: list.New(), refused: map[Key]struct{}{},
 	}
