@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/tests/chaos/script"
 	"weft/tests/lab"
 )
 
@@ -19,6 +20,9 @@ type event struct {
 	prepare func(context.Context, *stage) ([]*name, error)
 	do      func(ctx context.Context, s *stage, names []*name) error
 }
+
+// Name is what -only picks it by.
+func (e event) Name() string { return e.name }
 
 // events lists them in the order in which they happen.
 func events() []event {
@@ -34,7 +38,7 @@ func events() []event {
 
 // span is how long something lasts, in the short form and in the long one.
 func (s *stage) span(short, long time.Duration) time.Duration {
-	if s.o.short {
+	if s.o.Short {
 		return short
 	}
 	return long
@@ -75,7 +79,7 @@ func (s *stage) wellAgain(ctx context.Context) error {
 
 // upgrade replaces the daemons by those of a build with another layout, then again by the first.
 func upgrade(ctx context.Context, s *stage, _ []*name) error {
-	for _, binary := range []string{s.o.next, s.o.weft} {
+	for _, binary := range []string{s.o.Next, s.o.Weft} {
 		err := s.all(func(h *lab.Host) error {
 			h.Binary = binary
 			return errors.Join(h.Signal("netd", unix.SIGTERM), h.StartNetd(), h.WaitReady(ctx))
@@ -105,7 +109,7 @@ func losingMasters(ctx context.Context, s *stage, _ []*name) error {
 			return err
 		}
 	}
-	err := until(ctx, func(ctx context.Context) error {
+	err := script.Until(ctx, func(ctx context.Context) error {
 		_, err := s.lab.Masters[0].Weft(ctx, "network", "list").Output()
 		return err
 	})

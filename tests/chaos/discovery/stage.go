@@ -12,15 +12,13 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"weft/cmd/weft/labs"
 	"weft/overlay"
+	"weft/tests/chaos/script"
 	"weft/tests/lab"
 )
 
-const (
-	tasks    = 4 // of each host, each with a name of its own
-	patience = 30 * time.Second
-)
+// tasks of each host, each with a name of its own.
+const tasks = 4
 
 // stage is the cluster that things happen to: h1 and h2 with tasks whose names both hosts ask for, and three masters.
 type stage struct {
@@ -36,9 +34,6 @@ func (s *stage) late() time.Duration { return s.span(2*time.Second, time.Second)
 
 // set makes the network and the tasks, and waits until both hosts answer for all of them.
 func (s *stage) set(ctx context.Context) error {
-	if err := labs.WaitReady(ctx, s.lab); err != nil {
-		return err
-	}
 	if _, err := s.lab.Masters[0].Weft(ctx, "network", "add", "prod", "--subnet", "9.1.0.0/16").Output(); err != nil {
 		return err
 	}
@@ -51,7 +46,7 @@ func (s *stage) set(ctx context.Context) error {
 			s.running = append(s.running, cmd)
 		}
 	}
-	if err := until(ctx, s.find); err != nil {
+	if err := script.Until(ctx, s.find); err != nil {
 		return err
 	}
 	return s.settled(ctx, s.names)
@@ -86,7 +81,7 @@ func (s *stage) settled(ctx context.Context, names []*name) error {
 			if err != nil {
 				return err
 			}
-			err = until(ctx, func(context.Context) error {
+			err = script.Until(ctx, func(context.Context) error {
 				t, err := a.round()
 				if err == nil && t.lost+t.wrong > 0 {
 					err = errors.New(t.first)
@@ -145,16 +140,4 @@ func (s *stage) end() error {
 		_ = cmd.Wait() // ended by us: its status says nothing
 	}
 	return nil
-}
-
-// until tries f until it succeeds.
-func until(ctx context.Context, f func(context.Context) error) error {
-	deadline := time.Now().Add(patience)
-	for {
-		err := f(ctx)
-		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
-			return errors.Join(err, ctx.Err())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
 }

@@ -29,6 +29,9 @@ type event struct {
 // A node finds out about a dead backend by one connection, whoever opened it; that may be either client's.
 var found = map[string]int{"client": 1, "outside": 1}
 
+// Name is what -only picks it by.
+func (e event) Name() string { return e.name }
+
 // events lists them in the order in which they happen.
 func events() []event {
 	return []event{
@@ -44,7 +47,7 @@ func events() []event {
 
 // span is how long something lasts, in the short form and in the long one.
 func (s *stage) span(short, long time.Duration) time.Duration {
-	if s.o.short {
+	if s.o.Short {
 		return short
 	}
 	return long

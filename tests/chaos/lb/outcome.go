@@ -127,8 +127,8 @@ func (s *stage) sum(all []outcome) error {
 		}
 	}
 	fmt.Fprintf(s.out, "chaos-lb: %d of %d connections failed, over %d events; %d bars missed\n", failed, connects, len(all), missed)
-	if s.o.results != "" {
-		if err := report.WriteLines(s.o.results, list); err != nil {
+	if s.o.Results != "" {
+		if err := report.WriteLines(s.o.Results, list); err != nil {
 			return err
 		}
 	}

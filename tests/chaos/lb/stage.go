@@ -19,6 +19,7 @@ import (
 
 	"weft/lb"
 	"weft/overlay"
+	"weft/tests/chaos/script"
 	"weft/tests/lab"
 )
 
@@ -41,9 +42,6 @@ type stage struct {
 
 var homes = map[string]string{"web1": "h1", "web2": "h2", "web3": "h3"}
 
-// patience bounds how long facts may travel.
-const patience = 30 * time.Second
-
 func (s *stage) host(name string) *lab.Host {
 	h, err := s.lab.Host(name)
 	if err != nil {
@@ -53,7 +51,7 @@ func (s *stage) host(name string) *lab.Host {
 }
 
 func (s *stage) weft(ctx context.Context, host string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, script.Patience)
 	defer cancel()
 	return s.host(host).Weft(ctx, args...).Output()
 }
@@ -100,7 +98,7 @@ func (s *stage) start(ctx context.Context, host, name string, flags []string, co
 
 // says waits until it says a word.
 func (t *task) says(word string) error {
-	deadline := time.After(patience)
+	deadline := time.After(script.Patience)
 	for {
 		select {
 		case line, more := <-t.said:
@@ -172,7 +170,7 @@ func (s *stage) set(ctx context.Context) error {
 			return err
 		}
 	}
-	return until(ctx, func(ctx context.Context) error {
+	return script.Until(ctx, func(ctx context.Context) error {
 		vips, err := s.backends(ctx, "h1")
 		if err == nil && len(vips) != len(homes) {
 			err = fmt.Errorf("h1 knows %d backends, want %d", len(vips), len(homes))
@@ -206,25 +204,13 @@ func (s *stage) backends(ctx context.Context, host string) (map[string]lb.Backen
 
 // see waits until a host sees a backend in, or out.
 func (s *stage) see(ctx context.Context, host, name string, in bool) error {
-	return until(ctx, func(ctx context.Context) error {
+	return script.Until(ctx, func(ctx context.Context) error {
 		found, err := s.backends(ctx, host)
 		if b, there := found[name]; err == nil && (!there || b.In != in) {
 			err = fmt.Errorf("%s sees %s: there %t, in %t (%s); want in %t", host, name, there, b.In, b.Reason, in)
 		}
 		return err
 	})
-}
-
-// until tries f until it succeeds.
-func until(ctx context.Context, f func(context.Context) error) error {
-	deadline := time.Now().Add(patience)
-	for {
-		err := f(ctx)
-		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
-			return errors.Join(err, ctx.Err())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }
 
 // inside runs a command in the network of a task.
@@ -248,13 +234,4 @@ func (s *stage) end() (err error) {
 		err = errors.Join(err, failed)
 	}
 	return err
-}
-
-// logs returns the last words of the daemons.
-func (s *stage) logs() string {
-	var b strings.Builder
-	for _, h := range s.lab.Hosts {
-		fmt.Fprintf(&b, "netd of %s:\n%s\n", h.Name, h.Tail("netd", 20))
-	}
-	return b.String()
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/tests/chaos/script"
 	"weft/tests/lab"
 )
 
@@ -22,6 +23,9 @@ type event struct {
 	// costs tells that packets are lost by nature, while no other node can know where to send: measured, not summed up.
 	costs bool
 }
+
+// Name is what -only picks it by.
+func (e event) Name() string { return e.name }
 
 // events lists them in the order in which they happen.
 func events() []event {
@@ -44,7 +48,7 @@ func events() []event {
 
 // span is how long something lasts, in the short form and in the long one.
 func (s *stage) span(short, long time.Duration) time.Duration {
-	if s.o.short {
+	if s.o.Short {
 		return short
 	}
 	return long
@@ -73,7 +77,7 @@ func (s *stage) wellAgain(ctx context.Context) error {
 	if err := s.both(func(h *lab.Host) error { return h.WaitReady(ctx) }); err != nil {
 		return err
 	}
-	return until(ctx, s.ready)
+	return script.Until(ctx, s.ready)
 }
 
 func kill(ctx context.Context, s *stage) error {
@@ -121,12 +125,12 @@ func (s *stage) change(ctx context.Context, binary string) error {
 		if err := errors.Join(h.StartNetd(), h.WaitReady(ctx)); err != nil {
 			return err
 		}
-		return until(ctx, s.ready)
+		return script.Until(ctx, s.ready)
 	})
 }
 
-func upgrade(ctx context.Context, s *stage) error   { return s.change(ctx, s.o.next) }
-func downgrade(ctx context.Context, s *stage) error { return s.change(ctx, s.o.weft) }
+func upgrade(ctx context.Context, s *stage) error   { return s.change(ctx, s.o.Next) }
+func downgrade(ctx context.Context, s *stage) error { return s.change(ctx, s.o.Weft) }
 
 func losingMasters(ctx context.Context, s *stage) error {
 	for _, m := range s.lab.Masters {
@@ -146,7 +150,7 @@ func losingMasters(ctx context.Context, s *stage) error {
 
 // leader waits for a leader that is not the one given.
 func (s *stage) leader(ctx context.Context, but string) (name string, err error) {
-	err = until(ctx, func(ctx context.Context) error {
+	err = script.Until(ctx, func(ctx context.Context) error {
 		var status struct {
 			Masters []struct {
 				ID    string
@@ -219,7 +223,7 @@ func unmount(ctx context.Context, s *stage) error {
 
 func (s *stage) pinnedAgain(ctx context.Context) error {
 	for _, host := range []string{"h1", "h2"} {
-		err := until(ctx, func(context.Context) error {
+		err := script.Until(ctx, func(context.Context) error {
 			if pins := s.host(host).CountPins(); pins < 20 {
 				return fmt.Errorf("%s has %d pins", host, pins)
 			}
@@ -256,7 +260,7 @@ func move(ctx context.Context, s *stage) error {
 
 // movedTo waits until the daemon of h works at its present address.
 func (s *stage) movedTo(ctx context.Context, h *lab.Host) error {
-	return until(ctx, func(context.Context) error {
+	return script.Until(ctx, func(context.Context) error {
 		if ready := fmt.Sprintf("msg=ready node=%s socket=%s underlay=%s\n", h.Name, h.Socket(), h.Addr); !strings.Contains(h.Tail("netd", 1000)+"\n", ready) {
 			return fmt.Errorf("%s is still at another address than %s", h.Name, h.Addr)
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"weft/tests/chaos/actor"
+
+	"weft/tests/chaos/script"
 )
 
 // start runs the traffic program in a task's network.
@@ -157,7 +159,7 @@ func (s *stage) during(ctx context.Context, e event) (outcome, error) {
 	}
 	o.overrun -= overrun
 	if happened != nil {
-		return o, fmt.Errorf("%w\n%s", happened, s.logs())
+		return o, fmt.Errorf("%w\n%s", happened, script.Tails(s.lab))
 	}
 	after, err := s.machine(ctx)
 	o.drops = after.since(before)

@@ -158,8 +158,8 @@ func (s *stage) sum(all []outcome) error {
 	list[len(list)-len(lines("", sum, held))].Measure = "packets_lost_over_events"
 	fmt.Fprintf(s.out, "chaos: lost = %d of %d datagrams, %d of %d connections failed (%d after a second try), %d of %d held ones cut, over %d events\n",
 		sum.lost, sum.sent, sum.failed, sum.connects, sum.delayed, sum.cut, held, events)
-	if s.o.results != "" {
-		if err := write(s.o.results, list); err != nil {
+	if s.o.Results != "" {
+		if err := write(s.o.Results, list); err != nil {
 			return err
 		}
 	}

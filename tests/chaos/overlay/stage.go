@@ -10,14 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"weft/lb"
 	"weft/overlay"
 	"weft/tests/chaos/actor"
+	"weft/tests/chaos/script"
 	"weft/tests/lab"
 )
 
@@ -58,11 +57,8 @@ func (s *stage) host(name string) *lab.Host {
 	return h
 }
 
-// patience bounds how long facts may travel.
-const patience = 30 * time.Second
-
 func (s *stage) weft(ctx context.Context, host string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, script.Patience)
 	defer cancel()
 	return s.host(host).Weft(ctx, args...).Output()
 }
@@ -96,7 +92,7 @@ func (s *stage) set(ctx context.Context) error {
 		}
 		s.running = append(s.running, cmd)
 	}
-	if err := until(ctx, s.ready); err != nil {
+	if err := script.Until(ctx, s.ready); err != nil {
 		return err
 	}
 	for _, name := range []string{"server1", "server2"} {
@@ -155,18 +151,6 @@ func (s *stage) json(ctx context.Context, host string, to any, args ...string) e
 	return json.Unmarshal([]byte(out), to)
 }
 
-// until tries f until it succeeds.
-func until(ctx context.Context, f func(context.Context) error) error {
-	deadline := time.Now().Add(patience)
-	for {
-		err := f(ctx)
-		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
-			return errors.Join(err, ctx.Err())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
 // end stops what the stage started; the lab ends the rest.
 func (s *stage) end() error {
 	for _, p := range s.servers {
@@ -179,13 +163,4 @@ func (s *stage) end() error {
 		_ = cmd.Wait()
 	}
 	return nil
-}
-
-// logs returns the last words of the daemons.
-func (s *stage) logs() string {
-	var b strings.Builder
-	for _, h := range s.lab.Hosts {
-		fmt.Fprintf(&b, "netd of %s:\n%s\n", h.Name, h.Tail("netd", 20))
-	}
-	return b.String()
 }
