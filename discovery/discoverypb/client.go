@@ -36,39 +36,46 @@ func (c *Client) Retract(ctx context.Context, task string) error {
 
 // Lookup implements discovery.Service.
 func (c *Client) Lookup(ctx context.Context, network, name string) ([]discovery.Record, error) {
-	answer, err := c.rpc.Lookup(ctx, &LookupRequest{Network: network, Name: name})
-	if err != nil {
-		return nil, failures.Error(err)
-	}
-	return recordsIn(answer.GetRecords()), nil
+	ctx, cancel := context.WithCancel(ctx) // ends the stream in every case
+	defer cancel()
+	stream, err := c.rpc.Lookup(ctx, &LookupRequest{Network: network, Name: name})
+	return collect(stream, err, func(m *LookupResponse) ([]discovery.Record, error) { return recordsIn(m.GetRecords()), nil })
 }
 
 // Nodes implements discovery.Service.
 func (c *Client) Nodes(ctx context.Context) ([]discovery.NodeStatus, error) {
-	answer, err := c.rpc.Nodes(ctx, &NodesRequest{})
-	if err != nil {
-		return nil, failures.Error(err)
-	}
-	return nodesIn(answer.GetNodes())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.rpc.Nodes(ctx, &NodesRequest{})
+	return collect(stream, err, func(m *NodesResponse) ([]discovery.NodeStatus, error) { return nodesIn(m.GetNodes()) })
 }
 
 // Rows implements discovery.Service.
 func (c *Client) Rows(ctx context.Context, kind discovery.Kind) ([]discovery.Row, error) {
-	ctx, cancel := context.WithCancel(ctx) // ends the stream in every case
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.rpc.Rows(ctx, &RowsRequest{Kind: string(kind)})
+	return collect(stream, err, func(m *RowsResponse) ([]discovery.Row, error) { return rowsIn(m.GetRows()), nil })
+}
+
+// collect puts together what comes in pieces.
+func collect[M, T any](stream grpc.ServerStreamingClient[M], err error, of func(*M) ([]T, error)) ([]T, error) {
 	if err != nil {
 		return nil, failures.Error(err)
 	}
-	var rows []discovery.Row
+	var all []T
 	for {
-		answer, err := stream.Recv()
+		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return rows, nil
+			return all, nil
 		}
 		if err != nil {
 			return nil, failures.Error(err)
 		}
-		rows = append(rows, rowsIn(answer.GetRows())...)
+		some, err := of(m)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
 	}
 }

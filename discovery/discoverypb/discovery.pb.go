@@ -1869,12 +1869,12 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x04Sync\x12N\n" +
 	"\bExchange\x12\x1e.weft.discovery.v1.SyncMessage\x1a\x1e.weft.discovery.v1.SyncMessage(\x010\x01\x12G\n" +
 	"\x04Find\x12\x1e.weft.discovery.v1.FindRequest\x1a\x1f.weft.discovery.v1.FindResponse\x12P\n" +
-	"\aApplied\x12!.weft.discovery.v1.AppliedRequest\x1a\".weft.discovery.v1.AppliedResponse2\x98\x03\n" +
+	"\aApplied\x12!.weft.discovery.v1.AppliedRequest\x1a\".weft.discovery.v1.AppliedResponse2\x9c\x03\n" +
 	"\tDiscovery\x12S\n" +
 	"\bAnnounce\x12\".weft.discovery.v1.AnnounceRequest\x1a#.weft.discovery.v1.AnnounceResponse\x12P\n" +
-	"\aRetract\x12!.weft.discovery.v1.RetractRequest\x1a\".weft.discovery.v1.RetractResponse\x12M\n" +
-	"\x06Lookup\x12 .weft.discovery.v1.LookupRequest\x1a!.weft.discovery.v1.LookupResponse\x12J\n" +
-	"\x05Nodes\x12\x1f.weft.discovery.v1.NodesRequest\x1a .weft.discovery.v1.NodesResponse\x12I\n" +
+	"\aRetract\x12!.weft.discovery.v1.RetractRequest\x1a\".weft.discovery.v1.RetractResponse\x12O\n" +
+	"\x06Lookup\x12 .weft.discovery.v1.LookupRequest\x1a!.weft.discovery.v1.LookupResponse0\x01\x12L\n" +
+	"\x05Nodes\x12\x1f.weft.discovery.v1.NodesRequest\x1a .weft.discovery.v1.NodesResponse0\x01\x12I\n" +
 	"\x04Rows\x12\x1e.weft.discovery.v1.RowsRequest\x1a\x1f.weft.discovery.v1.RowsResponse0\x012U\n" +
 	"\x05Watch\x12L\n" +
 	"\x05Watch\x12\x1f.weft.discovery.v1.WatchRequest\x1a .weft.discovery.v1.WatchResponse0\x01B\x1cZ\x1aweft/discovery/discoverypbb\x06proto3"

@@ -221,9 +221,9 @@ const (
 type DiscoveryClient interface {
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
 	Retract(ctx context.Context, in *RetractRequest, opts ...grpc.CallOption) (*RetractResponse, error)
-	Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (*LookupResponse, error)
-	Nodes(ctx context.Context, in *NodesRequest, opts ...grpc.CallOption) (*NodesResponse, error)
-	// Rows answers in pieces: a cluster's rows are more than one message may carry.
+	// These answer in pieces: what a cluster has of each is more than one message may carry.
+	Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupResponse], error)
+	Nodes(ctx context.Context, in *NodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NodesResponse], error)
 	Rows(ctx context.Context, in *RowsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RowsResponse], error)
 }
 
@@ -255,29 +255,47 @@ func (c *discoveryClient) Retract(ctx context.Context, in *RetractRequest, opts 
 	return out, nil
 }
 
-func (c *discoveryClient) Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (*LookupResponse, error) {
+func (c *discoveryClient) Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(LookupResponse)
-	err := c.cc.Invoke(ctx, Discovery_Lookup_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Discovery_ServiceDesc.Streams[0], Discovery_Lookup_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[LookupRequest, LookupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
-func (c *discoveryClient) Nodes(ctx context.Context, in *NodesRequest, opts ...grpc.CallOption) (*NodesResponse, error) {
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Discovery_LookupClient = grpc.ServerStreamingClient[LookupResponse]
+
+func (c *discoveryClient) Nodes(ctx context.Context, in *NodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NodesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(NodesResponse)
-	err := c.cc.Invoke(ctx, Discovery_Nodes_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Discovery_ServiceDesc.Streams[1], Discovery_Nodes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[NodesRequest, NodesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Discovery_NodesClient = grpc.ServerStreamingClient[NodesResponse]
 
 func (c *discoveryClient) Rows(ctx context.Context, in *RowsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RowsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Discovery_ServiceDesc.Streams[0], Discovery_Rows_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Discovery_ServiceDesc.Streams[2], Discovery_Rows_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -302,9 +320,9 @@ type Discovery_RowsClient = grpc.ServerStreamingClient[RowsResponse]
 type DiscoveryServer interface {
 	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
 	Retract(context.Context, *RetractRequest) (*RetractResponse, error)
-	Lookup(context.Context, *LookupRequest) (*LookupResponse, error)
-	Nodes(context.Context, *NodesRequest) (*NodesResponse, error)
-	// Rows answers in pieces: a cluster's rows are more than one message may carry.
+	// These answer in pieces: what a cluster has of each is more than one message may carry.
+	Lookup(*LookupRequest, grpc.ServerStreamingServer[LookupResponse]) error
+	Nodes(*NodesRequest, grpc.ServerStreamingServer[NodesResponse]) error
 	Rows(*RowsRequest, grpc.ServerStreamingServer[RowsResponse]) error
 	mustEmbedUnimplementedDiscoveryServer()
 }
@@ -322,11 +340,11 @@ func (UnimplementedDiscoveryServer) Announce(context.Context, *AnnounceRequest) 
 func (UnimplementedDiscoveryServer) Retract(context.Context, *RetractRequest) (*RetractResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Retract not implemented")
 }
-func (UnimplementedDiscoveryServer) Lookup(context.Context, *LookupRequest) (*LookupResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Lookup not implemented")
+func (UnimplementedDiscoveryServer) Lookup(*LookupRequest, grpc.ServerStreamingServer[LookupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Lookup not implemented")
 }
-func (UnimplementedDiscoveryServer) Nodes(context.Context, *NodesRequest) (*NodesResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Nodes not implemented")
+func (UnimplementedDiscoveryServer) Nodes(*NodesRequest, grpc.ServerStreamingServer[NodesResponse]) error {
+	return status.Error(codes.Unimplemented, "method Nodes not implemented")
 }
 func (UnimplementedDiscoveryServer) Rows(*RowsRequest, grpc.ServerStreamingServer[RowsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Rows not implemented")
@@ -388,41 +406,27 @@ func _Discovery_Retract_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Discovery_Lookup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(LookupRequest)
-	if err := dec(in); err != nil {
-		return nil, err
+func _Discovery_Lookup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LookupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
 	}
-	if interceptor == nil {
-		return srv.(DiscoveryServer).Lookup(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Discovery_Lookup_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(DiscoveryServer).Lookup(ctx, req.(*LookupRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+	return srv.(DiscoveryServer).Lookup(m, &grpc.GenericServerStream[LookupRequest, LookupResponse]{ServerStream: stream})
 }
 
-func _Discovery_Nodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(NodesRequest)
-	if err := dec(in); err != nil {
-		return nil, err
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Discovery_LookupServer = grpc.ServerStreamingServer[LookupResponse]
+
+func _Discovery_Nodes_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(NodesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
 	}
-	if interceptor == nil {
-		return srv.(DiscoveryServer).Nodes(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Discovery_Nodes_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(DiscoveryServer).Nodes(ctx, req.(*NodesRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+	return srv.(DiscoveryServer).Nodes(m, &grpc.GenericServerStream[NodesRequest, NodesResponse]{ServerStream: stream})
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Discovery_NodesServer = grpc.ServerStreamingServer[NodesResponse]
 
 func _Discovery_Rows_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(RowsRequest)
@@ -450,16 +454,18 @@ var Discovery_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Retract",
 			Handler:    _Discovery_Retract_Handler,
 		},
-		{
-			MethodName: "Lookup",
-			Handler:    _Discovery_Lookup_Handler,
-		},
-		{
-			MethodName: "Nodes",
-			Handler:    _Discovery_Nodes_Handler,
-		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Lookup",
+			Handler:       _Discovery_Lookup_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Nodes",
+			Handler:       _Discovery_Nodes_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Rows",
 			Handler:       _Discovery_Rows_Handler,

@@ -4,6 +4,7 @@ package discoverypb
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -11,8 +12,11 @@ import (
 	"weft/discovery"
 )
 
-// rowsPerMessage is how many rows one answer of Rows carries; a row has up to 1 MiB, mostly 300 bytes.
-const rowsPerMessage = 1000
+// Of what one message carries. A row has up to 1 MiB, mostly 300 bytes; records and nodes have 3,000 at most.
+const (
+	rowsPerMessage    = 1000
+	recordsPerMessage = 1000 // and nodes
+)
 
 // Register serves s on r.
 func Register(r grpc.ServiceRegistrar, s discovery.Service) {
@@ -49,25 +53,35 @@ func (s *server) Retract(ctx context.Context, r *RetractRequest) (*RetractRespon
 }
 
 // Lookup implements DiscoveryServer.
-func (s *server) Lookup(ctx context.Context, r *LookupRequest) (*LookupResponse, error) {
-	ctx, cancel := sooner(ctx)
+func (s *server) Lookup(r *LookupRequest, stream grpc.ServerStreamingServer[LookupResponse]) error {
+	ctx, cancel := sooner(stream.Context())
 	defer cancel()
 	records, err := s.service.Lookup(ctx, r.GetNetwork(), r.GetName())
 	if err != nil {
-		return nil, failures.Status(err)
+		return failures.Status(err)
 	}
-	return &LookupResponse{Records: recordsOut(records)}, nil
+	for some := range slices.Chunk(records, recordsPerMessage) {
+		if err := stream.Send(&LookupResponse{Records: recordsOut(some)}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Nodes implements DiscoveryServer.
-func (s *server) Nodes(ctx context.Context, _ *NodesRequest) (*NodesResponse, error) {
-	ctx, cancel := sooner(ctx)
+func (s *server) Nodes(_ *NodesRequest, stream grpc.ServerStreamingServer[NodesResponse]) error {
+	ctx, cancel := sooner(stream.Context())
 	defer cancel()
 	nodes, err := s.service.Nodes(ctx)
 	if err != nil {
-		return nil, failures.Status(err)
+		return failures.Status(err)
 	}
-	return &NodesResponse{Nodes: nodesOut(nodes)}, nil
+	for some := range slices.Chunk(nodes, recordsPerMessage) {
+		if err := stream.Send(&NodesResponse{Nodes: nodesOut(some)}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Rows implements DiscoveryServer.

@@ -99,6 +99,14 @@ func TestEverythingArrivesAsItWasSaid(t *testing.T) {
 			{Node: discovery.Node{ID: "n2"}},
 		},
 	}
+	for i := range 50_000 { // more than a message takes
+		c.records = append(c.records, discovery.Record{
+			Name: "many.weft.mesos.", Type: "SRV", TTL: 5 * time.Second, Data: fmt.Sprintf("0 1 %d many-%d.weft.mesos.", i, i), From: fmt.Sprintf("name/many/many.%d", i), Writer: "n1",
+		})
+		c.nodes = append(c.nodes, discovery.NodeStatus{Node: discovery.Node{
+			ID: discovery.NodeID(fmt.Sprint("n3-", i)), Hostname: fmt.Sprintf("host-%d.rack.example.com", i), Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Peer: "10.0.0.1:7000", Version: "v",
+		}})
+	}
 	for i := range 2500 {
 		c.rows = append(c.rows, discovery.Row{
 			Writer: "n1", Kind: "name", Key: fmt.Sprint(i), Incarnation: 7, Seq: uint64(i), Deleted: i == 3, Value: make([]byte, 2000),
