@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -49,6 +50,12 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 	for _, n := range all[network](e, discovery.KindNetwork) {
 		f.Networks[n.Name] = n.VNI
 	}
+	e.addNodes(&f)
+	return f
+}
+
+// addNodes says how backends of each node are reached, by links and by what is known of paths.
+func (e *Engine) addNodes(f *edge.Facts) {
 	mtu := make(map[discovery.NodeID]int)
 	for _, n := range all[discovery.Node](e, discovery.KindNode) {
 		mtu[n.ID] = n.MTU
@@ -56,16 +63,10 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 			f.Own[a] = true
 		}
 	}
-	own := mtu[e.self]
-	if own == 0 {
-		own = defaultMTU
-	}
+	own := cmp.Or(mtu[e.self], defaultMTU)
+	edges := e.o.Members.Edges()
 	admissions := all[discovery.Admission](e, discovery.KindAdmission)
 	over6 := slices.ContainsFunc(admissions, func(a discovery.Admission) bool { return a.Node == e.self && a.VTEP.Unmap().Is6() })
-	edges := make(map[discovery.NodeID]bool)
-	for _, id := range e.o.Members.Edges() {
-		edges[id] = true
-	}
 	room := tunnelRoom4
 	if over6 {
 		room = tunnelRoom6
@@ -74,24 +75,22 @@ func (e *Engine) facts(now time.Duration) edge.Facts {
 		if !a.VTEP.IsValid() || a.VTEP.Unmap().Is6() != over6 {
 			continue // this node's tunnels don't reach the other family
 		}
-		way := own
-		if m := mtu[a.Node]; m != 0 {
-			way = min(way, m)
-		}
-		second := false
-		if e.o.Paths != nil {
-			var carries int
-			if carries, second = e.o.Paths.Path(a.VTEP.Unmap()); carries != 0 {
-				way = min(way, carries)
-			}
-		}
+		carries, second := e.path(a.VTEP.Unmap())
+		way := min(own, cmp.Or(mtu[a.Node], own), cmp.Or(carries, own))
 		f.Nodes[a.Node] = edge.Node{
 			Addr: a.VTEP.Unmap(), MTU: uint16(min(max(way-room, 0), 1<<16-1)), Second: second,
-			Host: row.Word(a.Host4.Addr()), Edge: edges[a.Node],
+			Host: row.Word(a.Host4.Addr()), Edge: slices.Contains(edges, a.Node),
 			Alive: a.Node == e.self || e.o.Members.Alive(a.Node),
 		}
 	}
-	return f
+}
+
+// path is Paths.Path, where there are some.
+func (e *Engine) path(node netip.Addr) (mtu int, second bool) {
+	if e.o.Paths == nil {
+		return 0, false
+	}
+	return e.o.Paths.Path(node)
 }
 
 func all[T any](e *Engine, kind discovery.Kind) []T {
