@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"weft/tests/chaos/actor"
-
 	"weft/tests/chaos/script"
 )
 
