@@ -108,6 +108,7 @@ func TestAliasesFollowChanges(t *testing.T) {
 			t.Fatalf("got %v", got)
 		}
 	}
+	f.resident(1)
 	if _, there := k.Get(0, "www.corp.", wire.TypeA); !there {
 		t.Error("an alias with one address is not resident")
 	}

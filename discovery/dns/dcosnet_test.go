@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	wire "github.com/miekg/dns"
 
 	"weft/discovery"
+	"weft/discovery/dns/dnstest"
 	"weft/discovery/zone"
 )
 
@@ -149,5 +151,45 @@ func TestThisNodeIsThereOnceTheNodeSaysWhatItIs(t *testing.T) {
 	})
 	if got := values(f.query("thisnode.thisdcos.directory.", wire.TypeA).Answer); len(got) != 1 || got[0] != "192.0.2.7" {
 		t.Errorf("then: %v", got)
+	}
+}
+
+// Names of zones that are called otherwise now.
+func TestFormerZonesAreAnswered(t *testing.T) {
+	k := dnstest.NewKernel()
+	f := start(t, Options{Cache: k}, []zone.Change{network("prod", 100, "127.1.0.0/16")})
+	names := map[string]string{
+		"App.marathon.l4lb.thisdcos.directory.": "Thisdcos.directory.", "app.marathon.l4lb.thisdcos.global.": "thisdcos.global.",
+		"app.Marathon.dclb.thisdcos.directory.": "thisdcos.directory.", "app.marathon.DCLB.thisdcos.global.": "thisdcos.global.",
+	}
+	for range 2 { // the second time from memory, where it may be
+		for name, apex := range names {
+			for _, transport := range []string{"udp", "tcp"} {
+				r := f.ask(new(wire.Msg).SetQuestion(name, wire.TypeA), transport, "")
+				if r.Rcode != wire.RcodeNameError || len(r.Ns) != 1 || !strings.EqualFold(r.Ns[0].Header().Name, apex) {
+					t.Errorf("%s before: %v, want a SOA record of %s", name, r, apex)
+				}
+			}
+		}
+	}
+	f.change(service("prod", "app.marathon", "11.0.0.7"), task("t1", "web", "127.1.0.2"))
+	for range 2 {
+		for name := range names {
+			r := f.query(name, wire.TypeA)
+			if !slices.Equal(values(r.Answer), []string{"11.0.0.7"}) || r.Answer[0].Header().Name != name {
+				t.Errorf("%s: %v", name, r)
+			}
+		}
+	}
+	if r := f.query("web.weft.containerip.dcos.thisdcos.global.", wire.TypeA); !slices.Equal(values(r.Answer), []string{"127.1.0.2"}) {
+		t.Errorf("a task by a former name: %v", r)
+	}
+	if err := k.Same(f.z, views); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"thisdcos.global.", "app.dcos.global."} { // ours are the names below
+		if r := f.query(name, wire.TypeA); r.Rcode != wire.RcodeServerFailure {
+			t.Errorf("%s: %v, want it to be foreign", name, r)
+		}
 	}
 }

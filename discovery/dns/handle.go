@@ -26,6 +26,7 @@ type question struct {
 	vni     uint32
 	network string
 	own     bool // the name is in a zone of ours
+	renamed bool // it was asked for by a former name
 	tcp     bool
 }
 
@@ -51,6 +52,7 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		msg: m, name: strings.ToLower(m.Question[0].Name), qtype: m.Question[0].Qtype, zone: s.zone.Load(),
 	}
 	_, q.tcp = w.RemoteAddr().(*net.TCPAddr)
+	q.rename()
 	var apex string
 	apex, q.own = q.zone.Apex(q.name)
 	if s.mesos != nil && q.own && m.Opcode == wire.OpcodeQuery {
@@ -82,7 +84,7 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		return
 	}
 	s.send(w, &q, s.reply(&q, a))
-	if !q.tcp {
+	if !q.tcp && !q.renamed {
 		s.answers.Learn(resident.Key{VNI: q.vni, Name: q.name, Type: q.qtype}, q.zone, q.network)
 	}
 }
@@ -115,7 +117,7 @@ func asker(w wire.ResponseWriter) netip.Addr {
 	return netip.Addr{}
 }
 
-// reply makes the message of an answer about an own name. The case of the question is kept.
+// reply makes the message of an answer about an own name. Names are as they were asked for.
 func (s *Server) reply(q *question, a answer.Answer) *wire.Msg {
 	r := new(wire.Msg).SetRcode(q.msg, a.Rcode)
 	r.Authoritative = a.Rcode != wire.RcodeServerFailure
@@ -123,12 +125,9 @@ func (s *Server) reply(q *question, a answer.Answer) *wire.Msg {
 		a.Records = rotate(a.Records)
 	}
 	r.Answer, r.Ns, r.Extra = append(a.Chain, a.Records...), a.Authority, a.Extra
-	asked := q.msg.Question[0].Name
 	for _, section := range [][]wire.RR{r.Answer, r.Ns} {
 		for _, rr := range section {
-			if h := rr.Header(); h.Name == q.name {
-				h.Name = asked
-			}
+			rr.Header().Name = q.asAsked(rr.Header().Name)
 		}
 	}
 	switch a.Rcode {
