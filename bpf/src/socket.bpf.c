@@ -127,32 +127,27 @@ static __always_inline __u32 hash_of(struct bpf_sock_addr *ctx, const struct vip
 	return client_hash(v4 ? &space->addr4 : &space->addr6, part);
 }
 
-/* For affinity a client is a namespace. */
-static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct vip *vip,
-				   const struct space *space, const struct peer *asked,
-				   struct socket_peer *choice)
+/* For affinity a client is a namespace. Returns the backend's id, or 0. */
+static __always_inline __u32 choose(struct bpf_sock_addr *ctx, const struct vip *vip,
+				    const struct space *space, const struct peer *asked,
+				    struct socket_peer *choice)
 {
 	__u32 hash = hash_of(ctx, vip, space, is_mapped(&asked->addr));
 	__u64 cookie = bpf_get_netns_cookie(ctx);
 	struct addr client = {};
+	__u32 id;
 
 	memcpy(client.bytes, &cookie, sizeof(cookie));
-	return !choose_backend(vip, &client, choice, socket_proto(ctx) == PROTO_TCP, hash) &&
-	       is_mapped(&choice->to.addr) == is_mapped(&asked->addr);
+	id = choose_backend(vip, &client, choice, socket_proto(ctx) == PROTO_TCP, hash);
+	return is_mapped(&choice->to.addr) == is_mapped(&asked->addr) ? id : 0;
 }
 
-/* Counts the choice; returns what feedback is kept by. */
-static __always_inline __u32 chosen(const struct vip *vip, const struct socket_peer *choice)
+static __always_inline void chosen(__u32 id)
 {
-	struct backend *b = backend_at(vip, choice->slot);
-	struct tally *t;
+	struct tally *t = find_tally(id);
 
-	if (!b)
-		return 0;
-	t = find_tally(b->id);
 	if (t)
 		t->chosen++;
-	return b->id;
 }
 
 /* to: what the caller asked for, then where it goes. */
@@ -171,9 +166,10 @@ static __always_inline enum outcome connect(struct bpf_sock_addr *ctx, struct pe
 			bpf_sk_storage_delete(&socket_vips, sk);
 		return UNTOUCHED;
 	}
-	if (!choose(ctx, vip, space, to, &choice))
+	id = choose(ctx, vip, space, to, &choice);
+	if (!id)
 		return refuse();
-	id = chosen(vip, &choice);
+	chosen(id);
 	kept = sk ? bpf_sk_storage_get(&socket_vips, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
 	if (kept) { /* else memory is short, and getpeername will show the backend */
 		kept->vip = *to;
@@ -239,6 +235,7 @@ static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer 
 	struct socket_peer_key key = {};
 	struct socket_peer choice = {}, *known;
 	struct bpf_sock *sk = ctx->sk;
+	__u32 id;
 
 	if (!vip)
 		return UNTOUCHED;
@@ -250,9 +247,10 @@ static __always_inline enum outcome send(struct bpf_sock_addr *ctx, struct peer 
 	if (known)
 		choice = *known;
 	if (!known || keep_backend(vip, &choice, false)) {
-		if (!choose(ctx, vip, space, to, &choice))
+		id = choose(ctx, vip, space, to, &choice);
+		if (!id)
 			return refuse();
-		chosen(vip, &choice);
+		chosen(id);
 		bpf_map_update_elem(&socket_peers, &key, &choice, BPF_ANY);
 	} else if (choice.slot != known->slot) {
 		known->slot = choice.slot;
@@ -281,14 +279,12 @@ static __always_inline enum outcome show_connected(struct bpf_sock_addr *ctx, st
 	return REWRITE;
 }
 
-static __always_inline enum outcome show_sender(struct bpf_sock_addr *ctx, struct peer *from)
+static __always_inline enum outcome show_sender(struct bpf_sock_addr *ctx,
+						const struct socket_vip *kept, struct peer *from)
 {
-	struct socket_vip *kept = kept_of(ctx);
 	struct socket_peer_key key = {.peer = *from};
 	struct socket_peer *known;
 
-	if (!kept)
-		return UNTOUCHED; /* it never asked a VIP */
 	if (same_peer(&kept->backend, from)) {
 		*from = kept->vip;
 		return REWRITE;
@@ -356,10 +352,13 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
+	struct socket_vip *kept = kept_of(ctx);
 	struct peer from;
 
+	if (!kept) /* it never asked a VIP, as a server does not */
+		return 1;
 	read4(ctx, &from);
-	if (show_sender(ctx, &from) == REWRITE)
+	if (show_sender(ctx, kept, &from) == REWRITE)
 		write4(ctx, &from);
 	return 1;
 }
@@ -367,10 +366,13 @@ int recvmsg4(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg6")
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
+	struct socket_vip *kept = kept_of(ctx);
 	struct peer from;
 
+	if (!kept) /* it never asked a VIP, as a server does not */
+		return 1;
 	read6(ctx, &from);
-	if (show_sender(ctx, &from) == REWRITE)
+	if (show_sender(ctx, kept, &from) == REWRITE)
 		write6(ctx, &from);
 	return 1;
 }

@@ -286,9 +286,10 @@ __noinline int keep_backend(const struct vip *vip, struct socket_peer *choice, b
 	return -1;
 }
 
-/* The backend that the client had, as long as it can and the VIP's time-out allows. */
-__noinline int keep_client(const struct vip *vip, const struct addr *client,
-			   struct socket_peer *choice)
+/* The backend that the client had, as long as it can and the VIP's time-out allows: its id, or 0.
+ */
+__noinline __u32 keep_client(const struct vip *vip, const struct addr *client,
+			     struct socket_peer *choice)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct affinity_key key;
@@ -297,21 +298,21 @@ __noinline int keep_client(const struct vip *vip, const struct addr *client,
 	struct backend *b;
 
 	if (!vip || !client || !choice)
-		return -1;
+		return 0;
 	key.vip = vip->id;
 	key.client = *client;
 	a = bpf_map_lookup_elem(&affinities, &key);
 	if (!a || now - a->seen > vip->affinity * SECOND)
-		return -1;
+		return 0;
 	*choice = a->backend;
 	if (keep_backend(vip, choice, true))
-		return -1;
+		return 0;
 	b = backend_at(vip, choice->slot);
 	f = b ? bpf_map_lookup_elem(&feedbacks, &b->id) : NULL;
 	if (!b || (f && f->barred > now))
-		return -1;
+		return 0;
 	a->seen = now;
-	return 0;
+	return b->id;
 }
 
 __noinline int remember_client(const struct vip *vip, const struct addr *client,
@@ -329,20 +330,22 @@ __noinline int remember_client(const struct vip *vip, const struct addr *client,
 }
 
 /*
- * Writes the backend for a new flow of a client to choice; returns 0, or -1 when there is none. The
- * backend's row is found by choice->slot. What becomes of a measured flow will be known: only such
- * a one can try out a backend. hash: client_hash, which VIP_MAGLEV asks for.
+ * Writes the backend for a new flow of a client to choice; returns its id, or 0 when there is none.
+ * What becomes of a measured flow will be known: only such a one can try out a backend. hash:
+ * client_hash, which VIP_MAGLEV asks for.
  */
-__noinline int choose_backend(const struct vip *vip, const struct addr *client,
-			      struct socket_peer *choice, bool measured, __u32 hash)
+__noinline __u32 choose_backend(const struct vip *vip, const struct addr *client,
+				struct socket_peer *choice, bool measured, __u32 hash)
 {
 	struct candidate best = {.score = NO_CANDIDATE};
 	struct backend *b;
+	__u32 kept;
 
 	if (!vip || !client || !choice || !open_slots(vip))
-		return -1;
-	if (vip->affinity && !keep_client(vip, client, choice))
 		return 0;
+	kept = vip->affinity ? keep_client(vip, client, choice) : 0;
+	if (kept)
+		return kept;
 	if (vip->policy != VIP_MAGLEV || turn(vip, hash, &best)) {
 		if (!vip->near || draw(vip, vip->near, &best))
 			draw(vip, open_slots(vip), &best);
@@ -356,11 +359,11 @@ __noinline int choose_backend(const struct vip *vip, const struct addr *client,
 	}
 	b = best.score < NO_CANDIDATE ? backend_at(vip, best.slot) : NULL;
 	if (!b)
-		return -1;
+		return 0;
 	choice->to.addr = b->addr;
 	choice->to.port = b->port;
 	choice->slot = best.slot;
 	if (vip->affinity)
 		remember_client(vip, client, choice);
-	return 0;
+	return b->id;
 }

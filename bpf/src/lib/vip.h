@@ -84,8 +84,8 @@ static __always_inline int vip_try(const struct packet *p, const struct vip *vip
 {
 	struct translation *taken;
 
-	if (choose_backend(vip, &p->src, &s->choice, vip_opens(p), hash) ||
-	    is_mapped(&s->choice.to.addr) != is_ipv4(p))
+	s->made.backend_id = choose_backend(vip, &p->src, &s->choice, vip_opens(p), hash);
+	if (!s->made.backend_id || is_mapped(&s->choice.to.addr) != is_ipv4(p))
 		return -1;
 	vip_answer_key(p, &s->choice.to, &s->answer);
 	taken = bpf_map_lookup_elem(&translations, &s->answer);
@@ -111,20 +111,23 @@ static __always_inline int vip_choose(const struct packet *p, const struct vip *
 		got = vip_try(p, vip, s, hash + other);
 	if (got == VIP_TAKEN)
 		got = vip_try(p, vip, s, hash + 2 * other);
-	return got < 0 ? -1 : 0;
+	if (got >= 0)
+		return 0;
+	s->made.backend_id = 0;
+	return -1;
 }
 
-/* Remembers a new flow in both directions, and that it waits for its first answer. */
+/* Remembers a new flow in both directions, and that it waits for its first answer. What is told of
+ * s->made beyond an address is of this flow alone. */
 static __always_inline void vip_remember(const struct packet *p, const struct vip *vip,
 					 struct vip_scratch *s)
 {
-	struct backend *b = backend_at(vip, s->choice.slot);
-
-	if (b && (p->proto == PROTO_UDP || vip_opens(p))) {
-		s->made.backend_id = b->id;
+	if (p->proto == PROTO_UDP || vip_opens(p)) {
 		s->made.vip_id = vip->id;
 		s->made.state = TRANSLATION_ASKED;
-		outcome_asked(b->id, p->proto);
+		outcome_asked(s->made.backend_id, p->proto);
+	} else {
+		s->made.backend_id = 0;
 	}
 	vip_record(s, &s->answer, &s->vip, 0);
 	s->made.backend_id = 0;
@@ -360,9 +363,9 @@ static __always_inline void vip_direct(struct __sk_buff *skb, const struct packe
 /* Step before delivery to the link ifindex: what a backend answers comes from the VIP. */
 static __always_inline int vip_in(struct __sk_buff *skb, struct packet *p, __u32 ifindex)
 {
-	bool news = is_icmp(p) && is_icmp_error(p);
-
-	if ((!news && !vip_carried(p)) || !vip_link(ifindex, VIP_LINK_ASKS))
-		return CONTINUE;
-	return news ? vip_news(skb, p) : vip_restore(skb, p);
+	if (vip_carried(p))
+		return vip_link(ifindex, VIP_LINK_ASKS) ? vip_restore(skb, p) : CONTINUE;
+	if (is_icmp(p) && is_icmp_error(p) && vip_link(ifindex, VIP_LINK_ASKS))
+		return vip_news(skb, p);
+	return CONTINUE;
 }
