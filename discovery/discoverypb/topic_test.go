@@ -101,6 +101,9 @@ func TestATopicIsHeldOnceTakenAndForgottenOnceLeft(t *testing.T) {
 	put(t, a, "web/1", "4")
 	put(t, a, "none/1", "5")
 	until(t, func() string { return cmp.Diff(content(b), []string{"a name/none/1 = 5"}) }, b)
+	until(t, func() string { // topics come in any order
+		return cmp.Diff(content(master), []string{"a name/db/1 = 2", "a name/none/1 = 5", "a name/web/1 = 4"})
+	}, master)
 	before := cb.Stats().Received
 	held(t, cb, b.Take(web))
 	if diff := cmp.Diff(content(b), []string{"a name/none/1 = 5", "a name/web/1 = 4"}); diff != "" {
