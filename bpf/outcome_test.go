@@ -139,6 +139,9 @@ func TestPacketsTryAFreshBackendOnce(t *testing.T) {
 		t.Fatalf("three flows went to %d backends, want one to each", len(seen))
 	}
 	for backend, port := range seen {
+		if c.feedback(backend).Tried == 0 { // who chooses on another CPU meanwhile sees it
+			t.Errorf("nobody claimed the trial of backend %d", backend)
+		}
 		if backend != 2 {
 			c.answers(backend, 40000+port, accepts, 0)
 		}
