@@ -97,7 +97,8 @@ var faults = map[row.Reason]Fault{
 	row.ReasonNoEndpoint: {
 		Owner: OwnerTask, Step: "go_here",
 		Means: "The address is of a node's block, and no task there has it: the task has ended, or the address was " +
-			"kept longer than its task.",
+			"kept longer than its task. On an edge node it may be an answer to a client from an address that is not " +
+			"published with --return edge any more.",
 		Check: "ask for the name again (weft name show NAME): the task has ended or has another address",
 	},
 	row.ReasonNoBlock: {
