@@ -46,7 +46,10 @@ func (t Topic) IsZero() bool { return t == Topic{} }
 
 // Compare orders topics by kind and part, the zero one first.
 func (t Topic) Compare(o Topic) int {
-	return cmp.Or(cmp.Compare(t.Kind, o.Kind), cmp.Compare(t.Of, o.Of))
+	if c := cmp.Compare(t.Kind, o.Kind); c != 0 {
+		return c
+	}
+	return cmp.Compare(t.Of, o.Of)
 }
 
 // String is the form of wire and disk: kind, kind/part, or nothing.

@@ -120,3 +120,53 @@ func BenchmarkNext(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDelivery is what one replaced task costs a node of a cluster of 1,000 that asked for its name: a row and
+// a tombstone on a topic.
+func BenchmarkDelivery(b *testing.B) {
+	const nodes, topics, writers = 1000, 20, 10
+	s, err := Open(Options{Self: "a"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	node := func(i int) string { return fmt.Sprintf("node-%d", i) }
+	var rows []discovery.Row
+	for i := range nodes {
+		rows = append(rows, discovery.Row{Writer: node(i), Kind: discovery.KindNode, Key: node(i), Incarnation: 1, Seq: 1, Value: []byte("{}")})
+		for j := range 2 {
+			key := fmt.Sprintf("prod/app-%d.weft:80/tcp/task-%d", i, j)
+			rows = append(rows, discovery.Row{Writer: node(i), Kind: discovery.KindBackend, Key: key, Incarnation: 1, Seq: uint64(j + 2), Value: []byte("{}")})
+		}
+		for _, kind := range []discovery.Kind{discovery.KindAdmission, discovery.KindBlock} {
+			rows = append(rows, discovery.Row{Writer: discovery.Ledger, Kind: kind, Key: node(i), Incarnation: 1, Seq: uint64(i + 1), Value: []byte("{}")})
+		}
+	}
+	if _, err := s.Apply(rows); err != nil {
+		b.Fatal(err)
+	}
+	label := func(i int) string { return fmt.Sprintf("app-%d", i) }
+	var take []discovery.Topic
+	for i := range topics {
+		take = append(take, discovery.NameTopic(label(i)))
+	}
+	s.Take(take...)
+	row := func(of, task int, seq uint64, deleted bool) discovery.Row {
+		return discovery.Row{
+			Writer: node(of % (topics * writers)), Kind: discovery.KindName, Key: fmt.Sprintf("%s/task-%d", label(of%topics), task),
+			Incarnation: 1, Seq: seq, Value: []byte("{}"), Deleted: deleted,
+		}
+	}
+	for i := 0; b.Loop(); i++ {
+		of, seq := i%(topics*writers), uint64(2*(i/(topics*writers)))
+		next := Batch{
+			Stream: Stream{Writer: node(of), Topic: discovery.NameTopic(label(of % topics))}, Incarnation: 1, From: seq, To: seq + 2,
+			Rows: []discovery.Row{row(of, i, seq+1, false)}, Reset: seq == 0,
+		}
+		if seq > 0 {
+			next.Rows = append(next.Rows, row(of, i-topics*writers, seq+2, true))
+		}
+		if n, err := s.ApplyBatch(next); err != nil || n != len(next.Rows) {
+			b.Fatal(n, err)
+		}
+	}
+}

@@ -21,7 +21,10 @@ type Stream struct {
 func streamOf(r *discovery.Row) Stream { return Stream{r.Writer, r.Kind.Topic(r.Key)} }
 
 func (a Stream) compare(b Stream) int {
-	return cmp.Or(cmp.Compare(a.Writer, b.Writer), a.Topic.Compare(b.Topic))
+	if c := cmp.Compare(a.Writer, b.Writer); c != 0 {
+		return c
+	}
+	return a.Topic.Compare(b.Topic)
 }
 
 // String is for people: the writer, and the topic behind a slash.

@@ -21,6 +21,7 @@ type stream struct {
 	seq         uint64 // everything up to here is known; 0: something may be missing
 	floor       uint64 // deletions up to here may be forgotten
 	gone        uint64 // of the writer, by the masters: incarnations up to this one are void
+	least       uint64 // of a topic: the incarnation of what everyone has of the writer. As memory.stream returns it
 	tombstones  int
 	rev         uint64 // the store's own count of changes: which streams changed since
 }
@@ -37,11 +38,13 @@ type memory struct {
 	tombs *btree.BTreeG[*discovery.Row] // the same, tombstones only
 
 	streams *btree.BTreeG[*stream] // by writer, topic
-	topics  *btree.BTreeG[*stream] // by topic, writer: those that not everyone holds
+	topics  *btree.BTreeG[Stream]  // by topic, writer: those that not everyone holds
 	revs    *btree.BTreeG[*stream] // by rev
 
 	interest *interest // never changed
 	rev      uint64    // of the last change of a stream
+
+	sharedTopics bool // topics is another memory's as well: most changes leave it as it is
 }
 
 func newMemory() *memory {
@@ -49,25 +52,47 @@ func newMemory() *memory {
 		return btree.NewG(degree, func(a, b *discovery.Row) bool { return order(a, b) < 0 })
 	}
 	return &memory{
-		rows:    row(func(a, b *discovery.Row) int { return cmp.Or(cmp.Compare(a.Writer, b.Writer), byKindKey(a, b)) }),
+		rows:    row(byWriter),
 		kinds:   row(byKind),
 		seqs:    row(bySeq),
 		tombs:   row(bySeq),
 		streams: btree.NewG(degree, func(a, b *stream) bool { return a.compare(b.Stream) < 0 }),
-		topics: btree.NewG(degree, func(a, b *stream) bool {
-			return cmp.Or(a.Topic.Compare(b.Topic), cmp.Compare(a.Writer, b.Writer)) < 0
+		topics: btree.NewG(degree, func(a, b Stream) bool {
+			if c := a.Topic.Compare(b.Topic); c != 0 {
+				return c < 0
+			}
+			return a.Writer < b.Writer
 		}),
 		revs:     btree.NewG(degree, func(a, b *stream) bool { return a.rev < b.rev }),
 		interest: &interest{},
 	}
 }
 
+// The orders end with the first difference: each comparison more is a look at a row's text, which is far away in a
+// large store.
+
+func byWriter(a, b *discovery.Row) int {
+	if c := cmp.Compare(a.Writer, b.Writer); c != 0 {
+		return c
+	}
+	return byKindKey(a, b)
+}
+
 func byKindKey(a, b *discovery.Row) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key))
+	if c := cmp.Compare(a.Kind, b.Kind); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Key, b.Key)
 }
 
 func byKind(a, b *discovery.Row) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Writer, b.Writer), cmp.Compare(a.Key, b.Key))
+	if c := cmp.Compare(a.Kind, b.Kind); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.Writer, b.Writer); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Key, b.Key)
 }
 
 func bySeq(a, b *discovery.Row) int {
@@ -80,15 +105,27 @@ func bySeq(a, b *discovery.Row) int {
 			return c
 		}
 	}
-	return cmp.Or(cmp.Compare(a.Seq, b.Seq), byKindKey(a, b))
+	if c := cmp.Compare(a.Seq, b.Seq); c != 0 {
+		return c
+	}
+	return byKindKey(a, b)
 }
 
 // fork returns a memory of its own; the caller must not change m any more.
 func (m *memory) fork() *memory {
 	return &memory{
 		rows: m.rows.Clone(), kinds: m.kinds.Clone(), seqs: m.seqs.Clone(), tombs: m.tombs.Clone(),
-		streams: m.streams.Clone(), topics: m.topics.Clone(), revs: m.revs.Clone(), interest: m.interest, rev: m.rev,
+		streams: m.streams.Clone(), topics: m.topics, revs: m.revs.Clone(), interest: m.interest, rev: m.rev,
+		sharedTopics: true,
 	}
+}
+
+// ownTopics returns topics, to be changed.
+func (m *memory) ownTopics() *btree.BTreeG[Stream] {
+	if m.sharedTopics {
+		m.topics, m.sharedTopics = m.topics.Clone(), false
+	}
+	return m.topics
 }
 
 // set puts a row in the place of the one of its name. It keeps r.
@@ -186,7 +223,8 @@ func (m *memory) stream(of Stream) stream {
 	}
 	now := *st
 	if !of.Topic.IsZero() {
-		now.gone = m.stream(Stream{Writer: of.Writer}).gone
+		base := m.stream(Stream{Writer: of.Writer})
+		now.gone, now.least = base.gone, base.incarnation
 	}
 	return now
 }
@@ -198,8 +236,8 @@ func (m *memory) setStream(st stream) (added bool) {
 	}
 	m.revs.ReplaceOrInsert(&st)
 	m.rev = max(m.rev, st.rev)
-	if !st.Topic.IsZero() {
-		m.topics.ReplaceOrInsert(&st)
+	if !there && !st.Topic.IsZero() {
+		m.ownTopics().ReplaceOrInsert(st.Stream)
 	}
 	return !there
 }
@@ -208,7 +246,7 @@ func (m *memory) dropStream(of Stream) (dropped bool) {
 	old, there := m.streams.Delete(&stream{Stream: of})
 	if there {
 		m.revs.Delete(old)
-		m.topics.Delete(old)
+		m.ownTopics().Delete(of)
 	}
 	return there
 }
@@ -219,11 +257,11 @@ func (m *memory) eachOn(topic discovery.Topic, f func(Stream)) {
 	if topic.Of == discovery.Every {
 		from.Of = ""
 	}
-	m.topics.AscendGreaterOrEqual(&stream{Stream: Stream{Topic: from}}, func(st *stream) bool {
-		if st.Topic.Kind != topic.Kind || topic.Of != discovery.Every && st.Topic.Of != topic.Of {
+	m.topics.AscendGreaterOrEqual(Stream{Topic: from}, func(of Stream) bool {
+		if of.Topic.Kind != topic.Kind || topic.Of != discovery.Every && of.Topic.Of != topic.Of {
 			return false
 		}
-		f(st.Stream)
+		f(of)
 		return true
 	})
 }

@@ -126,10 +126,7 @@ func (t *tx) current(st *stream, incarnation uint64) bool {
 // life is the incarnation that a stream's rows must have at least. That of the rows which everyone has
 // counts for the writer's topics too: they may never say anything in a new life.
 func (t *tx) life(st *stream) uint64 {
-	if st.Topic.IsZero() {
-		return st.incarnation
-	}
-	return max(st.incarnation, t.mem.stream(Stream{Writer: st.Writer}).incarnation)
+	return max(st.incarnation, st.least)
 }
 
 // endTopics forgets what a writer said on topics before the life that st begins.

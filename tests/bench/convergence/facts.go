@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"time"
 
@@ -29,6 +31,7 @@ type size struct {
 	vips         int           // of so many services one is behind a VIP as well
 	rate         int           // changes a second
 	lasting      time.Duration // of each half
+	profile      string        // file; empty: none
 }
 
 // patience bounds every wait for a state; the machine may be busy.
@@ -100,7 +103,7 @@ func simulateFacts(ctx context.Context, s size) (lines []report.Line, err error)
 	if err != nil {
 		return nil, err
 	}
-	full, err := c.measure(ctx, s.rate)
+	full, err := profiled(s.profile, func() (measured, error) { return c.measure(ctx, s.rate) })
 	if err != nil {
 		return nil, err
 	}
@@ -311,6 +314,23 @@ func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error)
 	}
 	say("%d changes a second (%d streams broke): %d changes, %d deliveries, %.0f bytes and %.0f us each", rate, m.lost, len(changes), deliveries, m.bytes, m.cpu)
 	return m, err
+}
+
+// profiled writes where f spends processor time to a file, if there is a name for one.
+func profiled(path string, f func() (measured, error)) (m measured, err error) {
+	if path == "" {
+		return f()
+	}
+	out, err := os.Create(path)
+	if err != nil {
+		return m, err
+	}
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return m, errors.Join(err, out.Close())
+	}
+	m, err = f()
+	pprof.StopCPUProfile()
+	return m, errors.Join(err, out.Close())
 }
 
 // cpuTime is what this process has taken of processors.

@@ -26,6 +26,7 @@ func main() {
 	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes and members")
 	flag.IntVar(&o.stretch, "stretch", 3, "how many times slower simulated members live")
 	flag.IntVar(&o.rounds, "rounds", 20, "of freezing one in twenty members")
+	flag.StringVar(&o.profile, "profile", "", "file for a profile of the simulated changes' processor time (go tool pprof)")
 	flag.DurationVar(&o.lasting, "lasting", 30*time.Second, "of each half of the simulated changes")
 	flag.Parse()
 	if err := run(context.Background(), o); err != nil {
@@ -40,6 +41,7 @@ type options struct {
 	stretch, rounds           int
 	nodes                     int
 	weft, only, results, page string
+	profile                   string
 }
 
 func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
@@ -47,6 +49,7 @@ func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 func run(ctx context.Context, o options) error {
 	began, load := time.Now(), report.Load()
 	facts := size{nodes: o.nodes, tasks: 20 * o.nodes, services: 2 * o.nodes, uses: 20, vips: 10, rate: 100, lasting: o.lasting}
+	facts.profile = o.profile
 	members := crowd{members: o.nodes, deaths: 10, share: 20, rounds: o.rounds, freeze: 5 * time.Second, stretch: o.stretch}
 	hosts := rounds{hosts: 8, tasks: 200, deaths: 3}
 	if o.short {
