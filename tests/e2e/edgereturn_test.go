@@ -34,10 +34,14 @@ func TestAnswersByTheEdge(t *testing.T) {
 	s.moves()
 }
 
-// TestAnswersByTheEdgeOverIPv6 has hosts with IPv6 addresses alone.
+// TestAnswersByTheEdgeOverIPv6 has hosts with IPv6 addresses alone, tunnels by the programs and by the kernel's device.
 func TestAnswersByTheEdgeOverIPv6(t *testing.T) {
-	l := labtest.Up(t, lab.Options{Hosts: 3, IPv6: true, Netd: []string{"--edge", "eth0"}})
-	strand(t, l, netip.MustParseAddrPort("[2001:db8:10::10]:80")).moves()
+	for name, more := range map[string][]string{"fast": nil, "slow": {"--slow-encap", "--slow-decap"}} {
+		t.Run(name, func(t *testing.T) {
+			l := labtest.Up(t, lab.Options{Hosts: 3, IPv6: true, Netd: append([]string{"--edge", "eth0"}, more...)})
+			strand(t, l, netip.MustParseAddrPort("[2001:db8:10::10]:80")).moves()
+		})
+	}
 }
 
 // stranded is the story: the edge nodes h1 and h2, and h3, which has the backend.
