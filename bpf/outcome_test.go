@@ -146,7 +146,7 @@ func TestPacketsTryAFreshBackendOnce(t *testing.T) {
 			c.answers(backend, 40000+port, accepts, 0)
 		}
 	}
-	for port := range uint16(50) {
+	for port := range uint16(15) { // in less than the 2 s after which who asks counts as gone
 		c.known([]row.Backend{c.slots[0], c.slots[2]}) // else they would be silent
 		if c.asks(41000+port) == 2 {
 			t.Fatal("a backend that has not answered yet was given another flow")
@@ -486,4 +486,26 @@ func TestTheFirstByteOfABackendIsKnown(t *testing.T) {
 	if got := binary.NativeEndian.AppendUint32(nil, known.First); !bytes.Equal(got, []byte{1, 2, 3, 5}) {
 		t.Errorf("% x, want 01 02 03 05", got)
 	}
+}
+
+// Two VIPs share their only backend, and a task has one port for both: the answers are those of the later flow, whatever
+// the SYN of the earlier one meets there.
+func TestASYNLeavesTheFlowOfAnotherVIP(t *testing.T) {
+	w := newWires(t, "workload")
+	own, s, other := at(client.addr4, 40000), at(server.addr4, 8080), at(vip4.Addr(), 81)
+	w.vip(vip4, one(s.String())...)
+	w.vip(other, one(s.String())...)
+	ask := func(v netip.AddrPort) {
+		w.wantTo(server, w.from(client, packet(bpftest.TCP, own, v, "")), packet(bpftest.TCP, own, s, ""))
+	}
+	answer := func(flags uint8) {
+		p, want := packet(bpftest.TCP, s, own, ""), packet(bpftest.TCP, other, own, "")
+		p.Flags, want.Flags = flags, flags
+		w.wantTo(client, w.from(server, p), want)
+	}
+	ask(vip4)
+	ask(other)
+	answer(bpftest.RST) // it is over
+	ask(vip4)
+	answer(bpftest.ACK)
 }

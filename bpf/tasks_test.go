@@ -195,6 +195,47 @@ func TestTasksReachVIPPerPacket(t *testing.T) {
 	}
 }
 
+// A backend where nobody listens: the task's own kernel takes what it is told for an answer of the VIP, and one connect
+// finds out for all.
+func TestTasksHearThatABackendRefuses(t *testing.T) {
+	h := newHouse(t)
+	for _, v6 := range []bool{false, true} {
+		v, closed, open := vipOf(v6), at(server.addr(v6), 8081), at(server.addr(v6), 8080)
+		putVIP(t, h.plane.Tables(), v, unix.IPPROTO_UDP, one(closed.String()))
+		h.in(client, func() {
+			c, err := net.Dial("udp", v.String())
+			h.do(err)
+			_, err = c.Write([]byte("hello"))
+			h.do(errors.Join(err, c.SetDeadline(time.Now().Add(10*time.Second))))
+			if _, err := c.Read(make([]byte, 8)); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("udp to %s: %v, want it refused", v, err)
+			}
+			h.do(c.Close())
+		})
+		putVIP(t, h.plane.Tables(), v, unix.IPPROTO_TCP, one(closed.String(), open.String()))
+		var askers chan netip.Addr
+		h.in(server, func() { askers = h.echo(open) })
+		h.in(client, func() {
+			refused, began := 0, time.Now()
+			for range 40 {
+				c, err := net.DialTimeout("tcp", v.String(), 10*time.Second)
+				switch {
+				case errors.Is(err, unix.ECONNREFUSED):
+					refused++
+				case err != nil:
+					t.Fatal(err)
+				default:
+					<-askers
+					h.do(c.Close())
+				}
+			}
+			if most := 1 + int(time.Since(began)/(5*time.Second)); refused > most { // then it is tried again
+				t.Errorf("tcp to %s: %d of 40 connects were refused, want at most %d", v, refused, most)
+			}
+		})
+	}
+}
+
 func TestTaskReachesItselfByVIP(t *testing.T) {
 	h := newHouse(t)
 	for _, v6 := range []bool{false, true} {
