@@ -146,8 +146,11 @@ func TestPacketsTryAFreshBackendOnce(t *testing.T) {
 			c.answers(backend, 40000+port, accepts, 0)
 		}
 	}
-	for port := range uint16(15) { // in less than the 2 s after which who asks counts as gone
+	for port := range uint16(50) {
 		c.known([]row.Backend{c.slots[0], c.slots[2]}) // else they would be silent
+		f := c.feedback(2)
+		f.Asked, f.Tried = monotonic(t), 0 // else it would be forgotten that somebody asks, on a slow machine
+		c.put("feedbacks", c.id(2), f)
 		if c.asks(41000+port) == 2 {
 			t.Fatal("a backend that has not answered yet was given another flow")
 		}
