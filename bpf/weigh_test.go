@@ -15,13 +15,15 @@ import (
 // floor is LATENCY_FLOOR, ns.
 const floor = 50_000
 
-// rivals is a VIP that two backends are behind, of which the first was measured.
-func rivals(t *testing.T, since uint32) (w *wires, slots []row.Backend) {
+// rivals is a VIP that two backends are behind, of which the first was measured; the other may have come just now.
+func rivals(t *testing.T, newcomer bool) (w *wires, slots []row.Backend) {
 	t.Helper()
 	w = newWires(t, "workload")
 	vip, slots := vipRows(77, one("10.1.0.6:1", "10.1.0.6:2"))
 	vip.Policy = row.VIPLeastLatency
-	slots[1].Since = since
+	if newcomer {
+		slots[1].Since = monotonicSeconds(t)
+	}
 	for slot, b := range slots {
 		w.put("backends", row.BackendKey{VIP: vip.ID, Slot: uint16(slot)}, b)
 	}
@@ -44,7 +46,7 @@ func (w *wires) unmeasured(slots []row.Backend, latency uint32, first, n int) (c
 }
 
 func TestAnUnmeasuredBackendIsWorthATry(t *testing.T) {
-	w, slots := rivals(t, 0)
+	w, slots := rivals(t, false)
 	const flows = 60
 	if got := w.unmeasured(slots, 20*floor, 30000, flows); got != flows {
 		t.Errorf("beside one of 1 ms it got %d of %d flows, want each that comes while none is out", got, flows)
@@ -63,7 +65,7 @@ func TestAnUnmeasuredBackendIsWorthATry(t *testing.T) {
 }
 
 func TestAnUnmeasuredNewcomerIsTriedSeldom(t *testing.T) {
-	w, slots := rivals(t, monotonicSeconds(t))
+	w, slots := rivals(t, true)
 	const flows = 200
 	began := time.Now()
 	got := w.unmeasured(slots, 4*floor, 30000, flows)
