@@ -41,9 +41,12 @@ enum {
 
 /* The best one so far. */
 struct candidate {
+	__u64 now; /* bpf_ktime_get_ns, of all that are compared */
 	__u64 score; /* the less the better */
 	__u32 slot;
 	__u32 latency; /* ns, 0: not known */
+	__u32 id;
+	__u32 trial; /* whether it is on trial (lib/feedback.h) */
 };
 
 static __always_inline struct backend *backend_at(const struct vip *vip, __u32 slot)
@@ -93,13 +96,14 @@ static __always_inline __u64 score(const struct vip *vip, const struct backend *
 /* Makes a slot the best one, when its backend is clearly better. */
 __noinline int weigh(const struct vip *vip, __u32 slot, struct candidate *best)
 {
-	__u64 now = bpf_ktime_get_ns(), s;
 	__u32 latency = 0;
 	struct feedback *f;
 	struct backend *b;
+	__u64 now, s;
 
 	if (!vip || !best)
 		return -1;
+	now = best->now;
 	b = backend_at(vip, slot);
 	if (!b || !b->weight)
 		return -1;
@@ -116,6 +120,8 @@ __noinline int weigh(const struct vip *vip, __u32 slot, struct candidate *best)
 	best->score = s;
 	best->slot = slot;
 	best->latency = latency;
+	best->id = b->id;
+	best->trial = !f || on_trial(f);
 	return 0;
 }
 
@@ -171,8 +177,8 @@ static __always_inline __u32 first_slot(const struct vip *vip, __u32 count)
 }
 
 /*
- * The best of some of the first count slots; 0 when that is good enough to ask no others. No slot
- * is drawn twice: the steps between them add up to less than count.
+ * The best of some of the first count slots; 0 when that is good enough to ask no others, as far as
+ * there are near ones. No slot is drawn twice: the steps between them add up to less than count.
  */
 __noinline int draw(const struct vip *vip, __u32 count, struct candidate *best)
 {
@@ -186,13 +192,15 @@ __noinline int draw(const struct vip *vip, __u32 count, struct candidate *best)
 	slot = first_slot(vip, count);
 	least = draws(vip);
 	for (__u32 i = 0; i < BACKEND_DRAWS && i < count; i++) {
-		if (i >= least && (least == 1 || is_good(vip, best, 0)))
+		if (i >= least && least == 1)
 			break;
+		if (i >= least && is_good(vip, best, 0))
+			return 0;
 		weigh(vip, weighted(vip, slot), best);
 		slot = (slot + 1 + (steps & 0xff) % wide) % count;
 		steps >>= 8;
 	}
-	return is_good(vip, best, NEAR_GRACE) ? 0 : -1;
+	return vip->near && is_good(vip, best, NEAR_GRACE) ? 0 : -1;
 }
 
 /*
@@ -253,12 +261,10 @@ __noinline int scan(const struct vip *vip, __u32 from, struct candidate *best)
 	return -1;
 }
 
-/* Of several that choose a backend on trial at once, one gets 0. */
-__noinline int try_out(const struct vip *vip, __u32 slot)
+/* Of several that choose a backend on trial at once, one gets 0. Global, for a fresh row's size. */
+__noinline int try_out(__u32 id)
 {
-	struct backend *b = vip ? backend_at(vip, slot) : NULL;
-
-	return b && !claim_trial(b->id) ? -1 : 0;
+	return claim_trial(id) ? 0 : -1;
 }
 
 /*
@@ -337,7 +343,7 @@ __noinline int remember_client(const struct vip *vip, const struct addr *client,
 __noinline __u32 choose_backend(const struct vip *vip, const struct addr *client,
 				struct socket_peer *choice, bool measured, __u32 hash)
 {
-	struct candidate best = {.score = NO_CANDIDATE};
+	struct candidate best = {.now = bpf_ktime_get_ns(), .score = NO_CANDIDATE};
 	struct backend *b;
 	__u32 kept;
 
@@ -353,7 +359,7 @@ __noinline __u32 choose_backend(const struct vip *vip, const struct addr *client
 	for (int i = 0; i < BACKEND_DRAWS; i++) {
 		if (best.score >= UNWILLING && scan(vip, best.slot, &best))
 			break;
-		if (!measured || !try_out(vip, best.slot))
+		if (!measured || !best.trial || !try_out(best.id))
 			break;
 		best.score |= UNWILLING;
 	}

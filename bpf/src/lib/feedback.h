@@ -70,10 +70,16 @@ static __always_inline struct tally *find_tally(__u32 id)
 	return bpf_map_lookup_elem(&tallies, &id);
 }
 
+/* ns since a time, which another CPU may have noted after now was read. */
+static __always_inline __u64 ago(__u64 then, __u64 now)
+{
+	return now > then ? now - then : 0;
+}
+
 /* Latency as it counts now; 0: none is known. */
 static __always_inline __u32 latency_now(const struct feedback *f, __u64 now)
 {
-	__u64 age = (now - f->measured) >> DECAY_SHIFT, latency = f->latency;
+	__u64 age = ago(f->measured, now) >> DECAY_SHIFT, latency = f->latency;
 
 	if (!latency)
 		return 0;
@@ -84,12 +90,6 @@ static __always_inline __u32 latency_now(const struct feedback *f, __u64 now)
 static __always_inline __s32 at_least_0(__s32 n)
 {
 	return n > 0 ? n : 0;
-}
-
-/* ns since a time, which another CPU may have noted after now was read. */
-static __always_inline __u64 ago(__u64 then, __u64 now)
-{
-	return now > then ? now - then : 0;
 }
 
 /* How long a connect may be out until the backend counts as silent, ns. */

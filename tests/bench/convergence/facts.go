@@ -73,13 +73,14 @@ type cluster struct {
 	users [][]*node
 }
 
-// spareMemory lets the heap grow to five times what lives on it: all nodes share one, whose collection took a quarter of
-// the time of two processors. A node of its own collects a thousandth of that.
-const spareMemory = 400 // percent
+// spareMemory is what may be taken, bytes, before garbage is collected: all nodes share one heap, and to collect it takes
+// half of a processor for seconds. A node of its own has a thousandth of that.
+const spareMemory = 8 << 30
 
 // simulateFacts measures how fast tasks of a large cluster become known, and what that costs.
 func simulateFacts(ctx context.Context, s size) (lines []report.Line, err error) {
-	defer debug.SetGCPercent(debug.SetGCPercent(spareMemory))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(spareMemory))
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	c := &cluster{size: s, users: make([][]*node, s.services)}
 	if c.hub, err = openHub(ctx); err != nil {
 		return nil, err
