@@ -206,12 +206,18 @@ func (h *Host) Signal(daemon string, sig syscall.Signal) error {
 	if sig != unix.SIGKILL && sig != unix.SIGTERM {
 		return nil
 	}
-	for deadline := time.Now().Add(20 * time.Second); h.Running(daemon); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); h.Running(daemon) || isEnding(pid); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s of %s did not end within 20 s of %s", daemon, h.Name, sig)
 		}
 	}
 	return nil
+}
+
+// isEnding reports whether threads of a process that its cgroup lists no more have its files open still.
+func isEnding(pid int) bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err == nil && len(threads) > 1
 }
 
 // WaitReady waits until the host's daemon answers on its socket.
