@@ -23,7 +23,8 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "one part: facts, members or hosts")
 	flag.StringVar(&o.results, "results", "tests/bench/results", "folder of discovery.jsonl")
 	flag.StringVar(&o.page, "page", "", "page that shows the results; empty: none")
-	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes and members")
+	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes")
+	flag.IntVar(&o.members, "members", 250, "simulated members; a thousand did not meet on two processors")
 	flag.IntVar(&o.stretch, "stretch", 3, "how many times slower simulated members live")
 	flag.IntVar(&o.rounds, "rounds", 20, "of freezing one in twenty members")
 	flag.StringVar(&o.profile, "profile", "", "file for a profile of the simulated changes' processor time (go tool pprof)")
@@ -39,7 +40,7 @@ type options struct {
 	short                     bool
 	lasting                   time.Duration
 	stretch, rounds           int
-	nodes                     int
+	nodes, members            int
 	weft, only, results, page string
 	profile                   string
 }
@@ -50,7 +51,7 @@ func run(ctx context.Context, o options) error {
 	began, load := time.Now(), report.Load()
 	facts := size{nodes: o.nodes, tasks: 20 * o.nodes, services: 2 * o.nodes, uses: 20, vips: 10, rate: 100, lasting: o.lasting}
 	facts.profile = o.profile
-	members := crowd{members: o.nodes, deaths: 10, share: 20, rounds: o.rounds, freeze: 5 * time.Second, stretch: o.stretch}
+	members := crowd{members: o.members, deaths: 10, share: 20, rounds: o.rounds, freeze: 5 * time.Second, stretch: o.stretch}
 	hosts := rounds{hosts: 8, tasks: 200, deaths: 3}
 	if o.short {
 		hosts = rounds{hosts: 3, tasks: 5, deaths: 1}
