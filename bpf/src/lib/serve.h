@@ -25,7 +25,7 @@
 #include "lib/toobig.h"
 
 enum {
-	BY_EDGE = -3, /* no end: the packet goes to the edge node that way_by_edge says */
+	BY_EDGE = -3, /* no end: the packet goes to the edge node that edge_of_answer says */
 };
 
 /* Reads the task from the MACs of the inner frame at an offset (lib/edge_frame.h). */
