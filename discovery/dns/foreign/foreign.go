@@ -14,19 +14,22 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru"
 	wire "github.com/miekg/dns"
 	"golang.org/x/sync/semaphore"
 )
 
 // Limits of foreign questions.
 const (
-	maxAsked      = 1024             // at the same time
-	maxRemembered = 4096             // answers
-	maxAge        = 10 * time.Minute // of an answer, whatever its TTL
-	askFor        = 10 * time.Second // in all
-	maxStale      = 24 * time.Hour   // of an answer that is given because there is no newer one
-	staleTTL      = 30               // seconds, of its records (RFC 8767, section 4)
+	maxAsked = 1024             // at the same time
+	askFor   = 10 * time.Second // in all
+	// nextAfter is how long those asked may keep silent before one more is.
+	nextAfter = time.Second
+	// staleAfter is how long resolvers may take before who asks is given an old answer: a stub resolver that waits a second
+	// for each try is not to wait in vain (RFC 8767, section 5, has 1.8 s for those that wait two). An answer that comes
+	// later is remembered.
+	staleAfter = 800 * time.Millisecond
+	// staleFor is how long an old answer is then given at once.
+	staleFor = 5 * time.Second
 )
 
 // udpSize is what an answer over UDP may have, bytes (DNS flag day 2020).
@@ -52,34 +55,21 @@ type Reply struct {
 type Resolvers struct {
 	upstreams []*upstream
 	asked     *semaphore.Weighted
-	memory    *lru.Cache // of memoryKey -> memo
+	memory    memory
 	// slower are exchanges, some of which go on for a moment after a faster one was taken.
 	slower sync.WaitGroup
-}
-
-// memoryKey is what an answer depends on.
-type memoryKey struct {
-	name   string
-	qtype  uint16
-	do, cd bool
-}
-
-// memo is an answer without OPT.
-type memo struct {
-	msg        *wire.Msg
-	at, expiry time.Time
 }
 
 var (
 	errBusy    = errors.New("too many questions are open")
 	errFailing = errors.New("the resolvers fail")
+	errSlow    = errors.New("the resolvers take long")
 )
 
 // New returns the resolvers at these addresses, each of which may take so long to answer (0: 5 seconds).
 func New(resolvers []netip.AddrPort, within time.Duration, log *slog.Logger) *Resolvers {
 	within = cmp.Or(within, answerWithin)
-	f := &Resolvers{asked: semaphore.NewWeighted(maxAsked)}
-	f.memory, _ = lru.New(maxRemembered) // errs for a size below one only
+	f := &Resolvers{asked: semaphore.NewWeighted(maxAsked), memory: newMemory()}
 	for _, a := range resolvers {
 		f.upstreams = append(f.upstreams, &upstream{addr: a, within: within, log: log})
 	}
@@ -107,30 +97,53 @@ func (f *Resolvers) Recall(q *Question) *wire.Msg {
 	if !memorable {
 		return nil
 	}
-	return f.recall(key, q, time.Now())
+	return f.memory.recall(key, q, time.Now())
 }
 
 // Ask has the question answered by the resolvers. The reply has the asker's id; but for that its bytes are the resolver's.
-// When they fail, an old answer is better than none.
+// When they fail, or take long, an old answer is better than none.
 func (f *Resolvers) Ask(ctx context.Context, q *Question) (Reply, error) {
-	r, err := f.ask(ctx, q)
 	key, memorable := keyOf(q)
 	if !memorable {
-		return r, err
+		return f.ask(ctx, q)
 	}
-	if err == nil && r.Msg.Rcode != wire.RcodeServerFailure {
-		f.remember(key, r.Msg, time.Now())
-		return r, nil
-	}
-	old := f.recallStale(key, q, time.Now())
+	old := f.memory.old(key, time.Now())
 	if old == nil {
-		return r, err
+		return f.askAndRemember(ctx, key, q)
 	}
-	if err == nil {
-		err = errFailing
+	if time.Now().Unix() < old.given.Load() {
+		return old.stale(q, errFailing), nil
 	}
-	return Reply{Msg: old, Stale: err}, nil
+	answers := make(chan result, 1) // so that one that comes late is not waited with
+	f.slower.Go(func() {
+		r, err := f.askAndRemember(ctx, key, q)
+		answers <- result{r, err}
+	})
+	patience := time.NewTimer(staleAfter)
+	defer patience.Stop()
+	why := errSlow
+	select {
+	case r := <-answers:
+		if r.err == nil && good(r.Msg) {
+			return r.Reply, nil
+		}
+		why = cmp.Or(r.err, errFailing)
+	case <-patience.C:
+	}
+	old.given.Store(time.Now().Add(staleFor).Unix())
+	return old.stale(q, why), nil
 }
+
+func (f *Resolvers) askAndRemember(ctx context.Context, key memoryKey, q *Question) (Reply, error) {
+	r, err := f.ask(ctx, q)
+	if err == nil {
+		f.memory.remember(key, r.Msg, time.Now())
+	}
+	return r, err
+}
+
+// good tells whether a resolver has said what there is, or that there is nothing.
+func good(m *wire.Msg) bool { return m.Rcode == wire.RcodeSuccess || m.Rcode == wire.RcodeNameError }
 
 func (f *Resolvers) ask(ctx context.Context, q *Question) (Reply, error) {
 	if !f.Able() {
@@ -156,21 +169,27 @@ func (f *Resolvers) ask(ctx context.Context, q *Question) (Reply, error) {
 	for asked < min(atOnce, len(order)) {
 		next()
 	}
-	var best result
-	best.err = errors.New("no answer")
-	heard := 0
-	for heard < asked {
-		r := <-replies
-		heard++
-		if r.err != nil && asked < len(order) && ctx.Err() == nil {
+	best := result{err: errors.New("no answer")}
+	hedge := time.NewTicker(nextAfter)
+	defer hedge.Stop()
+	for heard := 0; heard < asked; {
+		select {
+		case <-hedge.C:
+			if asked < len(order) {
+				next()
+			}
+			continue
+		case r := <-replies:
+			heard++
+			if best.err != nil || r.err == nil && good(r.Msg) {
+				best = r
+			}
+		}
+		if best.err == nil && good(best.Msg) {
+			break // the others are told by cancel that nobody listens
+		}
+		if asked < len(order) && ctx.Err() == nil {
 			next()
-		}
-		if r.err == nil && (r.Msg.Rcode == wire.RcodeSuccess || r.Msg.Rcode == wire.RcodeNameError) {
-			best = r
-			break // the other one is told by cancel that nobody listens
-		}
-		if best.err != nil {
-			best = r
 		}
 	}
 	if best.err != nil {
@@ -178,107 +197,4 @@ func (f *Resolvers) ask(ctx context.Context, q *Question) (Reply, error) {
 	}
 	best.Raw[0], best.Raw[1] = byte(q.Msg.Id>>8), byte(q.Msg.Id)
 	return best.Reply, nil
-}
-
-// keyOf is the key of a question; a question with EDNS options may get an answer of its own.
-func keyOf(q *Question) (memoryKey, bool) {
-	k := memoryKey{name: q.Name, qtype: q.Type, cd: q.Msg.CheckingDisabled}
-	if opt := q.Msg.IsEdns0(); opt != nil {
-		k.do = opt.Do()
-		for _, o := range opt.Option {
-			switch o.Option() {
-			case wire.EDNS0COOKIE, wire.EDNS0PADDING, wire.EDNS0TCPKEEPALIVE:
-			default:
-				return k, false
-			}
-		}
-	}
-	return k, q.Msg.RecursionDesired
-}
-
-func (f *Resolvers) recall(k memoryKey, q *Question, now time.Time) *wire.Msg {
-	v, ok := f.memory.Get(k)
-	if !ok {
-		return nil
-	}
-	m, ok := v.(memo)
-	if !ok || !now.Before(m.expiry) {
-		return nil
-	}
-	age := uint32(now.Sub(m.at) / time.Second)
-	return m.reply(q, func(h *wire.RR_Header) { h.Ttl -= min(age, h.Ttl) })
-}
-
-// recallStale returns what was the answer once, marked as such: better than none while no resolver
-// answers (RFC 8767).
-func (f *Resolvers) recallStale(k memoryKey, q *Question, now time.Time) *wire.Msg {
-	v, ok := f.memory.Get(k)
-	if !ok {
-		return nil
-	}
-	m, ok := v.(memo)
-	if !ok || now.Sub(m.expiry) > maxStale {
-		f.memory.Remove(k)
-		return nil
-	}
-	r := m.reply(q, func(h *wire.RR_Header) { h.Ttl = staleTTL })
-	if opt := r.IsEdns0(); opt != nil {
-		opt.Option = append(opt.Option, &wire.EDNS0_EDE{InfoCode: wire.ExtendedErrorCodeStaleAnswer})
-	}
-	return r
-}
-
-// reply makes the remembered answer one to a question.
-func (m memo) reply(q *Question, ttl func(*wire.RR_Header)) *wire.Msg {
-	r := m.msg.Copy()
-	r.Id, r.Question, r.Authoritative = q.Msg.Id, q.Msg.Question, false
-	eachRecord(r, ttl)
-	if opt := q.Msg.IsEdns0(); opt != nil {
-		r.SetEdns0(udpSize, opt.Do())
-	}
-	return r
-}
-
-// remember keeps an answer for as long as its shortest TTL; a missing name or type for as long as the
-// SOA record says (RFC 2308, section 5). Failures and cut answers are not kept.
-func (f *Resolvers) remember(k memoryKey, m *wire.Msg, now time.Time) {
-	if m.Truncated || m.Rcode != wire.RcodeSuccess && m.Rcode != wire.RcodeNameError {
-		return
-	}
-	ttl := uint32(maxAge / time.Second)
-	eachRecord(m, func(h *wire.RR_Header) { ttl = min(ttl, h.Ttl) })
-	if len(m.Answer) == 0 || m.Rcode == wire.RcodeNameError {
-		known := false
-		for _, rr := range m.Ns {
-			if soa, ok := rr.(*wire.SOA); ok {
-				known, ttl = true, min(ttl, soa.Minttl)
-			}
-		}
-		if !known {
-			return
-		}
-	}
-	if ttl == 0 {
-		return
-	}
-	keep := m.Copy()
-	var extra []wire.RR
-	for _, rr := range keep.Extra {
-		if rr.Header().Rrtype != wire.TypeOPT {
-			extra = append(extra, rr)
-		}
-	}
-	keep.Extra = extra
-	f.memory.Add(k, memo{keep, now, now.Add(time.Duration(ttl) * time.Second)})
-}
-
-// eachRecord calls f for each record but OPT, whose TTL is no time.
-func eachRecord(m *wire.Msg, f func(*wire.RR_Header)) {
-	for _, section := range [][]wire.RR{m.Answer, m.Ns, m.Extra} {
-		for _, rr := range section {
-			if h := rr.Header(); h.Rrtype != wire.TypeOPT {
-				f(h)
-			}
-		}
-	}
 }

@@ -59,6 +59,11 @@ type Stats struct {
 	Failed uint64 // no answer in time, or a broken one
 }
 
+var errRefused = errors.New("it refuses to answer this node")
+
+// hopByHop are EDNS options that no answer depends on.
+var hopByHop = []uint16{wire.EDNS0COOKIE, wire.EDNS0PADDING, wire.EDNS0TCPKEEPALIVE}
+
 type result struct {
 	Reply
 	err error
@@ -82,15 +87,19 @@ func choose(all []*upstream) []*upstream {
 func (u *upstream) exchange(ctx context.Context, q *Question) (Reply, error) {
 	u.asked.Add(1)
 	r, err := u.try(ctx, q)
+	failure := err
+	if err == nil && r.Msg.Rcode == wire.RcodeRefused {
+		failure = errRefused
+	}
 	switch {
-	case err == nil:
+	case failure == nil:
 		u.streak.Store(0)
 	case errors.Is(ctx.Err(), context.Canceled): // another one was faster
 	default:
 		u.failed.Add(1)
 		u.late.Store(time.Now().Unix())
 		if u.streak.Add(1) == 1 {
-			u.log.Info("resolver does not answer", "address", u.addr, "error", err)
+			u.log.Info("resolver does not answer", "address", u.addr, "error", failure)
 		}
 	}
 	return r, err
@@ -99,8 +108,7 @@ func (u *upstream) exchange(ctx context.Context, q *Question) (Reply, error) {
 // try sends the question from a socket of its own, connected, with an id of its own: whoever wants to
 // forge the answer has to guess the port and the id.
 func (u *upstream) try(ctx context.Context, q *Question) (Reply, error) {
-	ask := q.Msg.Copy()
-	ask.Id = wire.Id()
+	ask := ours(q.Msg)
 	packed, err := ask.Pack()
 	if err != nil {
 		return Reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
@@ -126,6 +134,18 @@ func (u *upstream) try(ctx context.Context, q *Question) (Reply, error) {
 		return Reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
 	}
 	return r, nil
+}
+
+// ours is a question as this node asks it: with an id of its own, for an answer over UDP that is not fragmented, and without
+// the options that are between an asker and this node alone (RFC 7873, 7828, 7830).
+func ours(m *wire.Msg) *wire.Msg {
+	ask := m.Copy()
+	ask.Id = wire.Id()
+	if opt := ask.IsEdns0(); opt != nil {
+		opt.SetUDPSize(min(max(opt.UDPSize(), wire.MinMsgSize), udpSize))
+		opt.Option = slices.DeleteFunc(opt.Option, func(o wire.EDNS0) bool { return slices.Contains(hopByHop, o.Option()) })
+	}
+	return ask
 }
 
 // transfer writes the question and reads until its answer comes; what else comes is not believed.
