@@ -220,6 +220,30 @@ func TestServersAreAsked(t *testing.T) {
 	}
 }
 
+// A task in its node's own network has another address when its node has: it is asked there before its old one counts.
+func TestWatchFollowsATaskThatMoved(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	var config net.ListenConfig
+	server, err := config.Listen(t.Context(), "tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close() //nolint:errcheck // nothing was written
+	o := options(t, server.Addr(), "tcp:%d,unhealthy=1,grace=0s")
+	is := o.Addr
+	o.Addr = netip.MustParseAddr("127.0.0.1")
+	o.Moved = func(context.Context) netip.Addr { return is }
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	Watch(ctx, o, func(s lb.State) {
+		if s.Health != lb.Healthy {
+			t.Errorf("%+v, want it healthy from the first question on", s)
+		}
+		cancel()
+	})
+}
+
 // What listens in this namespace is not there in another one.
 func TestTheTasksNamespaceIsAsked(t *testing.T) {
 	t.Parallel()

@@ -26,6 +26,9 @@ type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 type Options struct {
 	Check Check
 	Addr  netip.Addr // the task's, in its own namespace
+	// Moved returns the task's address now, as who knows it last said; it is asked when a question failed. nil: the task
+	// keeps the one that it has.
+	Moved func(ctx context.Context) netip.Addr
 	NetNS string     // path of that namespace
 	// Execute runs a command in the task; an error is a status other than 0. Needed by command checks.
 	Execute func(ctx context.Context, command []string) error
@@ -44,7 +47,7 @@ func Watch(ctx context.Context, o Options, tell func(lb.State)) {
 			return
 		case <-timer.C:
 		}
-		answer := Ask(ctx, o)
+		answer := o.follow(ctx)
 		if ctx.Err() != nil {
 			return // what failed is the question
 		}
@@ -53,6 +56,20 @@ func Watch(ctx context.Context, o Options, tell func(lb.State)) {
 		}
 		timer.Reset(v.pause())
 	}
+}
+
+// follow asks, and once more where the task is if it has another address by now.
+func (o *Options) follow(ctx context.Context) error {
+	answer := Ask(ctx, *o)
+	if answer == nil || o.Moved == nil || o.Check.Kind == Command {
+		return answer
+	}
+	now := o.Moved(ctx)
+	if !now.IsValid() || now == o.Addr {
+		return answer
+	}
+	o.Addr = now
+	return Ask(ctx, *o)
 }
 
 // Ask asks once, no longer than the check's timeout; nil: it is fine.

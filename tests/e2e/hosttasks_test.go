@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -55,6 +56,11 @@ func (s hostStory) task(h *lab.Host, args []string) *lab.Cmd {
 // backends waits until a host sees these behind the app's VIP: NODE ADDRESSES REASON.
 func (s hostStory) backends(h *lab.Host, want ...string) {
 	s.t.Helper()
+	s.behind(h, "app", want...)
+}
+
+func (s hostStory) behind(h *lab.Host, app string, want ...string) {
+	s.t.Helper()
 	eventually(s.t, func() error {
 		out, err := h.Weft(s.t.Context(), "vip", "list", "-o", "json").Output()
 		if err != nil {
@@ -67,7 +73,7 @@ func (s hostStory) backends(h *lab.Host, want ...string) {
 		var got []string
 		for _, v := range vips {
 			for _, b := range v.Backends {
-				if v.Protocol == lb.TCP && v.Name == "app.weft" {
+				if v.Protocol == lb.TCP && v.Name == app+".weft" {
 					got = append(got, fmt.Sprint(v.Network, " ", b.Node, " ", b.Addrs, " ", b.Reason))
 				}
 			}
@@ -138,8 +144,11 @@ func TestHostTasks(t *testing.T) {
 	t.Run("named", s.named)
 	t.Run("told", s.told)
 	t.Run("the app moves to a network", s.moves)
+	sick := s.sick(t)
+	t.Run("instances are unwell", sick.story)
 	t.Run("instances are replaced", func(t *testing.T) { s.replaced(t, two, flags) })
 	t.Run("daemons and tasks end", s.ends)
+	t.Run("instances are unwell where their node moved", sick.moved)
 }
 
 // asked asks the app's VIP, of both families and protocols, from everywhere: the instances' own hosts (each may get itself),
@@ -234,6 +243,28 @@ func (s hostStory) told(t *testing.T) {
 	}
 }
 
+// sees asks an app's VIP until all these answer and nobody else does.
+func (s hostStory) sees(t *testing.T, h *lab.Host, task, app string, want ...string) {
+	t.Helper()
+	args := []string{s.peer, "ask", "-n", "60", "-timeout", "2s", "tcp", netip.AddrPortFrom(lb.HashAddr4(app+".weft"), 8080).String()}
+	if task != "" {
+		args = append([]string{h.Weft(t.Context()).Path, "task", "exec", task, "--"}, args...)
+	}
+	eventually(t, func() error {
+		out, err := h.Command(t.Context(), args[0], args[1:]...).Output()
+		var got []string
+		for line := range strings.Lines(out) {
+			who, _, _ := strings.Cut(line, " ")
+			got = append(got, who)
+		}
+		slices.Sort(got)
+		if got = slices.Compact(got); err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("%s %s sees %v behind %s, want %v", h.Name, task, got, app, want)
+		}
+		return err
+	})
+}
+
 // moves has an instance of the app in a network: there, and for hosts, all three are behind the VIP, elsewhere the two.
 func (s hostStory) moves(t *testing.T) {
 	args := []string{"run", "--network", "prod", "--name", "moved", "--vip", "/app:8080=80,policy=round-robin", "--", s.peer, "serve", "-name", "moved", "-tcp", "80", "-udp", "80"}
@@ -241,26 +272,9 @@ func (s hostStory) moves(t *testing.T) {
 	if err := moved.Start(); err != nil {
 		t.Fatal(err)
 	}
-	to := netip.AddrPortFrom(lb.HashAddr4("app.weft"), 8080).String()
 	sees := func(h *lab.Host, task string, want ...string) {
 		t.Helper()
-		args := []string{s.peer, "ask", "-n", "60", "-timeout", "2s", "tcp", to}
-		if task != "" {
-			args = append([]string{h.Weft(t.Context()).Path, "task", "exec", task, "--"}, args...)
-		}
-		eventually(t, func() error {
-			out, err := h.Command(t.Context(), args[0], args[1:]...).Output()
-			var got []string
-			for line := range strings.Lines(out) {
-				who, _, _ := strings.Cut(line, " ")
-				got = append(got, who)
-			}
-			slices.Sort(got)
-			if got = slices.Compact(got); err == nil && !slices.Equal(got, want) {
-				err = fmt.Errorf("%s %s sees %v, want %v", h.Name, task, got, want)
-			}
-			return err
-		})
+		s.sees(t, h, task, "app", want...)
 	}
 	sees(s.h2, "far", "h1", "h2", "moved")
 	sees(s.h1, "", "h1", "h2", "moved")
@@ -270,6 +284,106 @@ func (s hostStory) moves(t *testing.T) {
 	}
 	_ = moved.Wait() // killed
 	sees(s.h2, "far", "h1", "h2")
+}
+
+// sickStory is an app whose instances are asked how they are: the one of h1 by TCP, at a port that another process has, the
+// one of h2 by a command, which wants a file.
+type sickStory struct {
+	hostStory
+	file string
+}
+
+const sickPort = "8086"
+
+func (s hostStory) sick(t *testing.T) sickStory {
+	t.Helper()
+	story := sickStory{s, filepath.Join(t.TempDir(), "well")}
+	for h, check := range map[*lab.Host]string{s.h1: "tcp:" + sickPort, s.h2: "command:test -e " + story.file} {
+		s.task(h, []string{"run", "--network", "host", "--name", "frail", "--vip", "/frail:8080=8085/tcp,policy=round-robin",
+			"--health", check + ",interval=50ms,unhealthy=2,grace=0s", "--", s.peer, "serve", "-name", h.Name, "-tcp", "8085"})
+	}
+	return story
+}
+
+// well makes the check of the instance of h1 succeed until the process ends.
+func (s sickStory) well(t *testing.T) *lab.Cmd {
+	t.Helper()
+	server := s.h1.Command(t.Context(), s.peer, "serve", "-name", "well", "-tcp", sickPort)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sicken(server) })
+	return server
+}
+
+func sicken(server *lab.Cmd) {
+	_ = server.Process.Kill() // it may be gone
+	_ = server.Wait()
+}
+
+// everywhere wants every host to see the instances so, and clients of all kinds to get the same ones.
+func (s sickStory) everywhere(t *testing.T, one, two string, seen ...string) {
+	t.Helper()
+	s.t = t
+	for _, h := range []*lab.Host{s.h1, s.h2} {
+		s.behind(h, "frail", fmt.Sprintf("host h1 [%s %s] ", s.h1.Addr, s.h1.Addr6)+one, fmt.Sprintf("host h2 [%s %s] ", s.h2.Addr, s.h2.Addr6)+two)
+		s.sees(t, h, "", "frail", seen...)
+	}
+	s.sees(t, s.h1, "near", "frail", seen...)
+	s.sees(t, s.h2, "far", "frail", seen...)
+	s.sees(t, s.h2, "stranger", "frail", seen...)
+}
+
+func (s sickStory) refused() string {
+	return fmt.Sprintf("unhealthy: tcp %s: connect: connection refused", netip.AddrPortFrom(s.h1.Addr, 8086))
+}
+
+// story makes them well and unwell: who is unwell gets nothing, unless both are; and where tasks of a network are behind the
+// same VIP these get all there, as long as they are well.
+func (s sickStory) story(t *testing.T) {
+	s.t = t
+	const well, kept = "serving, healthy", ", kept because no other backend is up"
+	failing := "unhealthy: command test -e " + s.file + ": status 1"
+	s.everywhere(t, s.refused()+kept, failing+kept, "h1", "h2")
+	server := s.well(t)
+	s.everywhere(t, well, failing, "h1")
+	if err := os.WriteFile(s.file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.everywhere(t, well, well, "h1", "h2")
+	sicken(server)
+	s.everywhere(t, s.refused(), well, "h2")
+	if err := os.Remove(s.file); err != nil {
+		t.Fatal(err)
+	}
+	s.everywhere(t, s.refused()+kept, failing+kept, "h1", "h2")
+	args := []string{"run", "--network", "prod", "--name", "fit", "--vip", "/frail:8080=80/tcp", "--", s.peer, "serve", "-name", "fit", "-tcp", "80"}
+	fit := s.task(s.h2, args)
+	s.sees(t, s.h2, "far", "frail", "fit")
+	s.sees(t, s.h1, "", "frail", "fit")
+	s.sees(t, s.h2, "stranger", "frail", "h1", "h2")
+	if _, err := s.h2.Weft(t.Context(), "task", "kill", "fit").Output(); err != nil {
+		t.Error(err)
+	}
+	_ = fit.Wait() // killed
+	s.sees(t, s.h2, "far", "frail", "h1", "h2")
+}
+
+// moved asks where h1 has another address than when the instance started.
+func (s sickStory) moved(t *testing.T) {
+	s.t = t
+	one := func(reason string) {
+		t.Helper()
+		s.behind(s.h2, "frail", fmt.Sprintf("host h1 [%s %s] ", s.h1.Addr, s.h1.Addr6)+reason,
+			fmt.Sprintf("host h2 [%s %s] ", s.h2.Addr, s.h2.Addr6)+"unhealthy: command test -e "+s.file+": status 1")
+	}
+	server := s.well(t)
+	one("serving, healthy")
+	sicken(server)
+	s.sees(t, s.h2, "far", "frail", "h1", "h2")
+	s.well(t)
+	one("serving, healthy")
+	s.sees(t, s.h2, "far", "frail", "h1")
 }
 
 // replaced ends and starts the instance of h2 again and again under clients' connections, of which none fails.

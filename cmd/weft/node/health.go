@@ -6,6 +6,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -15,6 +18,7 @@ import (
 	"weft/agent/health"
 	"weft/agent/sandbox"
 	"weft/lb"
+	"weft/overlay"
 )
 
 // readHealth reads the flag --health.
@@ -34,8 +38,12 @@ func (w *wish) firstHealth() lb.Health {
 
 // watch checks the task until ctx ends, and tells every VIP that it is behind, or its names where it is behind none.
 func (r *running) watch(ctx context.Context, check health.Check) {
+	var moved func(context.Context) netip.Addr
+	if r.inHost {
+		moved = func(ctx context.Context) netip.Addr { return r.moved(ctx, check.Timeout) }
+	}
 	health.Watch(ctx, health.Options{
-		Check: check, Addr: r.addr, NetNS: r.task.NetNS, Serving: Serving,
+		Check: check, Addr: r.addr, Moved: moved, NetNS: r.task.NetNS, Serving: Serving,
 		Execute: func(ctx context.Context, command []string) error {
 			exit, err := sandbox.Exec(ctx, sandbox.Target{PID: r.task.PID, StartTime: r.task.StartTime, Cgroup: r.task.Cgroup}, sandbox.Visit{Command: command})
 			if err == nil && exit != (sandbox.Exit{}) {
@@ -53,6 +61,19 @@ func (r *running) watch(ctx context.Context, check health.Check) {
 			fmt.Fprintf(r.out, "weft: task %s is %s%s\n", r.id, s.Health, detail(s))
 		}
 	})
+}
+
+// moved returns where a task in its node's own network is now, nothing if the daemon is away for as long as a question may
+// take.
+func (r *running) moved(ctx context.Context, patience time.Duration) netip.Addr {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	endpoints, err := r.daemon.Overlay.Endpoints(ctx)
+	i := slices.IndexFunc(endpoints, func(e overlay.Endpoint) bool { return e.ID == r.id })
+	if err != nil || i < 0 || len(endpoints[i].Addrs()) == 0 {
+		return netip.Addr{}
+	}
+	return endpoints[i].Addrs()[0]
 }
 
 // tell says in one network how the task is.

@@ -54,6 +54,7 @@ type running struct {
 	task   *sandbox.Task
 	out    io.Writer
 	addr   netip.Addr // its first
+	inHost bool       // and its node's, wherever that goes
 	behind []behind
 }
 
@@ -144,7 +145,7 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	for _, e := range endpoints {
 		addrs = append(addrs, e.Addrs()...)
 	}
-	r := &running{id: w.id, daemon: d, task: task, out: c.env.Stderr, addr: addrs[0], behind: behind}
+	r := &running{id: w.id, daemon: d, task: task, out: c.env.Stderr, addr: addrs[0], inHost: w.inHost, behind: behind}
 	fmt.Fprintf(c.env.Stderr, "weft: task %s is %s on %s\n", w.id, show.List(addrs), endpoints[0].Node)
 	if err := task.Release(ctx); err != nil {
 		return err
