@@ -210,7 +210,8 @@ type Service interface {
 	// Attach joins a task to a network and returns when its address works on this node. The same
 	// attachment again returns the same endpoint; with other groups, and all else the same, the task is in
 	// those from now on, its flows too; the same id with other contents is ErrConflict.
-	// It waits for the masters where it needs a first block or identity, until ctx ends.
+	// It waits for the masters where it needs a first block or identity, until ctx ends, and up to two seconds for a
+	// network or group that the node does not know: it may have been added just now.
 	Attach(ctx context.Context, a Attachment) (Endpoint, error)
 	// Detach undoes Attach; an unknown id is no error.
 	Detach(ctx context.Context, id string) error

@@ -62,7 +62,7 @@ func (e *Engine) attach(ctx context.Context, a overlay.Attachment) (overlay.Endp
 		}
 		return ep, err
 	}
-	n, err := e.declared(a)
+	n, err := e.declared(ctx, a)
 	if err != nil {
 		return overlay.Endpoint{}, err
 	}
@@ -116,8 +116,29 @@ func (e *Engine) hasLink(ctx context.Context, en entry) bool {
 	return err != nil || en.InHost() || isAmong(en, links)
 }
 
-// declared checks an attachment against what the masters declared.
-func (e *Engine) declared(a overlay.Attachment) (overlay.Network, error) {
+// newsTakes is how long what the masters declared just now may take to get here.
+const newsTakes = 2 * time.Second
+
+// declared checks an attachment against what the masters declared. What is not known may be news: it is waited for.
+func (e *Engine) declared(ctx context.Context, a overlay.Attachment) (overlay.Network, error) {
+	ctx, cancel := context.WithTimeout(ctx, newsTakes)
+	defer cancel()
+	for {
+		changed := e.o.Rows.Changed(discovery.KindNetwork, discovery.KindGroup)
+		n, err := e.known(a)
+		if !errors.Is(err, overlay.ErrNotFound) {
+			return n, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return n, err
+		}
+	}
+}
+
+// known checks an attachment against what is known now.
+func (e *Engine) known(a overlay.Attachment) (overlay.Network, error) {
 	n, ok := e.facts.Network(a.Network)
 	if !ok {
 		var known []string

@@ -96,6 +96,29 @@ func TestAttachFillsEveryTable(t *testing.T) {
 	})
 }
 
+// What an operator added just now may be news to the node: a task that is early waits a little, by whatever it comes.
+func TestAttachWaitsForNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, options{})
+		go func() {
+			time.Sleep(time.Second)
+			fresh := overlay.Network{Name: "fresh", VNI: 77, Subnet4: netip.MustParsePrefix("9.77.0.0/16")}
+			n.masters.say(discovery.KindNetwork, fresh.Name, fresh.Normal())
+			time.Sleep(time.Second)
+			n.masters.say(discovery.KindGroup, "fresh/new", overlay.Group{Network: "fresh", Name: "new"})
+		}()
+		bare := n.attach(t, task("bare", "fresh"))
+		grouped := n.attach(t, task("grouped", "fresh", "new"))
+		if bare.VNI != 77 || grouped.Identity == bare.Identity {
+			t.Errorf("got %+v and %+v", bare, grouped)
+		}
+		began := time.Now()
+		if _, err := n.Attach(t.Context(), task("late", "never")); !errors.Is(err, overlay.ErrNotFound) || time.Since(began) > 2*time.Second {
+			t.Errorf("got %v after %s, want ErrNotFound within two seconds", err, time.Since(began))
+		}
+	})
+}
+
 func TestAttachWithoutMastersTellsSo(t *testing.T) {
 	for name, row := range map[string]struct {
 		groups []string

@@ -15,7 +15,7 @@ import (
 func (e *Engine) regroup(ctx context.Context, en entry, groups []string) (overlay.Endpoint, error) {
 	a := en.Attachment
 	a.Groups = groups
-	n, err := e.declared(a)
+	n, err := e.declared(ctx, a)
 	if err != nil {
 		return overlay.Endpoint{}, err
 	}

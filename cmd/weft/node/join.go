@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"time"
 
 	"weft/agent/sandbox"
 	"weft/cmd/weft/show"
@@ -155,31 +154,10 @@ func join(ctx context.Context, d *Daemon, task *sandbox.Task, w wish) (endpoints
 	return endpoints, all, nil
 }
 
-// Networks and groups that were added just now are known to this node a little later.
-const (
-	newsTakes = 2 * time.Second
-	newsEvery = 50 * time.Millisecond
-)
-
-// attach joins a network, and waits for one that this node may not have heard of yet.
-func attach(ctx context.Context, d *Daemon, a overlay.Attachment) (overlay.Endpoint, error) {
-	for began := time.Now(); ; {
-		e, err := d.Overlay.Attach(ctx, a)
-		if !errors.Is(err, overlay.ErrNotFound) || time.Since(began) > newsTakes {
-			return e, err
-		}
-		select {
-		case <-time.After(newsEvery):
-		case <-ctx.Done():
-			return e, err
-		}
-	}
-}
-
 func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) (endpoint overlay.Endpoint, b behind, err error) {
 	m := w.joins[i]
 	id, link := w.attachment(i)
-	endpoint, err = attach(ctx, d, overlay.Attachment{
+	endpoint, err = d.Overlay.Attach(ctx, overlay.Attachment{
 		ID: id, Task: w.id, Name: w.name, Network: m.network, Groups: m.groups, Interface: link, Ports: m.ports, Fixed: m.fixed,
 		NetNS: task.NetNS, OwnerPID: task.PID, OwnerStart: task.StartTime, Cgroup: task.Cgroup,
 	})
