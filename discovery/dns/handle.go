@@ -107,15 +107,7 @@ func accept(m *wire.Msg) (rcode int, ok bool) {
 	return wire.RcodeSuccess, true
 }
 
-func asker(w wire.ResponseWriter) netip.Addr {
-	switch a := w.RemoteAddr().(type) {
-	case *net.UDPAddr:
-		return a.AddrPort().Addr().Unmap()
-	case *net.TCPAddr:
-		return a.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
-}
+func asker(w wire.ResponseWriter) netip.Addr { return askerAt(w.RemoteAddr()) }
 
 // reply makes the message of an answer about an own name. Names are as they were asked for.
 func (s *Server) reply(q *question, a answer.Answer) *wire.Msg {

@@ -28,7 +28,8 @@ type limits struct {
 type allowance struct {
 	tokens float64
 	at     time.Time
-	open   int
+	open   int // foreign questions
+	conns  int // TCP connections
 }
 
 func newLimits(rate int) *limits {
@@ -70,11 +71,27 @@ func (l *limits) open(asker netip.Addr, now time.Time) (done func(), ok bool) {
 		return nil, false
 	}
 	a.open++
+	return l.giveBack(&a.open), true
+}
+
+// connect takes one of the asker's most places for connections; done gives it back.
+func (l *limits) connect(asker netip.Addr, most int, now time.Time) (done func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.of(asker, now)
+	if a.conns >= most {
+		return nil, false
+	}
+	a.conns++
+	return l.giveBack(&a.conns), true
+}
+
+func (l *limits) giveBack(places *int) func() {
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		a.open--
-	}, true
+		*places--
+	}
 }
 
 // of returns an asker's allowance. Those that are full again are forgotten first, once a second.
@@ -85,7 +102,7 @@ func (l *limits) of(asker netip.Addr, now time.Time) *allowance {
 	if len(l.askers) >= maxAskers && now.Sub(l.swept) >= time.Second {
 		l.swept = now
 		for addr, a := range l.askers {
-			if a.open == 0 && now.Sub(a.at) >= time.Second {
+			if a.open+a.conns == 0 && now.Sub(a.at) >= time.Second {
 				delete(l.askers, addr)
 			}
 		}

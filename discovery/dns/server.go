@@ -33,7 +33,6 @@ import (
 	"time"
 
 	wire "github.com/miekg/dns"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"weft/discovery/dns/foreign"
@@ -43,9 +42,7 @@ import (
 
 // Limits of the sockets.
 const (
-	maxUDP     = 1232             // bytes of an answer over UDP (DNS flag day 2020), as in the kernel
-	maxConns   = 1024             // TCP connections per address
-	idle       = 10 * time.Second // of a TCP connection between questions
+	maxUDP     = 1232 // bytes of an answer over UDP (DNS flag day 2020), as in the kernel
 	stopWithin = 2 * time.Second
 	// backlog is how many bytes of questions wait in a socket, about 2,000, while the node is busy.
 	backlog = 1 << 20
@@ -249,7 +246,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		g.Go(func() error {
 			return run(gctx, &wire.Server{
-				Listener: netutil.LimitListener(k.tcp, maxConns), Handler: handler, MsgAcceptFunc: admit, MaxTCPQueries: -1,
+				Listener: s.listen(k.tcp), Handler: handler, MsgAcceptFunc: admit, MaxTCPQueries: -1,
 				IdleTimeout: func() time.Duration { return idle },
 			})
 		})

@@ -153,8 +153,18 @@ func (f *Resolvers) ask(ctx context.Context, q *Question) (Reply, error) {
 		return Reply{}, errBusy
 	}
 	defer f.asked.Release(1)
+	best := f.race(ctx, q)
+	if best.err != nil {
+		return Reply{}, fmt.Errorf("ask for %s: %w", q.Name, best.err)
+	}
+	best.Raw[0], best.Raw[1] = byte(q.Msg.Id>>8), byte(q.Msg.Id)
+	return best.Reply, nil
+}
+
+// race asks one resolver after the other, some of them at once, and returns the first good answer, or else what the first said.
+func (f *Resolvers) race(ctx context.Context, q *Question) result {
 	ctx, cancel := context.WithTimeout(ctx, askFor)
-	defer cancel()
+	defer cancel() // those that are slower hear that nobody listens
 	order := choose(f.upstreams)
 	replies := make(chan result, len(order)) // one each, so that the slower ones never wait for us
 	asked := 0
@@ -186,15 +196,11 @@ func (f *Resolvers) ask(ctx context.Context, q *Question) (Reply, error) {
 			}
 		}
 		if best.err == nil && good(best.Msg) {
-			break // the others are told by cancel that nobody listens
+			return best
 		}
 		if asked < len(order) && ctx.Err() == nil {
 			next()
 		}
 	}
-	if best.err != nil {
-		return Reply{}, fmt.Errorf("ask for %s: %w", q.Name, best.err)
-	}
-	best.Raw[0], best.Raw[1] = byte(q.Msg.Id>>8), byte(q.Msg.Id)
-	return best.Reply, nil
+	return best
 }
