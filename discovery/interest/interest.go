@@ -29,6 +29,10 @@ const (
 	DefaultPatience = time.Second
 )
 
+// maxTopics is how many topics are held one by one; who asks for more names than that holds all of them, whose number is the
+// cluster's and not the asker's.
+const maxTopics = 4096
+
 // While no master answers.
 const (
 	grace  = time.Second     // as peers.DefaultGrace: then nodes are talked to
@@ -62,7 +66,8 @@ type Options struct {
 	ColdFor time.Duration // without a question after that, until the rows go
 	// Patience is how long the first question for a topic waits at most.
 	Patience time.Duration
-	// Cool is told of topics that nobody asked for: who answers for them without asking here ends that. Nil: nobody.
+	// Cool is told of topics that nobody asked for: who answers for them without asking here ends that; that of every
+	// name stands for names of which there is no topic, too. Nil: nobody.
 	Cool func([]discovery.Topic)
 	// Left is told when rows went because nobody asked for them. Nil: nobody.
 	Left func()
@@ -126,7 +131,7 @@ func New(o Options) (*Interest, error) {
 func (i *Interest) Adopt(topics []discovery.Topic) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.take(topics, time.Now())
+	i.take(i.covered(topics), time.Now())
 }
 
 // Use says that a question is about topics, and returns whether all their rows are here, for which it waits
@@ -155,6 +160,7 @@ func (i *Interest) use(topics []discovery.Topic) (held bool, left time.Duration)
 	now := time.Now()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	topics = i.covered(topics)
 	i.take(topics, now)
 	held = true
 	for _, t := range topics {
@@ -164,6 +170,18 @@ func (i *Interest) use(topics []discovery.Topic) (held bool, left time.Duration)
 		}
 	}
 	return held, left
+}
+
+// covered puts all names in the place of topics that are too many; mu is held.
+func (i *Interest) covered(topics []discovery.Topic) []discovery.Topic {
+	fresh := func(t discovery.Topic) bool { return i.topics[t] == nil }
+	if len(i.topics) < maxTopics || !slices.ContainsFunc(topics, fresh) {
+		return topics
+	}
+	if i.topics[everyName] == nil {
+		i.log.Info("many names are asked for; all are taken", "topics", len(i.topics))
+	}
+	return append(slices.DeleteFunc(slices.Clone(topics), fresh), everyName)
 }
 
 // take takes topics; mu is held.

@@ -4,6 +4,7 @@ package interest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -208,6 +209,30 @@ func TestAllNamesAreTakenWhileNoMasterAnswers(t *testing.T) {
 		time.Sleep(2 * look)
 		if !slices.Equal(w.taken(), []discovery.Topic{db, web}) || w.timesLeft() != 1 {
 			t.Errorf("taken %v, left %d times; want what was asked for, once", w.taken(), w.timesLeft())
+		}
+	})
+}
+
+// A task that asks for ever new names makes its node hold all names, not ever more topics.
+func TestManyNamesAreHeldAsAll(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.say(1<<32, 0)
+		w.Use(t.Context(), web)
+		for n := range 2 * maxTopics {
+			if !w.Use(t.Context(), discovery.NameTopic(fmt.Sprint("random-", n)), db) {
+				t.Fatalf("question %d is not held", n)
+			}
+		}
+		if taken := w.taken(); len(taken) > maxTopics+2 || !slices.Contains(taken, everyName) || !slices.Contains(taken, db) {
+			t.Fatalf("%d topics are taken, all names among them %t", len(taken), slices.Contains(taken, everyName))
+		}
+		for range 4 { // it is over: what is asked for stays
+			time.Sleep(DefaultIdle / 2)
+			w.Use(t.Context(), web)
+		}
+		if taken := w.taken(); !slices.Equal(taken, []discovery.Topic{web}) || !slices.Contains(w.cooled(), everyName) {
+			t.Errorf("%d topics are taken, want web alone", len(taken))
 		}
 	})
 }

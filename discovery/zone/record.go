@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,14 @@ const (
 	SRV   Type = 33
 	Any   Type = 255
 )
+
+// heldTypes are those of records.
+var heldTypes = [...]Type{A, NS, CNAME, SOA, PTR, AAAA, SRV}
+
+// Held tells whether zones hold records of the type: of another one every name has none.
+func (t Type) Held() bool {
+	return slices.Contains(heldTypes[:], t)
+}
 
 // String is the type's mnemonic.
 func (t Type) String() string {

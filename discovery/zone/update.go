@@ -258,7 +258,7 @@ func merge(old []Record, e *edit) []Record {
 // differences returns the types whose answers differ in some view.
 func differences(old, now Answer) []Type {
 	var types []Type
-	for _, t := range [...]Type{A, NS, CNAME, SOA, PTR, AAAA, SRV} {
+	for _, t := range heldTypes {
 		if !slices.Equal(old.visible(t), now.visible(t)) {
 			types = append(types, t)
 		}

@@ -115,10 +115,11 @@ func (d *daemon) adoptAnswers() {
 	}
 }
 
-// forgetAnswers takes the answers made of topics out of the kernel.
+// forgetAnswers takes the answers made of topics out of the kernel; where all names are such a topic, those of all.
 func (d *daemon) forgetAnswers(topics []discovery.Topic) {
 	z := d.discovery.Zone()
+	all := slices.Contains(topics, discovery.Topic{Kind: discovery.KindName, Of: discovery.Every})
 	d.names.Forget(func(name string) bool {
-		return slices.ContainsFunc(z.Topics(name), func(t discovery.Topic) bool { return slices.Contains(topics, t) })
+		return all && len(z.Topics(name)) > 0 || slices.ContainsFunc(z.Topics(name), func(t discovery.Topic) bool { return slices.Contains(topics, t) })
 	})
 }

@@ -143,7 +143,7 @@ func (l *Answers) inherit(k Key) {
 }
 
 func (l *Answers) insert(r *entry, p prepared) {
-	r.depends, r.missing, r.inherited = p.Depends, p.Rcode == wire.RcodeNameError, false
+	r.depends, r.missing, r.inherited = p.Depends, p.Rcode == wire.RcodeNameError || !zone.Type(r.Type).Held(), false
 	l.entries[r.Key] = r
 	for _, n := range append([]string{r.Name}, r.depends...) {
 		if !slices.Contains(l.byName[n], r) {

@@ -22,8 +22,8 @@ import (
 	"weft/discovery/zone"
 )
 
-// Limits of what may be resident in the kernel. Names that are missing have a share of their own, so
-// that a task which asks for random names pushes out no answer.
+// Limits of what may be resident in the kernel. What is missing for sure, names and types that no zone has, has a share of its
+// own, so that a task which asks for random ones pushes out no answer.
 const (
 	maxResident = 65536
 	maxMissing  = 4096
@@ -75,7 +75,7 @@ type Stats struct {
 type entry struct {
 	Key
 	depends []string // other names with a part in the answer
-	missing bool     // NXDOMAIN
+	missing bool     // NXDOMAIN, or a type that no zone has
 	// inherited from an earlier process, and nothing in this one's zone has told yet what is true.
 	inherited bool
 	place     *list.Element
@@ -97,7 +97,7 @@ type Answers struct {
 	entries  map[Key]*entry
 	byName   map[string][]*entry // by the names an answer depends on, its own too
 	known    *list.List          // of *entry, oldest first
-	missing  *list.List          // the same for missing names
+	missing  *list.List          // the same for what is missing
 	refused  map[Key]struct{}
 	journal  *journal
 	settled  bool // what an earlier process left in the kernel is accounted for

@@ -52,6 +52,12 @@ func TestMissingNamesPushOutNoAnswer(t *testing.T) {
 	if _, ok := k.Get(0, "web.weft.mesos.", wire.TypeA); !ok || k.Len() != maxMissing+1 {
 		t.Errorf("%d answers, web among them %t, want %d", k.Len(), ok, maxMissing+1)
 	}
+	for qtype := range uint16(2 * maxMissing) {
+		learn(l, z, "web.weft.mesos.", 1000+qtype)
+	}
+	if _, ok := k.Get(0, "web.weft.mesos.", wire.TypeA); !ok || k.Len() != maxMissing+1 {
+		t.Errorf("after many types %d answers, web among them %t, want %d", k.Len(), ok, maxMissing+1)
+	}
 	if l.Stats().Resident != k.Len() {
 		t.Errorf("%d resident, %d in the kernel", l.Stats().Resident, k.Len())
 	}
