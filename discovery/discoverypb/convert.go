@@ -101,7 +101,7 @@ func nodesOut(nodes []discovery.NodeStatus) []*NodeStatus {
 		}
 		out[i] = &NodeStatus{
 			Id: string(n.ID), Hostname: n.Hostname, Addrs: addrsOut(n.Addrs), Peer: n.Peer, Mtu: int64(n.MTU),
-			Zone: n.Zone, Version: n.Version, Alive: n.Alive, Admitted: n.Admitted, SinceNs: since,
+			Zone: n.Zone, Version: n.Version, Alive: n.Alive, Admitted: n.Admitted, SinceNs: since, Warnings: n.Warnings,
 		}
 	}
 	return out
@@ -116,7 +116,7 @@ func nodesIn(nodes []*NodeStatus) ([]discovery.NodeStatus, error) {
 		node := discovery.NodeStatus{
 			Node: discovery.Node{
 				ID: discovery.NodeID(n.GetId()), Hostname: n.GetHostname(), Addrs: addrs, Peer: n.GetPeer(),
-				MTU: int(n.GetMtu()), Zone: n.GetZone(), Version: n.GetVersion(),
+				MTU: int(n.GetMtu()), Zone: n.GetZone(), Version: n.GetVersion(), Warnings: n.GetWarnings(),
 			},
 			Alive: n.GetAlive(), Admitted: n.GetAdmitted(),
 		}

@@ -1464,6 +1464,7 @@ type NodeStatus struct {
 	Alive         bool                   `protobuf:"varint,8,opt,name=alive,proto3" json:"alive,omitempty"`
 	Admitted      bool                   `protobuf:"varint,9,opt,name=admitted,proto3" json:"admitted,omitempty"`
 	SinceNs       int64                  `protobuf:"varint,10,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"` // Unix time, 0: unknown
+	Warnings      []string               `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`               // what an operator should know of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1566,6 +1567,13 @@ func (x *NodeStatus) GetSinceNs() int64 {
 		return x.SinceNs
 	}
 	return 0
+}
+
+func (x *NodeStatus) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type RowsRequest struct {
@@ -1840,7 +1848,7 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\bleft_out\x18\a \x01(\bR\aleftOut\"\x0e\n" +
 	"\fNodesRequest\"D\n" +
 	"\rNodesResponse\x123\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x1d.weft.discovery.v1.NodeStatusR\x05nodes\"\xef\x01\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x1d.weft.discovery.v1.NodeStatusR\x05nodes\"\x8b\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -1853,7 +1861,8 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x05alive\x18\b \x01(\bR\x05alive\x12\x1a\n" +
 	"\badmitted\x18\t \x01(\bR\badmitted\x12\x19\n" +
 	"\bsince_ns\x18\n" +
-	" \x01(\x03R\asinceNs\"!\n" +
+	" \x01(\x03R\asinceNs\x12\x1a\n" +
+	"\bwarnings\x18\v \x03(\tR\bwarnings\"!\n" +
 	"\vRowsRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\":\n" +
 	"\fRowsResponse\x12*\n" +

@@ -92,7 +92,7 @@ func TestEverythingArrivesAsItWasSaid(t *testing.T) {
 			{
 				Node: discovery.Node{
 					ID: "n1", Hostname: "host", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Peer: "10.0.0.1:7000",
-					MTU: 1500, Zone: "z", Version: "v",
+					MTU: 1500, Zone: "z", Version: "v", Warnings: []string{"the path to node n2 carries 1400 bytes, the link 1500", "and 3 more"},
 				},
 				Alive: true, Admitted: true, Since: time.Unix(1, 2),
 			},

@@ -321,7 +321,7 @@ func (d *daemon) resolvers() ([]netip.AddrPort, error) {
 }
 
 // makeDiscovery makes the room that answers for names, and tells the cluster who this node is.
-func (d *daemon) makeDiscovery(context.Context) (err error) {
+func (d *daemon) makeDiscovery(ctx context.Context) (err error) {
 	d.discovery, err = discoveryengine.New(discoveryengine.Options{
 		Store: d.store, Members: d.gossip, Server: d.names, Interest: d.interest, Log: d.log.WithGroup("names"),
 		Zone: zone.Options{
@@ -344,6 +344,9 @@ func (d *daemon) makeDiscovery(context.Context) (err error) {
 	d.adoptAnswers()
 	if d.hostname, err = os.Hostname(); err != nil {
 		return err
+	}
+	for _, w := range d.o.warnings() {
+		d.log.WarnContext(ctx, "flags don't go together", "warning", w)
 	}
 	return d.tell(d.underlay)
 }

@@ -5,6 +5,7 @@ package netd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -54,8 +55,16 @@ func (d *daemon) node(u apply.Underlay) discovery.Node {
 	}
 	return discovery.Node{
 		ID: discovery.NodeID(d.o.Node), Hostname: d.hostname, Addrs: addrs, Peer: d.peerAddr(), MTU: u.MTU, Zone: d.o.Zone, Version: d.o.Version,
-		Warnings: d.overlay.Warnings(),
+		Warnings: append(d.o.warnings(), d.overlay.Warnings()...),
 	}
+}
+
+// warnings are what operators should know of flags that don't go together, and that a node may have all the same.
+func (o *Options) warnings() []string {
+	if o.SlowDecap && o.Tunnel2 != 0 {
+		return []string{fmt.Sprintf("--slow-decap: nobody answers probes here, so no other node finds out that it should send by --tunnel-port-2 %d", o.Tunnel2)}
+	}
+	return nil
 }
 
 func (d *daemon) tell(u apply.Underlay) error {

@@ -63,9 +63,13 @@ func nodes() *facts {
 	f := &facts{}
 	for i, addr := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.1"} {
 		id := fmt.Sprint("h", i+1)
-		f.say(id, discovery.KindNode, id, discovery.Node{
+		n := discovery.Node{
 			ID: discovery.NodeID(id), Hostname: id + ".example", Addrs: []netip.Addr{netip.MustParseAddr(addr)}, MTU: 1500, Version: "v1",
-		})
+		}
+		if i == 0 {
+			n.Warnings = []string{"the path to node h2 carries 1400 bytes, the link 1500", "node h3 is not reached by the tunnel's port: the second one is used"}
+		}
+		f.say(id, discovery.KindNode, id, n)
 	}
 	f.say("h1", discovery.KindWant, "prod", overlay.Want{Network: "prod", Blocks4: 2, Blocks6: 1})
 	f.say("h2", discovery.KindWant, "prod", overlay.Want{Network: "prod", Groups: []string{"cache"}})
