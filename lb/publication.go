@@ -27,6 +27,18 @@ type Publication struct {
 	Return Return `json:"return,omitempty"`
 }
 
+// PublicationStatus is a publication as a node sees it.
+type PublicationStatus struct {
+	Publication
+	Edges []EdgeStatus `json:"edges"` // nodes of the edge that live, by id; nil: they were not asked
+}
+
+// EdgeStatus is whether a node of the edge acts by what the masters said last of publications.
+type EdgeStatus struct {
+	Node    discovery.NodeID `json:"node"`
+	Applied bool             `json:"applied"`
+}
+
 // Return is how answers get from a task's node to a client outside.
 type Return string
 

@@ -25,6 +25,272 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PublishedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Edges         bool                   `protobuf:"varint,1,opt,name=edges,proto3" json:"edges,omitempty"` // ask the nodes of the edge whether they act by them: up to a second
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishedRequest) Reset() {
+	*x = PublishedRequest{}
+	mi := &file_lb_lbpb_lb_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishedRequest) ProtoMessage() {}
+
+func (x *PublishedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lb_lbpb_lb_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishedRequest.ProtoReflect.Descriptor instead.
+func (*PublishedRequest) Descriptor() ([]byte, []int) {
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PublishedRequest) GetEdges() bool {
+	if x != nil {
+		return x.Edges
+	}
+	return false
+}
+
+type PublishedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Publications  []*Publication         `protobuf:"bytes,1,rep,name=publications,proto3" json:"publications,omitempty"`
+	Edges         []*Edge                `protobuf:"bytes,2,rep,name=edges,proto3" json:"edges,omitempty"` // of all publications; in the first message
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishedResponse) Reset() {
+	*x = PublishedResponse{}
+	mi := &file_lb_lbpb_lb_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishedResponse) ProtoMessage() {}
+
+func (x *PublishedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lb_lbpb_lb_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishedResponse.ProtoReflect.Descriptor instead.
+func (*PublishedResponse) Descriptor() ([]byte, []int) {
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PublishedResponse) GetPublications() []*Publication {
+	if x != nil {
+		return x.Publications
+	}
+	return nil
+}
+
+func (x *PublishedResponse) GetEdges() []*Edge {
+	if x != nil {
+		return x.Edges
+	}
+	return nil
+}
+
+// Publication is lb.Publication.
+type Publication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addr          string                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	VipNetwork    string                 `protobuf:"bytes,3,opt,name=vip_network,json=vipNetwork,proto3" json:"vip_network,omitempty"`
+	VipName       string                 `protobuf:"bytes,4,opt,name=vip_name,json=vipName,proto3" json:"vip_name,omitempty"` // or
+	VipAddr       string                 `protobuf:"bytes,5,opt,name=vip_addr,json=vipAddr,proto3" json:"vip_addr,omitempty"`
+	VipPort       uint32                 `protobuf:"varint,6,opt,name=vip_port,json=vipPort,proto3" json:"vip_port,omitempty"`
+	Protocol      string                 `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"` // tcp or udp
+	Affinity      bool                   `protobuf:"varint,8,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Quic          bool                   `protobuf:"varint,9,opt,name=quic,proto3" json:"quic,omitempty"`
+	Return        string                 `protobuf:"bytes,10,opt,name=return,proto3" json:"return,omitempty"` // edge; empty: direct
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publication) Reset() {
+	*x = Publication{}
+	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publication) ProtoMessage() {}
+
+func (x *Publication) ProtoReflect() protoreflect.Message {
+	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publication.ProtoReflect.Descriptor instead.
+func (*Publication) Descriptor() ([]byte, []int) {
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Publication) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *Publication) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Publication) GetVipNetwork() string {
+	if x != nil {
+		return x.VipNetwork
+	}
+	return ""
+}
+
+func (x *Publication) GetVipName() string {
+	if x != nil {
+		return x.VipName
+	}
+	return ""
+}
+
+func (x *Publication) GetVipAddr() string {
+	if x != nil {
+		return x.VipAddr
+	}
+	return ""
+}
+
+func (x *Publication) GetVipPort() uint32 {
+	if x != nil {
+		return x.VipPort
+	}
+	return 0
+}
+
+func (x *Publication) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Publication) GetAffinity() bool {
+	if x != nil {
+		return x.Affinity
+	}
+	return false
+}
+
+func (x *Publication) GetQuic() bool {
+	if x != nil {
+		return x.Quic
+	}
+	return false
+}
+
+func (x *Publication) GetReturn() string {
+	if x != nil {
+		return x.Return
+	}
+	return ""
+}
+
+// Edge is a node of the edge that lives.
+type Edge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Applied       bool                   `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Edge) Reset() {
+	*x = Edge{}
+	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Edge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Edge) ProtoMessage() {}
+
+func (x *Edge) ProtoReflect() protoreflect.Message {
+	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Edge.ProtoReflect.Descriptor instead.
+func (*Edge) Descriptor() ([]byte, []int) {
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Edge) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Edge) GetApplied() bool {
+	if x != nil {
+		return x.Applied
+	}
+	return false
+}
+
 type PublishRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -40,7 +306,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[0]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -52,7 +318,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[0]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -65,7 +331,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{0}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PublishRequest) GetTask() string {
@@ -126,7 +392,7 @@ type PublishResponse struct {
 
 func (x *PublishResponse) Reset() {
 	*x = PublishResponse{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[1]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -138,7 +404,7 @@ func (x *PublishResponse) String() string {
 func (*PublishResponse) ProtoMessage() {}
 
 func (x *PublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[1]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -151,7 +417,7 @@ func (x *PublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
 func (*PublishResponse) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{1}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PublishResponse) GetVips() []*VIP {
@@ -173,7 +439,7 @@ type SetStateRequest struct {
 
 func (x *SetStateRequest) Reset() {
 	*x = SetStateRequest{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +451,7 @@ func (x *SetStateRequest) String() string {
 func (*SetStateRequest) ProtoMessage() {}
 
 func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[2]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +464,7 @@ func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateRequest.ProtoReflect.Descriptor instead.
 func (*SetStateRequest) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{2}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SetStateRequest) GetTask() string {
@@ -238,7 +504,7 @@ type SetStateResponse struct {
 
 func (x *SetStateResponse) Reset() {
 	*x = SetStateResponse{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +516,7 @@ func (x *SetStateResponse) String() string {
 func (*SetStateResponse) ProtoMessage() {}
 
 func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[3]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +529,7 @@ func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateResponse.ProtoReflect.Descriptor instead.
 func (*SetStateResponse) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{3}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetStateResponse) GetLate() []string {
@@ -282,7 +548,7 @@ type WithdrawRequest struct {
 
 func (x *WithdrawRequest) Reset() {
 	*x = WithdrawRequest{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +560,7 @@ func (x *WithdrawRequest) String() string {
 func (*WithdrawRequest) ProtoMessage() {}
 
 func (x *WithdrawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[4]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +573,7 @@ func (x *WithdrawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawRequest) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{4}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WithdrawRequest) GetTask() string {
@@ -325,7 +591,7 @@ type WithdrawResponse struct {
 
 func (x *WithdrawResponse) Reset() {
 	*x = WithdrawResponse{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +603,7 @@ func (x *WithdrawResponse) String() string {
 func (*WithdrawResponse) ProtoMessage() {}
 
 func (x *WithdrawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[5]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +616,7 @@ func (x *WithdrawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawResponse) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{5}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{9}
 }
 
 type VIPsRequest struct {
@@ -362,7 +628,7 @@ type VIPsRequest struct {
 
 func (x *VIPsRequest) Reset() {
 	*x = VIPsRequest{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +640,7 @@ func (x *VIPsRequest) String() string {
 func (*VIPsRequest) ProtoMessage() {}
 
 func (x *VIPsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[6]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +653,7 @@ func (x *VIPsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPsRequest.ProtoReflect.Descriptor instead.
 func (*VIPsRequest) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{6}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VIPsRequest) GetNetwork() string {
@@ -406,7 +672,7 @@ type VIPsResponse struct {
 
 func (x *VIPsResponse) Reset() {
 	*x = VIPsResponse{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +684,7 @@ func (x *VIPsResponse) String() string {
 func (*VIPsResponse) ProtoMessage() {}
 
 func (x *VIPsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[7]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +697,7 @@ func (x *VIPsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPsResponse.ProtoReflect.Descriptor instead.
 func (*VIPsResponse) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{7}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VIPsResponse) GetVips() []*VIP {
@@ -461,7 +727,7 @@ type VIP struct {
 
 func (x *VIP) Reset() {
 	*x = VIP{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +739,7 @@ func (x *VIP) String() string {
 func (*VIP) ProtoMessage() {}
 
 func (x *VIP) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[8]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +752,7 @@ func (x *VIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIP.ProtoReflect.Descriptor instead.
 func (*VIP) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{8}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VIP) GetNetwork() string {
@@ -589,7 +855,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[9]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +867,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[9]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +880,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{9}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Backend) GetTask() string {
@@ -734,7 +1000,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_lb_lbpb_lb_proto_msgTypes[10]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +1012,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_lb_lbpb_lb_proto_msgTypes[10]
+	mi := &file_lb_lbpb_lb_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +1025,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{10}
+	return file_lb_lbpb_lb_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Traffic) GetChosen() uint64 {
@@ -837,7 +1103,28 @@ var File_lb_lbpb_lb_proto protoreflect.FileDescriptor
 const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\n" +
 	"\x10lb/lbpb/lb.proto\x12\n" +
-	"weft.lb.v1\"\xb8\x01\n" +
+	"weft.lb.v1\"(\n" +
+	"\x10PublishedRequest\x12\x14\n" +
+	"\x05edges\x18\x01 \x01(\bR\x05edges\"x\n" +
+	"\x11PublishedResponse\x12;\n" +
+	"\fpublications\x18\x01 \x03(\v2\x17.weft.lb.v1.PublicationR\fpublications\x12&\n" +
+	"\x05edges\x18\x02 \x03(\v2\x10.weft.lb.v1.EdgeR\x05edges\"\x8b\x02\n" +
+	"\vPublication\x12\x12\n" +
+	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1f\n" +
+	"\vvip_network\x18\x03 \x01(\tR\n" +
+	"vipNetwork\x12\x19\n" +
+	"\bvip_name\x18\x04 \x01(\tR\avipName\x12\x19\n" +
+	"\bvip_addr\x18\x05 \x01(\tR\avipAddr\x12\x19\n" +
+	"\bvip_port\x18\x06 \x01(\rR\avipPort\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\x12\x1a\n" +
+	"\baffinity\x18\b \x01(\bR\baffinity\x12\x12\n" +
+	"\x04quic\x18\t \x01(\bR\x04quic\x12\x16\n" +
+	"\x06return\x18\n" +
+	" \x01(\tR\x06return\"4\n" +
+	"\x04Edge\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\aapplied\x18\x02 \x01(\bR\aapplied\"\xb8\x01\n" +
 	"\x0ePublishRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1c\n" +
@@ -908,7 +1195,9 @@ const file_lb_lbpb_lb_proto_rawDesc = "" +
 	"\aPublish\x12\x1a.weft.lb.v1.PublishRequest\x1a\x1b.weft.lb.v1.PublishResponse\x12E\n" +
 	"\bSetState\x12\x1b.weft.lb.v1.SetStateRequest\x1a\x1c.weft.lb.v1.SetStateResponse\x12E\n" +
 	"\bWithdraw\x12\x1b.weft.lb.v1.WithdrawRequest\x1a\x1c.weft.lb.v1.WithdrawResponse\x12;\n" +
-	"\x04VIPs\x12\x17.weft.lb.v1.VIPsRequest\x1a\x18.weft.lb.v1.VIPsResponse0\x01B\x0eZ\fweft/lb/lbpbb\x06proto3"
+	"\x04VIPs\x12\x17.weft.lb.v1.VIPsRequest\x1a\x18.weft.lb.v1.VIPsResponse0\x012Z\n" +
+	"\fPublications\x12J\n" +
+	"\tPublished\x12\x1c.weft.lb.v1.PublishedRequest\x1a\x1d.weft.lb.v1.PublishedResponse0\x01B\x0eZ\fweft/lb/lbpbb\x06proto3"
 
 var (
 	file_lb_lbpb_lb_proto_rawDescOnce sync.Once
@@ -922,38 +1211,46 @@ func file_lb_lbpb_lb_proto_rawDescGZIP() []byte {
 	return file_lb_lbpb_lb_proto_rawDescData
 }
 
-var file_lb_lbpb_lb_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_lb_lbpb_lb_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_lb_lbpb_lb_proto_goTypes = []any{
-	(*PublishRequest)(nil),   // 0: weft.lb.v1.PublishRequest
-	(*PublishResponse)(nil),  // 1: weft.lb.v1.PublishResponse
-	(*SetStateRequest)(nil),  // 2: weft.lb.v1.SetStateRequest
-	(*SetStateResponse)(nil), // 3: weft.lb.v1.SetStateResponse
-	(*WithdrawRequest)(nil),  // 4: weft.lb.v1.WithdrawRequest
-	(*WithdrawResponse)(nil), // 5: weft.lb.v1.WithdrawResponse
-	(*VIPsRequest)(nil),      // 6: weft.lb.v1.VIPsRequest
-	(*VIPsResponse)(nil),     // 7: weft.lb.v1.VIPsResponse
-	(*VIP)(nil),              // 8: weft.lb.v1.VIP
-	(*Backend)(nil),          // 9: weft.lb.v1.Backend
-	(*Traffic)(nil),          // 10: weft.lb.v1.Traffic
+	(*PublishedRequest)(nil),  // 0: weft.lb.v1.PublishedRequest
+	(*PublishedResponse)(nil), // 1: weft.lb.v1.PublishedResponse
+	(*Publication)(nil),       // 2: weft.lb.v1.Publication
+	(*Edge)(nil),              // 3: weft.lb.v1.Edge
+	(*PublishRequest)(nil),    // 4: weft.lb.v1.PublishRequest
+	(*PublishResponse)(nil),   // 5: weft.lb.v1.PublishResponse
+	(*SetStateRequest)(nil),   // 6: weft.lb.v1.SetStateRequest
+	(*SetStateResponse)(nil),  // 7: weft.lb.v1.SetStateResponse
+	(*WithdrawRequest)(nil),   // 8: weft.lb.v1.WithdrawRequest
+	(*WithdrawResponse)(nil),  // 9: weft.lb.v1.WithdrawResponse
+	(*VIPsRequest)(nil),       // 10: weft.lb.v1.VIPsRequest
+	(*VIPsResponse)(nil),      // 11: weft.lb.v1.VIPsResponse
+	(*VIP)(nil),               // 12: weft.lb.v1.VIP
+	(*Backend)(nil),           // 13: weft.lb.v1.Backend
+	(*Traffic)(nil),           // 14: weft.lb.v1.Traffic
 }
 var file_lb_lbpb_lb_proto_depIdxs = []int32{
-	8,  // 0: weft.lb.v1.PublishResponse.vips:type_name -> weft.lb.v1.VIP
-	8,  // 1: weft.lb.v1.VIPsResponse.vips:type_name -> weft.lb.v1.VIP
-	9,  // 2: weft.lb.v1.VIP.backends:type_name -> weft.lb.v1.Backend
-	10, // 3: weft.lb.v1.Backend.traffic:type_name -> weft.lb.v1.Traffic
-	0,  // 4: weft.lb.v1.LoadBalancing.Publish:input_type -> weft.lb.v1.PublishRequest
-	2,  // 5: weft.lb.v1.LoadBalancing.SetState:input_type -> weft.lb.v1.SetStateRequest
-	4,  // 6: weft.lb.v1.LoadBalancing.Withdraw:input_type -> weft.lb.v1.WithdrawRequest
-	6,  // 7: weft.lb.v1.LoadBalancing.VIPs:input_type -> weft.lb.v1.VIPsRequest
-	1,  // 8: weft.lb.v1.LoadBalancing.Publish:output_type -> weft.lb.v1.PublishResponse
-	3,  // 9: weft.lb.v1.LoadBalancing.SetState:output_type -> weft.lb.v1.SetStateResponse
-	5,  // 10: weft.lb.v1.LoadBalancing.Withdraw:output_type -> weft.lb.v1.WithdrawResponse
-	7,  // 11: weft.lb.v1.LoadBalancing.VIPs:output_type -> weft.lb.v1.VIPsResponse
-	8,  // [8:12] is the sub-list for method output_type
-	4,  // [4:8] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	2,  // 0: weft.lb.v1.PublishedResponse.publications:type_name -> weft.lb.v1.Publication
+	3,  // 1: weft.lb.v1.PublishedResponse.edges:type_name -> weft.lb.v1.Edge
+	12, // 2: weft.lb.v1.PublishResponse.vips:type_name -> weft.lb.v1.VIP
+	12, // 3: weft.lb.v1.VIPsResponse.vips:type_name -> weft.lb.v1.VIP
+	13, // 4: weft.lb.v1.VIP.backends:type_name -> weft.lb.v1.Backend
+	14, // 5: weft.lb.v1.Backend.traffic:type_name -> weft.lb.v1.Traffic
+	4,  // 6: weft.lb.v1.LoadBalancing.Publish:input_type -> weft.lb.v1.PublishRequest
+	6,  // 7: weft.lb.v1.LoadBalancing.SetState:input_type -> weft.lb.v1.SetStateRequest
+	8,  // 8: weft.lb.v1.LoadBalancing.Withdraw:input_type -> weft.lb.v1.WithdrawRequest
+	10, // 9: weft.lb.v1.LoadBalancing.VIPs:input_type -> weft.lb.v1.VIPsRequest
+	0,  // 10: weft.lb.v1.Publications.Published:input_type -> weft.lb.v1.PublishedRequest
+	5,  // 11: weft.lb.v1.LoadBalancing.Publish:output_type -> weft.lb.v1.PublishResponse
+	7,  // 12: weft.lb.v1.LoadBalancing.SetState:output_type -> weft.lb.v1.SetStateResponse
+	9,  // 13: weft.lb.v1.LoadBalancing.Withdraw:output_type -> weft.lb.v1.WithdrawResponse
+	11, // 14: weft.lb.v1.LoadBalancing.VIPs:output_type -> weft.lb.v1.VIPsResponse
+	1,  // 15: weft.lb.v1.Publications.Published:output_type -> weft.lb.v1.PublishedResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_lb_lbpb_lb_proto_init() }
@@ -967,9 +1264,9 @@ func file_lb_lbpb_lb_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lb_lbpb_lb_proto_rawDesc), len(file_lb_lbpb_lb_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   15,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_lb_lbpb_lb_proto_goTypes,
 		DependencyIndexes: file_lb_lbpb_lb_proto_depIdxs,

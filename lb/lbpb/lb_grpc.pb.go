@@ -253,3 +253,114 @@ var LoadBalancing_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "lb/lbpb/lb.proto",
 }
+
+const (
+	Publications_Published_FullMethodName = "/weft.lb.v1.Publications/Published"
+)
+
+// PublicationsClient is the client API for Publications service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Publications tells what clients outside reach; served beside LoadBalancing.
+type PublicationsClient interface {
+	// Published returns every publication, in messages that no client's limit refuses.
+	Published(ctx context.Context, in *PublishedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PublishedResponse], error)
+}
+
+type publicationsClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewPublicationsClient(cc grpc.ClientConnInterface) PublicationsClient {
+	return &publicationsClient{cc}
+}
+
+func (c *publicationsClient) Published(ctx context.Context, in *PublishedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PublishedResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Publications_ServiceDesc.Streams[0], Publications_Published_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PublishedRequest, PublishedResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Publications_PublishedClient = grpc.ServerStreamingClient[PublishedResponse]
+
+// PublicationsServer is the server API for Publications service.
+// All implementations must embed UnimplementedPublicationsServer
+// for forward compatibility.
+//
+// Publications tells what clients outside reach; served beside LoadBalancing.
+type PublicationsServer interface {
+	// Published returns every publication, in messages that no client's limit refuses.
+	Published(*PublishedRequest, grpc.ServerStreamingServer[PublishedResponse]) error
+	mustEmbedUnimplementedPublicationsServer()
+}
+
+// UnimplementedPublicationsServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedPublicationsServer struct{}
+
+func (UnimplementedPublicationsServer) Published(*PublishedRequest, grpc.ServerStreamingServer[PublishedResponse]) error {
+	return status.Error(codes.Unimplemented, "method Published not implemented")
+}
+func (UnimplementedPublicationsServer) mustEmbedUnimplementedPublicationsServer() {}
+func (UnimplementedPublicationsServer) testEmbeddedByValue()                      {}
+
+// UnsafePublicationsServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to PublicationsServer will
+// result in compilation errors.
+type UnsafePublicationsServer interface {
+	mustEmbedUnimplementedPublicationsServer()
+}
+
+func RegisterPublicationsServer(s grpc.ServiceRegistrar, srv PublicationsServer) {
+	// If the following call panics, it indicates UnimplementedPublicationsServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Publications_ServiceDesc, srv)
+}
+
+func _Publications_Published_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PublishedRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PublicationsServer).Published(m, &grpc.GenericServerStream[PublishedRequest, PublishedResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Publications_PublishedServer = grpc.ServerStreamingServer[PublishedResponse]
+
+// Publications_ServiceDesc is the grpc.ServiceDesc for Publications service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Publications_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "weft.lb.v1.Publications",
+	HandlerType: (*PublicationsServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Published",
+			Handler:       _Publications_Published_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "lb/lbpb/lb.proto",
+}

@@ -31,9 +31,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // connect serves s and returns a client of it.
 func connect(t *testing.T, s lb.Service) lb.Service {
 	t.Helper()
+	return lbpb.NewClient(dial(t, func(server *grpc.Server) { lbpb.Register(server, s) }))
+}
+
+// dial connects to a server of what is registered.
+func dial(t *testing.T, register func(*grpc.Server)) *grpc.ClientConn {
+	t.Helper()
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
-	lbpb.Register(server, s)
+	register(server)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	conn, err := grpc.NewClient("passthrough:///weft",
@@ -51,7 +57,7 @@ func connect(t *testing.T, s lb.Service) lb.Service {
 			t.Error(err)
 		}
 	})
-	return lbpb.NewClient(conn)
+	return conn
 }
 
 func TestContract(t *testing.T) {
@@ -151,6 +157,44 @@ func TestManyVIPsComeWhole(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// told has publications.
+type told []lb.PublicationStatus
+
+func (p told) Published(_ context.Context, edges bool) ([]lb.PublicationStatus, error) {
+	if !edges {
+		p = slices.Clone(p)
+		for i := range p {
+			p[i].Edges = nil
+		}
+	}
+	return p, nil
+}
+
+func TestPublicationsComeWhole(t *testing.T) {
+	var want told
+	edges := []lb.EdgeStatus{{Node: "n1", Applied: true}, {Node: "n2"}}
+	for i := range 2500 { // more than a message takes
+		want = append(want, lb.PublicationStatus{Edges: edges, Publication: lb.Publication{
+			Addr: netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), Port: 443, Affinity: i%2 == 0, QUIC: i%3 == 0, Return: lb.ReturnEdge,
+			VIP: lb.Key{Network: "prod", Name: fmt.Sprintf("vip%d.weft", i), Port: 80, Protocol: lb.UDP},
+		}})
+	}
+	want[1].VIP.Name, want[1].VIP.Addr = "", netip.MustParseAddr("198.51.100.7")
+	for name, list := range map[string]told{"many": want, "one": want[:1], "none": nil} {
+		for _, asked := range []bool{true, false} {
+			expected, _ := list.Published(t.Context(), asked)
+			got, err := lbpb.NewPublished(dial(t, func(s *grpc.Server) { lbpb.RegisterPublications(s, list) })).Published(t.Context(), asked)
+			if err != nil || !reflect.DeepEqual(got, expected) {
+				t.Errorf("%s, edges %t: %d came, or not as they were, of %d: %v", name, asked, len(got), len(expected), err)
+			}
+		}
+	}
+	got, err := lbpb.NewPublished(dial(t, func(*grpc.Server) {})).Published(t.Context(), true)
+	if err != nil || len(got) > 0 {
+		t.Errorf("a daemon of an earlier version: %v, %v", got, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,26 @@ func TestEdgeOverIPv6(t *testing.T) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	vip := netip.MustParseAddrPort("[2001:db8:10::10]:80")
 	publishWeb(t, l, vip)
+	shows := func(edges string) {
+		t.Helper()
+		want := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(vip.String()) + `/tcp +web\.weft:80/tcp +prod +direct +` + regexp.QuoteMeta(edges) + `$`)
+		eventually(t, func() error {
+			out, err := h1.Weft(t.Context(), "vip", "show", "web").Output()
+			if err == nil && !want.MatchString(out) {
+				err = fmt.Errorf("got %s, want %s", out, want)
+			}
+			return err
+		})
+	}
+	shows("h1,h2") // before it has a backend
+	if err := h2.Signal("netd", syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	shows("h1,h2 (late)")
+	if err := h2.Signal("netd", syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	shows("h1,h2")
 	for _, h := range []*lab.Host{h2, h1} {
 		end := runWeb(t, h)
 		client := outside{l}
@@ -36,6 +57,7 @@ func TestEdgeOverIPv6(t *testing.T) {
 			}
 			return nil
 		})
+		shows("h1,h2")
 		end()
 	}
 }

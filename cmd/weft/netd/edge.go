@@ -79,7 +79,7 @@ func (d *daemon) makeEdge(context.Context) (err error) {
 	t := d.plane.Tables()
 	o := edgeengine.Options{
 		Store: d.store, Members: members{d.gossip}, VIPs: d.lb, Served: t.Served, Relays: t.Relays, Answers: t.ClientAnswers, Edge: t.Edge,
-		Paths: d.overlay.Paths(), Log: d.log.WithGroup("edge"),
+		Paths: d.overlay.Paths(), Peers: d.asker, Log: d.log.WithGroup("edge"),
 	}
 	if t.Edge != nil {
 		links, err := apply.FindEdgeLinks(d.o.Edge)

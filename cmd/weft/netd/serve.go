@@ -35,6 +35,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	clients := grpc.NewServer(wire.Serving()...)
 	overlaypb.Register(clients, d.overlay)
 	lbpb.Register(clients, d.lb)
+	lbpb.RegisterPublications(clients, d.edge)
 	discoverypb.Register(clients, d.discovery)
 	discoverypb.RegisterWatch(clients, d.watch)
 	socket, err := d.openSocket(ctx)

@@ -45,6 +45,7 @@ type Daemon struct {
 	Overlay   overlay.Service
 	LB        lb.Service
 	Discovery discovery.Service
+	Published lbpb.Published
 	conn      *grpc.ClientConn
 }
 
@@ -66,6 +67,7 @@ func dial(socket string, more ...grpc.DialOption) (*Daemon, error) {
 		Overlay:   overlaypb.NewClient(conn),
 		LB:        lbpb.NewClient(conn),
 		Discovery: discoverypb.NewClient(conn),
+		Published: lbpb.NewPublished(conn),
 		conn:      conn,
 	}, nil
 }

@@ -5,8 +5,11 @@ package node
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,26 +30,89 @@ func (c *client) vip(more []*cobra.Command) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show.Value(c.env.Stdout, *output, vips, func(w io.Writer) { vipTable(w, vips) })
+		published, err := d.Published.Published(ctx, false)
+		if err != nil {
+			return err
+		}
+		all := withPublications(vips, published)
+		return show.Value(c.env.Stdout, *output, all, func(w io.Writer) { vipTable(w, all) })
 	})
 	one := &cobra.Command{
-		Use: "show NAME", Short: "show the backends of a VIP, each with the reason why it is in or out, and what this node's connections came to",
+		Use: "show NAME", Short: "show the backends of a VIP, each with the reason why it is in or out, what this node's connections came to, and where it is published",
+		Long: "Show tells of each backend why it is in or out for the cluster, and what this node's connections to it came to. Where\n" +
+			"clients outside reach the VIP, it tells at which address, how answers get back, and which nodes of the edge live:\n" +
+			"\"late\" is one whose tables don't have what the masters said last.",
 		Example: "  weft vip show web.weft\n  weft vip show web", Args: cobra.ExactArgs(1),
 	}
 	oneOutput := show.Output(one)
 	c.command(one, func(ctx context.Context, d *Daemon, args []string) error {
-		found, err := findVIPs(ctx, d, args[0])
+		found, err := findPublished(ctx, d, args[0])
 		if err != nil {
 			return err
 		}
-		return show.Value(c.env.Stdout, *oneOutput, found, func(w io.Writer) { backendTable(w, found) })
+		return show.Value(c.env.Stdout, *oneOutput, found, func(w io.Writer) {
+			backendTable(w, found)
+			publicationTable(w, found)
+		})
 	})
 	group.AddCommand(list, one, c.vipTop(), c.vipAddress())
 	group.AddCommand(more...)
 	return group
 }
 
-// findVIPs returns the VIPs that a name means: web, web.weft, the whole DNS name, or an address.
+// vip is a VIP with where clients outside reach it.
+type vip struct {
+	lb.VIPStatus
+	Publications []lb.PublicationStatus `json:"publications,omitempty"`
+}
+
+// withPublications puts each publication to its VIP.
+func withPublications(vips []lb.VIPStatus, published []lb.PublicationStatus) []vip {
+	at := make(map[lb.Key][]lb.PublicationStatus)
+	for _, p := range published {
+		at[p.VIP] = append(at[p.VIP], p)
+	}
+	all := make([]vip, len(vips))
+	for i, v := range vips {
+		all[i] = vip{v, at[v.Key]}
+	}
+	return all
+}
+
+// findPublished is findVIPs with publications; one whose VIP has no backend is of a VIP without any.
+func findPublished(ctx context.Context, d *Daemon, name string) ([]vip, error) {
+	vips, err := findVIPs(ctx, d, name)
+	missing := err
+	if err != nil && !errors.Is(err, lb.ErrNotFound) {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	published, err := d.Published.Published(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range published {
+		alone := lb.VIPStatus{Key: p.VIP, Backends: []lb.BackendStatus{}}
+		if p.VIP.Name != "" {
+			alone.DNS = lb.DNSName(p.VIP.Name)
+		}
+		if meant(alone, name) && !slices.ContainsFunc(vips, func(v lb.VIPStatus) bool { return v.Key == p.VIP }) {
+			vips = append(vips, alone)
+		}
+	}
+	if len(vips) == 0 {
+		return nil, missing
+	}
+	return withPublications(vips, published), nil
+}
+
+// meant tells whether a name means a VIP: web, web.weft, the whole DNS name, or an address.
+func meant(v lb.VIPStatus, name string) bool {
+	return name == "" || v.Name == name || strings.HasPrefix(v.Name, name+".") || v.DNS == name || v.Addr.IsValid() && v.Addr.String() == name
+}
+
+// findVIPs returns the VIPs that a name means.
 func findVIPs(ctx context.Context, d *Daemon, name string) ([]lb.VIPStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -56,12 +122,12 @@ func findVIPs(ctx context.Context, d *Daemon, name string) ([]lb.VIPStatus, erro
 	}
 	var found []lb.VIPStatus
 	for _, v := range vips {
-		if name == "" || v.Name == name || strings.HasPrefix(v.Name, name+".") || v.DNS == name || v.Addr.IsValid() && v.Addr.String() == name {
+		if meant(v, name) {
 			found = append(found, v)
 		}
 	}
 	if len(found) == 0 && name != "" {
-		return nil, fmt.Errorf("no VIP %q: `weft vip list` shows them", name)
+		return nil, fmt.Errorf("no VIP %q: %w: `weft vip list` shows them", name, lb.ErrNotFound)
 	}
 	return found, nil
 }
@@ -75,8 +141,8 @@ func vipName(v lb.VIPStatus) string {
 	return fmt.Sprintf("%s:%d/%s", name, v.Port, v.Protocol)
 }
 
-func vipTable(w io.Writer, vips []lb.VIPStatus) {
-	show.Row(w, "VIP", "NETWORK", "ADDRESSES", "BACKENDS", "POLICY", "NAME")
+func vipTable(w io.Writer, vips []vip) {
+	show.Row(w, "VIP", "NETWORK", "ADDRESSES", "BACKENDS", "POLICY", "PUBLISHED", "NAME")
 	for _, v := range vips {
 		in := 0
 		for _, b := range v.Backends {
@@ -84,18 +150,45 @@ func vipTable(w io.Writer, vips []lb.VIPStatus) {
 				in++
 			}
 		}
+		var at []netip.AddrPort // the protocol is the VIP's
+		for _, p := range v.Publications {
+			at = append(at, netip.AddrPortFrom(p.Addr, p.Port))
+		}
 		policy := cmp.Or(v.Policy, lb.LeastLatency)
-		show.Row(w, vipName(v), v.Network, show.List(v.Addrs), fmt.Sprintf("%d of %d", in, len(v.Backends)), policy, v.DNS)
+		show.Row(w, vipName(v.VIPStatus), v.Network, show.List(v.Addrs), fmt.Sprintf("%d of %d", in, len(v.Backends)), policy, show.List(at), v.DNS)
 	}
 }
 
-func backendTable(w io.Writer, vips []lb.VIPStatus) {
+func backendTable(w io.Writer, vips []vip) {
 	show.Row(w, "VIP", "NETWORK", "TASK", "NODE", "ADDRESS", "PORT", "WEIGHT", "IN", "EJECTED", "GIVEN", "OPEN", "FAILED", "LATENCY", "REASON")
 	for _, v := range vips {
 		for _, b := range v.Backends {
 			t := b.Traffic
-			show.Row(w, vipName(v), v.Network, b.Task, b.Node, show.List(b.Addrs), b.Port, b.Weight, b.In, b.Ejected,
+			show.Row(w, vipName(v.VIPStatus), v.Network, b.Task, b.Node, show.List(b.Addrs), b.Port, b.Weight, b.In, b.Ejected,
 				t.Chosen, t.InFlight, failed(t), t.Latency.Round(time.Microsecond), b.Reason)
+		}
+	}
+}
+
+// publicationTable says nothing of VIPs that are not published.
+func publicationTable(w io.Writer, vips []vip) {
+	headed := false
+	for _, v := range vips {
+		for _, p := range v.Publications {
+			if !headed {
+				headed = true
+				fmt.Fprintln(w)
+				show.Row(w, "PUBLICATION", "VIP", "NETWORK", "RETURN", "EDGES")
+			}
+			var edges []string
+			for _, e := range p.Edges {
+				text := string(e.Node)
+				if !e.Applied {
+					text += " (late)"
+				}
+				edges = append(edges, text)
+			}
+			show.Row(w, p.Name(), vipName(v.VIPStatus), v.Network, p.Return, show.List(edges))
 		}
 	}
 }
