@@ -98,7 +98,8 @@ func (p Publication) Validate() error {
 	case "":
 		invalid("the VIP has no network")
 	case discovery.HostNetwork:
-		invalid("the edge leads to tasks of virtual networks, not to those in network %s: clients outside reach these at their nodes", p.VIP.Network)
+		invalid("network of the VIP is %s: a virtual network is allowed, for the edge hands packets to tasks' links, and tasks in their nodes' own "+
+			"network have none; clients outside reach these at their nodes' addresses", p.VIP.Network)
 	}
 	if p.VIP.Protocol != TCP && p.VIP.Protocol != UDP {
 		invalid("protocol is %q: %s and %s are allowed", p.VIP.Protocol, TCP, UDP)

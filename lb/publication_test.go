@@ -50,16 +50,16 @@ func TestPublicationsAreChecked(t *testing.T) {
 		t.Errorf("name is %s", got)
 	}
 	for says, change := range map[string]func(*lb.Publication){
-		"unicast":        func(p *lb.Publication) { p.Addr = netip.MustParseAddr("224.0.0.1") },
-		"11.0.0.0/8":     func(p *lb.Publication) { p.Addr = netip.MustParseAddr("11.1.2.3") },
-		"fd01:c::/64":    func(p *lb.Publication) { p.Addr = netip.MustParseAddr("fd01:c::5") },
-		"port is 0":      func(p *lb.Publication) { p.Port = 0 },
-		"no network":     func(p *lb.Publication) { p.VIP.Network = "" },
-		"the edge leads": func(p *lb.Publication) { p.VIP.Network = "host" },
-		"sctp":           func(p *lb.Publication) { p.VIP.Protocol = "sctp" },
-		"exactly one":    func(p *lb.Publication) { p.VIP.Name = "" },
-		"udp alone":      func(p *lb.Publication) { p.QUIC = true },
-		"return is":      func(p *lb.Publication) { p.Return = "snat" },
+		"unicast":                       func(p *lb.Publication) { p.Addr = netip.MustParseAddr("224.0.0.1") },
+		"11.0.0.0/8":                    func(p *lb.Publication) { p.Addr = netip.MustParseAddr("11.1.2.3") },
+		"fd01:c::/64":                   func(p *lb.Publication) { p.Addr = netip.MustParseAddr("fd01:c::5") },
+		"port is 0":                     func(p *lb.Publication) { p.Port = 0 },
+		"no network":                    func(p *lb.Publication) { p.VIP.Network = "" },
+		"of the VIP is host: a virtual": func(p *lb.Publication) { p.VIP.Network = "host" },
+		"sctp":                          func(p *lb.Publication) { p.VIP.Protocol = "sctp" },
+		"exactly one":                   func(p *lb.Publication) { p.VIP.Name = "" },
+		"udp alone":                     func(p *lb.Publication) { p.QUIC = true },
+		"return is":                     func(p *lb.Publication) { p.Return = "snat" },
 	} {
 		p := valid
 		change(&p)

@@ -234,7 +234,7 @@ func (s hostStory) told(t *testing.T) {
 		{"which has no groups", []string{"task", "groups", "app", "--group", "web"}},
 		{"which has no groups", []string{"task", "groups", "app", "--none"}},
 		{"--group web: a task in network host is in no group", []string{"run", "--network", "host", "--group", "web", "--", "true"}},
-		{"the edge leads to tasks of virtual networks", []string{"vip", "publish", "host", "app:8080", "--address", "203.0.113.1"}},
+		{"network of the VIP is host: a virtual network is allowed", []string{"vip", "publish", "host", "app:8080", "--address", "203.0.113.1"}},
 		{"container runtimes mean another thing", []string{"network", "add", "host", "--subnet", "9.9.0.0/16"}},
 	} {
 		if _, err := s.h1.Weft(t.Context(), c.args...).Output(); err == nil || !strings.Contains(err.Error(), c.want) {
