@@ -17,6 +17,7 @@ import (
 	"weft/bpf"
 	"weft/bpf/row"
 	"weft/overlay/apply"
+	"weft/tests/lab/owned"
 )
 
 // namespace is the network namespace of one test, on the test's own thread. Tests in it start no
@@ -141,14 +142,24 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // pinFolder is a folder that bpffs will be mounted on; nothing of it outlives the test.
 func pinFolder(t *testing.T) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "pins")
+	dir, err := owned.Folder(os.TempDir(), "weft-pins.", removePins)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) &&
-			!errors.Is(err, unix.ENOENT) {
+		if err := removePins(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	return dir
+	return filepath.Join(dir, "pins")
+}
+
+func removePins(dir string) error {
+	err := unix.Unmount(filepath.Join(dir, "pins"), unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 func options(pin string) bpf.Options {

@@ -20,6 +20,7 @@ import (
 
 	"weft/bpf"
 	"weft/bpf/row"
+	"weft/tests/lab/owned"
 )
 
 // Real sockets against the programs of socket.bpf.c: one namespace, backends on addresses of its
@@ -100,7 +101,7 @@ func (b *bed) joinCgroup() {
 			b.before = filepath.Join(root, path)
 		}
 	}
-	b.cgroup, err = os.MkdirTemp(root, "weft-test-")
+	b.cgroup, err = owned.Folder(root, "weft-bed.", os.Remove)
 	b.do(err)
 	b.t.Cleanup(func() {
 		b.move(b.before)

@@ -26,6 +26,7 @@ import (
 	"weft/discovery/state"
 	"weft/overlay"
 	"weft/overlay/apply"
+	"weft/tests/lab/owned"
 )
 
 // TestLive runs a node for real: programs, maps, links and firewall, in a network namespace of its own,
@@ -97,8 +98,9 @@ func newLive(t *testing.T) *host {
 			t.Fatalf("ip %s: %v: %s", args, err, out)
 		}
 	}
-	l := &host{dir: t.TempDir(), tasks: make(map[string]*exec.Cmd), ends: make(map[string]overlay.Endpoint)}
-	var err error
+	dir, err := owned.Folder(os.TempDir(), "weft-engine.", removeHost)
+	must(t, err)
+	l := &host{dir: dir, tasks: make(map[string]*exec.Cmd), ends: make(map[string]overlay.Endpoint)}
 	l.under, err = apply.FindUnderlay("under0", false)
 	must(t, err)
 	l.start(t)
@@ -108,7 +110,7 @@ func newLive(t *testing.T) *host {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 		}
-		_ = unix.Unmount(filepath.Join(l.dir, "pin"), unix.MNT_DETACH)
+		must(t, removeHost(l.dir))
 	})
 	for i, a := range []overlay.Attachment{
 		task("web-1", "prod", "web"), task("web-2", "prod", "web"), task("db-1", "prod", "db"), task("dev-1", "dev", "web"),
@@ -116,6 +118,15 @@ func newLive(t *testing.T) *host {
 		l.run(t, a, i)
 	}
 	return l
+}
+
+// removeHost removes what a host keeps on disk and in bpffs.
+func removeHost(dir string) error {
+	err := unix.Unmount(filepath.Join(dir, "pin"), unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // start starts the daemon, or what would be it.

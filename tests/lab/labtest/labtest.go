@@ -14,6 +14,7 @@ import (
 
 	"weft/cmd/weft/labs"
 	"weft/tests/lab"
+	"weft/tests/lab/owned"
 )
 
 // Require skips the test without root; CI=true makes that a failure.
@@ -38,7 +39,7 @@ var built struct {
 // Main is a package's TestMain: each command is compiled once for all of its tests, for linking takes
 // seconds.
 func Main(m *testing.M) {
-	dir, err := os.MkdirTemp("", "weft-built-")
+	dir, err := owned.Folder(os.TempDir(), "weft-built.", os.RemoveAll)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -90,7 +91,7 @@ func Up(tb testing.TB, o lab.Options) *lab.Lab {
 		o.Binary = Build(tb, "cmd/weft")
 	}
 	if o.Dir == "" {
-		dir, err := os.MkdirTemp("/run", "weft-test-") //nolint:usetesting // sockets need a short path
+		dir, err := owned.Folder("/run", "weft-test.", lab.Down) // sockets need a short path
 		if err != nil {
 			tb.Fatal(err)
 		}
