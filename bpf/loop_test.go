@@ -13,6 +13,7 @@ import (
 // TestLoopsJumpBack: Linux 6.1 takes a loop only where it goes back by a jump. Where the compiler puts a loop's head
 // behind its body, an instruction that is none leads back to it, and the program is refused (newer kernels take both).
 func TestLoopsJumpBack(t *testing.T) {
+	anyKernel(t)
 	t.Parallel()
 	specs, err := bpf.Specs()
 	must(t, err)

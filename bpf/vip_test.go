@@ -50,14 +50,16 @@ func newWires(t *testing.T, object string) *wires {
 	t.Helper()
 	n := enterNamespace(t)
 	n.do(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a"}, PeerName: "b"}))
-	specs, err := bpf.Specs()
-	n.do(err)
-	n.do(bpf.Configure(specs[object], bpf.Config{NodeAddr: nodeAddr, Underlay: 1, TunnelPort: 4789}))
-	set, err := bpftest.Load(specs[object])
-	if err != nil {
-		t.Fatalf("%+v", err)
-	}
-	t.Cleanup(set.Close)
+	set := bpftest.Borrow(t, object, func() (*bpftest.Set, error) {
+		specs, err := bpf.Specs()
+		if err != nil {
+			return nil, err
+		}
+		if err := bpf.Configure(specs[object], bpf.Config{NodeAddr: nodeAddr, Underlay: 1, TunnelPort: 4789}); err != nil {
+			return nil, err
+		}
+		return bpftest.Load(specs[object])
+	})
 	w := &wires{n, set}
 	for _, k := range []task{client, server} {
 		w.put("workloads", k.link, row.Workload{

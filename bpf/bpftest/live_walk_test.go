@@ -75,8 +75,8 @@ func TestTasksOverOtherWires(t *testing.T) {
 		"ipv6 vlan": {mtu: underlayMTU + 20, first: node6, second: otherNode6, tag: 77},
 	} {
 		for i, slow := range []struct{ encap, decap bool }{{false, false}, {true, true}, {true, false}, {false, true}} {
-			if testing.Short() && i > 0 {
-				break // guests are slow
+			if testing.Short() && (i > 0 || name != "ipv6 vlan") {
+				break // guests are slow: the one that has both
 			}
 			t.Run(fmt.Sprintf("%s slow encap %v decap %v", name, slow.encap, slow.decap), func(t *testing.T) {
 				l := newLANOf(t, func(c *bpf.Config) { c.SlowEncap, c.SlowDecap = slow.encap, slow.decap }, w)

@@ -147,34 +147,38 @@ func newEdgeBenchWith(tb testing.TB, at netip.Addr, room bool, second uint16) *e
 	if os.Getuid() != 0 {
 		tb.Skip("loading programs needs root")
 	}
-	specs, err := bpf.Specs()
-	if err != nil {
-		tb.Fatal(err)
-	}
 	m := newEdge(at)
 	m.Room, m.TunnelPort2 = room, second
-	spec := specs["edge"]
-	if err := bpf.Configure(spec, bpf.Config{
+	type loaded struct {
+		config bpf.Config
+		learns uint32
+	}
+	key := loaded{learns: 1 << 31, config: bpf.Config{
 		NodeAddr: at, Underlay: 1, TunnelPort: 4789, TunnelPort2: second, EventsPerSecond: 100, EdgeSeed: m.Seed,
-	}); err != nil {
-		tb.Fatal(err)
-	}
-	learns := uint32(1 << 31)
+	}}
 	if !room {
-		learns = 0
+		key.learns = 0
 	}
-	if err := spec.Variables["edge_learns_per_second"].Set(learns); err != nil {
-		tb.Fatal(err)
-	}
-	set, err := bpftest.Load(spec)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(set.Close)
+	set := bpftest.Borrow(tb, key, func() (*bpftest.Set, error) { return loadEdge(key.config, key.learns) })
 	if err := m.Fill(set); err != nil {
 		tb.Fatal(err)
 	}
 	return &edgeBench{Set: set, Edge: m, seen: make(map[row.Reason]bool)}
+}
+
+func loadEdge(config bpf.Config, learns uint32) (*bpftest.Set, error) {
+	specs, err := bpf.Specs()
+	if err != nil {
+		return nil, err
+	}
+	spec := specs["edge"]
+	if err := bpf.Configure(spec, config); err != nil {
+		return nil, err
+	}
+	if err := spec.Variables["edge_learns_per_second"].Set(learns); err != nil {
+		return nil, err
+	}
+	return bpftest.Load(spec)
 }
 
 // run gives a frame to both programs, and wants of both what the model says. It returns what the model

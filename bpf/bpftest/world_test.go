@@ -247,24 +247,11 @@ func newBench(tb testing.TB, object string, c change) *bench {
 	if c.config != nil {
 		c.config(&config)
 	}
-	specs, err := bpf.Specs()
-	if err != nil {
-		tb.Fatal(err)
+	type loaded struct {
+		object string
+		config bpf.Config
 	}
-	spec := specs[object]
-	if err := bpf.Configure(spec, config); err != nil {
-		tb.Fatal(err)
-	}
-	if object == "tunnel" {
-		if err := bpftest.GiveTunnelKey(spec.Programs["from_tunnel"]); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	set, err := bpftest.Load(spec)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(set.Close)
+	set := bpftest.Borrow(tb, loaded{object, config}, func() (*bpftest.Set, error) { return loadBench(object, config) })
 	tables := newTables(1450)
 	if c.tables != nil {
 		c.tables(tables)
@@ -282,6 +269,23 @@ func newBench(tb testing.TB, object string, c change) *bench {
 	}
 	b.Chosen = func(flow row.FlowKey, allowed []row.Peer) row.Peer { return b.chosen(tb, flow, allowed) }
 	return b
+}
+
+func loadBench(object string, config bpf.Config) (*bpftest.Set, error) {
+	specs, err := bpf.Specs()
+	if err != nil {
+		return nil, err
+	}
+	spec := specs[object]
+	if err := bpf.Configure(spec, config); err != nil {
+		return nil, err
+	}
+	if object == "tunnel" {
+		if err := bpftest.GiveTunnelKey(spec.Programs["from_tunnel"]); err != nil {
+			return nil, err
+		}
+	}
+	return bpftest.Load(spec)
 }
 
 // chosen reads which backend the programs gave a flow.

@@ -20,13 +20,19 @@ import (
 type guest struct {
 	kernel, initrd string
 	benchmarks     bool // the clock counts instructions
+	silence        time.Duration
 }
 
 // result counts tests, subtests left out, as `go test` does, and benchmarks as passed tests.
 type result struct {
 	passed, failed, skipped int
 	measured                []string // lines of benchmarks
+	processor               time.Duration
 }
+
+// errHangs says that the guest printed nothing for too long. How long it takes for all that it does is not a fault: the
+// machine may have other things to do.
+var errHangs = errors.New("the guest hangs")
 
 // errNoBoot says that the guest's first process never ran.
 var errNoBoot = errors.New("the guest's kernel did not come up")
@@ -43,6 +49,10 @@ func (g guest) boot(ctx context.Context, log io.Writer) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	said := time.AfterFunc(g.silence, func() { cancel(fmt.Errorf("%w: it said nothing for %s", errHangs, g.silence)) })
+	defer said.Stop()
 	accel := []string{"-accel", "tcg,thread=multi"}
 	if g.benchmarks { // the virtual clock goes on by a nanosecond with each instruction
 		accel, khz = []string{"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"}, 1000000
@@ -65,11 +75,12 @@ func (g guest) boot(ctx context.Context, log io.Writer) (result, error) {
 	if err := cmd.Start(); err != nil {
 		return result{}, err
 	}
-	r, rerr := read(console, log)
+	r, rerr := read(console, log, func() { said.Reset(g.silence) })
 	werr := cmd.Wait()
 	if ctx.Err() != nil {
-		werr = fmt.Errorf("guest hangs: %w", ctx.Err())
+		werr = context.Cause(ctx)
 	}
+	r.processor = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	return r, errors.Join(rerr, werr)
 }
 
@@ -79,8 +90,8 @@ var (
 )
 
 // read follows the console. A guest that neither says that it is done nor that all went well failed;
-// the error shows what it said last.
-func read(console io.Reader, out io.Writer) (result, error) {
+// the error shows what it said last. heard is called for each line.
+func read(console io.Reader, out io.Writer, heard func()) (result, error) {
 	var r result
 	var tail []string
 	var bad []string
@@ -88,6 +99,7 @@ func read(console io.Reader, out io.Writer) (result, error) {
 	lines := bufio.NewScanner(console)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
+		heard()
 		text := strings.TrimRight(lines.Text(), "\r")
 		_, _ = fmt.Fprintln(out, text)
 		if !noise.MatchString(text) {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -128,7 +129,7 @@ func TestConsoleIsCounted(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := read(strings.NewReader(c.console), io.Discard)
+			got, err := read(strings.NewReader(c.console), io.Discard, func() {})
 			if !reflect.DeepEqual(got, c.want) || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Errorf("got %+v, %v; want %+v, %q", got, err, c.want, c.err)
 			}
@@ -136,5 +137,18 @@ func TestConsoleIsCounted(t *testing.T) {
 				t.Errorf("booting again after %v", err)
 			}
 		})
+	}
+}
+
+// TestSilentGuestHangs has one that says nothing after its start.
+func TestSilentGuestHangs(t *testing.T) {
+	dir := t.TempDir()
+	emulator := "#!/bin/sh\necho guest: start\nexec sleep 100\n"
+	if err := os.WriteFile(filepath.Join(dir, "qemu-system-x86_64"), []byte(emulator), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	if _, err := (guest{silence: 10 * time.Millisecond}).boot(t.Context(), io.Discard); !errors.Is(err, errHangs) {
+		t.Errorf("%v, want %v", err, errHangs)
 	}
 }
