@@ -157,10 +157,14 @@ func TestThisNodeIsThereOnceTheNodeSaysWhatItIs(t *testing.T) {
 // Names of zones that are called otherwise now.
 func TestFormerZonesAreAnswered(t *testing.T) {
 	k := dnstest.NewKernel()
-	f := start(t, Options{Cache: k}, []zone.Change{network("prod", 100, "127.1.0.0/16")})
+	f := start(t, Options{Cache: k}, nil)
+	const key = "yd7nqxz5d6fyr1ejkmcpqxot1uwisza345h769ybndrfg8ejkmcp"
+	f.z = zone.New(zone.Options{Key: key}).Completed()
+	f.change(network("prod", 100, "127.1.0.0/16"))
 	names := map[string]string{
 		"App.marathon.l4lb.thisdcos.directory.": "Thisdcos.directory.", "app.marathon.l4lb.thisdcos.global.": "thisdcos.global.",
 		"app.Marathon.dclb.thisdcos.directory.": "thisdcos.directory.", "app.marathon.DCLB.thisdcos.global.": "thisdcos.global.",
+		"app.marathon.l4lb." + key + ".dcos.Directory.": key + ".dcos.Directory.",
 	}
 	for range 2 { // the second time from memory, where it may be
 		for name, apex := range names {
@@ -187,7 +191,7 @@ func TestFormerZonesAreAnswered(t *testing.T) {
 	if err := k.Same(f.z, views); err != nil {
 		t.Error(err)
 	}
-	for _, name := range []string{"thisdcos.global.", "app.dcos.global."} { // ours are the names below
+	for _, name := range []string{"thisdcos.global.", "app.dcos.global.", "app.x" + key[1:] + ".dcos.directory.", key + ".dcos.directory."} { // ours are the names below
 		if r := f.query(name, wire.TypeA); r.Rcode != wire.RcodeServerFailure {
 			t.Errorf("%s: %v, want it to be foreign", name, r)
 		}

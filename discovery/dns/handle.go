@@ -52,7 +52,7 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		msg: m, name: strings.ToLower(m.Question[0].Name), qtype: m.Question[0].Qtype, zone: s.zone.Load(),
 	}
 	_, q.tcp = w.RemoteAddr().(*net.TCPAddr)
-	q.rename()
+	q.name, q.renamed = q.zone.Present(q.name)
 	var apex string
 	apex, q.own = q.zone.Apex(q.name)
 	if s.mesos != nil && q.own && m.Opcode == wire.OpcodeQuery {
@@ -129,6 +129,20 @@ func (s *Server) reply(q *question, a answer.Answer) *wire.Msg {
 		s.stats.unready.Add(1)
 	}
 	return r
+}
+
+// asAsked is the name of a record's owner in the letters, and by the zone's name, that the asker used.
+func (q *question) asAsked(owner string) string {
+	asked := q.msg.Question[0].Name
+	if !wire.IsSubDomain(owner, q.name) {
+		return owner
+	}
+	labels := wire.Split(asked)
+	n := wire.CountLabel(owner) + len(labels) - wire.CountLabel(q.name) // a former zone may be deeper
+	if n == 0 || n > len(labels) {
+		return owner
+	}
+	return asked[labels[len(labels)-n]:]
 }
 
 // rotate turns the records by a random number of places, so that clients which take the first one

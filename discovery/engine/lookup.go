@@ -20,6 +20,7 @@ func (e *Engine) Lookup(ctx context.Context, network, name string) ([]discovery.
 		return nil, fmt.Errorf("look up %s: %w", name, err)
 	}
 	fqdn := strings.ToLower(strings.TrimSuffix(name, ".")) + "."
+	fqdn, _ = e.zone.Load().Present(fqdn)
 	held := e.Hold(ctx, fqdn)
 	z := e.zone.Load()
 	var records []discovery.Record
@@ -33,7 +34,7 @@ func (e *Engine) Lookup(ctx context.Context, network, name string) ([]discovery.
 		return records, nil
 	}
 	if _, own := z.Apex(fqdn); !own {
-		return nil, fmt.Errorf("look up %s: %w: it is in no zone of this cluster", name, discovery.ErrNotFound)
+		return nil, fmt.Errorf("look up %s: %w: it is in no zone of this cluster: resolvers answer for it", name, discovery.ErrNotFound)
 	}
 	if !z.Complete() || !held {
 		return nil, fmt.Errorf("look up %s: %w: this node has not heard all names yet", name, discovery.ErrNotFound)

@@ -138,8 +138,9 @@ func (n *node) send(w http.ResponseWriter, r *http.Request, document any) {
 // nodeHosts answers with all addresses of a name; dcos-net says [] when there are none.
 func (n *node) nodeHosts(w http.ResponseWriter, r *http.Request) {
 	name := fqdn(r.PathValue("name"))
-	n.Hold(r.Context(), name)
-	look := n.Zone().Lookup("", name)
+	present, _ := n.Zone().Present(name)
+	n.Hold(r.Context(), present)
+	look := n.Zone().Lookup("", present)
 	records := []hostRecord{}
 	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
 		for _, r := range look.Of(t) {
@@ -159,10 +160,11 @@ type nodeService struct {
 
 func (n *node) nodeServices(w http.ResponseWriter, r *http.Request) {
 	name := fqdn(r.PathValue("name"))
-	n.Hold(r.Context(), name)
+	present, _ := n.Zone().Present(name)
+	n.Hold(r.Context(), present)
 	z := n.Zone()
 	records := []nodeService{}
-	for _, srv := range z.Lookup("", name).Of(zone.SRV) {
+	for _, srv := range z.Lookup("", present).Of(zone.SRV) {
 		look := z.Lookup("", srv.Target)
 		for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
 			for _, addr := range look.Of(t) {

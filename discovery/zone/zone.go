@@ -68,6 +68,9 @@ type Options struct {
 	// them or for the others, as the operator of this node has them. Their From says where.
 	Zones  []string
 	Static []Record
+	// Key is this cluster's public key as DC/OS writes it (z-base-32): names below KEY.dcos.directory are the same as below
+	// thisdcos.directory; empty: there are none.
+	Key string
 	// Self is the node that thisnode.thisdcos.directory is on; empty: there is no such name.
 	Self discovery.NodeID
 

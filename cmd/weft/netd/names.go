@@ -11,7 +11,9 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +31,8 @@ type Names struct {
 	Records []StaticRecord `json:"records,omitempty"`
 	// Forward leads from zones to the resolvers that answer for them; the longest zone decides.
 	Forward map[string][]string `json:"forward,omitempty"`
+	// Key is the public key that a cluster of DC/OS is called by, in z-base-32: KEY.dcos.directory is thisdcos.directory then.
+	Key string `json:"key,omitempty"`
 	// Rate is how many questions a second one task may ask the server; 0: 10,000, negative: no limit.
 	Rate int `json:"rate,omitempty"`
 	// Order of a name's addresses: rotate, from answer to answer, or fixed, always the same; empty: rotate.
@@ -62,7 +66,11 @@ type static struct {
 	forward map[string][]netip.AddrPort
 	rate    int
 	fixed   bool
+	key     string // lower case
 }
+
+// clusterKey is the form of a public key of 32 bytes in z-base-32.
+var clusterKey = regexp.MustCompile("^[ybndrfg8ejkmcpqxot1uwisza345h769]{52}$")
 
 // readNames reads the file; an empty path is an empty file.
 func readNames(path string) (static, error) {
@@ -88,8 +96,11 @@ func readNames(path string) (static, error) {
 
 // read checks everything and joins every problem.
 func (n Names) read(path string) (static, error) {
-	s := static{rate: n.Rate, fixed: n.Order == "fixed"}
+	s := static{rate: n.Rate, fixed: n.Order == "fixed", key: strings.ToLower(n.Key)}
 	var errs []error
+	if s.key != "" && !clusterKey.MatchString(s.key) {
+		errs = append(errs, fmt.Errorf("key is %q: 52 characters of z-base-32 are allowed, as in names that end in KEY.dcos.directory", n.Key))
+	}
 	if n.Order != "" && n.Order != "rotate" && !s.fixed {
 		errs = append(errs, fmt.Errorf("order is %q: rotate and fixed are allowed", n.Order))
 	}
@@ -239,8 +250,9 @@ func (r StaticRecord) read(path string) (record zone.Record, err error) {
 		}
 	case "SRV":
 		record.Type = zone.SRV
-		host, port, found := strings.Cut(r.Value, ":")
-		if _, err := fmt.Sscanf(port, "%d", &record.Port); !found || err != nil || record.Port == 0 {
+		host, text, _ := strings.Cut(r.Value, ":")
+		port, err := strconv.ParseUint(text, 10, 16)
+		if record.Port = uint16(port); err != nil || port == 0 {
 			return record, fmt.Errorf("value is %q: a name and a port are allowed, for example db.example:5432", r.Value)
 		}
 		if record.Target, err = domain(host); err != nil {

@@ -26,7 +26,7 @@ func readText(t *testing.T, text string) (static, error) {
 
 func TestStaticNamesAreInTheZone(t *testing.T) {
 	s, err := readText(t, `{
-		"ttl": "60s", "rate": 500, "order": "fixed",
+		"ttl": "60s", "rate": 500, "order": "fixed", "key": "YD7nqxz5d6fyr1ejkmcpqxot1uwisza345h769ybndrfg8ejkmcp",
 		"zones": {"corp.example": {"ttl": "20s"}, "mesos": {"health": true}, "weft": {"ttl": "2s", "health": false}},
 		"records": [
 			{"name": "DB.corp.example.", "type": "A", "value": "10.0.0.9"},
@@ -40,12 +40,15 @@ func TestStaticNamesAreInTheZone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	z := zone.New(zone.Options{TTL: s.ttl, TTLs: s.ttls, Heeding: s.heeding, Zones: s.zones, Static: s.records}).Completed()
+	z := zone.New(zone.Options{Key: s.key, TTL: s.ttl, TTLs: s.ttls, Heeding: s.heeding, Zones: s.zones, Static: s.records}).Completed()
 	for name, want := range map[string]int{"db.corp.example.": 2, "_pg._tcp.corp.example.": 1, "legacy.mesos.": 1, "corp.example.": 2, "www.corp.example.": 1} {
 		look := z.Lookup("", name)
 		if len(look.Records) != want {
 			t.Errorf("%s has %v, want %d records", name, look.Records, want)
 		}
+	}
+	if name, former := z.Present("x.l4lb.yd7nqxz5d6fyr1ejkmcpqxot1uwisza345h769ybndrfg8ejkmcp.dcos.directory."); name != "x.l4lb.thisdcos.directory." || !former {
+		t.Errorf("a name by the cluster's key is %s", name)
 	}
 	if len(z.Lookup("dev", "legacy.mesos.").Records) != 0 || len(z.Lookup("prod", "legacy.mesos.").Records) != 1 {
 		t.Error("a record of one network is seen from another, or not from its own")
@@ -76,6 +79,8 @@ func TestWrongNamesAreNamed(t *testing.T) {
 		`{"records": [{"name": "a.mesos", "type": "A", "value": "fd00::1"}]}`:        `records[0]: value is "fd00::1": for type A`,
 		`{"records": [{"name": "a.mesos", "type": "TXT", "value": "x"}]}`:            `records[0]: type is "TXT": A, AAAA, CNAME, PTR and SRV are allowed`,
 		`{"records": [{"name": "a.mesos", "type": "SRV", "value": "b.mesos"}]}`:      `records[0]: value is "b.mesos": a name and a port`,
+		`{"records": [{"name": "a.mesos", "type": "SRV", "value": "b.mesos:80x"}]}`:  `records[0]: value is "b.mesos:80x": a name and a port`,
+		`{"key": "abc"}`:      `key is "abc": 52 characters of z-base-32`,
 		`{"order": "random"}`: `order is "random": rotate and fixed are allowed`,
 		`{"recrods": []}`:     `unknown field "recrods"`,
 	} {

@@ -325,7 +325,7 @@ func (d *daemon) makeDiscovery(ctx context.Context) (err error) {
 	d.discovery, err = discoveryengine.New(discoveryengine.Options{
 		Store: d.store, Members: d.gossip, Server: d.names, Interest: d.interest, Log: d.log.WithGroup("names"),
 		Zone: zone.Options{
-			TTL: d.static.ttl, TTLs: d.static.ttls, Heeding: d.static.heeding, Zones: d.static.zones, Static: d.static.records,
+			TTL: d.static.ttl, TTLs: d.static.ttls, Heeding: d.static.heeding, Zones: d.static.zones, Static: d.static.records, Key: d.static.key,
 			Servers: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 			Reverse: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8"), netip.MustParsePrefix("fd01:c::/64")}, // VIPs
 		},

@@ -4,10 +4,12 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"weft/cmd/weft/show"
 	"weft/discovery"
 	"weft/discovery/dns"
+	"weft/discovery/dnsname"
 )
 
 // askAt is where a node answers.
@@ -126,6 +129,9 @@ func explain(ctx context.Context, s discovery.Service, network, name string) ([]
 			return nil, fmt.Errorf("%w for tasks of %s: only other networks see it (weft dns explain %s shows it to the host)", err, network, name)
 		}
 	}
+	if errors.Is(err, discovery.ErrNotFound) {
+		return nil, errors.Join(err, whyMissing(ctx, s, name))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -152,13 +158,47 @@ func explain(ctx context.Context, s discovery.Service, network, name string) ([]
 			}
 		}
 		row := rows[r.From+" "+r.Writer]
-		e := explained{Record: r, Why: why(r) + leftOut(r), Incarnation: row.Incarnation, Seq: row.Seq}
+		e := explained{Record: r, Why: why(r) + leftOut(r) + former(r, name), Incarnation: row.Incarnation, Seq: row.Seq}
 		if a, known := alive[r.Writer]; known {
 			e.WriterAlive = &a
 		}
 		list = append(list, e)
 	}
 	return list, nil
+}
+
+// whyMissing tells which tasks would have the name, were their nodes not silent.
+func whyMissing(ctx context.Context, s discovery.Service, name string) error {
+	rows, err := s.Rows(ctx, discovery.KindName)
+	if err != nil {
+		return err
+	}
+	nodes, err := s.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	var reasons []error
+	for _, row := range rows {
+		var n discovery.Name
+		if row.Deleted || json.Unmarshal(row.Value, &n) != nil || !slices.ContainsFunc(strings.Split(name, "."), func(label string) bool {
+			return strings.TrimPrefix(label, "_") == dnsname.Label(n.Label)
+		}) {
+			continue
+		}
+		i := slices.IndexFunc(nodes, func(s discovery.NodeStatus) bool { return string(s.ID) == row.Writer })
+		if i >= 0 && !nodes[i].Alive {
+			reasons = append(reasons, fmt.Errorf("task %s of that name is on %s, which does not answer since %s", n.Task, row.Writer, nodes[i].Since.Format(time.RFC3339)))
+		}
+	}
+	return errors.Join(reasons...)
+}
+
+// former tells that a name was asked for by what its zone was called before.
+func former(r discovery.Record, asked string) string {
+	if r.Name == asked {
+		return ""
+	}
+	return "; now called " + r.Name
 }
 
 // leftOut tells of a record that no answer has, and why.
@@ -177,6 +217,8 @@ func why(r discovery.Record) string {
 	}
 	is := func(part string) bool { return strings.Contains(r.Name, part) }
 	switch {
+	case r.From == "zone/masters":
+		return "a master, in the order of their ids; with fewer masters than names again from the first"
 	case r.Type == "SOA" || r.Type == "NS" || kind == "zone":
 		return "the zone itself"
 	case kind == "static":
