@@ -200,7 +200,7 @@ func (s *Set) run(program string, frame []byte, m Meta) (Result, error) {
 	if !ok {
 		return Result{}, fmt.Errorf("no program %s", program)
 	}
-	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: m.context()}
+	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+512), Context: m.context()}
 	action, err := p.Run(opts)
 	if errors.Is(err, unix.EINVAL) {
 		return Result{}, ErrRefused
