@@ -44,6 +44,10 @@ func admit(h wire.Header) wire.MsgAcceptAction {
 // serve answers one message. Of several questions the first is answered, and the answer names that one alone: so do
 // dcos-net, which sends the message where the first question belongs, and Mesos-DNS.
 func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) {
+	if s.mesos != nil && s.mesos.Strict {
+		s.serveLetter(ctx, w, m)
+		return
+	}
 	if len(m.Question) == 0 {
 		return // the library has answered FORMERR to those before
 	}

@@ -15,18 +15,22 @@ import (
 	"weft/discovery/zone"
 )
 
-// Mesos makes a server answer as Mesos-DNS does, from a zone made with MesosOnly. With the zone's Strict
-// it answers to the letter; without, these are put right:
+// Mesos makes a server answer as Mesos-DNS does, from a zone made with MesosOnly. With Strict, which the zone has to be
+// made with too, it answers to the letter; without, these are put right:
 //
 //   - the size that a client takes over UDP counts (EDNS)
 //   - a missing name is missing for SRV too, and the apex is there for all types
 //   - SOA and NS are answers, of the apex alone; the SOA record of what is not there is the apex's, with
 //     the configured minimum
+//   - messages that are no questions, and classes that are not ours, are refused; DS is a type like others
+//   - of the resolvers the two best are asked at a time, their refusals are not the last word, and what they say is
+//     remembered
 //
 // Foreign names without a resolver are refused.
 type Mesos struct {
 	Recursion bool // what answers say of it (RA), whatever is so
 	Truncate  bool // answers that were cut say so (TC)
+	Strict    bool
 }
 
 // serveMesos answers a question about a name of the zone.
@@ -39,7 +43,10 @@ func (s *Server) serveMesos(w wire.ResponseWriter, q *question) {
 	}
 	r := composeMesos(q, &o)
 	r.Authoritative, r.RecursionAvailable = true, s.mesos.Recursion
-	size := wire.MinMsgSize
+	size, length := wire.MinMsgSize, (*wire.Msg).Len
+	if o.Strict {
+		length = letterLen
+	}
 	switch {
 	case q.tcp:
 		size = wire.MaxMsgSize - 1
@@ -49,7 +56,7 @@ func (s *Server) serveMesos(w wire.ResponseWriter, q *question) {
 	if opt := q.msg.IsEdns0(); opt != nil && !o.Strict {
 		r.SetEdns0(maxUDP, opt.Do())
 	}
-	if cutMesos(r, size) {
+	if cutMesos(r, size, length) {
 		r.Truncated = s.mesos.Truncate
 		s.stats.truncated.Add(1)
 	}
@@ -66,6 +73,9 @@ func composeMesos(q *question, o *zone.Options) *wire.Msg {
 	r.Compress = true
 	asked, apex := q.msg.Question[0].Name, o.Domain+"."
 	name := strings.ToLower(strings.ReplaceAll(asked, ".*", "")) // wildcards are as if they were not there
+	if o.Strict {
+		name = strings.ReplaceAll(name, `\'`, `'`) // the library's form; names are compared as they are in the state
+	}
 	look := q.zone.Lookup("", name)
 	all := q.qtype == wire.TypeANY
 	if all || q.qtype == wire.TypeSRV {
@@ -164,10 +174,10 @@ func headerMesos(o *zone.Options, owner string, qtype uint16) wire.RR_Header {
 	return wire.RR_Header{Name: owner, Rrtype: qtype, Class: wire.ClassINET, Ttl: uint32(o.TTL / time.Second)}
 }
 
-// cutMesos makes a message shorter than size when it is longer: first all additional records go, then
+// cutMesos makes a message shorter than size when its length is more: first all additional records go, then
 // as many answers as have to. It tells whether it did.
-func cutMesos(r *wire.Msg, size int) bool {
-	if r.Len() <= size {
+func cutMesos(r *wire.Msg, size int, length func(*wire.Msg) int) bool {
+	if length(r) <= size {
 		return false
 	}
 	opt := r.IsEdns0()
@@ -177,7 +187,7 @@ func cutMesos(r *wire.Msg, size int) bool {
 	answers := r.Answer
 	fits := func(dropped int) bool {
 		r.Answer = answers[:len(answers)-dropped]
-		return r.Len() < size
+		return length(r) < size
 	}
 	dropped := sort.Search(len(answers), fits)
 	r.Answer = answers[:len(answers)-dropped]

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"compress/gzip"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -30,7 +31,7 @@ func mesosZone(t *testing.T, dir string, strict bool) *zone.Zone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := mesos.Parse(document)
+	s, err := mesos.Parse(document, strict)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func mesosZone(t *testing.T, dir string, strict bool) *zone.Zone {
 }
 
 func mesosServer(z *zone.Zone) *Server {
-	s := &Server{mesos: &Mesos{Recursion: true, Truncate: true}, foreign: foreign.New(nil, 0, nil)}
+	s := &Server{mesos: &Mesos{Recursion: true, Truncate: true, Strict: z.Options().Strict}, foreign: foreign.New(nil, 0, nil), log: slog.New(slog.DiscardHandler)}
 	s.zone.Store(z)
 	return s
 }

@@ -238,10 +238,14 @@ func (s *Server) Forget(of func(name string) bool) { s.answers.Forget(of) }
 func (s *Server) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	handler := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) { s.serve(gctx, w, m) })
+	admit, size := admit, maxUDP
+	if s.mesos != nil && s.mesos.Strict {
+		admit, size = admitAll, wire.MinMsgSize // what is longer than that Mesos-DNS can't read
+	}
 	for _, k := range s.sockets {
 		for _, packets := range s.packets(k.udp) {
 			g.Go(func() error {
-				return run(gctx, &wire.Server{PacketConn: packets, UDPSize: maxUDP, Handler: handler, MsgAcceptFunc: admit})
+				return run(gctx, &wire.Server{PacketConn: packets, UDPSize: size, Handler: handler, MsgAcceptFunc: admit})
 			})
 		}
 		g.Go(func() error {

@@ -73,7 +73,10 @@ func New(o Options) http.Handler {
 		mux.HandleFunc(path, only(page))
 		mux.HandleFunc(path+"/{$}", only(page))
 	}
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.RawPath = "" // a slash is one even if it is written as %2F
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // only lets those through who ask for what there is: JSON.
@@ -178,15 +181,17 @@ func (a *api) services(w http.ResponseWriter, r *http.Request) {
 	z := a.Snapshot().Zone
 	var records []serviceRecord
 	for _, srv := range z.Lookup("", fqdn(asked)).Of(zone.SRV) {
-		if !srv.Answerable() {
+		value := srv.Value() // of which Mesos-DNS shows the port even if it is none
+		i := strings.LastIndexByte(value, ':')
+		target, port := value[:i], value[i+1:]
+		if strings.ContainsAny(target, ":[]") {
 			continue
 		}
-		look := z.Lookup("", srv.Target)
-		port := strings.TrimPrefix(srv.Value(), srv.Target+":")
+		look := z.Lookup("", target)
 		for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
 			if addrs := look.Of(t); len(addrs) > 0 {
 				addr := addrs[rand.IntN(len(addrs))]
-				records = append(records, serviceRecord{asked, srv.Target, addr.Value(), port})
+				records = append(records, serviceRecord{asked, target, addr.Value(), port})
 			}
 		}
 	}

@@ -183,7 +183,7 @@ func TestZoneOfOwnFacts(t *testing.T) {
 }
 
 func FuzzNames(f *testing.F) {
-	s, err := mesos.Parse([]byte(`{"leader": "master@127.0.0.1:5050"}`))
+	s, err := mesos.Parse([]byte(`{"leader": "master@127.0.0.1:5050"}`), false)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func dcosZone(t *testing.T, before *Facts, z *zone.Zone, framework string, tasks
 		list = append(list, r.json())
 	}
 	s, err := Parse(fmt.Appendf(nil, `{"leader": "master@172.17.0.2:5050", "slaves": [%s], "frameworks": [{"id": "F", "name": %q, "hostname": "172.17.0.2", "tasks": [%s]}]}`,
-		strings.Join(agents, ","), framework, strings.Join(list, ",")))
+		strings.Join(agents, ","), framework, strings.Join(list, ",")), false)
 	if err != nil {
 		t.Fatal(err)
 	}

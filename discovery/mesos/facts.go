@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
@@ -43,15 +42,13 @@ func (s *State) Facts(o Options) *Facts {
 	f := &Facts{all: map[zone.Source]zone.Fact{}, again: map[zone.Source]int{}}
 	masters := zone.MesosMasters{Leader: s.Leader, Listed: o.Masters}
 	for _, framework := range s.Frameworks {
-		if strings.HasSuffix(dnsname.Domain(framework.Name), "master") { // rules for labels drop what is before that
+		if dnsname.RFC1123.Domain(framework.Name) == "master" || dnsname.RFC952.Domain(framework.Name) == "master" {
 			masters.Namesakes = append(masters.Namesakes, zone.MesosFramework{Name: framework.Name, Addrs: o.addrs(framework.host)})
 		}
 	}
 	f.add(KindMasters, "masters", s.Leader, masters)
-	agents := make(map[string][]netip.Addr, len(s.agents))
-	for id, a := range s.agents {
-		agents[id] = o.addrs(a.host)
-		f.add(KindAgent, id, s.Leader, zone.MesosAgent{Addrs: agents[id], Port: a.port})
+	for _, a := range s.agents {
+		f.add(KindAgent, a.id, s.Leader, zone.MesosAgent{Addrs: o.addrs(a.host), Port: a.port})
 	}
 	for _, framework := range s.Frameworks {
 		source := f.add(KindFramework, cmp.Or(framework.ID, framework.Name), s.Leader,
@@ -59,7 +56,7 @@ func (s *State) Facts(o Options) *Facts {
 		listed := zone.Listed{Name: framework.Name}
 		for _, t := range framework.Tasks {
 			if s.Named(t) {
-				fact := s.task(framework.Name, t, agents[t.wire.Agent])
+				fact := s.task(framework.Name, t, &o)
 				listed.Tasks = append(listed.Tasks, zone.ListedTask{
 					ID: t.ID, Name: t.Name, Source: f.add(KindTask, source.Key+"/"+t.ID, s.Leader, fact),
 				})
@@ -81,11 +78,12 @@ func (f *Facts) add(kind discovery.Kind, key, writer string, fact zone.Fact) zon
 	return s
 }
 
-func (s *State) task(framework string, t Task, agent []netip.Addr) zone.MesosTask {
+func (s *State) task(framework string, t Task, o *Options) zone.MesosTask {
 	w, last := &t.wire, t.wire.last()
+	host := s.agents[s.byID[w.Agent]].host
 	fact := zone.MesosTask{
 		Framework: framework, ID: w.ID, Name: w.Name, Agent: w.Agent,
-		AgentHost: s.agents[w.Agent].host, AgentAddrs: agent,
+		AgentHost: host, AgentAddrs: o.addrs(host),
 		Netinfo: parseAddrs(last.netinfo()), Mesos: parseAddrs(last.labelled(mesosLabel)), Docker: parseAddrs(last.labelled(dockerLabel)),
 		HostPorts: parseRanges(w.Resources.Ports), Discovery: w.Discovery.Name, Mapped: w.mapped(), Unwell: w.unwell(),
 	}

@@ -22,21 +22,36 @@ import (
 
 func TestPID(t *testing.T) {
 	t.Parallel()
-	check := func(pid, host, port string) {
+	check := func(pid, host, port string, strict bool) {
 		t.Helper()
-		gotHost, gotPort, ok := parsePID(pid)
-		if ok != (host != "") || ok && (gotHost != host || gotPort != port) {
-			t.Errorf("PID %q = %q, %q, %t, want %q, %q", pid, gotHost, gotPort, ok, host, port)
+		s, err := Parse(fmt.Appendf(nil, `{"leader": "m@1.1.1.1:1", "slaves": [{"id": "S", "hostname": "h", "pid": %s}]}`, pid), strict)
+		if refused := errors.Is(err, ErrPID); refused != (host == "refused") || err != nil && !refused {
+			t.Errorf("PID %s, strict %t: %v, want %s", pid, strict, err, host)
+		} else if err == nil && s.agents[0] != (agent{"S", host, port}) {
+			t.Errorf("PID %s, strict %t = %v, want %s, %s", pid, strict, s.agents[0], host, port)
 		}
 	}
-	check("slave(1)@10.0.0.1:5051", "10.0.0.1", "5051")
-	check("slave(1)@[2001:db8::1]:5051", "2001:db8::1", "5051")
-	check(" a@host.example:1 ", "host.example", "1")
-	check("@10.0.0.1:5051", "10.0.0.1", "5051")
-	for _, bad := range []string{
-		"", "10.0.0.1:5051", "a@10.0.0.1", "a@10.0.0.1:x", "a@10.0.0.1:65536", "a@b@c:1", "a@2001:db8::1:1", "a@[::1:1", "a@:1", "a@h:-1",
+	for pid, want := range map[string][2]string{
+		`"slave(1)@10.0.0.1:5051"`:      {"10.0.0.1", "5051"},
+		`"slave(1)@[2001:db8::1]:5051"`: {"2001:db8::1", "5051"},
+		`" a@host.example:1 "`:          {"host.example", "1"},
+		`"@10.0.0.1:5051"`:              {"10.0.0.1", "5051"},
 	} {
-		check(bad, "", "")
+		check(pid, want[0], want[1], false)
+		check(pid, want[0], want[1], true)
+	}
+	for _, bad := range []string{
+		`""`, `null`, `7`, `{}`, `"10.0.0.1:5051"`, `"a@10.0.0.1"`, `"a@b@c:1"`, `"a@2001:db8::1:1"`, `"a@[::1:1"`, `"a\u00401.1.1.1:1"`,
+	} {
+		check(bad, "h", "", false)
+		check(bad, "refused", "", true)
+	}
+	// Whether these can be resolved is for who resolves them; Mesos-DNS shows what is written.
+	for pid, want := range map[string][2]string{
+		`"a@:1"`: {"", "1"}, `"a@h:-1"`: {"h", "-1"}, `"a@h:"`: {"h", ""}, `"a@h:http"`: {"h", "http"}, `"a@h:65536"`: {"h", "65536"},
+	} {
+		check(pid, "h", "", false)
+		check(pid, want[0], want[1], true)
 	}
 }
 
@@ -72,7 +87,7 @@ const agents = `{"id": "S-S0", "hostname": "node-0", "pid": "slave(1)@10.1.0.1:5
 
 func facts(t *testing.T, text string) *Facts {
 	t.Helper()
-	s, err := Parse([]byte(text))
+	s, err := Parse([]byte(text), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +154,7 @@ func TestChecksOfTasks(t *testing.T) {
 
 func TestHosts(t *testing.T) {
 	t.Parallel()
-	s, err := Parse([]byte(document("master@10.0.0.1:5050", agents+`, {"id": "x", "pid": "a@node-1:1"}, {"id": "y"}`, "")))
+	s, err := Parse([]byte(document("master@10.0.0.1:5050", agents+`, {"id": "x", "pid": "a@node-1:1"}, {"id": "y"}`, "")), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,11 +166,11 @@ func TestHosts(t *testing.T) {
 func TestDocumentThatIsNoState(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "null", "[]", "{", `{"leader": ""}`, `{"leader": "x"}`, `{"leader": "master@"}`, "<html>"} {
-		if s, err := Parse([]byte(text)); err == nil {
+		if s, err := Parse([]byte(text), false); err == nil {
 			t.Errorf("%q is read as %v", text, s)
 		}
 	}
-	if _, err := Parse([]byte(`{"leader": ""}`)); !errors.Is(err, ErrNoLeader) {
+	if _, err := Parse([]byte(`{"leader": ""}`), false); !errors.Is(err, ErrNoLeader) {
 		t.Errorf("no leader: %v", err)
 	}
 }
@@ -169,6 +184,51 @@ func TestOneBadTaskCostsOneTask(t *testing.T) {
 	z, _ := zone.New(zone.Options{MesosOnly: true}).With(f.Changes(nil))
 	if got := z.Lookup("", "web.marathon.mesos.").Of(zone.A); len(got) != 1 {
 		t.Errorf("web.marathon.mesos = %v, want one address", got)
+	}
+}
+
+// Mesos-DNS refuses a document with a wrong type in what it reads; what it does not read may be anything.
+func TestStrictRefusesWrongTypes(t *testing.T) {
+	t.Parallel()
+	check := func(part string, read bool) {
+		t.Helper()
+		text := fmt.Sprintf(`{"leader": "m@10.0.0.1:5050", "frameworks": [{"name": "f", "tasks": [{"name": "t", %s}]}]}`, part)
+		if _, err := Parse([]byte(text), false); err != nil {
+			t.Errorf("%s: %v", part, err)
+		}
+		if _, err := Parse([]byte(text), true); (err == nil) != read {
+			t.Errorf("%s: strict: %v, want it read: %t", part, err, read)
+		}
+	}
+	for _, part := range []string{
+		`"container": 7`, `"container": {"docker": "x"}`, `"health_check": []`, `"statuses": [{"healthy": "yes"}]`, `"statuses": null`,
+		`"resources": {"cpus": "x"}`, `"discovery": null`, `"discovery": {"ports": null, "labels": {}}`, `"labels": 7`,
+		`"statuses": [{"container_status": {"network_infos": [{"port_mappings": 7}]}}]`,
+	} {
+		check(part, true)
+	}
+	for _, part := range []string{
+		`"framework_id": 7`, `"id": 7`, `"state": true`, `"statuses": {}`, `"statuses": [{"timestamp": "1"}]`, `"statuses": [{"timestamp": 1e999}]`,
+		`"resources": {"ports": 7}`, `"resources": []`, `"discovery": {"visibility": 7}`, `"discovery": {"version": 1}`,
+		`"discovery": {"environment": {}}`, `"discovery": {"location": []}`, `"discovery": {"labels": {"labels": [{"key": 7}]}}`,
+		`"discovery": {"ports": {"ports": [{"number": 1.5}]}}`, `"discovery": {"ports": {"ports": [{"number": 1e2}]}}`,
+		`"statuses": [{"container_status": {"network_infos": [{"ip_addresses": [{"ip_address": 7}]}]}}]`,
+	} {
+		check(part, false)
+	}
+}
+
+// All agents are agents; a task is on the last one that has its id.
+func TestAgentsOfOneID(t *testing.T) {
+	t.Parallel()
+	f := facts(t, document("master@10.0.0.1:5050", `{"id": "S", "pid": "a@10.1.0.1:1"}, {"id": "S", "pid": "a@10.1.0.2:2"}`,
+		`{"id": "t", "name": "web", "slave_id": "S", "state": "TASK_RUNNING"}`))
+	z, _ := zone.New(zone.Options{MesosOnly: true}).With(f.Changes(nil))
+	if got := len(z.Lookup("", "slave.mesos.").Of(zone.A)); got != 2 {
+		t.Errorf("slave.mesos has %d addresses, want 2", got)
+	}
+	if got := leadsTo(z, "web.marathon.slave.mesos."); got != "10.1.0.2" {
+		t.Errorf("the task is on %s, want 10.1.0.2", got)
 	}
 }
 
@@ -196,7 +256,7 @@ func golden(tb testing.TB) map[string]*State {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		s, err := Parse(text)
+		s, err := Parse(text, false)
 		if err != nil {
 			tb.Fatalf("%s: %v", p, err)
 		}
@@ -253,7 +313,7 @@ func FuzzState(f *testing.F) {
 	}
 	f.Add([]byte(document("master@10.0.0.1:5050", agents, `{"id": "t", "name": "..", "slave_id": "S-S0", "state": "TASK_RUNNING"}`)))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		s, err := Parse(text)
+		s, err := Parse(text, false)
 		if err != nil {
 			return
 		}

@@ -25,8 +25,13 @@ import (
 // maxPorts is how many ports of one task are taken from ranges: each there is, once.
 const maxPorts = 1 << 16
 
-// ErrNoLeader tells that a document is not that of a master which knows its leader.
-var ErrNoLeader = errors.New("the state names no leader")
+// Refusals of whole documents.
+var (
+	// ErrNoLeader tells that a document is not that of a master which knows its leader.
+	ErrNoLeader = errors.New("the state names no leader")
+	// ErrPID tells that a strict reader found what is no PID.
+	ErrPID = errors.New("an actor's id@host:port is allowed")
+)
 
 // State is what names depend on of a master's state. The order of frameworks and tasks is the
 // document's.
@@ -34,7 +39,9 @@ type State struct {
 	// Leader is the leading master, host:port.
 	Leader     string
 	Frameworks []Framework
-	agents     map[string]agent
+	agents     []agent
+	byID       map[string]int // in agents: the last one of an id counts
+	actors     []string       // host:port of the PIDs, as they are written
 }
 
 // Framework is a framework that is registered, connected or not.
@@ -53,47 +60,57 @@ type Task struct {
 }
 
 // agent is an agent that is registered.
-type agent struct{ host, port string }
+type agent struct{ id, host, port string }
 
 // Parse reads a state document. What a single task, framework or agent has wrong costs it records and
-// nobody else's; a document that is no state at all is an error.
-func Parse(document []byte) (*State, error) {
+// nobody else's; a document that is no state at all is an error. Strict, anything that Mesos-DNS can't read is one too.
+func Parse(document []byte, strict bool) (*State, error) {
 	var w wireState
 	err := json.Unmarshal(document, &w)
-	if _, odd := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !odd {
+	if _, odd := errors.AsType[*json.UnmarshalTypeError](err); err != nil && (strict || !odd) {
 		return nil, fmt.Errorf("read the master's state: %w", err)
 	}
 	_, leader, ok := strings.Cut(w.Leader, "@")
-	if !ok || leader == "" {
+	if !ok || leader == "" || strings.Contains(leader, "@") {
 		return nil, fmt.Errorf("read the master's state: leader %q: %w", w.Leader, ErrNoLeader)
 	}
-	s := &State{Leader: leader, agents: make(map[string]agent, len(w.Agents))}
-	for _, a := range w.Agents {
-		host, port, ok := parsePID(a.PID)
-		if !ok {
-			host, port = a.Hostname, ""
+	s := &State{Leader: leader, byID: make(map[string]int, len(w.Agents))}
+	var errs []error
+	place := func(pid wirePID, hostname string) (host, port string) {
+		at, host, port, ok := parsePID(pid.text)
+		if strict && pid.there && !ok {
+			errs = append(errs, fmt.Errorf("read the master's state: PID %q: %w", pid.text, ErrPID))
 		}
-		s.agents[a.ID] = agent{host, port}
+		if !ok || !strict && !valid(host, port) {
+			return hostname, ""
+		}
+		s.actors = append(s.actors, at)
+		return host, port
+	}
+	for _, a := range w.Agents {
+		host, port := place(a.PID, a.Hostname)
+		s.byID[a.ID] = len(s.agents)
+		s.agents = append(s.agents, agent{a.ID, host, port})
 	}
 	for _, f := range w.Frameworks {
-		host, port, ok := parsePID(f.PID)
-		if !ok {
-			host, port = f.Hostname, ""
-		}
-		framework := Framework{ID: f.ID, Name: f.Name, host: host, port: port, Tasks: make([]Task, 0, len(f.Tasks))}
+		host, port := place(f.PID, f.Hostname)
+		framework := Framework{ID: f.ID.is, Name: f.Name, host: host, port: port, Tasks: make([]Task, 0, len(f.Tasks))}
 		for _, t := range f.Tasks {
 			framework.Tasks = append(framework.Tasks, Task{ID: t.ID, Name: t.Name, running: t.State == running, wire: t})
 		}
 		s.Frameworks = append(s.Frameworks, framework)
 	}
-	return s, nil
+	return s, errors.Join(errs...)
 }
 
 // Named tells whether a task has names: it runs, on an agent that the master knows.
 func (s *State) Named(t Task) bool {
-	_, known := s.agents[t.wire.Agent]
+	_, known := s.byID[t.wire.Agent]
 	return known && t.running
 }
+
+// Actors returns the host:port of each PID as it is written. Mesos-DNS refuses a document with one that it can't resolve.
+func (s *State) Actors() []string { return s.actors }
 
 // Hosts returns the names of hosts in the state that are no addresses, each once, sorted.
 func (s *State) Hosts() []string {
@@ -113,26 +130,26 @@ func (s *State) Hosts() []string {
 	return slices.Compact(hosts)
 }
 
-// parsePID takes apart the address of a libprocess actor: id@host:port.
-func parsePID(pid string) (host, port string, ok bool) {
-	_, at, ok := strings.Cut(strings.Trim(pid, " "), "@")
-	if !ok || strings.Contains(at, "@") {
-		return "", "", false
-	}
+// parsePID takes apart the address of a libprocess actor: id@host:port, of which each may be empty. A host with colons has to
+// be in brackets.
+func parsePID(pid string) (at, host, port string, ok bool) {
+	_, at, ok = strings.Cut(pid, "@")
 	i := strings.LastIndexByte(at, ':')
-	if i < 0 {
-		return "", "", false
+	if !ok || strings.Contains(at, "@") || i < 0 {
+		return "", "", "", false
 	}
 	host, port = at[:i], at[i+1:]
 	if inner, bracketed := strings.CutPrefix(host, "["); bracketed {
-		if host, ok = strings.CutSuffix(inner, "]"); !ok {
-			return "", "", false
-		}
-	} else if strings.ContainsRune(host, ':') {
-		return "", "", false
+		host, ok = strings.CutSuffix(inner, "]")
+		return at, host, port, ok && !strings.ContainsAny(host, "[]")
 	}
+	return at, host, port, !strings.ContainsAny(host, ":[]")
+}
+
+// valid tells whether somebody can be at a host and a port.
+func valid(host, port string) bool {
 	_, err := strconv.ParseUint(port, 10, 16)
-	return host, port, err == nil && host != ""
+	return err == nil && host != ""
 }
 
 // parseAddr reads an address without a zone; an IPv4 address in IPv6 form is an IPv4 address.

@@ -2,7 +2,44 @@
 
 package mesos
 
-import "slices"
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+)
+
+// lax is a part of a document that Mesos-DNS does not read: a wrong type in it is no error.
+type lax[T any] struct{ is T }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *lax[T]) UnmarshalJSON(text []byte) error {
+	_ = json.Unmarshal(text, &l.is) // what could be read is there
+	return nil
+}
+
+// wirePID is a PID as it stands in the document, without quotation marks and spaces. Mesos-DNS takes no escape in it for
+// a character.
+type wirePID struct {
+	text  string
+	there bool
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (p *wirePID) UnmarshalJSON(text []byte) error {
+	p.text, p.there = string(bytes.Trim(text, `" `)), true
+	return nil
+}
+
+// wireTexts are read for their types alone: Mesos-DNS refuses a document that has others.
+type wireTexts struct {
+	Visibility  string `json:"visibility"`
+	Version     string `json:"version"`
+	Location    string `json:"location"`
+	Environment string `json:"environment"`
+	Labels      struct {
+		Labels []wireLabel `json:"labels"`
+	} `json:"labels"`
+}
 
 // The parts of a state document that are read. Numbers that a framework sets are not checked by the
 // master.
@@ -13,24 +50,25 @@ type (
 		Agents     []wireAgent     `json:"slaves"`
 	}
 	wireAgent struct {
-		ID       string `json:"id"`
-		Hostname string `json:"hostname"`
-		PID      string `json:"pid"`
+		ID       string  `json:"id"`
+		Hostname string  `json:"hostname"`
+		PID      wirePID `json:"pid"`
 	}
 	wireFramework struct {
-		ID       string     `json:"id"`
-		Name     string     `json:"name"`
-		Hostname string     `json:"hostname"`
-		PID      string     `json:"pid"`
-		Tasks    []wireTask `json:"tasks"`
+		ID       lax[string] `json:"id"`
+		Name     string      `json:"name"`
+		Hostname string      `json:"hostname"`
+		PID      wirePID     `json:"pid"`
+		Tasks    []wireTask  `json:"tasks"`
 	}
 	wireTask struct {
-		ID        string       `json:"id"`
-		Name      string       `json:"name"`
-		Agent     string       `json:"slave_id"`
-		State     string       `json:"state"`
-		Statuses  []wireStatus `json:"statuses"`
-		Check     *struct{}    `json:"health_check"` // nil: there is none
+		Framework string         `json:"framework_id"` // for its type
+		ID        string         `json:"id"`
+		Name      string         `json:"name"`
+		Agent     string         `json:"slave_id"`
+		State     string         `json:"state"`
+		Statuses  []wireStatus   `json:"statuses"`
+		Check     lax[*struct{}] `json:"health_check"` // nil: there is none
 		Resources struct {
 			Ports string `json:"ports"`
 		} `json:"resources"`
@@ -39,32 +77,35 @@ type (
 			Ports struct {
 				Ports []wirePort `json:"ports"`
 			} `json:"ports"`
+			wireTexts
 		} `json:"discovery"`
-		Container struct {
-			Docker struct {
-				PortMappings []wireMapping `json:"port_mappings"`
-			} `json:"docker"`
-			Networks []wireNetwork `json:"network_infos"`
-		} `json:"container"`
+		Container lax[wireContainer] `json:"container"`
+	}
+	wireContainer struct {
+		Docker struct {
+			PortMappings []wireMapping `json:"port_mappings"`
+		} `json:"docker"`
+		Networks []wireNetwork `json:"network_infos"`
 	}
 	wireStatus struct {
-		State     string  `json:"state"`
-		Timestamp float64 `json:"timestamp"`
-		Healthy   *bool   `json:"healthy"` // nil: no check has said anything
-		Labels    []struct {
-			Key   string `json:"key"`
-			Value string `json:"value"`
-		} `json:"labels"`
+		State     string      `json:"state"`
+		Timestamp float64     `json:"timestamp"`
+		Healthy   lax[*bool]  `json:"healthy"` // nil: no check has said anything
+		Labels    []wireLabel `json:"labels"`
 		Container struct {
 			Networks []wireNetwork `json:"network_infos"`
 		} `json:"container_status"`
+	}
+	wireLabel struct {
+		Key   string `json:"key"`
+		Value string `json:"value"`
 	}
 	wireNetwork struct {
 		Addrs []struct {
 			Addr string `json:"ip_address"`
 		} `json:"ip_addresses"`
-		Addr         string        `json:"ip_address"` // before Mesos 0.26
-		PortMappings []wireMapping `json:"port_mappings"`
+		Addr         string             `json:"ip_address"` // before Mesos 0.26
+		PortMappings lax[[]wireMapping] `json:"port_mappings"`
 	}
 	wirePort struct {
 		Name     string `json:"name"`
@@ -99,10 +140,10 @@ func (t *wireTask) last() *wireStatus {
 
 // unwell tells whether the task's check fails, or has not said anything yet. Checks of schedulers are not here.
 func (t *wireTask) unwell() bool {
-	if last := t.last(); last != nil && last.Healthy != nil {
-		return !*last.Healthy
+	if last := t.last(); last != nil && last.Healthy.is != nil {
+		return !*last.Healthy.is
 	}
-	return t.Check != nil
+	return t.Check.is != nil
 }
 
 // netinfo returns the addresses of a status' networks, as they are written.
@@ -138,13 +179,13 @@ func (s *wireStatus) labelled(key string) []string {
 
 // mapped tells whether a port of the agent leads to the task.
 func (t *wireTask) mapped() bool {
-	lists := [][]wireMapping{t.Container.Docker.PortMappings}
-	networks := t.Container.Networks
+	lists := [][]wireMapping{t.Container.is.Docker.PortMappings}
+	networks := t.Container.is.Networks
 	if s := t.last(); s != nil {
 		networks = append(slices.Clip(networks), s.Container.Networks...)
 	}
 	for _, n := range networks {
-		lists = append(lists, n.PortMappings)
+		lists = append(lists, n.PortMappings.is)
 	}
 	for _, l := range lists {
 		for _, m := range l {

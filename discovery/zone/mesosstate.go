@@ -212,7 +212,7 @@ func splitHostPort(text string) (host, port string, ok bool) {
 		host = strings.TrimSuffix(h, "]")
 	}
 	a, err := netip.ParseAddr(host)
-	return host, port, err == nil && a.Zone() == "" && port != ""
+	return host, port, err == nil && a.Zone() == ""
 }
 
 // addrsOf a task are those of the first source that has any.
@@ -253,17 +253,23 @@ func mesosTaskRecords(o *Options, t MesosTask) []Record {
 	return b.records
 }
 
+// task gives the records in the order in which /v1/enumerate has them.
 func (b *builder) task(t MesosTask, label string) {
 	rule := b.o.rule()
 	framework := rule.Domain(t.Framework)
 	tail, slave := "."+framework+"."+b.o.Domain+".", "."+framework+".slave."+b.o.Domain+"."
 	own := b.canonical(label, t)
-	for _, name := range [...]string{label, own} {
-		b.addresses(name+tail, b.o.addrsOf(t))
-		b.addresses(name+slave, t.AgentAddrs)
-		if host := rule.Domain(t.AgentHost); b.o.Strict && len(t.AgentAddrs) == 0 && host != "" {
-			b.add(Record{Name: name + slave, Type: A, Text: host})
-		}
+	for _, addr := range b.o.addrsOf(t) {
+		b.addresses(label+tail, []netip.Addr{addr})
+		b.addresses(own+tail, []netip.Addr{addr})
+	}
+	for _, addr := range t.AgentAddrs {
+		b.addresses(label+slave, []netip.Addr{addr})
+		b.addresses(own+slave, []netip.Addr{addr})
+	}
+	if host := rule.Domain(t.AgentHost); b.o.Strict && len(t.AgentAddrs) == 0 && host != "" {
+		b.add(Record{Name: label + slave, Type: A, Text: host})
+		b.add(Record{Name: own + slave, Type: A, Text: host})
 	}
 	b.hostPorts(t, label, own)
 	if t.Discovery != "" {
@@ -277,15 +283,13 @@ func (b *builder) hostPorts(t MesosTask, label, own string) {
 	framework := b.o.rule().Domain(t.Framework)
 	tail, slave := "."+framework+"."+b.o.Domain+".", "."+framework+".slave."+b.o.Domain+"."
 	target := own + slave
-	for _, proto := range [...]string{"._tcp", "._udp"} {
-		names := []string{"_" + label + proto + slave, "_" + label + proto + tail}
-		if t.Discovery != "" {
-			names = names[:1]
-		}
+	names := []string{"_" + label + "._tcp" + slave, "_" + label + "._udp" + slave}
+	if t.Discovery == "" {
+		names = append(names, "_"+label+"._tcp"+tail, "_"+label+"._udp"+tail)
+	}
+	for _, port := range t.HostPorts {
 		for _, name := range names {
-			for _, port := range t.HostPorts {
-				b.service(name, target, port)
-			}
+			b.service(name, target, port)
 		}
 	}
 }
@@ -298,11 +302,13 @@ func (b *builder) discoveryPorts(t MesosTask, label, own string) {
 		if protos[0] == "" {
 			protos = []string{"tcp", "udp"}
 		}
-		for _, proto := range protos {
-			name := "_" + label + "._" + proto + tail
-			b.service(name, own+tail, p.Number)
-			if port := rule.Label(p.Name); port != "" {
-				b.service("_"+port+"."+name, own+tail, p.Number)
+		prefixes := []string{"_"}
+		if port := rule.Label(p.Name); port != "" {
+			prefixes = append(prefixes, "_"+port+"._")
+		}
+		for _, prefix := range prefixes {
+			for _, proto := range protos {
+				b.service(prefix+label+"._"+proto+tail, own+tail, p.Number)
 			}
 		}
 	}

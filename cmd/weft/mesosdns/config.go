@@ -98,10 +98,10 @@ func Load(path, home string) (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("configuration: %w", err)
 	}
+	c.File = path
 	if err := json.Unmarshal(text, &c); err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
-	c.File = path
 	if err := c.complete(); err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
@@ -146,8 +146,8 @@ func (c *Config) validateSources() error {
 	switch c.MesosAuthentication {
 	case "":
 	case "basic":
-		if c.MesosCredentials.Principal == "" || c.MesosCredentials.Secret == "" {
-			errs = append(errs, errors.New("mesosCredentials: basic authentication needs a principal and a secret"))
+		if c.MesosCredentials == (Credentials{}) {
+			errs = append(errs, errors.New("mesosCredentials: basic authentication needs a principal or a secret"))
 		}
 	case "iam":
 		errs = append(errs, errors.New("mesosAuthentication: \"iam\" is not there yet: \"basic\" and nothing are allowed"))
@@ -166,7 +166,7 @@ func (c *Config) validateServing() error {
 	}{
 		{"refreshSeconds", c.RefreshSeconds, 1, 1 << 30},
 		{"stateTimeoutSeconds", c.StateTimeoutSeconds, 1, 1 << 30},
-		{"zkDetectionTimeout", c.ZkDetectionTimeout, 0, 1 << 30},
+		{"zkDetectionTimeout", c.ZkDetectionTimeout, -1 << 30, 1 << 30},
 		{"timeout", c.Timeout, 0, 1 << 30},
 		{"ttl", int(c.TTL), 0, 1<<31 - 1},
 		{"port", c.Port, 0, 65535},
@@ -182,10 +182,8 @@ func (c *Config) validateServing() error {
 	if !domainForm.MatchString(c.Domain) {
 		errs = append(errs, fmt.Errorf("domain: %q: labels of letters, digits and '-' are allowed, with dots between them", c.Domain))
 	}
-	for key, text := range map[string]string{"listener": c.Listener, "httplistener": c.HTTPListener} {
-		if _, err := netip.ParseAddr(text); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %q: an IP address is allowed", key, text))
-		}
+	if _, err := netip.ParseAddr(c.Listener); err != nil {
+		errs = append(errs, fmt.Errorf("listener: %q: an IP address is allowed", c.Listener))
 	}
 	return errors.Join(errs...)
 }

@@ -48,12 +48,12 @@ func newSource(c Config) (*source, error) {
 	s := &source{config: c, scheme: "http", known: map[string][]netip.Addr{}}
 	// Masters are asked once in a while: no connection is kept meanwhile.
 	transport := &http.Transport{DisableKeepAlives: true}
+	certificates, err := tlsConfig(c) // those that can't be read are told of even if nobody needs them
+	if err != nil {
+		return nil, err
+	}
 	if c.MesosHTTPSOn {
-		s.scheme = "https"
-		var err error
-		if transport.TLSClientConfig, err = tlsConfig(c); err != nil {
-			return nil, err
-		}
+		s.scheme, transport.TLSClientConfig = "https", certificates
 	}
 	s.client = &http.Client{Transport: transport, Timeout: time.Duration(c.StateTimeoutSeconds) * time.Second}
 	s.lookUp = func(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -125,7 +125,7 @@ func (s *source) follow(ctx context.Context, master string) (*mesos.State, error
 	if err != nil {
 		return nil, fmt.Errorf("master %s: leader: %w", master, err)
 	}
-	if leader == host || leader == from {
+	if leader == host || leader == from && !s.config.Strict { // Mesos-DNS asks again after a redirection
 		return state, nil
 	}
 	state, _, err = s.get(ctx, net.JoinHostPort(leader, port))
@@ -137,7 +137,7 @@ func (s *source) follow(ctx context.Context, master string) (*mesos.State, error
 
 // get fetches a state; from is the host that sent it, after redirections.
 func (s *source) get(ctx context.Context, master string) (state *mesos.State, from string, err error) {
-	for _, page := range statePages {
+	for _, page := range s.pages() {
 		var found bool
 		if state, from, found, err = s.page(ctx, master, page); found || err != nil {
 			break
@@ -148,6 +148,14 @@ func (s *source) get(ctx context.Context, master string) (state *mesos.State, fr
 		return nil, "", fmt.Errorf("master %s: %w", master, err)
 	}
 	return state, from, nil
+}
+
+// pages are where a state may be: Mesos-DNS knows the present one alone.
+func (s *source) pages() []string {
+	if s.config.Strict {
+		return statePages[:1]
+	}
+	return statePages
 }
 
 func (s *source) page(ctx context.Context, master, page string) (state *mesos.State, from string, found bool, err error) {
@@ -166,6 +174,7 @@ func (s *source) page(ctx context.Context, master, page string) (state *mesos.St
 	}
 	defer func() { _ = answer.Body.Close() }() // what matters was read
 	switch {
+	case s.config.Strict: // what parses is a state, whatever the status
 	case answer.StatusCode == http.StatusNotFound:
 		return nil, "", false, nil
 	case answer.StatusCode != http.StatusOK:
@@ -175,8 +184,29 @@ func (s *source) page(ctx context.Context, master, page string) (state *mesos.St
 	if err != nil {
 		return nil, "", false, err
 	}
-	state, err = mesos.Parse(document)
+	if state, err = mesos.Parse(document, s.config.Strict); err == nil && s.config.Strict {
+		err = resolvable(state.Actors())
+	}
 	return state, answer.Request.URL.Hostname(), err == nil, err
+}
+
+// resolvable errs when an address, host:port, can't be resolved: Mesos-DNS reads no document with such a PID.
+func resolvable(actors []string) error {
+	seen := map[string]bool{}
+	var g errgroup.Group
+	g.SetLimit(lookUpsAtOnce)
+	for _, at := range actors {
+		if !seen[at] {
+			seen[at] = true
+			g.Go(func() error {
+				if _, err := net.ResolveTCPAddr("tcp", at); err != nil {
+					return fmt.Errorf("PID at %q: %w", at, err)
+				}
+				return nil
+			})
+		}
+	}
+	return g.Wait()
 }
 
 // addresses replaces host names of masters by addresses, where there are any.
@@ -205,14 +235,16 @@ func (s *source) resolve(ctx context.Context, hosts []string) map[string][]netip
 	for _, h := range hosts {
 		g.Go(func() error {
 			addrs, err := s.lookUp(ctx, h)
-			if err != nil {
+			if err != nil && !s.config.Strict {
 				addrs = s.known[h]
 			}
 			addrs = slices.Clone(addrs)
 			for i, a := range addrs {
 				addrs[i] = a.Unmap()
 			}
-			slices.SortFunc(addrs, netip.Addr.Compare)
+			if !s.config.Strict { // else in the resolver's order, in which /v1/enumerate has their records
+				slices.SortFunc(addrs, netip.Addr.Compare)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			fresh[h] = slices.Compact(addrs)

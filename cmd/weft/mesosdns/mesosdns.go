@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -87,12 +88,7 @@ func parseFlags(args []string) (flags, error) {
 	set.SetOutput(io.Discard)
 	set.StringVar(&f.config, "config", "config.json", "configuration file (JSON)")
 	set.BoolVar(&f.version, "version", false, "print the version")
-	verbose := func(text string) error {
-		f.debug = f.debug || text != "0" && text != "false"
-		return nil
-	}
-	set.BoolFunc("v", "log more", verbose)
-	set.BoolFunc("vv", "log more", verbose)
+	level := set.Int("v", 0, "how much is logged: 0, or more")
 	for _, name := range []string{"logtostderr", "alsologtostderr"} {
 		set.Bool(name, false, "taken for compatibility")
 	}
@@ -102,10 +98,8 @@ func parseFlags(args []string) (flags, error) {
 	if err := set.Parse(args); err != nil {
 		return f, err
 	}
-	if set.NArg() > 0 {
-		return f, fmt.Errorf("%q: only flags are allowed", set.Arg(0))
-	}
-	return f, nil
+	f.debug = *level > 0
+	return f, nil // what follows the flags means nothing to Mesos-DNS either
 }
 
 // Daemon is a running `weft mesos-dns`.
@@ -144,9 +138,9 @@ func New(c Config, version string, log *slog.Logger) (*Daemon, error) {
 }
 
 // awaitLeader errs when ZooKeeper has no leader within zkDetectionTimeout, as Mesos-DNS ends then: who
-// watches it starts it elsewhere or tells somebody. 0 waits for ever.
+// watches it starts it elsewhere or tells somebody. 0 and less wait for ever.
 func (d *Daemon) awaitLeader(ctx context.Context) error {
-	if d.config.ZkDetectionTimeout == 0 {
+	if d.config.ZkDetectionTimeout <= 0 {
 		return nil
 	}
 	timer := time.NewTimer(time.Duration(d.config.ZkDetectionTimeout) * time.Second)
@@ -307,7 +301,7 @@ func (d *Daemon) dnsOptions() (dns.Options, error) {
 	}
 	o := dns.Options{
 		Listen: []netip.AddrPort{netip.AddrPortFrom(listener, uint16(c.Port))},
-		Mesos:  &dns.Mesos{Recursion: c.RecurseOn, Truncate: c.SetTruncateBit},
+		Mesos:  &dns.Mesos{Recursion: c.RecurseOn, Truncate: c.SetTruncateBit, Strict: c.Strict},
 		Log:    d.log, ResolverTimeout: time.Duration(c.Timeout) * time.Second,
 	}
 	if !c.ExternalOn {
@@ -326,18 +320,22 @@ func (d *Daemon) dnsOptions() (dns.Options, error) {
 	}
 	o.ZoneResolvers = map[string][]netip.AddrPort{}
 	for name, list := range c.ZoneResolvers {
+		if c.Strict && name != strings.ToLower(name) {
+			continue // no question is for it: Mesos-DNS lowers names of questions alone
+		}
 		o.ZoneResolvers[name] = resolvers(list)
 	}
 	return o, nil
 }
 
-// servers are the addresses at which DNS is served: that of the listener, or all of this host.
+// servers are the addresses at which DNS is served: that of the listener, or all of this host. Mesos-DNS takes :: for an
+// address.
 func (d *Daemon) servers() ([]netip.Addr, error) {
 	a, err := netip.ParseAddr(d.config.Listener)
 	if err != nil {
 		return nil, fmt.Errorf("listener: %w", err)
 	}
-	if !a.IsUnspecified() {
+	if !a.IsUnspecified() || d.config.Strict && a.Is6() {
 		return []netip.Addr{a}, nil
 	}
 	return localAddrs(true)

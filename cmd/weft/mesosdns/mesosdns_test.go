@@ -50,10 +50,11 @@ func TestFlags(t *testing.T) {
 	check(flags{config: "a"}, "-config", "a")
 	check(flags{config: "a"}, "--config=a", "-logtostderr=true", "-alsologtostderr", "-log_dir", "/tmp", "-stderrthreshold=0")
 	check(flags{config: "config.json", debug: true}, "-v=1")
-	check(flags{config: "config.json", debug: true}, "-vv")
+	check(flags{config: "config.json", debug: true, version: true}, "-v", "2", "-version")
+	check(flags{config: "config.json"}, "extra", "-version") // as Go's flags have it: the first word ends them
 	check(flags{config: "config.json"}, "-v=0")
 	check(flags{config: "config.json", version: true}, "-version")
-	for _, bad := range []string{"-nonsense", "extra"} {
+	for _, bad := range []string{"-nonsense", "-vv", "-v=x", "-v"} {
 		if _, err := parseFlags([]string{bad}); err == nil {
 			t.Errorf("%s is taken", bad)
 		}
@@ -118,7 +119,7 @@ func TestBadConfigurationNamesTheKey(t *testing.T) {
 	check(`{`+m+`, "port": 65536, "httpport": -1}`, "port: 65536", "httpport: -1")
 	check(`{`+m+`, "dnson": false, "httpon": false}`, "dnson")
 	check(`{`+m+`, "domain": "a..b"}`, "domain")
-	check(`{`+m+`, "listener": "x", "httplistener": ""}`, "listener", "httplistener")
+	check(`{`+m+`, "listener": "x", "httplistener": "localhost"}`, "listener")
 	check(`{`+m+`, "resolvers": ["dns.example"]}`, "resolvers", "dns.example")
 	check(`{`+m+`, "resolvers": ["8.8.8.8", "8.8.8.8:53"]}`, "resolvers", "twice")
 	check(`{`+m+`, "zoneResolvers": {"a.mesos": ["8.8.8.8"], "b": []}}`, "a.mesos", "lies in mesos", "b: at least one")
@@ -477,7 +478,7 @@ func TestOldStatePage(t *testing.T) {
 		_, _ = w.Write(task("127.0.0.1:1", "10.0.0.1"))
 	})
 	c := config(m.addr)
-	c.MesosAuthentication, c.MesosCredentials = "basic", Credentials{"p", "s"}
+	c.Strict, c.MesosAuthentication, c.MesosCredentials = false, "basic", Credentials{"p", "s"} // Mesos-DNS does not know that page
 	d := launch(t, c).waitReady()
 	if got := d.addresses("web.marathon.mesos."); got != "10.0.0.1" {
 		t.Errorf("web.marathon.mesos = %s, want 10.0.0.1", got)
@@ -485,6 +486,46 @@ func TestOldStatePage(t *testing.T) {
 	if _, body := d.get("/v1/config", ""); strings.Contains(body, `"s"`) || !strings.Contains(body, `"Principal": "p"`) {
 		t.Errorf("configuration shows %s", body)
 	}
+}
+
+// Strict, what counts is whether a document can be read: its status does not, one wrong type or one PID that nobody can
+// resolve refuses it, and the state of the page before Mesos 0.25 is not looked for.
+func TestStrictReadsWhatMesosDNSReads(t *testing.T) {
+	m := newMaster(t, "127.0.0.1:0")
+	status := http.StatusServiceUnavailable
+	document := task("127.0.0.1:1", "10.0.0.1")
+	page := "/master/state"
+	m.answer(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != page {
+			http.NotFound(w, r)
+			return
+		}
+		w.WriteHeader(status)
+		_, _ = w.Write(document)
+	})
+	check := func(strict, lax bool) {
+		t.Helper()
+		for _, c := range []struct{ strict, want bool }{{true, strict}, {false, lax}} {
+			o := config(m.addr)
+			o.Strict = c.strict
+			s, err := newSource(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.fetch(t.Context(), nil); (err == nil) != c.want {
+				t.Errorf("status %d of %s: strict %t: %v, want it read: %t", status, document, c.strict, err, c.want)
+			}
+		}
+	}
+	check(true, false)
+	status = http.StatusOK
+	check(true, true)
+	document = bytes.Replace(document, []byte(`"web"`), []byte(`7`), 1)
+	check(false, true)
+	document = bytes.Replace(task("127.0.0.1:1", "10.0.0.1"), []byte(`10.0.0.1:5051`), []byte(`10.0.0.1:65536`), 1)
+	check(false, true)
+	document, page = task("127.0.0.1:1", "10.0.0.1"), "/master/state.json"
+	check(false, true)
 }
 
 // Nobody is answered before the first state; what was read stays when masters fail.

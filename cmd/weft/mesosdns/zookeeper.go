@@ -107,14 +107,18 @@ func (d *detector) run(ctx context.Context) error {
 		for range events {
 		}
 	}()
-	if d.user != "" {
-		if err := conn.AddAuth("digest", []byte(d.user+":"+d.password)); err != nil {
-			return fmt.Errorf("zk: log in as %s: %w", d.user, err)
-		}
-	}
+	login := d.user != ""
 	for ctx.Err() == nil {
+		var masters []string
+		var wait <-chan zk.Event
 		var again <-chan time.Time
-		masters, wait, err := d.read(conn)
+		if login { // once: the library remembers it
+			err = conn.AddAuth("digest", []byte(d.user+":"+d.password))
+			login = err != nil
+		}
+		if !login {
+			masters, wait, err = d.read(conn)
+		}
 		if err == nil {
 			d.set(masters)
 		} else {

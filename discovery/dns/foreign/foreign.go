@@ -61,7 +61,9 @@ type Resolvers struct {
 }
 
 var (
+	errNone    = errors.New("there are no resolvers")
 	errBusy    = errors.New("too many questions are open")
+	errLong    = errors.New("the answer is longer than the asker takes")
 	errFailing = errors.New("the resolvers fail")
 	errSlow    = errors.New("the resolvers take long")
 )
@@ -134,6 +136,23 @@ func (f *Resolvers) Ask(ctx context.Context, q *Question) (Reply, error) {
 	return old.stale(q, why), nil
 }
 
+// InTurn has the question answered by the first resolver, in the order in which they were given, that says anything in the
+// size that the asker takes. Nothing is remembered. The reply has an id of its own.
+func (f *Resolvers) InTurn(ctx context.Context, q *Question) (*wire.Msg, error) {
+	err, size := errNone, wire.MinMsgSize
+	if opt := q.Msg.IsEdns0(); opt != nil {
+		size = max(size, int(opt.UDPSize()))
+	}
+	for _, u := range f.upstreams {
+		var r Reply
+		if r, err = u.exchange(ctx, q); err == nil && (q.TCP || len(r.Raw) <= size) {
+			return r.Msg, nil
+		}
+		err = cmp.Or(err, errLong)
+	}
+	return nil, fmt.Errorf("ask for %s: %w", q.Name, err)
+}
+
 func (f *Resolvers) askAndRemember(ctx context.Context, key memoryKey, q *Question) (Reply, error) {
 	r, err := f.ask(ctx, q)
 	if err == nil {
@@ -147,7 +166,7 @@ func good(m *wire.Msg) bool { return m.Rcode == wire.RcodeSuccess || m.Rcode == 
 
 func (f *Resolvers) ask(ctx context.Context, q *Question) (Reply, error) {
 	if !f.Able() {
-		return Reply{}, errors.New("there are no resolvers")
+		return Reply{}, errNone
 	}
 	if !f.asked.TryAcquire(1) {
 		return Reply{}, errBusy

@@ -185,10 +185,13 @@ func receive(conn net.Conn, tcp bool) ([]byte, error) {
 	return buf, err
 }
 
-// answers tells whether m is an answer to what was asked.
+// answers tells whether m is an answer to what was asked. One who could not read a question may not repeat it.
 func answers(m, ask *wire.Msg) bool {
-	if !m.Response || m.Id != ask.Id || m.Opcode != ask.Opcode || len(m.Question) != 1 {
+	if !m.Response || m.Id != ask.Id || m.Opcode != ask.Opcode {
 		return false
+	}
+	if len(m.Question) != 1 {
+		return len(m.Question) == 0 && (m.Rcode == wire.RcodeFormatError || m.Rcode == wire.RcodeNotImplemented)
 	}
 	got, want := m.Question[0], ask.Question[0]
 	return got.Qtype == want.Qtype && got.Qclass == want.Qclass && strings.EqualFold(got.Name, want.Name)
