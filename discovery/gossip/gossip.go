@@ -151,6 +151,8 @@ type Gossip struct {
 
 	doubting sync.WaitGroup
 
+	asking sync.Mutex // held while a silent member is asked in person
+
 	conflict conflict
 }
 

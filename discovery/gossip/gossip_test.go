@@ -320,18 +320,20 @@ func TestSilentLivesAsLongAsItsKernelAnswers(t *testing.T) {
 }
 
 // person answers from the n-th time on that it is asked; 0: never.
-type person struct{ asked, answers, joins int }
+type person struct {
+	answers      int32
+	asked, joins atomic.Int32
+}
 
 func (p *person) Ping(string, net.Addr) (time.Duration, error) {
-	p.asked++
-	if p.answers == 0 || p.asked < p.answers {
+	if asked := p.asked.Add(1); p.answers == 0 || asked < p.answers {
 		return 0, errors.New("silence")
 	}
 	return 0, nil
 }
 
 func (p *person) Join([]string) (int, error) {
-	p.joins++
+	p.joins.Add(1)
 	return 1, nil
 }
 
@@ -350,17 +352,43 @@ func doubted(t *testing.T, p *person, kernel func() bool) (*Gossip, Member) {
 	return g, m
 }
 
-// Who missed that another one lives hears it from that one.
+// Who missed that another one lives hears it from that one, a second after it spoke.
 func TestSilentMemberThatSpeaksIsCompared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &person{answers: 3}
 		g, m := doubted(t, p, func() bool { return true })
-		time.Sleep(3*echoEvery + echoEvery/2)
+		time.Sleep(3*echoEvery - time.Millisecond)
+		if p.joins.Load() != 0 {
+			t.Errorf("compared %d times within a second after it spoke, in which others tell of it", p.joins.Load())
+		}
+		time.Sleep(2 * time.Millisecond)
 		m.Alive = true
 		g.update(m) // as the event does that the comparison brings
 		g.doubting.Wait()
-		if !g.Alive("b") || g.Dead("b") || p.asked != 4 || p.joins != 2 {
-			t.Errorf("asked %d times, compared %d times, alive %t; want 4 and 2, and no death", p.asked, p.joins, g.Alive("b"))
+		if !g.Alive("b") || g.Dead("b") || p.joins.Load() != 1 {
+			t.Errorf("asked %d times, compared %d times, alive %t; want one comparison and no death", p.asked.Load(), p.joins.Load(), g.Alive("b"))
+		}
+	})
+}
+
+// One comparison tells of all members, so many that are silent at once are no reason for as many.
+func TestOneOfManySilentMembersIsCompared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &person{answers: 1}
+		g, m := doubted(t, p, func() bool { return true })
+		for i := range 50 {
+			other := Member{ID: discovery.NodeID(fmt.Sprintf("c%d", i)), Role: RoleNode, Addr: m.Addr, Alive: true}
+			g.update(other)
+			other.Alive = false
+			g.silence(t.Context(), other, p)
+		}
+		time.Sleep(echoEvery + time.Millisecond)
+		if s := g.Stats(); s.Silent != 51 || p.asked.Load() > 2 || p.joins.Load() != 1 {
+			t.Errorf("%d silent, asked %d times, compared %d times; want 51, at most 2 and 1", s.Silent, p.asked.Load(), p.joins.Load())
+		}
+		for _, m := range g.Members() {
+			m.Alive = true
+			g.update(m)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -14,7 +15,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -51,7 +51,7 @@ const (
 // and when another member has the same id.
 func (g *Gossip) Run(ctx context.Context) error {
 	events := make(chan serf.Event, eventQueue)
-	member, logs, err := g.create(ctx, events)
+	member, logs, err := g.create(events)
 	if err != nil {
 		return fmt.Errorf("gossip as %s: %w", g.o.ID, err)
 	}
@@ -82,37 +82,29 @@ func (g *Gossip) Run(ctx context.Context) error {
 	return nil
 }
 
-// How often, and how long apart, create tries to listen.
-const (
-	createTries = 10
-	createPause = 20 * time.Millisecond
-)
-
-// create makes the member. A port that the probe just had may be taken for a moment: a process that
-// another thread starts holds a copy of the probe's socket from fork to exec.
-func (g *Gossip) create(ctx context.Context, events chan<- serf.Event) (*serf.Serf, *logWriter, error) {
-	for try := 1; ; try++ {
-		config, logs, err := g.config(events)
-		if err != nil {
+// create makes the member, which listens from then on.
+func (g *Gossip) create(events chan<- serf.Event) (*serf.Serf, *logWriter, error) {
+	config, logs, err := g.config(events)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := config.MemberlistConfig
+	if m.Transport == nil {
+		// Made here, for a serf that can't listen leaves goroutines behind.
+		lines := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+		lines.SetOutput(logs)
+		if m.Transport, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+			BindAddrs: []string{m.BindAddr}, BindPort: m.BindPort, Logger: lines,
+		}); err != nil {
 			return nil, nil, err
-		}
-		if err := g.probePort(ctx); err != nil {
-			return nil, nil, err
-		}
-		member, err := serf.Create(config)
-		if err == nil {
-			return member, logs, nil
-		}
-		logs.mute()
-		if try == createTries || !strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) { // it does not wrap
-			return nil, nil, fmt.Errorf("listen at %s port %d: %w", g.o.Bind, g.o.Port, err)
-		}
-		select {
-		case <-time.After(createPause):
-		case <-ctx.Done():
-			return nil, nil, ctx.Err()
 		}
 	}
+	member, err := serf.Create(config)
+	if err != nil {
+		logs.mute()
+		return nil, nil, errors.Join(err, m.Transport.Shutdown())
+	}
+	return member, logs, nil
 }
 
 func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, error) {
@@ -163,25 +155,6 @@ func (g *Gossip) config(events chan<- serf.Event) (*serf.Config, *logWriter, err
 		c.RejoinAfterLeave = true
 	}
 	return c, logs, nil
-}
-
-// probePort tells in one sentence that the port can't be had; serf would say it in three and leave a
-// goroutine behind.
-func (g *Gossip) probePort(ctx context.Context) error {
-	if g.o.Transport != nil {
-		return nil
-	}
-	addr := netip.AddrPortFrom(g.o.Bind, g.o.Port).String()
-	var lc net.ListenConfig
-	stream, err := lc.Listen(ctx, "tcp", addr)
-	if err != nil {
-		return err
-	}
-	packets, err := lc.ListenPacket(ctx, "udp", addr)
-	if err != nil {
-		return errors.Join(err, stream.Close())
-	}
-	return errors.Join(stream.Close(), packets.Close())
 }
 
 // take stores what an event says, until ctx ends what it begins.
@@ -287,19 +260,26 @@ func (g *Gossip) join(ctx context.Context, member *serf.Serf, addrs []string) {
 
 // missing returns the addresses of Join at which no living member is known.
 func (g *Gossip) missing() []string {
-	present := make(map[string]bool)
-	for _, m := range g.Members() {
-		if m.Alive {
-			present[m.Addr.String()] = true
-		}
-	}
 	var missing []string
+	g.mu.RLock()
+	defer g.mu.RUnlock()
 	for _, addr := range g.o.Join {
-		if addr = withPort(addr); !present[addr] {
+		addr = withPort(addr)
+		if at, err := netip.ParseAddrPort(addr); err != nil || !g.livesAt(at) {
 			missing = append(missing, addr)
 		}
 	}
 	return missing
+}
+
+// livesAt tells whether a living member is known at an address; mu is held.
+func (g *Gossip) livesAt(addr netip.AddrPort) bool {
+	for _, m := range g.members {
+		if m.Alive && m.Addr == addr {
+			return true
+		}
+	}
+	return false
 }
 
 // others returns where anyone else may be.

@@ -17,7 +17,9 @@ import (
 // nothing new should go to them. It is gone when its kernel does not answer either.
 //
 // It may also be this member that missed a word: who was frozen itself has not heard that a suspicion was refuted, and
-// nobody says so twice. So a silent member is asked in person too, and if it speaks the views are compared at once.
+// nobody says so twice. So a silent member is asked in person too. If it speaks, and nobody has told so a second later,
+// the two compare their views. That second is for those who only have not heard yet: when a frozen member goes on, all
+// others ask it at once, and a thousand comparisons would keep it as busy as before.
 //
 //	       serf: failed           silent for long           no echo
 //	alive --------------> silent -----------------> mute ------------> gone
@@ -98,11 +100,7 @@ func (g *Gossip) ask(ctx context.Context, m Member, person asking, dead func(gon
 	next := time.NewTicker(stretched(echoEvery))
 	defer next.Stop()
 	for g.o.Echo(ctx, m.Addr.Addr()) {
-		if _, err := person.Ping(memberName(m.ID, m.Role), net.UDPAddrFromAddrPort(m.Addr)); err == nil {
-			if _, err := person.Join([]string{m.Addr.String()}); err != nil {
-				g.log.Debug("ask a silent member", "node", m.ID, "error", err)
-			}
-		}
+		g.askInPerson(ctx, m, person, stretched(echoEvery))
 		select {
 		case <-ctx.Done():
 			return
@@ -114,6 +112,26 @@ func (g *Gossip) ask(ctx context.Context, m Member, person asking, dead func(gon
 	}
 	if ctx.Err() == nil {
 		dead(true)
+	}
+}
+
+// askInPerson asks a silent member whether it is there, and if it is, and has not been heard after the pause, compares
+// the views of all members with it. Only one of those that are doubted is asked at a time: one comparison tells of all.
+func (g *Gossip) askInPerson(ctx context.Context, m Member, person asking, pause time.Duration) {
+	if !g.asking.TryLock() {
+		return
+	}
+	defer g.asking.Unlock()
+	if _, err := person.Ping(memberName(m.ID, m.Role), net.UDPAddrFromAddrPort(m.Addr)); err != nil {
+		return
+	}
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+		return
+	}
+	if _, err := person.Join([]string{m.Addr.String()}); err != nil {
+		g.log.Debug("compare the views with a silent member", "node", m.ID, "error", err)
 	}
 }
 

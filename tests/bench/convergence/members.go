@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -37,6 +38,8 @@ type member struct {
 
 // simulateMembers measures how fast deaths are seen, and who is taken for dead that is not.
 func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err error) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(spareMemory))
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	ctx, stop := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	defer func() {
@@ -93,19 +96,23 @@ func (c *crowd) begin(ctx context.Context, group *errgroup.Group) ([]*member, er
 		}
 		members = append(members, m)
 		group.Go(func() error { return m.Run(ctx) })
-		// Those that join all at once hear of each other by turns, which is no question here.
-		for changed := m.Changed(); i > 0 && m.Stats().Alive < 2; changed = m.Changed() {
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return nil, context.Cause(ctx)
-			}
+		if err := know(ctx, members, i-newcomers); err != nil {
+			return nil, err
 		}
 	}
-	return members, until(ctx, "all members know all", func() error {
-		for _, m := range members {
-			if s := m.Stats(); s.Alive < c.members {
-				return fmt.Errorf("%s knows %d of %d", m.id, s.Alive, c.members)
+	return members, know(ctx, members, len(members))
+}
+
+// newcomers is how many members may be on their way to the others. All at once would be too much for two processors, and
+// living members would be taken for dead.
+const newcomers = 32
+
+// know waits until each of the members knows so many, or all that there are.
+func know(ctx context.Context, members []*member, many int) error {
+	return until(ctx, "the members know each other", func() error {
+		for _, m := range members[:max(0, many)] {
+			if s := m.Stats(); s.Alive < many {
+				return fmt.Errorf("%s knows %d of %d", m.id, s.Alive, many)
 			}
 		}
 		return nil

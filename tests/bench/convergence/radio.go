@@ -33,15 +33,16 @@ type radio struct {
 	packets chan *gossip.Packet // closed by nobody: members end by Shutdown
 	streams chan net.Conn
 
-	mu     sync.Mutex // guards what follows
-	dead   bool
-	frozen bool
-	held   []func()      // what happens when it goes on
-	resume chan struct{} // closed when it goes on; nil unless it is frozen
+	mu      sync.Mutex // guards what follows
+	rumours rumours
+	dead    bool
+	frozen  bool
+	held    []func()      // what happens when it goes on
+	resume  chan struct{} // closed when it goes on; nil unless it is frozen
 }
 
 func (a *air) open(addr netip.AddrPort) *radio {
-	w := &radio{air: a, addr: addr, packets: make(chan *gossip.Packet, queue), streams: make(chan net.Conn, queue)}
+	w := &radio{air: a, addr: addr, packets: make(chan *gossip.Packet, queue), streams: make(chan net.Conn, queue), rumours: newRumours()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.wires == nil {
@@ -146,14 +147,21 @@ func (w *radio) WriteTo(b []byte, addr string) (time.Time, error) {
 	b = append([]byte(nil), b...)
 	from := net.UDPAddrFromAddrPort(w.addr)
 	w.do(func() {
-		to.do(func() {
-			select {
-			case to.packets <- &gossip.Packet{Buf: b, From: from, Timestamp: time.Now()}:
-			default:
-			}
-		})
+		to.do(func() { to.hear(b, from) })
 	})
 	return now, nil
+}
+
+// hear takes what is new in a packet; what comes while the queue is full is lost.
+func (w *radio) hear(b []byte, from net.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.packets) == cap(w.packets) {
+		return
+	}
+	if b = w.rumours.news(b); b != nil {
+		w.packets <- &gossip.Packet{Buf: b, From: from, Timestamp: time.Now()}
+	}
 }
 
 // PacketCh is where packets come.
