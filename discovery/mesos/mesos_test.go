@@ -246,8 +246,8 @@ func TestSameIDsAreSeveralTasks(t *testing.T) {
 
 func golden(tb testing.TB) map[string]*State {
 	tb.Helper()
-	paths, err := filepath.Glob("testdata/golden/*/state.json")
-	if err != nil || len(paths) < 38 {
+	paths, err := filepath.Glob("testdata/*/*/state.json")
+	if err != nil || len(paths) < 44 {
 		tb.Fatalf("%d states, %v", len(paths), err)
 	}
 	states := map[string]*State{}

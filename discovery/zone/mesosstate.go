@@ -128,7 +128,7 @@ func (b *builder) service(name, target string, port int) {
 // serviceText is service with a port as it is in a PID.
 func (b *builder) serviceText(name, target, port string) {
 	n, err := strconv.Atoi(port)
-	if err == nil && strconv.Itoa(n) == port {
+	if err == nil && (strconv.Itoa(n) == port || !b.o.Strict) {
 		b.service(name, target, n)
 		return
 	}

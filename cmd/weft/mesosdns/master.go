@@ -86,11 +86,11 @@ func tlsConfig(c Config) (*tls.Config, error) {
 }
 
 // fetch asks the masters in turn until one knows who leads, then that one. Those that ZooKeeper has
-// come before those that are listed.
+// come before those that are listed; Strict, they come instead.
 func (s *source) fetch(ctx context.Context, found []string) (*mesos.Facts, error) {
 	masters := slices.Clone(found)
 	for _, m := range s.config.Masters {
-		if !slices.Contains(masters, m) {
+		if !slices.Contains(masters, m) && (len(found) == 0 || !s.config.Strict) {
 			masters = append(masters, m)
 		}
 	}

@@ -31,6 +31,7 @@ import (
 	"go.uber.org/goleak"
 
 	"weft/discovery/httpapi"
+	"weft/discovery/zone"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -526,6 +527,28 @@ func TestStrictReadsWhatMesosDNSReads(t *testing.T) {
 	check(false, true)
 	document, page = task("127.0.0.1:1", "10.0.0.1"), "/master/state.json"
 	check(false, true)
+}
+
+// Masters that ZooKeeper has are those that there are: Mesos-DNS forgets the listed ones.
+func TestMastersOfZooKeeperAndOfTheList(t *testing.T) {
+	m := newMaster(t, "127.0.0.1:0")
+	m.say(task(m.addr, "10.0.0.1"))
+	for strict, want := range map[bool]bool{true: false, false: true} {
+		c := config("10.9.0.9:5050")
+		c.Strict = strict
+		s, err := newSource(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		facts, err := s.fetch(t.Context(), []string{m.addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, _ := zone.New(c.zone(nil)).With(facts.Changes(nil))
+		if got := z.Lookup("", "master1.mesos.").Exists; got != want {
+			t.Errorf("strict %t: a listed master has a name: %t, want %t", strict, got, want)
+		}
+	}
 }
 
 // Nobody is answered before the first state; what was read stays when masters fail.
