@@ -51,7 +51,9 @@ type vipPart struct {
 type piece struct {
 	Changed []json.RawMessage `json:"changed"`
 	Gone    []json.RawMessage `json:"gone,omitempty"`
-	More    bool              `json:"more,omitempty"`
+	// Anew says that it is the first: what a reader has heard before, from a connection that broke, may be gone.
+	Anew bool `json:"anew,omitempty"`
+	More bool `json:"more,omitempty"`
 }
 
 func nameParts(name string, records []watchedRecord) []any {
@@ -115,7 +117,8 @@ func (t *told[K]) renew(key K, now map[K]uint64, parts [][]byte) (heard bool) {
 
 // tell sends the rows that are not what they were, and the keys of those that are gone.
 func (t *told[K]) tell(rows iter.Seq2[K, []any], send func(event string, document []byte) error) error {
-	p := pieces{event: t.event, send: send}
+	first := t.rows == nil
+	p := pieces{event: t.event, send: send, now: piece{Anew: first}}
 	now := make(map[K]uint64, len(t.rows))
 	for key, row := range rows {
 		parts, err := encode(row)
@@ -134,7 +137,6 @@ func (t *told[K]) tell(rows iter.Seq2[K, []any], send func(event string, documen
 	if err := t.tellGone(now, &p); err != nil {
 		return err
 	}
-	first := t.rows == nil
 	if t.rows = now; p.size == 0 && !first {
 		return nil
 	}

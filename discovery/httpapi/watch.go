@@ -17,6 +17,8 @@ const (
 	maxWatched = 100 // names
 	// keepAlive is how often a line goes out when nothing changes, so that who is gone is noticed.
 	keepAlive = 15 * time.Second
+	// takeWithin is how long a reader may take for one event; then it is taken for gone.
+	takeWithin = 30 * time.Second
 )
 
 // watch sends server-sent events (WHATWG HTML, 9.2): first what is true, then what changed, by rows. A slow reader
@@ -24,8 +26,10 @@ const (
 // piece say that there is more, and what a row has too much of continues in an entry of the same key.
 //
 //	event: name   data: {"name": "web.weft.mesos.", "records": [...], "continues": true, "more": true}
-//	event: vips   data: {"changed": [as in /v1/vips], "gone": [{"vip", "protocol", "network"}], "more": true}
-//	event: nodes  data: {"changed": [as in /v1/nodes], "gone": [ids], "more": true}
+//	event: vips   data: {"changed": [as in /v1/vips], "gone": [{"vip", "protocol", "network"}], "anew": true, "more": true}
+//	event: nodes  data: {"changed": [as in /v1/nodes], "gone": [ids], "anew": true, "more": true}
+//
+// The first event of each kind says anew: a reader that connects again, as browsers do by themselves, drops what it has.
 func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	names := query["name"]
@@ -37,6 +41,9 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
 	send := func(event string, document []byte) error {
+		if err := out.SetWriteDeadline(time.Now().Add(takeWithin)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
 		if event == "" {
 			_, err := w.Write([]byte(":\n\n"))
 			return errors.Join(err, out.Flush())

@@ -60,10 +60,14 @@ func (r *reader) takeVIPs(document []byte) (more bool, err error) {
 	var p struct {
 		Changed []vipPart
 		Gone    []vipKey
+		Anew    bool
 		More    bool
 	}
 	if err := json.Unmarshal(document, &p); err != nil {
 		return false, err
+	}
+	if p.Anew {
+		clear(r.vips)
 	}
 	for _, part := range p.Changed {
 		key := vipKey{part.VIP.VIP, part.Protocol, part.Network}
@@ -209,8 +213,23 @@ func TestNothingIsToldOfAsWell(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if d := gocmp.Diff(got, []string{`vips {"changed":[]}`, `nodes {"changed":[]}`}); d != "" {
+	if d := gocmp.Diff(got, []string{`vips {"changed":[],"anew":true}`, `nodes {"changed":[],"anew":true}`}); d != "" {
 		t.Errorf("(got -, want +):\n%s", d)
+	}
+}
+
+// What went while a reader was away is gone for it, although no event says so; that it begins anew is said once, in the first of
+// many pieces.
+func TestWhoConnectsAgainKeepsNothingThatIsGone(t *testing.T) {
+	t.Parallel()
+	r, all := newReader(), manyVIPs()[1:1001]
+	for _, vips := range [][]VIP{all, all[:500], nil, all[900:]} {
+		if err := newTold[vipKey]("vips").tell(vipRows(vips), r.take); err != nil {
+			t.Fatal(err)
+		}
+		if d := gocmp.Diff(r.list(), sortedVIPs(vips), addrs()); d != "" {
+			t.Fatalf("of %d VIPs (got -, want +):\n%s", len(vips), d)
+		}
 	}
 }
 

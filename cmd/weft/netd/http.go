@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"weft/cmd/weft/process"
+	"weft/discovery"
 	"weft/discovery/httpapi"
 	"weft/discovery/zone"
 )
@@ -106,7 +108,28 @@ func (d *daemon) listVIPs() []httpapi.VIP {
 		}
 		list = append(list, one)
 	}
-	return list
+	return foldHost(list)
+}
+
+// foldHost puts the backends of VIPs of network host behind the same VIPs of other networks, as they are for clients there. dcos-net,
+// whose VIPs have no network, lists one VIP once.
+func foldHost(vips []httpapi.VIP) []httpapi.VIP {
+	type key struct{ vip, protocol string }
+	host := map[key][]httpapi.Backend{}
+	folded := map[key]bool{}
+	for _, v := range vips {
+		if v.Network == discovery.HostNetwork {
+			host[key{v.VIP, v.Protocol}] = v.Backends
+		}
+	}
+	for i, v := range vips {
+		if of := (key{v.VIP, v.Protocol}); v.Network != discovery.HostNetwork && host[of] != nil {
+			vips[i].Backends, folded[of] = slices.Concat(v.Backends, host[of]), true
+		}
+	}
+	return slices.DeleteFunc(vips, func(v httpapi.VIP) bool {
+		return v.Network == discovery.HostNetwork && folded[key{v.VIP, v.Protocol}]
+	})
 }
 
 func (d *daemon) listNodes() []httpapi.Node {
