@@ -111,7 +111,8 @@ type Daemon struct {
 	every   time.Duration // the state is read
 	ready   chan struct{} // closed by Run when questions are answered
 
-	detector *detector // nil: the masters are those that are listed
+	detector *detector                    // nil: the masters are those that are listed
+	local    func() ([]netip.Addr, error) // addresses of this host, but for loopback
 
 	now    atomic.Pointer[httpapi.Snapshot] // written by Run
 	server *dns.Server                      // nil unless DNSOn and ready
@@ -126,6 +127,7 @@ func New(c Config, version string, log *slog.Logger) (*Daemon, error) {
 	}
 	d := &Daemon{
 		config: c, version: version, log: log, source: s, every: time.Duration(c.RefreshSeconds) * time.Second, ready: make(chan struct{}),
+		local: func() ([]netip.Addr, error) { return localAddrs(true) },
 	}
 	if c.Zk != "" {
 		e, err := parseEnsemble(c.Zk)
@@ -206,7 +208,12 @@ func (d *Daemon) poll(ctx context.Context, g *errgroup.Group) error {
 		fresh, err := d.source.fetch(ctx, masters)
 		switch {
 		case err == nil:
-			d.publish(fresh, facts)
+			base, before := d.now.Load().Zone, facts
+			if now, err := d.servers(); err == nil && !slices.Equal(now, servers) {
+				servers = now
+				base, before = zone.New(d.config.zone(servers)), nil
+			}
+			d.publish(base, fresh, before)
 			if facts == nil {
 				if err := d.serve(ctx, g); err != nil {
 					return err
@@ -239,10 +246,10 @@ func pause(ctx context.Context, wait time.Duration, moved <-chan struct{}) bool 
 	return true
 }
 
-// publish makes facts true. The zone's serial number is the time.
-func (d *Daemon) publish(facts, before *mesos.Facts) {
+// publish makes facts true, of which the zone has those before. Its serial number is the time.
+func (d *Daemon) publish(z *zone.Zone, facts, before *mesos.Facts) {
 	changes := facts.Changes(before)
-	next, diff := d.now.Load().Zone.With(changes)
+	next, diff := z.With(changes)
 	next = next.Completed().Dated(uint32(time.Now().Unix()))
 	d.now.Store(&httpapi.Snapshot{Zone: next, Listing: facts.Listing()})
 	if d.server != nil {
@@ -338,7 +345,9 @@ func (d *Daemon) servers() ([]netip.Addr, error) {
 	if !a.IsUnspecified() || d.config.Strict && a.Is6() {
 		return []netip.Addr{a}, nil
 	}
-	return localAddrs(true)
+	addrs, err := d.local()
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs, err
 }
 
 func localAddrs(others bool) ([]netip.Addr, error) {

@@ -219,7 +219,7 @@ func launch(t *testing.T, c Config) *daemon {
 }
 
 // launchReading is launch with the time between two looks at the state.
-func launchReading(t *testing.T, c Config, every time.Duration) *daemon {
+func launchReading(t *testing.T, c Config, every time.Duration, prepare ...func(*Daemon)) *daemon {
 	t.Helper()
 	if err := c.complete(); err != nil {
 		t.Fatal(err)
@@ -235,6 +235,9 @@ func launchReading(t *testing.T, c Config, every time.Duration) *daemon {
 			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 		}
 		return nil, errors.New("no such host")
+	}
+	for _, f := range prepare {
+		f(d.Daemon)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
@@ -548,6 +551,31 @@ func TestMastersOfZooKeeperAndOfTheList(t *testing.T) {
 		if got := z.Lookup("", "master1.mesos.").Exists; got != want {
 			t.Errorf("strict %t: a listed master has a name: %t, want %t", strict, got, want)
 		}
+	}
+}
+
+// At 0.0.0.0 the server's name has the addresses that this host has now.
+func TestServerIsWhereTheHostIs(t *testing.T) {
+	m := newMaster(t, "127.0.0.1:0")
+	m.say(task(m.addr, "10.0.0.1"))
+	c := config(m.addr)
+	c.Listener = "0.0.0.0"
+	var host atomic.Pointer[netip.Addr]
+	at := func(text string) {
+		a := netip.MustParseAddr(text)
+		host.Store(&a)
+	}
+	at("192.0.2.9")
+	d := launchReading(t, c, 20*time.Millisecond, func(d *Daemon) {
+		d.local = func() ([]netip.Addr, error) { return []netip.Addr{*host.Load()}, nil }
+	})
+	d.waitReady()
+	for _, text := range []string{"192.0.2.1", "192.0.2.2"} {
+		at(text)
+		until(t, "the server is at "+text, func() bool { return d.addresses("ns1.mesos.") == text })
+	}
+	if got := d.addresses("web.marathon.mesos."); got != "10.0.0.1" {
+		t.Errorf("web.marathon.mesos = %s, want 10.0.0.1", got)
 	}
 }
 
