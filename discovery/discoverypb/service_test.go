@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +117,9 @@ func TestEverythingArrivesAsItWasSaid(t *testing.T) {
 	ctx := t.Context()
 	same := func(what string, got, want any) {
 		t.Helper()
+		if reflect.DeepEqual(got, want) { // a tenth of the time, and most are
+			return
+		}
 		if diff := cmp.Diff(got, want, cmp.Comparer(bytes.Equal), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 			t.Errorf("%s (-got +want):\n%s", what, diff)
 		}
