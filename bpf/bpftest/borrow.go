@@ -76,14 +76,14 @@ func (s *Set) empty() error {
 }
 
 func empty(m *ebpf.Map) error {
-	switch m.Type() {
-	case ebpf.SkStorage: // gone with the sockets
+	switch kind := m.Type(); {
+	case kind == ebpf.SkStorage: // gone with the sockets
 		return nil
-	case ebpf.RingBuf:
+	case kind == ebpf.RingBuf:
 		return drain(m)
-	case ebpf.Array:
+	case kind == ebpf.Array:
 		return zero(m, make([]byte, m.ValueSize()))
-	case ebpf.PerCPUArray:
+	case kind == ebpf.PerCPUArray:
 		cpus, err := ebpf.PossibleCPU()
 		if err != nil {
 			return err
