@@ -115,16 +115,18 @@ func (d *daemon) listVIPs() []httpapi.VIP {
 // whose VIPs have no network, lists one VIP once.
 func foldHost(vips []httpapi.VIP) []httpapi.VIP {
 	type key struct{ vip, protocol string }
-	host := map[key][]httpapi.Backend{}
+	host := map[key]httpapi.VIP{}
 	folded := map[key]bool{}
 	for _, v := range vips {
 		if v.Network == discovery.HostNetwork {
-			host[key{v.VIP, v.Protocol}] = v.Backends
+			host[key{v.VIP, v.Protocol}] = v
 		}
 	}
 	for i, v := range vips {
-		if of := (key{v.VIP, v.Protocol}); v.Network != discovery.HostNetwork && host[of] != nil {
-			vips[i].Backends, folded[of] = slices.Concat(v.Backends, host[of]), true
+		of := key{v.VIP, v.Protocol}
+		if h, there := host[of]; there && v.Network != discovery.HostNetwork {
+			vips[i].Backends, folded[of] = slices.Concat(v.Backends, h.Backends), true
+			vips[i].Addrs = slices.Concat(v.Addrs, slices.DeleteFunc(slices.Clone(h.Addrs), func(a netip.Addr) bool { return slices.Contains(v.Addrs, a) }))
 		}
 	}
 	return slices.DeleteFunc(vips, func(v httpapi.VIP) bool {

@@ -102,3 +102,19 @@ func TestDocumentedNamesAreRead(t *testing.T) {
 		t.Errorf("%d records, %v", len(s.records), err)
 	}
 }
+
+// TestExampleOfTheDocsIsRead: what docs/dns-operations.md shows is a file that netd takes.
+func TestExampleOfTheDocsIsRead(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/dns-operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```json\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("there is no example")
+	}
+	if s, err := readText(t, example); err != nil || len(s.records) == 0 || len(s.forward) == 0 || len(s.zones) == 0 {
+		t.Errorf("it gives %+v, %v", s, err)
+	}
+}
