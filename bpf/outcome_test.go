@@ -329,6 +329,18 @@ func complaint(by netip.Addr, kind, code uint8, about bpftest.Packet) bpftest.Pa
 	return bpftest.Packet{Proto: proto, Src: by, Dst: about.Src, ICMPType: kind, ICMPCode: code, Payload: about.Bytes()[14:]}
 }
 
+// complaintAsQuoted is a complaint about a packet whose transport sum is that of another one: as who complains met it, for
+// nobody reads it.
+func complaintAsQuoted(by netip.Addr, kind [2]uint8, about, met bpftest.Packet) bpftest.Packet {
+	p := complaint(by, kind[0], kind[1], about)
+	sum := len(p.Payload) - len(about.Payload) - 4 // TCP's
+	if about.Proto == bpftest.UDP {
+		sum += 2
+	}
+	copy(p.Payload[sum:sum+2], met.Bytes()[14+sum:])
+	return p
+}
+
 // Who hears an ICMP error hears of the VIP, in what is quoted and, where the backend sent it, as who says so.
 func TestNewsOfABackendComeFromTheVIP(t *testing.T) {
 	w := newWires(t, "workload")
@@ -351,17 +363,11 @@ func TestNewsOfABackendComeFromTheVIP(t *testing.T) {
 						about.Options, to.Options = options, options
 					}
 					w.wantTo(server, w.from(client, to), about)
-					want := complaint(by, kind[0], kind[1], to)
+					want := complaintAsQuoted(by, kind, to, about)
 					if by == s.Addr() {
 						want.Src = v.Addr()
 					}
-					sum := len(want.Payload) - len("lost it") - 4 // TCP's
-					if proto == bpftest.UDP {
-						sum = len(want.Payload) - len("lost it") - 2
-					}
-					sent := complaint(by, kind[0], kind[1], about)
-					copy(want.Payload[sum:sum+2], sent.Payload[sum:]) // as the backend saw it: nobody reads it
-					w.wantNews(sent, want)
+					w.wantNews(complaint(by, kind[0], kind[1], about), want)
 				}
 			}
 		}

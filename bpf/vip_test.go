@@ -225,6 +225,32 @@ func TestVIPPerPacketHairpin(t *testing.T) {
 	})
 }
 
+// Such a task says that nobody takes what it sent to itself, or has another word about it: it hears that of the VIP.
+func TestVIPPerPacketHairpinNews(t *testing.T) {
+	w := newWires(t, "workload")
+	each(func(v6 bool, proto uint8) {
+		own, v := client.addr(v6), vipOf(v6)
+		kinds := [][2]uint8{{3, 3}, {3, 10}, {11, 1}}
+		if v6 {
+			kinds = [][2]uint8{{1, 4}, {1, 1}, {3, 1}}
+		}
+		for _, kind := range kinds {
+			w.vip(v, backend{at(own, 8080).String(), 1})
+			for _, port := range []uint16{40000, v.Port()} {
+				sent, met := packet(proto, at(own, port), v, "ask"), packet(proto, at(v.Addr(), port), at(own, 8080), "ask")
+				w.wantTo(client, w.from(client, sent), met)
+				w.wantTo(client, w.from(client, complaint(own, kind[0], kind[1], met)), complaintAsQuoted(v.Addr(), kind, sent, met))
+			}
+		}
+	})
+	own := client.addr4
+	w.vip(vip4, backend{at(own, 8080).String(), 1})
+	stray := packet(bpftest.UDP, at(vip4.Addr(), 41000), at(own, 8080), "never sent")
+	if got := w.from(client, complaint(own, 3, 3, stray)); got.Reason == row.ReasonDelivered {
+		t.Errorf("an error about what was never sent: %s", got.Reason)
+	}
+}
+
 // UDP over IPv4 may go without a sum; one that comes out as zero is written as its complement.
 func TestVIPPerPacketUDPSums(t *testing.T) {
 	w := newWires(t, "workload")

@@ -79,17 +79,44 @@ func (m Model) news(p packet) packet {
 	if !known {
 		return p
 	}
-	if p.findsNobody() && t.BackendID != 0 {
-		switch {
-		case t.State == row.TranslationAsked:
-			m.Barred[t.BackendID] = true
-			t.State = row.TranslationOver
-		case t.State == row.TranslationAnswered && key.Proto == UDP:
-			t.State = row.TranslationOver
-		}
-		m.Translations[key] = t
+	m.unreachable(p, key)
+	return p.translateNews(t.To, true, about.Dst == row.AddrOf(p.src))
+}
+
+// ownNews makes an ICMP error of a task about what it sent to itself by way of a VIP one about that, by the VIP.
+func (m Model) ownNews(p packet) packet {
+	about, ok := p.quoted()
+	task, vip := row.AddrOf(p.src), row.AddrOf(p.dst)
+	if !ok || about.Src != vip || about.Dst != task || about.Proto != TCP && about.Proto != UDP {
+		return p
 	}
-	return p.translateNews(t.To, about.Dst == row.AddrOf(p.src))
+	key := row.FlowKey{VNI: p.vni, Src: task, Dst: vip, Sport: about.Dport, Dport: about.Sport, Proto: about.Proto}
+	t, known := m.Translations[key]
+	if !known || t.To.Addr != vip {
+		return p
+	}
+	m.unreachable(p, key)
+	p = p.translateNews(t.To, true, true)
+	p.frame = p.out
+	p = p.translateNews(row.Peer{Addr: task, Port: about.Sport}, false, true)
+	p.src, p.dst = p.dst, p.src
+	return p
+}
+
+// unreachable notes what an ICMP error says of the flow whose way back has a key.
+func (m Model) unreachable(p packet, key row.FlowKey) {
+	t := m.Translations[key]
+	if !p.findsNobody() || t.BackendID == 0 {
+		return
+	}
+	switch {
+	case t.State == row.TranslationAsked:
+		m.Barred[t.BackendID] = true
+		t.State = row.TranslationOver
+	case t.State == row.TranslationAnswered && key.Proto == UDP:
+		t.State = row.TranslationOver
+	}
+	m.Translations[key] = t
 }
 
 // findsNobody tells an ICMP error that says that nobody takes what was sent.
@@ -100,10 +127,11 @@ func (p packet) findsNobody() bool {
 	return p.icmp == 1
 }
 
-// translateNews makes an ICMP error one about a VIP, and by it where the backend sent it.
-func (p packet) translateNews(vip row.Peer, byBackend bool) packet {
+// translateNews makes an ICMP error about what was sent to somebody (out), or by him, one about another one; ends: by that
+// one, or to it, too.
+func (p packet) translateNews(other row.Peer, out, ends bool) packet {
 	p.out = bytes.Clone(p.frame)
-	is, quote := vip.Addr.Netip().AsSlice(), p.l4+8
+	is, quote := other.Addr.Netip().AsSlice(), p.l4+8
 	write := func(sum, at int, is []byte) {
 		p.replace(sum, at, is, false)
 		copy(p.out[at:], is)
@@ -114,10 +142,14 @@ func (p packet) translateNews(vip row.Peer, byBackend bool) packet {
 		source, destination, header = 12, 16, int(p.frame[quote]&15)*4
 		sum, quotedSum = p.l3+10, quote+10
 	}
-	if byBackend {
+	port := 2
+	if !out {
+		source, destination, port = destination, source, 0
+	}
+	if ends {
 		write(sum, p.l3+source, is)
 	}
 	write(quotedSum, quote+destination, is)
-	write(p.l4+2, quote+header+2, binary.NativeEndian.AppendUint16(nil, vip.Port))
+	write(p.l4+2, quote+header+port, binary.NativeEndian.AppendUint16(nil, other.Port))
 	return p
 }

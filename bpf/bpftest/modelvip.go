@@ -128,6 +128,9 @@ func (p packet) answerOf(backend row.Peer) row.FlowKey {
 // toVIP decides about a packet of the task at a link to where no block is: of what goes to a VIP it makes what
 // goes to a backend; false: there is none.
 func (m Model) toVIP(p packet, link uint32) (packet, bool) {
+	if p.isICMP() && p.isError() && m.Asks[link] {
+		return m.ownNews(p), true
+	}
 	if !p.carried() {
 		return p, true
 	}

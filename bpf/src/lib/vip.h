@@ -14,8 +14,9 @@
  *   vip_out   T:p -> V:v   becomes   V:p -> T:b           as if V asked
  *   vip_out   T:b -> V:p   becomes   V:v -> T:p           and V answered
  *
- * ICMP errors about what a task sent to a VIP are translated too, with what they quote; not those
- * of a task to itself. What becomes of a flow is noted for the next choice (lib/outcome.h).
+ * ICMP errors about what a task sent to a VIP are translated too, with what they quote: by vip_in,
+ * and where a task says so of what it sent to itself, by vip_out. What becomes of a flow is noted
+ * for the next choice (lib/outcome.h).
  *
  * translations remembers each flow twice, keyed by the packet as it is met; vip_links remembers
  * which links did this ever, so that all others pay one array look-up.
@@ -332,6 +333,43 @@ __noinline int vip_news(struct __sk_buff *skb, struct packet *p)
 	return CONTINUE;
 }
 
+/*
+ * An ICMP error of a task about what it sent to itself by way of a VIP (T to V, about V:p -> T:b)
+ * becomes what it would have heard of the VIP (V to T, about T:p -> V:v). Global as vip_news.
+ */
+__noinline int vip_own_news(struct __sk_buff *skb, struct packet *p)
+{
+	struct vip_scratch *s = vip_paper();
+	struct translation *known;
+
+	if (!p || !s || quoted_flow(skb, p, &s->key) || !same_addr(&s->key.src, &p->dst) ||
+	    !same_addr(&s->key.dst, &p->src))
+		return CONTINUE;
+	vip_flow(p, &s->answer);
+	s->answer.sport = s->key.dport;
+	s->answer.dport = s->key.sport;
+	s->answer.proto = s->key.proto;
+	if (s->answer.proto != PROTO_TCP && s->answer.proto != PROTO_UDP) /* ports were not read */
+		return CONTINUE;
+	known = bpf_map_lookup_elem(&translations, &s->answer);
+	if (!known || !same_addr(&known->to.addr, &p->dst))
+		return CONTINUE;
+	s->own.addr = p->src;
+	s->own.port = s->key.dport;
+	s->choice.to = known->to;
+	if (vip_finds_nobody(skb, p))
+		outcome_unreachable(known, s->answer.proto);
+	if (translate_news(skb, p, &s->own, &s->choice.to, true, true))
+		return drop(p, REASON_MALFORMED);
+	s->vip.addr = p->dst;
+	s->vip.port = s->own.port = s->key.sport; /* which stays */
+	if (translate_news(skb, p, &s->vip, &s->own, false, true))
+		return drop(p, REASON_MALFORMED);
+	p->src = s->vip.addr;
+	p->dst = s->own.addr;
+	return CONTINUE;
+}
+
 /* Step of a task's link: what it sends to a VIP goes to a backend. */
 static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 {
@@ -339,6 +377,8 @@ static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 	const struct vip *vip = NULL;
 	int found;
 
+	if (is_icmp(p) && is_icmp_error(p) && vip_link(skb->ifindex, VIP_LINK_ASKS))
+		return vip_own_news(skb, p);
 	if (!vip_carried(p))
 		return CONTINUE;
 	if (p->fragment != FRAGMENT_LATER)
