@@ -29,7 +29,7 @@ type Options struct {
 	// Moved returns the task's address now, as who knows it last said; it is asked when a question failed. nil: the task
 	// keeps the one that it has.
 	Moved func(ctx context.Context) netip.Addr
-	NetNS string     // path of that namespace
+	NetNS string // path of that namespace
 	// Execute runs a command in the task; an error is a status other than 0. Needed by command checks.
 	Execute func(ctx context.Context, command []string) error
 	// Serving asks grpc.health.v1.Health at addr for a service. Needed by gRPC checks.
@@ -47,7 +47,7 @@ func Watch(ctx context.Context, o Options, tell func(lb.State)) {
 			return
 		case <-timer.C:
 		}
-		answer := o.follow(ctx)
+		answer := follow(ctx, &o)
 		if ctx.Err() != nil {
 			return // what failed is the question
 		}
@@ -59,7 +59,7 @@ func Watch(ctx context.Context, o Options, tell func(lb.State)) {
 }
 
 // follow asks, and once more where the task is if it has another address by now.
-func (o *Options) follow(ctx context.Context) error {
+func follow(ctx context.Context, o *Options) error {
 	answer := Ask(ctx, *o)
 	if answer == nil || o.Moved == nil || o.Check.Kind == Command {
 		return answer

@@ -299,8 +299,10 @@ func (s hostStory) sick(t *testing.T) sickStory {
 	t.Helper()
 	story := sickStory{s, filepath.Join(t.TempDir(), "well")}
 	for h, check := range map[*lab.Host]string{s.h1: "tcp:" + sickPort, s.h2: "command:test -e " + story.file} {
-		s.task(h, []string{"run", "--network", "host", "--name", "frail", "--vip", "/frail:8080=8085/tcp,policy=round-robin",
-			"--health", check + ",interval=50ms,unhealthy=2,grace=0s", "--", s.peer, "serve", "-name", h.Name, "-tcp", "8085"})
+		s.task(h, []string{
+			"run", "--network", "host", "--name", "frail", "--vip", "/frail:8080=8085/tcp,policy=round-robin",
+			"--health", check + ",interval=50ms,unhealthy=2,grace=0s", "--", s.peer, "serve", "-name", h.Name, "-tcp", "8085",
+		})
 	}
 	return story
 }
