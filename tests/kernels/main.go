@@ -71,7 +71,7 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("kernels", flag.ContinueOnError)
 	flags.StringVar(&o.store, "store", ".tools/kernels", "`folder` that .ci/kernels.sh fetched into")
-	flags.DurationVar(&o.silence, "silence", 10*time.Minute, "how long a guest may say nothing")
+	flags.DurationVar(&o.silence, "silence", 20*time.Minute, "how long a guest may say nothing")
 	flags.StringVar(&o.run, "run", "", "only tests that match the `regexp`")
 	flags.StringVar(&o.bench, "bench", "", "no tests, but benchmarks that match the `regexp`; a nanosecond is an instruction")
 	more := flags.String("modules", "", "drivers that these tests need besides, by commas")
