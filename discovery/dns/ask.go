@@ -11,7 +11,7 @@ import (
 
 	wire "github.com/miekg/dns"
 
-	"weft/discovery/zone"
+	"weft/discovery/dnsname"
 )
 
 // Reply is what a name server said to one question, as people read it.
@@ -79,4 +79,4 @@ func texts(rrs []wire.RR) []string {
 }
 
 // ReverseName is the name that holds an address's PTR records.
-func ReverseName(addr netip.Addr) string { return zone.ReverseName(addr) }
+func ReverseName(addr netip.Addr) string { return dnsname.ReverseName(addr) }

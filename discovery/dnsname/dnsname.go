@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dnsname makes labels and names of DNS from texts: by Weft's rule, and to the letter by those of Mesos-DNS.
+// Package dnsname makes labels and names of DNS from texts: by Weft's rule, and to the letter by those of Mesos-DNS; and from
+// addresses, the reverse names.
 package dnsname
 
 import (

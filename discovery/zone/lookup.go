@@ -57,7 +57,7 @@ func (z *Zone) Lookup(network, name string) Answer {
 	if a.Exists {
 		return a
 	}
-	if p, ok := parseReverse(name); ok && p.Bits() < p.Addr().BitLen() {
+	if p, ok := dnsname.ParseReverse(name); ok && p.Bits() < p.Addr().BitLen() {
 		a.Exists = true // what is around addresses
 	}
 	return a
@@ -84,13 +84,13 @@ func (z *Zone) Apex(name string) (apex string, ok bool) {
 	if !strings.HasSuffix(name, ".arpa.") || z.options.MesosOnly {
 		return "", false
 	}
-	p, ok := parseReverse(name)
+	p, ok := dnsname.ParseReverse(name)
 	if !ok {
 		return "", false
 	}
 	for _, own := range z.reverse {
 		if own.Bits() <= p.Bits() && own.Contains(p.Addr()) {
-			return reverseName(own), true
+			return dnsname.ReverseZone(own), true
 		}
 	}
 	// A node's address lies in somebody else's network: only its own name is ours.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"weft/discovery"
+	"weft/discovery/dnsname"
 )
 
 // Topics returns the topics of the rows that a name's records may be from, besides rows that everyone holds. It
@@ -39,7 +40,7 @@ func (z *Zone) topicsOf(name string) []discovery.Topic {
 	if original, ok := z.options.mirrored(name); ok {
 		name = original
 	}
-	if p, ok := parseReverse(name); ok {
+	if p, ok := dnsname.ParseReverse(name); ok {
 		if n, inside := z.NetworkOf(p.Addr()); inside && n.Name != "" && p.IsSingleIP() {
 			return []discovery.Topic{{Kind: discovery.KindName, Of: discovery.Every}}
 		}
