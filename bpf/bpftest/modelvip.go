@@ -66,6 +66,13 @@ func clock() (uint64, error) {
 // FillBehind is Fill for what Go writes; what programs remember stays, but for what connections came to. Every backend
 // has a latency so long that none is on trial or counts as silent while a test runs: the model knows no time.
 func (v *VIPs) FillBehind(s *Set) error {
+	return errors.Join(fill(s, "vips", v.VIPs), fill(s, "backends", v.Backends), fill(s, "maglevs", v.Maglevs),
+		v.FillFeedbacks(s), fill(s, "loads", map[uint32]row.Load{}))
+}
+
+// FillFeedbacks is Fill for what programs learn of backends. The bars that they set themselves end after five seconds;
+// these do not.
+func (v *VIPs) FillFeedbacks(s *Set) error {
 	now, err := clock()
 	if err != nil {
 		return err
@@ -77,8 +84,7 @@ func (v *VIPs) FillBehind(s *Set) error {
 	for id := range v.Barred {
 		feedbacks[id] = row.Feedback{Latency: math.MaxUint32, Measured: now, Barred: never}
 	}
-	return errors.Join(fill(s, "vips", v.VIPs), fill(s, "backends", v.Backends), fill(s, "maglevs", v.Maglevs),
-		fill(s, "feedbacks", feedbacks), fill(s, "loads", map[uint32]row.Load{}))
+	return fill(s, "feedbacks", feedbacks)
 }
 
 // mark marks the links that ask, and no other that a test has.
