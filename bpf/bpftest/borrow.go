@@ -76,14 +76,14 @@ func (s *Set) empty() error {
 }
 
 func empty(m *ebpf.Map) error {
-	switch kind := m.Type(); {
-	case kind == ebpf.SkStorage: // gone with the sockets
+	switch m.Type() {
+	case ebpf.SkStorage: // gone with the sockets
 		return nil
-	case kind == ebpf.RingBuf:
+	case ebpf.RingBuf:
 		return drain(m)
-	case kind == ebpf.Array:
+	case ebpf.Array:
 		return zero(m, make([]byte, m.ValueSize()))
-	case kind == ebpf.PerCPUArray:
+	case ebpf.PerCPUArray:
 		cpus, err := ebpf.PossibleCPU()
 		if err != nil {
 			return err
@@ -93,7 +93,12 @@ func empty(m *ebpf.Map) error {
 			values[i] = make([]byte, m.ValueSize())
 		}
 		return zero(m, values)
+	default:
+		return clearKeys(m)
 	}
+}
+
+func clearKeys(m *ebpf.Map) error {
 	for {
 		key, err := m.NextKeyBytes(nil)
 		if key == nil || err != nil {
