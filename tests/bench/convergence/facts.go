@@ -75,7 +75,7 @@ type cluster struct {
 
 // spareMemory is what may be taken, bytes, before garbage is collected: all nodes share one heap, and to collect it takes
 // half of a processor for seconds. A node of its own has a thousandth of that.
-const spareMemory = 12 << 30
+const spareMemory = 8 << 30
 
 // simulateFacts measures how fast tasks of a large cluster become known, and what that costs.
 func simulateFacts(ctx context.Context, s size) (lines []report.Line, err error) {

@@ -36,9 +36,13 @@ type member struct {
 	*gossip.Gossip
 }
 
+// crowdMemory is what a thousand members take, bytes, before garbage is collected. That is done between rounds: it holds
+// all of them up for a second, in which each suspects another one.
+const crowdMemory = 18 << 30
+
 // simulateMembers measures how fast deaths are seen, and who is taken for dead that is not.
 func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err error) {
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(spareMemory))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(crowdMemory))
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	ctx, stop := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
@@ -47,7 +51,8 @@ func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err err
 		err = errors.Join(err, group.Wait())
 	}()
 	began := time.Now()
-	members, err := c.begin(ctx, group)
+	var a air
+	members, err := c.begin(ctx, group, &a)
 	if err != nil {
 		return nil, err
 	}
@@ -55,11 +60,17 @@ func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err err
 
 	flaps, dead, back := 0, 0, []float64{}
 	for round := range c.rounds {
+		if err := a.tidy(ctx); err != nil {
+			return nil, err
+		}
 		f, d, took, err := c.freezeSome(ctx, members, round)
 		if err != nil {
 			return nil, err
 		}
 		flaps, dead, back = flaps+f, dead+d, append(back, took)
+	}
+	if err := a.tidy(ctx); err != nil {
+		return nil, err
 	}
 	seen, err := c.killSome(ctx, members)
 	if err != nil {
@@ -78,14 +89,13 @@ func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err err
 }
 
 // begin makes the members and waits until all know all.
-func (c *crowd) begin(ctx context.Context, group *errgroup.Group) ([]*member, error) {
-	var a air
+func (c *crowd) begin(ctx context.Context, group *errgroup.Group, a *air) ([]*member, error) {
 	var members []*member
 	for i := range c.members {
 		addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		m := &member{id: discovery.NodeID(fmt.Sprintf("n%d", i)), radio: a.open(netip.AddrPortFrom(addr, gossip.DefaultPort))}
 		o := gossip.Options{
-			ID: m.id, Bind: addr, Tags: map[string]string{"sync": "7701"}, Transport: m.radio, Stretch: c.stretch, Echo: m.radio.echo,
+			ID: m.id, Bind: addr, Transport: m.radio, Stretch: c.stretch, Echo: m.radio.echo,
 		}
 		for range min(3, i) {
 			o.Join = append(o.Join, members[rand.N(i)].radio.addr.String())

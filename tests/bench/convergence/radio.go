@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/discovery/gossip"
@@ -21,8 +24,30 @@ var errGone = errors.New("nobody answers")
 
 // air is where all members hear each other.
 type air struct {
-	mu    sync.Mutex // guards wires
+	news  atomic.Uint64 // how often somebody heard something new
+	mu    sync.Mutex    // guards wires
 	wires map[string]*radio
+}
+
+// tidy collects garbage, while nobody has anything to tell, and waits for the end of what comes of that.
+func (a *air) tidy(ctx context.Context) error {
+	if err := a.calm(ctx); err != nil {
+		return err
+	}
+	runtime.GC()
+	return a.calm(ctx)
+}
+
+// calm waits until nobody hears anything new for a second.
+func (a *air) calm(ctx context.Context) error {
+	last := uint64(math.MaxUint64)
+	return each(ctx, time.Second, "all has been told", func() error {
+		before := last
+		if last = a.news.Load(); last != before {
+			return fmt.Errorf("%d rumours were news to somebody", last-before)
+		}
+		return nil
+	})
 }
 
 // radio is one member's transport. A dead one hears and says nothing more. A frozen one is like a process that was
@@ -159,7 +184,10 @@ func (w *radio) hear(b []byte, from net.Addr) {
 	if len(w.packets) == cap(w.packets) {
 		return
 	}
-	if b = w.rumours.news(b); b != nil {
+	known := len(w.rumours.heard)
+	b = w.rumours.news(b)
+	w.air.news.Add(uint64(len(w.rumours.heard) - known))
+	if b != nil {
 		w.packets <- &gossip.Packet{Buf: b, From: from, Timestamp: time.Now()}
 	}
 }
