@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"weft/tests/bench/report"
@@ -75,6 +76,7 @@ func run(ctx context.Context, o options) error {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 		lines = append(lines, found...)
+		debug.FreeOSMemory() // the next part is not to pay for it
 	}
 	fmt.Print(report.Markdown(report.Table(lines)))
 	if o.short || o.results == "" {
