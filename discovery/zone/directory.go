@@ -33,7 +33,7 @@ func (o *Options) zones() []string {
 //
 //	name.l4lb.thisdcos.directory   A, AAAA   a VIP; seen in its network and by the hosts
 //	id.node.thisdcos.directory     A, AAAA   a node (ours: its reverse record needs a name)
-//	thisnode.thisdcos.directory    A, AAAA   the node that answers
+//	thisnode.thisdcos.directory    A or AAAA  the node that answers, its first address
 //
 // mesos.thisdcos.directory has what Options.Domain has; see mirror.
 func directoryRecords(o *Options, f Fact) []Record {

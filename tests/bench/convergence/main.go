@@ -26,7 +26,7 @@ func main() {
 	flag.StringVar(&o.page, "page", "", "page that shows the results; empty: none")
 	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes")
 	flag.IntVar(&o.members, "members", 1000, "simulated members")
-	flag.IntVar(&o.stretch, "stretch", 4, "how many times slower simulated members live")
+	flag.IntVar(&o.stretch, "stretch", 8, "how many times slower simulated members live")
 	flag.IntVar(&o.rounds, "rounds", 20, "of freezing one in twenty members")
 	flag.StringVar(&o.profile, "profile", "", "file for a profile of the simulated changes' processor time (go tool pprof)")
 	flag.DurationVar(&o.lasting, "lasting", 30*time.Second, "of each half of the simulated changes")

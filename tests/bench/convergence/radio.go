@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/netip"
 	"runtime"
@@ -24,7 +23,7 @@ var errGone = errors.New("nobody answers")
 
 // air is where all members hear each other.
 type air struct {
-	news  atomic.Uint64 // how often somebody heard something new
+	news  atomic.Uint64 // how often somebody heard something new of who lives
 	mu    sync.Mutex    // guards wires
 	wires map[string]*radio
 }
@@ -38,16 +37,24 @@ func (a *air) tidy(ctx context.Context) error {
 	return a.calm(ctx)
 }
 
-// calm waits until nobody hears anything new for a second.
+// calm waits for a second in which there was less news than members: the last to hear of something take their time. That
+// somebody joined is told by serf too, for ten minutes after a thousand have, when there is nothing else to tell.
 func (a *air) calm(ctx context.Context) error {
-	last := uint64(math.MaxUint64)
+	last := uint64(0)
 	return each(ctx, time.Second, "all has been told", func() error {
 		before := last
-		if last = a.news.Load(); last != before {
+		last = a.news.Load()
+		if before == 0 || last-before > a.size() {
 			return fmt.Errorf("%d rumours were news to somebody", last-before)
 		}
 		return nil
 	})
+}
+
+func (a *air) size() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return uint64(len(a.wires))
 }
 
 // radio is one member's transport. A dead one hears and says nothing more. A frozen one is like a process that was
@@ -184,9 +191,9 @@ func (w *radio) hear(b []byte, from net.Addr) {
 	if len(w.packets) == cap(w.packets) {
 		return
 	}
-	known := len(w.rumours.heard)
+	known := w.rumours.lives
 	b = w.rumours.news(b)
-	w.air.news.Add(uint64(len(w.rumours.heard) - known))
+	w.air.news.Add(w.rumours.lives - known)
 	if b != nil {
 		w.packets <- &gossip.Packet{Buf: b, From: from, Timestamp: time.Now()}
 	}

@@ -25,9 +25,12 @@ const (
 type rumours struct {
 	seed  maphash.Seed
 	heard map[uint64]struct{}
+	lives uint64 // of those heard: who lives, is suspected or is dead
 }
 
-func newRumours() rumours { return rumours{maphash.MakeSeed(), make(map[uint64]struct{})} }
+func newRumours() rumours {
+	return rumours{seed: maphash.MakeSeed(), heard: make(map[uint64]struct{})}
+}
 
 // news returns what of a packet was not heard before, nil if that is nothing.
 func (r *rumours) news(packet []byte) []byte {
@@ -83,5 +86,8 @@ func (r *rumours) isOld(m []byte) bool {
 	h := maphash.Bytes(r.seed, m)
 	_, old := r.heard[h]
 	r.heard[h] = struct{}{}
+	if !old && m[0] != userType {
+		r.lives++
+	}
 	return old
 }
