@@ -142,7 +142,7 @@ chaos-discovery: build next ## names asked at full rate while daemons die and ch
 	$(GO) run ./tests/chaos/discovery $(if $(SHORT),-short,-results tests/bench/results/discovery.jsonl) $(CHAOS)
 
 .PHONY: bench-convergence
-bench-convergence: build ## how fast facts are true everywhere: 8 real nodes, 1,000 simulated ones (root; half an hour, 20 GiB); SHORT=1 in seconds
+bench-convergence: build ## how fast facts are true everywhere: 8 real nodes, 1,000 simulated ones (root; half an hour, 18 GiB); SHORT=1 in seconds
 	@.ci/need.sh
 	$(GO) run ./tests/bench/convergence $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 

@@ -37,7 +37,7 @@ type member struct {
 }
 
 // crowdMemory is what a thousand members take, bytes, before garbage is collected. That is done between rounds: it holds
-// all of them up for a second, in which each suspects another one.
+// all of them up for a second or two, in which many suspect another one.
 const crowdMemory = 18 << 30
 
 // simulateMembers measures how fast deaths are seen, and who is taken for dead that is not.

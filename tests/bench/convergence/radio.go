@@ -38,7 +38,7 @@ func (a *air) tidy(ctx context.Context) error {
 }
 
 // calm waits for a second in which there was less news than members: the last to hear of something take their time. That
-// somebody joined is told by serf too, for ten minutes after a thousand have, when there is nothing else to tell.
+// somebody joined is told by serf too, for minutes after a thousand have, when there is nothing else to tell.
 func (a *air) calm(ctx context.Context) error {
 	last := uint64(0)
 	return each(ctx, time.Second, "all has been told", func() error {

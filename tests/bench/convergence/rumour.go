@@ -20,8 +20,8 @@ const (
 )
 
 // rumours are what a member was told of others. Each is told to each some thirty times, by as many, and means nothing
-// from the second time on: each is about one incarnation. A member of its own reads it all the same, for 10 us each;
-// a thousand on two processors would do nothing else, and take each other for dead.
+// from the second time on: each is about one incarnation. A member with a machine of
+// its own reads it all the same; a thousand on two processors do nothing else, and take each other for dead.
 type rumours struct {
 	seed  maphash.Seed
 	heard map[uint64]struct{}
