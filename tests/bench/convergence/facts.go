@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"slices"
@@ -73,13 +74,9 @@ type cluster struct {
 	users [][]*node
 }
 
-// spareMemory is what may be taken, bytes, before garbage is collected: all nodes share one heap, and to collect it takes
-// half of a processor for seconds. A node of its own has a thousandth of that.
-const spareMemory = 8 << 30
-
 // simulateFacts measures how fast tasks of a large cluster become known, and what that costs.
 func simulateFacts(ctx context.Context, s size) (lines []report.Line, err error) {
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(spareMemory))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(roomy))
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	c := &cluster{size: s, users: make([][]*node, s.services)}
 	if c.hub, err = openHub(ctx); err != nil {
@@ -253,6 +250,8 @@ type measured struct {
 
 // measure replaces tasks at a rate: another begins, and the old one goes.
 func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error) {
+	runtime.GC()
+	collected := collections()
 	var changes []*change
 	before, deliveries := c.hub.syncer.Stats().Wire, 0
 	began, between, busy := time.Now(), time.Second/time.Duration(rate), cpuTime()
@@ -313,7 +312,8 @@ func (c *cluster) measure(ctx context.Context, rate int) (m measured, err error)
 	for _, n := range c.nodes {
 		m.lost += n.lost.Swap(0)
 	}
-	say("%d changes a second (%d streams broke): %d changes, %d deliveries, %.0f bytes and %.0f us each", rate, m.lost, len(changes), deliveries, m.bytes, m.cpu)
+	say("%d changes a second: %d changes, %d deliveries, %.0f bytes and %.0f us each; %d streams broke, %d collections of garbage",
+		rate, len(changes), deliveries, m.bytes, m.cpu, m.lost, collections()-collected)
 	return m, err
 }
 
@@ -339,6 +339,13 @@ func cpuTime() time.Duration {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts) // the clock is there
 	return time.Duration(ts.Nano())
+}
+
+// collections is how often garbage was collected so far.
+func collections() uint32 {
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.NumGC
 }
 
 // until waits for a state that is not measured.

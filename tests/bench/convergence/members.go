@@ -36,13 +36,9 @@ type member struct {
 	*gossip.Gossip
 }
 
-// crowdMemory is what a thousand members take, bytes, before garbage is collected. That is done between rounds: it holds
-// all of them up for a second or two, in which many suspect another one.
-const crowdMemory = 18 << 30
-
 // simulateMembers measures how fast deaths are seen, and who is taken for dead that is not.
 func simulateMembers(ctx context.Context, c crowd) (lines []report.Line, err error) {
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(crowdMemory))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(roomy))
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	ctx, stop := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
