@@ -14,20 +14,21 @@ import (
 	"weft/discovery/dns/answer"
 	"weft/discovery/dns/dnstest"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // aliases are of a zone of the operator's, and one of Weft's.
-func aliases() []zone.Record {
-	alias := func(name, target string) zone.Record {
-		return zone.Record{Name: name, Type: zone.CNAME, TTL: 5, Target: target, From: "static/test"}
+func aliases() []record.Record {
+	alias := func(name, target string) record.Record {
+		return record.Record{Name: name, Type: record.CNAME, TTL: 5, Target: target, From: "static/test"}
 	}
-	records := []zone.Record{
+	records := []record.Record{
 		alias("www.corp.", "web.weft.mesos."), alias("far.corp.", "cdn.example.com."), alias("chain.corp.", "eight.corp."),
 		alias("eight.corp.", "registry.corp."), alias("a.corp.", "b.corp."), alias("b.corp.", "a.corp."), alias("none.corp.", "none.weft.mesos."),
 		alias("registry.component.thisdcos.directory.", "chain.corp."),
 	}
 	for i := range 8 {
-		records = append(records, zone.Record{Name: "registry.corp.", Type: zone.A, TTL: 5, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), From: "static/test"})
+		records = append(records, record.Record{Name: "registry.corp.", Type: record.A, TTL: 5, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), From: "static/test"})
 	}
 	return records
 }

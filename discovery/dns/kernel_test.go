@@ -26,6 +26,7 @@ import (
 	"weft/discovery/dns/foreign"
 	"weft/discovery/dns/resident"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // oneView is the kernel's cache as one network sees it: the program of the host, which a test can run, has the host's view.
@@ -49,18 +50,18 @@ func (v oneView) Delete(_ uint32, qname []byte, qtype uint16) error {
 
 // everyZone has names in all zones, of all types and of all sizes.
 func everyZone() *zone.Zone {
-	alias := func(name, target string) zone.Record {
-		return zone.Record{Name: name, Type: zone.CNAME, TTL: 60, Target: target, From: "static/test"}
+	alias := func(name, target string) record.Record {
+		return record.Record{Name: name, Type: record.CNAME, TTL: 60, Target: target, From: "static/test"}
 	}
-	static := []zone.Record{
+	static := []record.Record{
 		alias("www.corp.example.", "db.corp.example."), alias("chain.corp.example.", "www.corp.example."), alias("loop.corp.example.", "loop.corp.example."),
 		alias("many.corp.example.", "web.weft.mesos."), alias("out.corp.example.", "example.org."),
-		{Name: "db.corp.example.", Type: zone.A, TTL: 60, Addr: addrs("10.0.0.9")[0], From: "static/test"},
-		{Name: "only.mesos.", Type: zone.AAAA, TTL: 1, Addr: addrs("fd00::9")[0], Network: "prod", From: "static/test"},
+		{Name: "db.corp.example.", Type: record.A, TTL: 60, Addr: addrs("10.0.0.9")[0], From: "static/test"},
+		{Name: "only.mesos.", Type: record.AAAA, TTL: 1, Addr: addrs("fd00::9")[0], Network: "prod", From: "static/test"},
 	}
 	long := strings.Repeat("long-label-of-thirty-characters.", 7) + "corp.example."
 	for i := range row.DNSData / 16 {
-		static = append(static, zone.Record{Name: long, Type: zone.A, TTL: 9, Addr: netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), From: "static/test"})
+		static = append(static, record.Record{Name: long, Type: record.A, TTL: 9, Addr: netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), From: "static/test"})
 	}
 	z := zone.New(zone.Options{
 		Servers: addrs("198.51.100.1", "fd01:d::c633:6401"), Reverse: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}, Self: "host-a",

@@ -11,6 +11,7 @@ import (
 	wire "github.com/miekg/dns"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // What Mesos-DNS does with messages that are no usual questions, as it was seen to.
@@ -62,7 +63,7 @@ func TestLengthIsGuessedAsMesosDNSDoes(t *testing.T) {
 	}
 	ask := func(strict bool) *wire.Msg {
 		z, _ := zone.New(zone.Options{
-			Domain: "a-b.c.d", MesosOnly: true, Strict: strict, Start: zone.Start{Server: "ns1.mesos.", Mailbox: "root.ns1.mesos."},
+			Domain: "a-b.c.d", MesosOnly: true, Strict: strict, Start: record.Start{Server: "ns1.mesos.", Mailbox: "root.ns1.mesos."},
 		}).With([]zone.Change{{Source: zone.Source{Key: "t"}, Fact: fact}})
 		return askMesos(t, mesosServer(z), new(wire.Msg).SetQuestion("_a--bmesosa046b._tcp.slave.a-b.c.d.", wire.TypeANY), false)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"weft/discovery/dns/answer"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Mesos makes a server answer as Mesos-DNS does, from a zone made with MesosOnly. With Strict, which the zone has to be
@@ -81,7 +82,7 @@ func composeMesos(q *question, o *zone.Options) *wire.Msg {
 	if all || q.qtype == wire.TypeSRV {
 		addServices(r, q.zone, o, asked, look)
 	}
-	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+	for _, t := range [...]record.Type{record.A, record.AAAA} {
 		if all || q.qtype == uint16(t) {
 			for _, rec := range look.Of(t) {
 				if rec.Answerable() {
@@ -110,20 +111,20 @@ func composeMesos(q *question, o *zone.Options) *wire.Msg {
 // addServices adds the SRV records, and one address of each family for each target, by lot.
 func addServices(r *wire.Msg, z *zone.Zone, o *zone.Options, asked string, look zone.Answer) {
 	var targets []string
-	for _, rec := range look.Of(zone.SRV) {
+	for _, rec := range look.Of(record.SRV) {
 		if !rec.Answerable() {
 			continue
 		}
 		r.Answer = append(r.Answer, &wire.SRV{
-			Hdr: headerMesos(o, asked, wire.TypeSRV), Priority: zone.Priority, Weight: o.Weight, Port: rec.Port, Target: rec.Target,
+			Hdr: headerMesos(o, asked, wire.TypeSRV), Priority: record.Priority, Weight: o.Weight, Port: rec.Port, Target: rec.Target,
 		})
 		if slices.Contains(targets, rec.Target) {
 			continue
 		}
 		targets = append(targets, rec.Target)
 		there := z.Lookup("", rec.Target)
-		for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
-			addrs := slices.DeleteFunc(there.Of(t), func(a zone.Record) bool { return !a.Answerable() })
+		for _, t := range [...]record.Type{record.A, record.AAAA} {
+			addrs := slices.DeleteFunc(there.Of(t), func(a record.Record) bool { return !a.Answerable() })
 			if len(addrs) > 0 {
 				r.Extra = append(r.Extra, answer.Record(addrs[rand.IntN(len(addrs))]))
 			}

@@ -22,6 +22,7 @@ import (
 	"weft/discovery/dns/foreign"
 	"weft/discovery/mesos"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // mesosZone loads a recorded state as the recorded server did.
@@ -220,7 +221,7 @@ func TestConfiguredStartIsUsed(t *testing.T) {
 	for _, strict := range []bool{true, false} {
 		z := zone.New(zone.Options{
 			Domain: "cluster.example", TTL: time.Minute, MesosOnly: true, Strict: strict,
-			Start: zone.Start{Server: "a.", Mailbox: "b.", Serial: 1, Refresh: 2, Retry: 3, Expire: 4, Minimum: 5},
+			Start: record.Start{Server: "a.", Mailbox: "b.", Serial: 1, Refresh: 2, Retry: 3, Expire: 4, Minimum: 5},
 		})
 		r := askMesos(t, mesosServer(z.Dated(9)), new(wire.Msg).SetQuestion("x.cluster.example.", wire.TypeA), false)
 		want := "cluster.example. 60 IN SOA a. b. 9 2 3 4 5"
@@ -241,7 +242,7 @@ func TestSizeOfMesosAnswers(t *testing.T) {
 		s.mesos.Truncate = truncate
 		var name string
 		for r := range z.MesosRecords {
-			if n := len(z.Lookup("", r.Name).Of(zone.A)); n == 120 && !strings.Contains(r.Name, "slave.") {
+			if n := len(z.Lookup("", r.Name).Of(record.A)); n == 120 && !strings.Contains(r.Name, "slave.") {
 				name = r.Name
 			}
 		}

@@ -124,12 +124,26 @@ func Canonical(label, task, node string) string {
 	return strings.TrimRight(Cut(label, MaxLabel-len(suffix)), "-") + suffix
 }
 
+// OfCanonical returns the label that a canonical one (label-hash-tail, label-hash) begins with, which is empty if it is none.
+func OfCanonical(canonical string) string {
+	parts := strings.Split(canonical, "-")
+	for tail := 1; tail <= 2 && tail < len(parts); tail++ {
+		if len(parts[len(parts)-tail]) == hashed {
+			return strings.TrimRight(strings.Join(parts[:len(parts)-tail], "-"), "-")
+		}
+	}
+	return ""
+}
+
+// hashed is how long a Hash is.
+const hashed = 5
+
 // Hash is the first five characters of the z-base-32 form of text's SHA-1.
 func Hash(text string) string {
 	const alphabet = "ybndrfg8ejkmcpqxot1uwisza345h769"
 	sum := sha1.Sum([]byte(text))
 	bits := uint32(sum[0])<<24 | uint32(sum[1])<<16 | uint32(sum[2])<<8 | uint32(sum[3])
-	var b [5]byte
+	var b [hashed]byte
 	for i := range b {
 		b[i] = alphabet[bits>>27]
 		bits <<= 5

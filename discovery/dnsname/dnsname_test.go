@@ -143,3 +143,16 @@ func TestCanonicalFitsInALabel(t *testing.T) {
 	check("a"+strings.Repeat("-", 54)+"bc", "h-a", "a"+"bc"+"-iffe9-a")
 	check(long, strings.Repeat("n", 63), strings.Repeat("x", 32)+"-iffe9-"+strings.Repeat("n", 24))
 }
+
+func TestEveryNameHasItsOwnPlace(t *testing.T) {
+	t.Parallel()
+	names := []string{".", "a.", ".a.", "..a.", "b.a.", "b..a.", ".b.a.", "a.b.", "a..b.", "a..", "ab.", `a\.b.`}
+	places := map[string]string{}
+	for _, n := range names {
+		k := string(Key(n))
+		if places[k] != "" {
+			t.Errorf("%q and %q are in one place, %q", n, places[k], k)
+		}
+		places[k] = n
+	}
+}

@@ -24,6 +24,7 @@ import (
 	"weft/discovery/servicetest"
 	"weft/discovery/state"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -155,7 +156,7 @@ func TestUnwellBackendsAreLeftOutOfShortNames(t *testing.T) {
 		t.Helper()
 		wait(t, e, fmt.Sprint(want), func(z *zone.Zone) bool {
 			var got []string
-			for _, r := range z.Lookup("", "web.prod.weft.").Of(zone.A) {
+			for _, r := range z.Lookup("", "web.prod.weft.").Of(record.A) {
 				got = append(got, r.Addr.String())
 			}
 			return slices.Equal(got, want)
@@ -418,7 +419,7 @@ func TestNamesOfADeadNodeGo(t *testing.T) {
 		t.Helper()
 		wait(t, e, fmt.Sprint(name, want), func(z *zone.Zone) bool {
 			got := []string{}
-			for _, r := range z.Lookup("", name).Of(zone.A) {
+			for _, r := range z.Lookup("", name).Of(record.A) {
 				got = append(got, r.Addr.String())
 			}
 			return slices.Equal(got, append([]string{}, want...))

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // The documents have the fields of Mesos-DNS, in its order.
@@ -77,9 +78,9 @@ func NewTransfer(z *zone.Zone, refresh time.Duration) Transfer {
 	for r := range z.MesosRecords {
 		values := t.Records.As
 		switch r.Type {
-		case zone.AAAA:
+		case record.AAAA:
 			values = t.Records.AAAAs
-		case zone.SRV:
+		case record.SRV:
 			values = t.Records.SRVs
 		default:
 		}
@@ -93,10 +94,10 @@ func NewTransfer(z *zone.Zone, refresh time.Duration) Transfer {
 func NewEnumeration(z *zone.Zone, listing []zone.Listed) Enumeration {
 	type value struct {
 		name, value string
-		kind        zone.Type
+		kind        record.Type
 	}
 	seen := map[value]bool{}
-	fresh := func(r zone.Record) bool {
+	fresh := func(r record.Record) bool {
 		v := value{r.Name, r.Value(), r.Type}
 		known := seen[v]
 		seen[v] = true

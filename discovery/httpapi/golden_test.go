@@ -17,6 +17,7 @@ import (
 
 	"weft/discovery/mesos"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // The configurations under which Mesos-DNS answered.
@@ -145,14 +146,14 @@ func TestMirrorHasEveryRecordOfMesosDNS(t *testing.T) {
 	for _, dir := range cases(t) {
 		z, _ := state(t, dir, o)
 		transfer := read[Transfer](t, filepath.Join(dir, "axfr.rfc1123.json")).Records
-		for kind, names := range map[zone.Type]map[string][]string{zone.A: transfer.As, zone.AAAA: transfer.AAAAs, zone.SRV: transfer.SRVs} {
+		for kind, names := range map[record.Type]map[string][]string{record.A: transfer.As, record.AAAA: transfer.AAAAs, record.SRV: transfer.SRVs} {
 			for name, want := range names {
 				var got []string
 				for _, r := range z.Lookup("", mirrored(name)).Of(kind) {
 					got = append(got, r.Value())
 				}
 				for _, value := range want {
-					if target, port, ok := strings.Cut(value, ".:"); ok && kind == zone.SRV {
+					if target, port, ok := strings.Cut(value, ".:"); ok && kind == record.SRV {
 						value = strings.TrimSuffix(mirrored(target+"."), ".") + ".:" + port
 					}
 					records++

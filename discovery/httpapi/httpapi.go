@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Snapshot is what answers are made of.
@@ -162,7 +163,7 @@ func (a *api) hosts(w http.ResponseWriter, r *http.Request) {
 	name := fqdn(r.PathValue("name"))
 	look := a.Snapshot().Zone.Lookup("", name)
 	var records []hostRecord
-	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+	for _, t := range [...]record.Type{record.A, record.AAAA} {
 		for _, r := range look.Of(t) {
 			records = append(records, hostRecord{name, r.Value()})
 		}
@@ -180,7 +181,7 @@ func (a *api) services(w http.ResponseWriter, r *http.Request) {
 	asked := r.PathValue("name")
 	z := a.Snapshot().Zone
 	var records []serviceRecord
-	for _, srv := range z.Lookup("", fqdn(asked)).Of(zone.SRV) {
+	for _, srv := range z.Lookup("", fqdn(asked)).Of(record.SRV) {
 		value := srv.Value() // of which Mesos-DNS shows the port even if it is none
 		i := strings.LastIndexByte(value, ':')
 		target, port := value[:i], value[i+1:]
@@ -188,7 +189,7 @@ func (a *api) services(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		look := z.Lookup("", target)
-		for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+		for _, t := range [...]record.Type{record.A, record.AAAA} {
 			if addrs := look.Of(t); len(addrs) > 0 {
 				addr := addrs[rand.IntN(len(addrs))]
 				records = append(records, serviceRecord{asked, target, addr.Value(), port})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // NodeOptions say what a node answers.
@@ -142,7 +143,7 @@ func (n *node) nodeHosts(w http.ResponseWriter, r *http.Request) {
 	n.Hold(r.Context(), present)
 	look := n.Zone().Lookup("", present)
 	records := []hostRecord{}
-	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+	for _, t := range [...]record.Type{record.A, record.AAAA} {
 		for _, r := range look.Of(t) {
 			records = append(records, hostRecord{name, r.Value()})
 		}
@@ -164,9 +165,9 @@ func (n *node) nodeServices(w http.ResponseWriter, r *http.Request) {
 	n.Hold(r.Context(), present)
 	z := n.Zone()
 	records := []nodeService{}
-	for _, srv := range z.Lookup("", present).Of(zone.SRV) {
+	for _, srv := range z.Lookup("", present).Of(record.SRV) {
 		look := z.Lookup("", srv.Target)
-		for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+		for _, t := range [...]record.Type{record.A, record.AAAA} {
 			for _, addr := range look.Of(t) {
 				records = append(records, nodeService{name, srv.Target, srv.Port, addr.Value()})
 			}

@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"time"
 
-	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Limits of a watch.
@@ -109,7 +109,7 @@ func (n *node) tellNames(names []string, held map[string]bool, told *told[string
 	for _, text := range names {
 		name := fqdn(text)
 		records := []watchedRecord{}
-		for _, r := range z.Lookup("", name).Of(zone.Any) {
+		for _, r := range z.Lookup("", name).Of(record.Any) {
 			records = append(records, watchedRecord{r.Type.String(), r.TTL, r.Data(), r.From, r.Writer})
 		}
 		if len(records) == 0 && (!held[text] || !z.Complete()) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // What dcos-net's own suites feed and expect (apps/dcos_net, dcos_dns_mesos), told again: tasks of each runtime in
@@ -174,7 +175,7 @@ func TestNamesGrowAndShrinkWithTheirTasks(t *testing.T) {
 		if got := leadsTo(z, name); got != step.want {
 			t.Errorf("%d tasks: %q, want %q", len(step.tasks), got, step.want)
 		}
-		if n := len(z.Lookup("", name).Of(zone.A)); n > 2 {
+		if n := len(z.Lookup("", name).Of(record.A)); n > 2 {
 			t.Errorf("an answer has %d addresses, want each once", n)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 func TestPID(t *testing.T) {
@@ -182,7 +183,7 @@ func TestOneBadTaskCostsOneTask(t *testing.T) {
 		{"id": "bad", "name": 7, "slave_id": "S-S0", "state": "TASK_RUNNING", "resources": {"ports": 31000}},
 		{"id": "good", "name": "web", "slave_id": "S-S0", "state": "TASK_RUNNING"}`))
 	z, _ := zone.New(zone.Options{MesosOnly: true}).With(f.Changes(nil))
-	if got := z.Lookup("", "web.marathon.mesos.").Of(zone.A); len(got) != 1 {
+	if got := z.Lookup("", "web.marathon.mesos.").Of(record.A); len(got) != 1 {
 		t.Errorf("web.marathon.mesos = %v, want one address", got)
 	}
 }
@@ -224,7 +225,7 @@ func TestAgentsOfOneID(t *testing.T) {
 	f := facts(t, document("master@10.0.0.1:5050", `{"id": "S", "pid": "a@10.1.0.1:1"}, {"id": "S", "pid": "a@10.1.0.2:2"}`,
 		`{"id": "t", "name": "web", "slave_id": "S", "state": "TASK_RUNNING"}`))
 	z, _ := zone.New(zone.Options{MesosOnly: true}).With(f.Changes(nil))
-	if got := len(z.Lookup("", "slave.mesos.").Of(zone.A)); got != 2 {
+	if got := len(z.Lookup("", "slave.mesos.").Of(record.A)); got != 2 {
 		t.Errorf("slave.mesos has %d addresses, want 2", got)
 	}
 	if got := leadsTo(z, "web.marathon.slave.mesos."); got != "10.1.0.2" {

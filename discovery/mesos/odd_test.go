@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // odd draws documents that a master could send, and some that none would: few ids, so that they meet, names of all kinds, and
@@ -132,7 +133,7 @@ func TestOddDocuments(t *testing.T) {
 				}
 			}
 			for r := range walked.MesosRecords {
-				if !strict && (!r.Answerable() || r.Text != "" || r.Type == zone.SRV && r.Port == 0) {
+				if !strict && (!r.Answerable() || r.Text != "" || r.Type == record.SRV && r.Port == 0) {
 					t.Fatalf("record %v", r)
 				}
 			}

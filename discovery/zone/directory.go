@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // Zones besides Options.Domain and thisdcos.directory.
@@ -36,10 +37,10 @@ func (o *Options) zones() []string {
 //	thisnode.thisdcos.directory    A or AAAA  the node that answers, its first address
 //
 // mesos.thisdcos.directory has what Options.Domain has; see mirror.
-func directoryRecords(o *Options, f Fact) []Record {
+func directoryRecords(o *Options, f Fact) []record.Record {
 	switch f := f.(type) {
 	case apexes:
-		return apex(directory, dcosServer, o)
+		return apex(directory, record.DCOSServer, o)
 	case Host:
 		records := addresses(hostName(f), o.TTL, f.Addrs)
 		if f.ID == o.Self && o.Self != "" {
@@ -67,13 +68,13 @@ func directoryRecords(o *Options, f Fact) []Record {
 //	ready.spartan            A         says that names are answered here: a probe
 //	ns.spartan               A, AAAA   where
 //	localhost                A, AAAA
-func dcosRecords(o *Options, f Fact) []Record {
+func dcosRecords(o *Options, f Fact) []record.Record {
 	switch f := f.(type) {
 	case apexes:
 		loopback := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
-		var records []Record
+		var records []record.Record
 		for _, zone := range [...]string{zkZone, spartanZone, localZone} {
-			records = append(records, apex(zone, dcosServer, o)[:2]...)
+			records = append(records, apex(zone, record.DCOSServer, o)[:2]...)
 		}
 		records = append(records, addresses("ready.spartan.", serviceTTL, loopback[:1])...)
 		for _, zone := range o.Zones {
@@ -116,8 +117,8 @@ func dcosRecords(o *Options, f Fact) []Record {
 	return nil
 }
 
-func zkRecords(masters []netip.Addr) []Record {
-	var records []Record
+func zkRecords(masters []netip.Addr) []record.Record {
+	var records []record.Record
 	for i := range ensembleSize {
 		if n := len(masters); n > 0 {
 			name := dnsname.Join("zk-"+strconv.Itoa(i+1), zkZone)
@@ -127,7 +128,7 @@ func zkRecords(masters []netip.Addr) []Record {
 	return records
 }
 
-func placeRecords(name, framework string, agent, container, auto []netip.Addr) []Record {
+func placeRecords(name, framework string, agent, container, auto []netip.Addr) []record.Record {
 	label := dnsname.Label(name)
 	if label == "" || framework == "" {
 		return nil
@@ -161,7 +162,7 @@ const mirrorApex = "mesos." + directory
 
 // mirrored returns the name in Options.Domain that a name in the mirror stands for.
 func (o *Options) mirrored(name string) (string, bool) {
-	if o.MesosOnly || !within(name, mirrorApex) {
+	if o.MesosOnly || !dnsname.Within(name, mirrorApex) {
 		return "", false
 	}
 	return strings.TrimSuffix(name, mirrorApex+".") + o.Domain + ".", true
@@ -169,17 +170,17 @@ func (o *Options) mirrored(name string) (string, bool) {
 
 // mirror returns a name's counterpart in the mirror.
 func (o *Options) mirror(name string) (string, bool) {
-	if o.MesosOnly || !within(name, o.Domain) {
+	if o.MesosOnly || !dnsname.Within(name, o.Domain) {
 		return "", false
 	}
 	return strings.TrimSuffix(name, o.Domain+".") + mirrorApex + ".", true
 }
 
 // reflected returns records of Options.Domain as the mirror has them. It is no zone of its own.
-func (o *Options) reflected(records []Record) []Record {
-	out := make([]Record, 0, len(records))
+func (o *Options) reflected(records []record.Record) []record.Record {
+	out := make([]record.Record, 0, len(records))
 	for _, r := range records {
-		if r.Type == SOA || r.Type == NS {
+		if r.Type == record.SOA || r.Type == record.NS {
 			continue
 		}
 		r.Name, _ = o.mirror(r.Name)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"weft/discovery"
+	"weft/discovery/zone/record"
 )
 
 // Source is the row that a fact is from. A fact replaces the earlier one of the same source.
@@ -58,7 +59,7 @@ type (
 	// apexes are the zones themselves.
 	apexes struct{}
 	// static are records of the configuration.
-	static struct{ records []Record }
+	static struct{ records []record.Record }
 	// ensemble is all masters together, in the order of their ids; those that nobody leads last.
 	ensemble struct{ addrs []netip.Addr }
 )

@@ -10,6 +10,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // A task in its node's own network is named as Mesos-DNS names one by IPSources host, and is no word about whose the node's
@@ -41,7 +42,7 @@ func TestTasksInTheirNodesNetwork(t *testing.T) {
 		{"prod", "api.marathon.prod.weft.", nil},
 	} {
 		var got []string
-		for _, r := range z.Lookup(c.network, c.name).Of(Any) {
+		for _, r := range z.Lookup(c.network, c.name).Of(record.Any) {
 			got = append(got, r.Data())
 		}
 		slices.Sort(got)

@@ -6,6 +6,9 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // Listed is a framework and those of its tasks that have names.
@@ -50,13 +53,13 @@ func (z *Zone) Listing() []Listed {
 
 // MesosRecords calls yield for each A, AAAA and SRV record of Options.Domain once, whatever number of
 // facts give it: all that Mesos-DNS would have.
-func (z *Zone) MesosRecords(yield func(Record) bool) {
+func (z *Zone) MesosRecords(yield func(record.Record) bool) {
 	domain := z.options.Domain
 	if z.options.MesosOnly {
 		domain = "" // its server may be outside of it
 	}
-	z.names.all(domain, func(records []Record) bool {
-		for _, t := range [...]Type{A, AAAA, SRV} {
+	z.names.Within(domain, func(records []record.Record) bool {
+		for _, t := range [...]record.Type{record.A, record.AAAA, record.SRV} {
 			for _, r := range (Answer{Records: records}).Of(t) {
 				if !yield(r) {
 					return false
@@ -68,7 +71,7 @@ func (z *Zone) MesosRecords(yield func(Record) bool) {
 }
 
 // IsMesos tells whether a record is one of MesosRecords.
-func (z *Zone) IsMesos(r Record) bool {
-	own := z.options.MesosOnly || within(r.Name, z.options.Domain)
-	return own && (r.Type == A || r.Type == AAAA || r.Type == SRV)
+func (z *Zone) IsMesos(r record.Record) bool {
+	own := z.options.MesosOnly || dnsname.Within(r.Name, z.options.Domain)
+	return own && (r.Type == record.A || r.Type == record.AAAA || r.Type == record.SRV)
 }

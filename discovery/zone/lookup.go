@@ -7,11 +7,12 @@ import (
 	"strings"
 
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // Answer is what a zone says of a name.
 type Answer struct {
-	Records []Record // of all types; equal ones that came from several rows all stay
+	Records []record.Record // of all types; equal ones that came from several rows all stay
 	// Exists is also true of a name that has no records but names below it (RFC 8020), and of one
 	// whose records other networks see only.
 	Exists bool
@@ -19,18 +20,18 @@ type Answer struct {
 }
 
 // LeftOut tells whether a record is not in answers: its task is not well, and another one is.
-func (a Answer) LeftOut(r Record) bool {
-	return a.heeds && r.Unwell && slices.ContainsFunc(a.Records, func(o Record) bool { return o.Type == r.Type && !o.Unwell })
+func (a Answer) LeftOut(r record.Record) bool {
+	return a.heeds && r.Unwell && slices.ContainsFunc(a.Records, func(o record.Record) bool { return o.Type == r.Type && !o.Unwell })
 }
 
 // Of returns the records of one type, each value once, in the order of values.
-func (a Answer) Of(t Type) []Record {
-	var records []Record
+func (a Answer) Of(t record.Type) []record.Record {
+	var records []record.Record
 	for _, r := range a.Records {
-		if r.Type != t && t != Any || a.LeftOut(r) {
+		if r.Type != t && t != record.Any || a.LeftOut(r) {
 			continue
 		}
-		if n := len(records); n > 0 && records[n-1].answer() == r.answer() {
+		if n := len(records); n > 0 && records[n-1].Bare() == r.Bare() {
 			continue
 		}
 		records = append(records, r)
@@ -48,8 +49,8 @@ func (z *Zone) Lookup(network, name string) Answer {
 	}
 	domain, _ := z.options.zoneOf(name)
 	a := Answer{heeds: z.heeds(domain)}
-	if a.Records, a.Exists = z.names.get(name); len(a.Records) > 0 {
-		a.Records = slices.DeleteFunc(a.Records, func(r Record) bool { return !r.seenBy(network) })
+	if a.Records, a.Exists = z.names.Get(name); len(a.Records) > 0 {
+		a.Records = slices.DeleteFunc(a.Records, func(r record.Record) bool { return !r.SeenBy(network) })
 	}
 	if domain == OwnZone && z.options.hasOwn() {
 		z.addOwn(&a, network, strings.TrimSuffix(name, OwnZone+"."))
@@ -72,10 +73,6 @@ func (z *Zone) heedsAt(name string) bool {
 
 func (z *Zone) heeds(domain string) bool { return slices.Contains(z.options.Heeding, domain) }
 
-func (r Record) seenBy(network string) bool {
-	return network == "" || r.Network == "" || r.Network == network
-}
-
 // Apex returns the name of the zone of ours that a name is in; ok is false for foreign names.
 func (z *Zone) Apex(name string) (apex string, ok bool) {
 	if domain, ok := z.options.zoneOf(name); ok {
@@ -94,52 +91,24 @@ func (z *Zone) Apex(name string) (apex string, ok bool) {
 		}
 	}
 	// A node's address lies in somebody else's network: only its own name is ours.
-	if records, _ := z.names.get(name); len(records) > 0 {
+	if records, _ := z.names.Get(name); len(records) > 0 {
 		return name, true
 	}
 	return "", false
 }
 
 // Start returns the SOA record of the zone that a name is in.
-func (z *Zone) Start(apex string) Record {
-	records, _ := z.names.get(apex)
+func (z *Zone) Start(apex string) record.Record {
+	records, _ := z.names.Get(apex)
 	for _, r := range records {
-		if r.Type == SOA {
+		if r.Type == record.SOA {
 			return r
 		}
 	}
-	return Record{Name: apex, Type: SOA, TTL: seconds(negativeTTL), Target: dnsname.Join("ns1", z.options.Domain)}
+	return record.Record{Name: apex, Type: record.SOA, TTL: record.Minimum, Target: dnsname.Join("ns1", z.options.Domain)}
 }
 
 // Authority returns the NS record of a zone.
-func (z *Zone) Authority(apex string) Record {
-	return Record{Name: apex, Type: NS, TTL: seconds(nsTTL), Target: z.Start(apex).Target}
-}
-
-// within reports whether name is domain or below it. An escaped dot (RFC 1035, 5.1) parts no labels.
-func within(name, domain string) bool {
-	rest, ok := strings.CutSuffix(name, domain+".")
-	if !ok || rest == "" {
-		return ok
-	}
-	if rest, ok = strings.CutSuffix(rest, "."); !ok {
-		return false
-	}
-	return (len(rest)-len(strings.TrimRight(rest, `\`)))%2 == 0
-}
-
-// key orders names from the root down: its labels in that order, each with a dot.
-func key(name string) []byte {
-	name = strings.TrimSuffix(name, ".")
-	k := make([]byte, 0, len(name)+1)
-	if name == "" {
-		return k // the root
-	}
-	for end := len(name); end >= 0; { // labels may be empty: Mesos-DNS makes such names
-		start := strings.LastIndexByte(name[:end], '.') + 1
-		k = append(k, name[start:end]...)
-		k = append(k, '.')
-		end = start - 1
-	}
-	return k
+func (z *Zone) Authority(apex string) record.Record {
+	return record.Record{Name: apex, Type: record.NS, TTL: seconds(nsTTL), Target: z.Start(apex).Target}
 }

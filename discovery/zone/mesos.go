@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // mesos generates the zone of tasks and masters by the rules of Mesos-DNS (D is the domain):
@@ -19,7 +20,7 @@ import (
 //	leader.D, master.D, masterN.D                 A, AAAA   the leading master; all; each
 //	_leader._tcp.D, _leader._udp.D                SRV       the leading master
 //	ns1.D                                         A, AAAA   where the zone is served
-func mesos(o *Options, f Fact) []Record {
+func mesos(o *Options, f Fact) []record.Record {
 	switch f := f.(type) {
 	case apexes:
 		return apex(o.Domain, dnsname.Join("ns1", o.Domain), o)
@@ -28,7 +29,7 @@ func mesos(o *Options, f Fact) []Record {
 		records := append(addresses(name, o.TTL, []netip.Addr{f.Addr}),
 			addresses(dnsname.Join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})...)
 		for _, service := range [...]string{"_leader._tcp", "_leader._udp"} {
-			srv := Record{Name: dnsname.Join(service, o.Domain), Type: SRV, TTL: seconds(o.TTL), Target: name, Port: f.Port}
+			srv := record.Record{Name: dnsname.Join(service, o.Domain), Type: record.SRV, TTL: seconds(o.TTL), Target: name, Port: f.Port}
 			if f.Port != 0 {
 				records = append(records, srv)
 			}
@@ -37,7 +38,7 @@ func mesos(o *Options, f Fact) []Record {
 	case Master:
 		return addresses(dnsname.Join("master", o.Domain), o.TTL, []netip.Addr{f.Addr})
 	case ensemble:
-		var records []Record
+		var records []record.Record
 		for i, a := range f.addrs {
 			records = append(records, addresses(dnsname.Join("master"+strconv.Itoa(i), o.Domain), o.TTL, []netip.Addr{a})...)
 		}
@@ -54,7 +55,7 @@ func mesos(o *Options, f Fact) []Record {
 }
 
 // mesosCluster generates the same zone from the facts of a Mesos cluster.
-func mesosCluster(o *Options, f Fact) []Record {
+func mesosCluster(o *Options, f Fact) []record.Record {
 	switch f := f.(type) {
 	case apexes:
 		if o.MesosOnly {
@@ -74,7 +75,7 @@ func mesosCluster(o *Options, f Fact) []Record {
 	return nil
 }
 
-func taskRecords(o *Options, t placedTask) []Record {
+func taskRecords(o *Options, t placedTask) []record.Record {
 	label, framework := dnsname.Label(t.Label), taskFramework(t.Task)
 	if label == "" || framework == "" {
 		return nil // text without one usable character cannot be asked for
@@ -89,7 +90,7 @@ func taskRecords(o *Options, t placedTask) []Record {
 		for _, proto := range protocols(p.Protocol) {
 			// An underscore goes before the labels here, so they are one shorter.
 			service := []string{"_" + dnsname.Cut(label, dnsname.MaxLabel-1), "_" + proto, framework, o.Domain}
-			srv := Record{Name: dnsname.Join(service...), Type: SRV, TTL: seconds(o.TTL), Target: target, Port: p.Port}
+			srv := record.Record{Name: dnsname.Join(service...), Type: record.SRV, TTL: seconds(o.TTL), Target: target, Port: p.Port}
 			records = appendNamed(records, srv)
 			if port := dnsname.Cut(dnsname.Clean(p.Name), dnsname.MaxLabel-1); port != "" {
 				srv.Name = dnsname.Join(append([]string{"_" + port}, service...)...)
@@ -101,7 +102,7 @@ func taskRecords(o *Options, t placedTask) []Record {
 }
 
 // appendNamed leaves out what cannot be asked for or answered because a name got too long.
-func appendNamed(records []Record, r Record) []Record {
+func appendNamed(records []record.Record, r record.Record) []record.Record {
 	if r.Name == "" || r.Target == "" {
 		return records
 	}
@@ -125,10 +126,10 @@ func taskFramework(t Task) string {
 }
 
 // apex generates the records that make a zone a zone, and its server's address.
-func apex(domain, server string, o *Options) []Record {
+func apex(domain, server string, o *Options) []record.Record {
 	name := dnsname.Join(domain)
-	return append([]Record{
-		{Name: name, Type: SOA, TTL: seconds(negativeTTL), Target: server},
-		{Name: name, Type: NS, TTL: seconds(nsTTL), Target: server},
+	return append([]record.Record{
+		{Name: name, Type: record.SOA, TTL: record.Minimum, Target: server},
+		{Name: name, Type: record.NS, TTL: seconds(nsTTL), Target: server},
 	}, addresses(server, o.TTL, o.Servers)...)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // IPSource says where the addresses of a Mesos task are from.
@@ -76,12 +77,12 @@ func (MesosMasters) fact()   {}
 // builder collects the records of a fact.
 type builder struct {
 	o       *Options
-	records []Record
+	records []record.Record
 }
 
 // add takes a record, unless nobody could ask for it or it could not be in an answer; Mesos-DNS shows
 // those in its HTTP API.
-func (b *builder) add(r Record) {
+func (b *builder) add(r record.Record) {
 	if b.o.Strict || dnsname.Askable(r.Name) && r.Answerable() && (r.Target == "" || dnsname.Askable(r.Target)) {
 		r.TTL = seconds(b.o.TTL)
 		b.records = append(b.records, r)
@@ -113,7 +114,7 @@ func (b *builder) text(name, text string) {
 // service adds a SRV record. A target with a character that parts host and port is one that Mesos-DNS
 // can't take apart when it is asked.
 func (b *builder) service(name, target string, port int) {
-	r := Record{Name: name, Type: SRV, Target: target, Port: uint16(port)}
+	r := record.Record{Name: name, Type: record.SRV, Target: target, Port: uint16(port)}
 	if odd := port <= 0 || port > 0xffff; odd && !b.o.Strict {
 		return
 	} else if odd || strings.ContainsAny(target, ":[]") {
@@ -132,14 +133,14 @@ func (b *builder) serviceText(name, target, port string) {
 		b.service(name, target, n)
 		return
 	}
-	r := Record{Name: name, Type: SRV, Target: target, Port: uint16(n), Text: target + ":" + port}
+	r := record.Record{Name: name, Type: record.SRV, Target: target, Port: uint16(n), Text: target + ":" + port}
 	if err != nil {
 		r.Target = ""
 	}
 	b.add(r)
 }
 
-func frameworkRecords(o *Options, f MesosFramework) []Record {
+func frameworkRecords(o *Options, f MesosFramework) []record.Record {
 	b := builder{o: o}
 	name := o.rule().Domain(f.Name) + "." + o.Domain + "."
 	b.addresses(name, f.Addrs)
@@ -149,7 +150,7 @@ func frameworkRecords(o *Options, f MesosFramework) []Record {
 	return b.records
 }
 
-func agentRecords(o *Options, a MesosAgent) []Record {
+func agentRecords(o *Options, a MesosAgent) []record.Record {
 	b := builder{o: o}
 	name := "slave." + o.Domain + "."
 	b.addresses(name, a.Addrs)
@@ -161,7 +162,7 @@ func agentRecords(o *Options, a MesosAgent) []Record {
 
 // masterRecords numbers the masters in the order in which they are listed; the leader gets the next
 // number when it is not among them. A second one at the same address gets none.
-func masterRecords(o *Options, m MesosMasters) []Record {
+func masterRecords(o *Options, m MesosMasters) []record.Record {
 	leader, port, ok := splitHostPort(m.Leader)
 	if !ok {
 		return nil
@@ -239,7 +240,7 @@ func (o *Options) addrsOf(t MesosTask) []netip.Addr {
 // mesosTaskRecords are the records of a task under its name. One with a DiscoveryInfo has its name
 // instead; Mesos-DNS gives it all records under that name as it is written too, most of which nobody
 // can ask for.
-func mesosTaskRecords(o *Options, t MesosTask) []Record {
+func mesosTaskRecords(o *Options, t MesosTask) []record.Record {
 	b := builder{o: o}
 	switch {
 	case t.Discovery == "":
@@ -268,8 +269,8 @@ func (b *builder) task(t MesosTask, label string) {
 		b.addresses(own+slave, []netip.Addr{addr})
 	}
 	if host := rule.Domain(t.AgentHost); b.o.Strict && len(t.AgentAddrs) == 0 && host != "" {
-		b.add(Record{Name: label + slave, Type: A, Text: host})
-		b.add(Record{Name: own + slave, Type: A, Text: host})
+		b.add(record.Record{Name: label + slave, Type: record.A, Text: host})
+		b.add(record.Record{Name: own + slave, Type: record.A, Text: host})
 	}
 	b.hostPorts(t, label, own)
 	if t.Discovery != "" {

@@ -14,6 +14,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 func strict() Options {
@@ -30,7 +31,7 @@ func cluster(o Options, facts ...Fact) *Zone {
 }
 
 // shown are the names and values of a type, in order.
-func shown(z *Zone, t Type) []string {
+func shown(z *Zone, t record.Type) []string {
 	out := []string{}
 	for r := range z.MesosRecords {
 		if r.Type == t {
@@ -53,7 +54,7 @@ func TestMasterAtTheAddressOfItsNamesakeHasNoNumber(t *testing.T) {
 		"master": {"1.2.3.4", "6.7.8.8", "6.7.8.9"}, "master0": {"6.7.8.8"}, "master1": {"1.2.3.4"}, "master2": nil,
 	} {
 		var got []string
-		for _, r := range z.Lookup("", name+".mesos.").Of(A) {
+		for _, r := range z.Lookup("", name+".mesos.").Of(record.A) {
 			got = append(got, r.Value())
 		}
 		if d := cmp.Diff(got, want); d != "" {
@@ -69,7 +70,7 @@ func TestMasters(t *testing.T) {
 		z := cluster(strict(), MesosMasters{Leader: leader, Listed: listed})
 		var got []string
 		for r := range z.MesosRecords {
-			if r.Type != SRV && r.Name != "ns1.mesos." {
+			if r.Type != record.SRV && r.Name != "ns1.mesos." {
 				got = append(got, strings.TrimSuffix(r.Name, ".mesos.")+"="+r.Value())
 			}
 		}
@@ -114,7 +115,7 @@ func TestStrictShowsWhatCannotBeAsked(t *testing.T) {
 	}
 	var got []string
 	z := cluster(strict(), odd())
-	for _, s := range shown(z, SRV) {
+	for _, s := range shown(z, record.SRV) {
 		if strings.Contains(s, "_Big.Dog") && !strings.Contains(s, ".slave.") {
 			got = append(got, s)
 		}
@@ -122,13 +123,13 @@ func TestStrictShowsWhatCannotBeAsked(t *testing.T) {
 	if d := cmp.Diff(got, want); d != "" {
 		t.Errorf("SRV records (got -, want +):\n%s", d)
 	}
-	if r := z.Lookup("", "_big-dog._sctp.fw.mesos.").Of(SRV); len(r) != 1 || r[0].Port != 4464 {
+	if r := z.Lookup("", "_big-dog._sctp.fw.mesos.").Of(record.SRV); len(r) != 1 || r[0].Port != 4464 {
 		t.Errorf("port 70000 on the wire: %v, want 4464", r)
 	}
 	colon := odd()
 	colon.Discovery = "a:b"
 	for r := range cluster(strict(), colon).MesosRecords {
-		if r.Type == SRV && r.Answerable() != !strings.Contains(r.Value(), "a:b") {
+		if r.Type == record.SRV && r.Answerable() != !strings.Contains(r.Value(), "a:b") {
 			t.Errorf("%v: answerable %t", r, r.Answerable())
 		}
 	}
@@ -145,17 +146,17 @@ func TestDefaultLeavesOutWhatCannotBeAsked(t *testing.T) {
 		"_big-dog._udp.fw.mesos. big-dog-iffe9-s1.fw.mesos.:53",
 		"_big-dog._udp.fw.slave.mesos. big-dog-iffe9-s1.fw.slave.mesos.:80",
 	}
-	if d := cmp.Diff(shown(z, SRV), want); d != "" {
+	if d := cmp.Diff(shown(z, record.SRV), want); d != "" {
 		t.Errorf("SRV records (got -, want +):\n%s", d)
 	}
 	long := odd()
 	long.Discovery = strings.Repeat("l", 70)
 	z = cluster(o, long)
 	label := strings.Repeat("l", 63)
-	if a := z.Lookup("", label+".fw.mesos.").Of(A); len(a) != 1 {
+	if a := z.Lookup("", label+".fw.mesos.").Of(record.A); len(a) != 1 {
 		t.Errorf("long name: %v, want its address", a)
 	}
-	if a := z.Lookup("", label[:54]+"-iffe9-s1.fw.slave.mesos.").Of(A); len(a) != 1 {
+	if a := z.Lookup("", label[:54]+"-iffe9-s1.fw.slave.mesos.").Of(record.A); len(a) != 1 {
 		t.Errorf("shortened canonical name: %v, want its address", a)
 	}
 }
@@ -191,7 +192,7 @@ func TestDefaultIsPartOfStrict(t *testing.T) {
 		tail := strings.ToLower(task.Agent[strings.LastIndexByte(task.Agent, '-')+1:])
 		shortened := len(tail) > 10 || dnsname.Mangle(tail) != tail || len(task.Name)+len(task.Discovery) > 20
 		for r := range cluster(o, facts...).MesosRecords {
-			if !dnsname.Askable(r.Name) || !r.Answerable() || r.Type == SRV && (r.Port == 0 || !dnsname.Askable(r.Target)) || r.Text != "" {
+			if !dnsname.Askable(r.Name) || !r.Answerable() || r.Type == record.SRV && (r.Port == 0 || !dnsname.Askable(r.Target)) || r.Text != "" {
 				t.Fatalf("record %v", r)
 			}
 			if !all[r.Type.String()+r.Name+r.Value()] && !shortened {
@@ -267,7 +268,7 @@ func TestDcosNamesTellWhereATaskIs(t *testing.T) {
 	} {
 		var got []string
 		for _, r := range z.Lookup("prod", name).Records {
-			if r.Type != SOA && r.Type != NS {
+			if r.Type != record.SOA && r.Type != record.NS {
 				got = append(got, r.Data())
 			}
 		}
@@ -285,7 +286,7 @@ func TestThisNodeAndItsTasksMoveWithIt(t *testing.T) {
 	check := func(z *Zone, name, want string) {
 		t.Helper()
 		var got []string
-		for _, r := range z.Lookup("", name).Of(A) {
+		for _, r := range z.Lookup("", name).Of(record.A) {
 			got = append(got, r.Data())
 		}
 		if g := strings.Join(got, " "); g != want {
@@ -305,7 +306,7 @@ func TestThisNodeAndItsTasksMoveWithIt(t *testing.T) {
 	}})
 	for _, n := range names {
 		check(moved, n, "10.0.0.99")
-		if !slices.Contains(diff.Questions, Question{n, A}) {
+		if !slices.Contains(diff.Questions, Question{n, record.A}) {
 			t.Errorf("%s A is not in the diff", n)
 		}
 	}
@@ -330,7 +331,9 @@ func TestMesosOnly(t *testing.T) {
 			t.Errorf("%s is in zone %s", name, apex)
 		}
 	}
-	if got := z.Dated(7).Options().Start; got != (Start{"ns1.mesos.", "root.ns1.mesos.", 7, 60, 600, 86400, 5}) {
+	if got := z.Dated(7).Options().Start; got != (record.Start{
+		Server: "ns1.mesos.", Mailbox: "root.ns1.mesos.", Serial: 7, Refresh: 60, Retry: 600, Expire: 86400, Minimum: 5,
+	}) {
 		t.Errorf("Start = %v", got)
 	}
 }

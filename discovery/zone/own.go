@@ -8,6 +8,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // OwnZone is the zone of short names, which tasks of a network use among themselves (net is its name):
@@ -22,7 +23,7 @@ import (
 const OwnZone = "weft"
 
 // ownApex generates the records that make it a zone.
-func ownApex(o *Options, f Fact) []Record {
+func ownApex(o *Options, f Fact) []record.Record {
 	if _, ok := f.(apexes); ok && o.hasOwn() {
 		return apex(OwnZone, dnsname.Join("ns1", o.Domain), o)[:2]
 	}
@@ -45,7 +46,7 @@ func (z *Zone) addOwn(a *Answer, network, name string) {
 		return
 	}
 	for _, original := range z.options.originals(name) {
-		records, exists := z.names.get(original)
+		records, exists := z.names.Get(original)
 		a.Exists = a.Exists || known && exists && len(records) == 0 // names below it have some, of whatever network
 		for _, r := range records {
 			if r.Home == "" || dnsname.Label(r.Home) != home || network != "" && r.Home != network {
@@ -56,13 +57,13 @@ func (z *Zone) addOwn(a *Answer, network, name string) {
 			}
 		}
 	}
-	slices.SortFunc(a.Records, compare)
+	slices.SortFunc(a.Records, record.Compare)
 }
 
 // owned is a record of Options.Domain as OwnZone has it, unless its names get too long by that.
-func (o *Options) owned(r Record, home string) (Record, bool) {
+func (o *Options) owned(r record.Record, home string) (record.Record, bool) {
 	r.Name = o.ownName(r.Name, home)
-	if within(r.Target, o.Domain) {
+	if dnsname.Within(r.Target, o.Domain) {
 		r.Target = o.ownName(r.Target, home)
 	}
 	o.setTTL(&r)
@@ -88,7 +89,7 @@ func (o *Options) ownName(name, home string) string {
 // since before. homes has the networks of what was edited; a name that is not there is only above others,
 // in whatever network.
 func (z *Zone) ownChanges(before *Zone, name string, homes map[string][]string, changed map[Question]struct{}) {
-	if !z.options.hasOwn() || !within(name, z.options.Domain) {
+	if !z.options.hasOwn() || !dnsname.Within(name, z.options.Domain) {
 		return
 	}
 	labels, edited := homes[name]
@@ -101,7 +102,7 @@ func (z *Zone) ownChanges(before *Zone, name string, homes map[string][]string, 
 		own := z.options.ownName(name, home)
 		was, is := before.Lookup("", own), z.Lookup("", own)
 		if was.Exists != is.Exists {
-			changed[Question{own, Any}] = struct{}{}
+			changed[Question{own, record.Any}] = struct{}{}
 		}
 		for _, t := range differences(was, is) {
 			changed[Question{own, t}] = struct{}{}
@@ -110,7 +111,7 @@ func (z *Zone) ownChanges(before *Zone, name string, homes map[string][]string, 
 }
 
 // homesOf returns the labels of the networks of tasks that records tell of.
-func homesOf(old, now []Record) []string {
+func homesOf(old, now []record.Record) []string {
 	var homes []string
 	for _, r := range slices.Concat(old, now) {
 		if r.Home != "" && !slices.Contains(homes, r.Home) {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"weft/discovery"
+	"weft/discovery/zone/record"
 )
 
 // homed is a task of a network, at node host-a.
@@ -28,7 +29,9 @@ func inNetwork(name string, vni uint32) Change {
 }
 
 // answers are what a view gets for a name and type.
-func answers(z *Zone, view, name string, t Type) []string { return data(z.Lookup(view, name).Of(t)) }
+func answers(z *Zone, view, name string, t record.Type) []string {
+	return data(z.Lookup(view, name).Of(t))
+}
 
 func TestShortNamesAreOfTheAskersNetwork(t *testing.T) {
 	t.Parallel()
@@ -39,26 +42,26 @@ func TestShortNamesAreOfTheAskersNetwork(t *testing.T) {
 	})
 	for _, tt := range []struct {
 		view, name string
-		typ        Type
+		typ        record.Type
 		want       []string
 		exists     bool
 	}{
-		{"prod", "web.prod.weft.", A, []string{"5 9.1.0.1"}, true},
-		{"", "web.prod.weft.", A, []string{"5 9.1.0.1"}, true},
-		{"dev", "web.prod.weft.", A, nil, false},
-		{"dev", "web.dev.weft.", A, []string{"5 9.2.0.1"}, true},
-		{"prod", "web.weft.mesos.", A, []string{"5 9.1.0.1", "5 9.2.0.1"}, true},
-		{"prod", "web.marathon.prod.weft.", A, []string{"5 9.1.0.3"}, true},
-		{"prod", "web.weft.prod.weft.", A, nil, false},
-		{"prod", "web.weft.slave.prod.weft.", A, nil, false},
-		{"prod", "leader.prod.weft.", A, nil, false},
-		{"prod", "_web._tcp.prod.weft.", SRV, []string{"5 0 1 80 web-hw4uo-a.prod.weft."}, true},
-		{"prod", "_http._web._tcp.prod.weft.", SRV, []string{"5 0 1 80 web-hw4uo-a.prod.weft."}, true},
-		{"prod", "web-hw4uo-a.prod.weft.", A, []string{"5 9.1.0.1"}, true},
-		{"prod", "_tcp.prod.weft.", A, nil, true},
-		{"prod", "prod.weft.", A, nil, true},
-		{"prod", "dev.weft.", A, nil, false},
-		{"prod", "weft.", SOA, []string{"1 ns1.mesos. root.ns1.mesos. 1 60 600 86400 1"}, true},
+		{"prod", "web.prod.weft.", record.A, []string{"5 9.1.0.1"}, true},
+		{"", "web.prod.weft.", record.A, []string{"5 9.1.0.1"}, true},
+		{"dev", "web.prod.weft.", record.A, nil, false},
+		{"dev", "web.dev.weft.", record.A, []string{"5 9.2.0.1"}, true},
+		{"prod", "web.weft.mesos.", record.A, []string{"5 9.1.0.1", "5 9.2.0.1"}, true},
+		{"prod", "web.marathon.prod.weft.", record.A, []string{"5 9.1.0.3"}, true},
+		{"prod", "web.weft.prod.weft.", record.A, nil, false},
+		{"prod", "web.weft.slave.prod.weft.", record.A, nil, false},
+		{"prod", "leader.prod.weft.", record.A, nil, false},
+		{"prod", "_web._tcp.prod.weft.", record.SRV, []string{"5 0 1 80 web-hw4uo-a.prod.weft."}, true},
+		{"prod", "_http._web._tcp.prod.weft.", record.SRV, []string{"5 0 1 80 web-hw4uo-a.prod.weft."}, true},
+		{"prod", "web-hw4uo-a.prod.weft.", record.A, []string{"5 9.1.0.1"}, true},
+		{"prod", "_tcp.prod.weft.", record.A, nil, true},
+		{"prod", "prod.weft.", record.A, nil, true},
+		{"prod", "dev.weft.", record.A, nil, false},
+		{"prod", "weft.", record.SOA, []string{"1 ns1.mesos. root.ns1.mesos. 1 60 600 86400 1"}, true},
 	} {
 		look := z.Lookup(tt.view, tt.name)
 		if diff := cmp.Diff(slices.Clip(data(look.Of(tt.typ))), append([]string{}, tt.want...)); diff != "" || look.Exists != tt.exists {
@@ -75,7 +78,7 @@ func TestChecksOfTasksWithoutAVIPAreHeeded(t *testing.T) {
 	fact.Unwell = true
 	ill.Fact = fact
 	z, _ := New(Options{}).With([]Change{inNetwork("prod", 1), ill, homed("t2", "web", "", "prod", "9.1.0.2")})
-	if got := answers(z, "", "web.prod.weft.", A); !slices.Equal(got, []string{"5 9.1.0.2"}) {
+	if got := answers(z, "", "web.prod.weft.", record.A); !slices.Equal(got, []string{"5 9.1.0.2"}) {
 		t.Errorf("web.prod.weft = %q, want the one that is well", got)
 	}
 	mesosTask := func(id, addr string, unwell bool) Change {
@@ -87,7 +90,7 @@ func TestChecksOfTasksWithoutAVIPAreHeeded(t *testing.T) {
 	both := []Change{mesosTask("a", "9.0.0.1", true), mesosTask("b", "9.0.0.2", false)}
 	for want, o := range map[string]Options{"[5 9.0.0.1 5 9.0.0.2]": {MesosOnly: true}, "[5 9.0.0.2]": {MesosOnly: true, Heeding: []string{"mesos"}}} {
 		z, _ := New(o).With(both)
-		if got := fmt.Sprint(answers(z, "", "web.marathon.mesos.", A)); got != want {
+		if got := fmt.Sprint(answers(z, "", "web.marathon.mesos.", record.A)); got != want {
 			t.Errorf("web.marathon.mesos, heeding %q: %s, want %s", o.Heeding, got, want)
 		}
 	}
@@ -108,30 +111,30 @@ func TestUnwellTasksAreLeftOutWhereThatIsHeeded(t *testing.T) {
 			want = well
 		}
 		for what, diff := range map[string]string{
-			"by default": cmp.Diff(want, answers(byDefault, "", name, A)),
-			"everywhere": cmp.Diff(well, answers(everywhere, "", name, A)),
-			"nowhere":    cmp.Diff(both, answers(nowhere, "", name, A)),
+			"by default": cmp.Diff(want, answers(byDefault, "", name, record.A)),
+			"everywhere": cmp.Diff(well, answers(everywhere, "", name, record.A)),
+			"nowhere":    cmp.Diff(both, answers(nowhere, "", name, record.A)),
 		} {
 			if diff != "" {
 				t.Errorf("%s, heeded %s (-want +got):\n%s", name, what, diff)
 			}
 		}
 	}
-	if got := answers(byDefault, "", "_web._tcp.prod.weft.", SRV); len(got) != 1 {
+	if got := answers(byDefault, "", "_web._tcp.prod.weft.", record.SRV); len(got) != 1 {
 		t.Errorf("services are %v, want the one that is well", got)
 	}
-	if got := answers(byDefault, "", "web-hw4uo-a.prod.weft.", A); !slices.Equal(got, []string{"5 9.1.0.1"}) {
+	if got := answers(byDefault, "", "web-hw4uo-a.prod.weft.", record.A); !slices.Equal(got, []string{"5 9.1.0.1"}) {
 		t.Errorf("a task's name for itself alone is %v, want its address whatever its health", got)
 	}
 	none, diff := byDefault.With([]Change{unwell("t2")})
-	if got := answers(none, "", "web.prod.weft.", A); !slices.Equal(got, both) {
+	if got := answers(none, "", "web.prod.weft.", record.A); !slices.Equal(got, both) {
 		t.Errorf("nobody is well, and the answer is %v; want both, as for a VIP", got)
 	}
-	if !slices.Contains(diff.Questions, Question{"web.prod.weft.", A}) || slices.Contains(diff.Questions, Question{"web.weft.mesos.", A}) {
+	if !slices.Contains(diff.Questions, Question{"web.prod.weft.", record.A}) || slices.Contains(diff.Questions, Question{"web.weft.mesos.", record.A}) {
 		t.Errorf("%v: where health is heeded the answer changed, elsewhere not", diff.Questions)
 	}
 	again, _ := none.With([]Change{{Source: UnwellSource("t1", "host-a")}, {Source: UnwellSource("t2", "host-a")}})
-	if got := answers(again, "", "web.prod.weft.", A); !slices.Equal(got, both) {
+	if got := answers(again, "", "web.prod.weft.", record.A); !slices.Equal(got, both) {
 		t.Errorf("all are well, and the answer is %v", got)
 	}
 	if r := byDefault.Lookup("", "web.prod.weft."); !r.LeftOut(r.Records[0]) || r.LeftOut(r.Records[1]) {
@@ -154,7 +157,7 @@ func TestEachZoneHasItsTTL(t *testing.T) {
 		}
 	}
 	for _, r := range z.Lookup("", "weft.").Records {
-		if r.Type == SOA && r.TTL != seconds(negativeTTL) {
+		if r.Type == record.SOA && r.TTL != record.Minimum {
 			t.Errorf("%v: how long a missing name is remembered is no zone's TTL", r)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // drawChange is a change of one of a few sources, so that sources meet again and names collide.
@@ -106,7 +107,7 @@ func TestDiffIsExact(t *testing.T) {
 		names := map[string]bool{}
 		for _, z := range []*Zone{before, after} {
 			for r := range z.All {
-				for _, n := range ancestry(r.Name) {
+				for _, n := range dnsname.Ancestry(r.Name) {
 					names[n] = true
 					if m, ok := z.options.mirror(n); ok {
 						names[m] = true
@@ -122,9 +123,9 @@ func TestDiffIsExact(t *testing.T) {
 			for _, view := range []string{"", "prod", "dev", "other"} {
 				b, a := before.Lookup(view, name), after.Lookup(view, name)
 				if b.Exists != a.Exists {
-					want[Question{name, Any}] = true
+					want[Question{name, record.Any}] = true
 				}
-				for _, typ := range []Type{A, NS, CNAME, SOA, PTR, AAAA, SRV} {
+				for _, typ := range []record.Type{record.A, record.NS, record.CNAME, record.SOA, record.PTR, record.AAAA, record.SRV} {
 					if !cmp.Equal(data(b.Of(typ)), data(a.Of(typ))) {
 						want[Question{name, typ}] = true
 					}
@@ -144,7 +145,7 @@ func TestDiffIsExact(t *testing.T) {
 		for q := range want {
 			_, was := before.Apex(q.Name)
 			_, is := after.Apex(q.Name)
-			if strings.HasSuffix(q.Name, ".arpa.") && q.Type == Any && !was && !is {
+			if strings.HasSuffix(q.Name, ".arpa.") && q.Type == record.Any && !was && !is {
 				delete(want, q)
 				delete(got, q)
 			}
@@ -155,7 +156,7 @@ func TestDiffIsExact(t *testing.T) {
 	})
 }
 
-func data(records []Record) []string {
+func data(records []record.Record) []string {
 	out := []string{}
 	for _, r := range records {
 		out = append(out, fmt.Sprint(r.TTL, " ", r.Data()))

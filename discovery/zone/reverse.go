@@ -7,12 +7,13 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // reverse generates the PTR records:
 //
 //	a task's address -> label.fw.D    a VIP's -> its name    a node's -> its name, whichever tasks are there
-func reverse(o *Options, f Fact) []Record {
+func reverse(o *Options, f Fact) []record.Record {
 	switch f := f.(type) {
 	case placedTask:
 		if f.Network == discovery.HostNetwork {
@@ -32,15 +33,15 @@ func reverse(o *Options, f Fact) []Record {
 	return nil
 }
 
-func pointers(target string, o *Options, addrs []netip.Addr) []Record {
+func pointers(target string, o *Options, addrs []netip.Addr) []record.Record {
 	if target == "" {
 		return nil
 	}
-	records := make([]Record, 0, len(addrs))
+	records := make([]record.Record, 0, len(addrs))
 	for _, a := range addrs {
 		if a.IsValid() {
-			records = append(records, Record{
-				Name: dnsname.ReverseName(a), Type: PTR, TTL: seconds(o.TTL), Target: target,
+			records = append(records, record.Record{
+				Name: dnsname.ReverseName(a), Type: record.PTR, TTL: seconds(o.TTL), Target: target,
 			})
 		}
 	}

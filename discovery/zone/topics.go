@@ -8,6 +8,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 // Topics returns the topics of the rows that a name's records may be from, besides rows that everyone holds. It
@@ -20,8 +21,8 @@ func (z *Zone) Topics(name string) []discovery.Topic {
 				topics = append(topics, t)
 			}
 		}
-		records, _ := z.names.get(name)
-		i := slices.IndexFunc(records, func(r Record) bool { return r.Type == CNAME })
+		records, _ := z.names.Get(name)
+		i := slices.IndexFunc(records, func(r record.Record) bool { return r.Type == record.CNAME })
 		if i < 0 {
 			break
 		}
@@ -56,7 +57,7 @@ func (z *Zone) topicsOf(name string) []discovery.Topic {
 			topics = append(topics, t)
 		}
 	}
-	add(ownLabel(labels[0]))
+	add(dnsname.OfCanonical(labels[0]))
 	add(strings.TrimPrefix(labels[0], "_"))
 	// _label._proto.fw, _port._label._proto.fw
 	for i := 0; i+1 < len(labels) && strings.HasPrefix(labels[i+1], "_"); i++ {
@@ -75,18 +76,4 @@ func (z *Zone) taskLabels(name string) []string {
 		}
 	}
 	return nil
-}
-
-// hashed is how long the hash in a canonical label is; see canonical.
-const hashed = 5
-
-// ownLabel returns the label in a canonical one (label-hash-tail, label-hash), which is empty if it is none.
-func ownLabel(canonical string) string {
-	parts := strings.Split(canonical, "-")
-	for tail := 1; tail <= 2 && tail < len(parts); tail++ {
-		if len(parts[len(parts)-tail]) == hashed {
-			return strings.TrimRight(strings.Join(parts[:len(parts)-tail], "-"), "-")
-		}
-	}
-	return ""
 }

@@ -40,7 +40,7 @@ func TestAQuestionLeadsToTheRowsThatAnswerIt(t *testing.T) {
 			names := []string{r.Name}
 			if m, ok := z.options.mirror(r.Name); ok {
 				names = append(names, m)
-				if !within(r.Name, "slave.mesos") {
+				if !dnsname.Within(r.Name, "slave.mesos") {
 					names = append(names, z.options.ownName(r.Name, "prod"))
 				}
 			}

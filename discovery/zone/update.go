@@ -10,13 +10,14 @@ import (
 	"strings"
 
 	"weft/discovery"
+	"weft/discovery/zone/record"
 	"weft/discovery/zone/table"
 )
 
 // Question is a name and a type.
 type Question struct {
 	Name string
-	Type Type // Any: whether the name exists at all has changed
+	Type record.Type // Any: whether the name exists at all has changed
 }
 
 // Diff is what a resolver of some network sees differently.
@@ -30,7 +31,7 @@ type Diff struct {
 func (d Diff) Empty() bool { return len(d.Questions) == 0 && !d.All }
 
 // edit is what changes at one name.
-type edit struct{ remove, add []Record }
+type edit struct{ remove, add []record.Record }
 
 // With returns the zone after changes, and what they changed. The cost is that of the names which the
 // changes touch, not of the zone; but for nodes and masters that come, move or go.
@@ -159,7 +160,7 @@ func last(changes []Change) map[string]Change {
 }
 
 // collect notes what a fact no longer gives and what it gives now, by name.
-func collect(edits map[string]*edit, before, after []Record) {
+func collect(edits map[string]*edit, before, after []record.Record) {
 	at := func(name string) *edit {
 		e := edits[name]
 		if e == nil {
@@ -180,17 +181,17 @@ func collect(edits map[string]*edit, before, after []Record) {
 const few = 32
 
 // without returns the records that are not among others.
-func without(records, others []Record) []Record {
+func without(records, others []record.Record) []record.Record {
 	if len(others) == 0 {
 		return records
 	}
-	among := func(r Record) bool { return slices.Contains(others, r) }
+	among := func(r record.Record) bool { return slices.Contains(others, r) }
 	if len(others) > few {
-		set := make(map[Record]struct{}, len(others))
+		set := make(map[record.Record]struct{}, len(others))
 		for _, r := range others {
 			set[r] = struct{}{}
 		}
-		among = func(r Record) bool {
+		among = func(r record.Record) bool {
 			_, ok := set[r]
 			return ok
 		}
@@ -199,9 +200,9 @@ func without(records, others []Record) []Record {
 }
 
 // unique keeps the first of equal records.
-func unique(records []Record) []Record {
-	seen := make(map[Record]struct{}, len(records))
-	return slices.DeleteFunc(records, func(r Record) bool {
+func unique(records []record.Record) []record.Record {
+	seen := make(map[record.Record]struct{}, len(records))
+	return slices.DeleteFunc(records, func(r record.Record) bool {
 		_, twice := seen[r]
 		seen[r] = struct{}{}
 		return twice
@@ -210,15 +211,15 @@ func unique(records []Record) []Record {
 
 // apply carries out edits and returns the questions whose answers differ from the zone before.
 func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
-	names := before.names.txn()
+	names := before.names.Txn()
 	changed := map[Question]struct{}{}
 	moves := map[string]int{} // how often a name began or ceased to exist
 	homes := map[string][]string{}
 	for name, e := range edits {
-		old, _ := before.names.get(name)
+		old, _ := before.names.Get(name)
 		now := merge(old, e)
 		homes[name] = homesOf(old, now)
-		for _, n := range names.replace(name, now) {
+		for _, n := range names.Replace(name, now) {
 			moves[n]++
 		}
 		z.records += len(now) - len(old)
@@ -227,18 +228,18 @@ func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
 			changed[Question{name, t}] = struct{}{}
 		}
 	}
-	z.names = names.done()
+	z.names = names.Commit()
 	for name := range edits {
 		z.ownChanges(before, name, homes, changed)
 	}
 	for n, times := range moves {
 		if times%2 == 1 {
-			changed[Question{n, Any}] = struct{}{}
+			changed[Question{n, record.Any}] = struct{}{}
 			z.ownChanges(before, n, homes, changed)
 		}
 	}
 	for q := range maps.Clone(changed) {
-		if name, ok := z.options.mirror(q.Name); ok && q.Type != SOA && q.Type != NS {
+		if name, ok := z.options.mirror(q.Name); ok && q.Type != record.SOA && q.Type != record.NS {
 			changed[Question{name, q.Type}] = struct{}{}
 		}
 	}
@@ -248,17 +249,17 @@ func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
 }
 
 // merge returns the ordered records after an edit; old is not touched.
-func merge(old []Record, e *edit) []Record {
-	now := make([]Record, 0, len(old)+len(e.add))
+func merge(old []record.Record, e *edit) []record.Record {
+	now := make([]record.Record, 0, len(old)+len(e.add))
 	now = append(append(now, without(old, e.remove)...), e.add...)
-	slices.SortFunc(now, compare)
+	slices.SortFunc(now, record.Compare)
 	return slices.Clip(slices.Compact(now))
 }
 
 // differences returns the types whose answers differ in some view.
-func differences(old, now Answer) []Type {
-	var types []Type
-	for _, t := range heldTypes {
+func differences(old, now Answer) []record.Type {
+	var types []record.Type
+	for _, t := range record.Types() {
 		if !slices.Equal(old.visible(t), now.visible(t)) {
 			types = append(types, t)
 		}
@@ -268,31 +269,21 @@ func differences(old, now Answer) []Type {
 
 // visible is what resolvers may see of a type: values and who sees them, not where they are from. Where views
 // differ one may see what is left out in another, so that counts.
-func (a Answer) visible(t Type) []Record {
-	var out []Record
-	views := slices.ContainsFunc(a.Records, func(r Record) bool { return r.Network != "" })
+func (a Answer) visible(t record.Type) []record.Record {
+	var out []record.Record
+	views := slices.ContainsFunc(a.Records, func(r record.Record) bool { return r.Network != "" })
 	for _, r := range a.Records {
 		if r.Type != t || !views && a.LeftOut(r) {
 			continue
 		}
 		network, unwell := r.Network, r.Unwell && views && a.heeds
-		r = r.answer()
+		r = r.Bare()
 		r.Network, r.Unwell = network, unwell
 		if n := len(out); n == 0 || out[n-1] != r {
 			out = append(out, r)
 		}
 	}
 	return out
-}
-
-// ancestry is the name and all names above it but the root.
-func ancestry(name string) []string {
-	var names []string
-	for name != "" {
-		names = append(names, name)
-		_, name, _ = strings.Cut(name, ".")
-	}
-	return names
 }
 
 // networksOf collects the networks, by name, and the prefixes whose reverse zones are ours.

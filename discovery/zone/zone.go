@@ -7,7 +7,7 @@
 // A change walks through these stages, one Zone at a time:
 //
 //  1. Change: the fact of one row is new, different or gone        (fact.go)
-//  2. generate: the fact's records, one file a zone   (mesos.go, mesosstate.go, directory.go, reverse.go)
+//  2. generate: the fact's records, one file a zone                (generate.go names them)
 //  3. merge: the names they touch get new record sets              (update.go)
 //  4. Diff: what a resolver would see differently                  (update.go)
 package zone
@@ -19,6 +19,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 	"weft/discovery/zone/table"
 )
 
@@ -30,24 +31,14 @@ const (
 	DefaultTTL = 5 * time.Second
 )
 
-// Fixed by compatibility with dcos-net: TTL of names of VIPs, of NS records, and how long a missing
-// name may be remembered (RFC 2308: the SOA's minimum and TTL).
+// Fixed by compatibility with dcos-net: TTL of names of VIPs, and of NS records.
 const (
-	serviceTTL  = 5 * time.Second
-	nsTTL       = time.Hour
-	negativeTTL = time.Second
+	serviceTTL = 5 * time.Second
+	nsTTL      = time.Hour
 )
 
 // directory is the zone of everything that is no task.
 const directory = "thisdcos.directory"
-
-// dcos-net's SOA records.
-const (
-	dcosServer  = "ns.spartan."
-	dcosMailbox = "support.mesosphere.com."
-	dcosRefresh = 60
-	dcosRetry   = 180
-)
 
 // Options say what the zones are; the zero value works.
 type Options struct {
@@ -67,7 +58,7 @@ type Options struct {
 	// Zones are names of more zones that are ours, without dots at the ends, and Static are records for
 	// them or for the others, as the operator of this node has them. Their From says where.
 	Zones  []string
-	Static []Record
+	Static []record.Record
 	// Key is this cluster's public key as DC/OS writes it (z-base-32): names below KEY.dcos.directory are the same as below
 	// thisdcos.directory; empty: there are none.
 	Key string
@@ -86,7 +77,7 @@ type Options struct {
 	// included.
 	Strict bool
 	// Start is that zone's SOA record; default server ns1.D, mailbox root.ns1.D and Mesos-DNS's times.
-	Start Start
+	Start record.Start
 	// Weight is that of its SRV records.
 	Weight uint16
 }
@@ -107,7 +98,10 @@ func (o *Options) complete() {
 	}
 	if o.Start.Server == "" {
 		ttl := seconds(o.TTL)
-		o.Start = Start{"ns1." + o.Domain + ".", "root.ns1." + o.Domain + ".", Serial, Refresh, Retry, Expire, ttl}
+		o.Start = record.Start{
+			Server: "ns1." + o.Domain + ".", Mailbox: "root.ns1." + o.Domain + ".",
+			Serial: record.Serial, Refresh: record.Refresh, Retry: record.Retry, Expire: record.Expire, Minimum: ttl,
+		}
 	}
 }
 
@@ -122,7 +116,7 @@ func (o *Options) rule() dnsname.Rule {
 type Zone struct {
 	options  Options
 	facts    table.Table[Sourced] // by Source.id(): what to take away when the fact changes
-	names    index
+	names    record.Index
 	networks []Network // by name
 	reverse  []netip.Prefix
 	complete bool
@@ -176,7 +170,7 @@ func (z *Zone) Doubted() *Zone {
 func (z *Zone) Records() int { return z.records }
 
 // Names counts the names that have records.
-func (z *Zone) Names() int { return z.names.names }
+func (z *Zone) Names() int { return z.names.Names() }
 
 // Network returns the network of a VNI.
 func (z *Zone) Network(vni uint32) (Network, bool) {
@@ -202,8 +196,8 @@ func (z *Zone) NetworkOf(addr netip.Addr) (Network, bool) {
 }
 
 // All calls yield for each record, by name from the root down.
-func (z *Zone) All(yield func(Record) bool) {
-	z.names.all("", func(records []Record) bool {
+func (z *Zone) All(yield func(record.Record) bool) {
+	z.names.Within("", func(records []record.Record) bool {
 		for _, r := range records {
 			if !yield(r) {
 				return false
@@ -228,93 +222,4 @@ func (z *Zone) Facts(yield func(Sourced) bool) {
 }
 
 // From returns the records that a source gives, each once, in the order in which its rules give them.
-func (z *Zone) From(s Source) []Record { return unique(z.recordsOf(s.id())) }
-
-// recordsOf generates the records of a fact in every zone, with their source.
-func (z *Zone) recordsOf(id string) []Record {
-	s := z.facts.At(id)
-	if s == nil {
-		return nil
-	}
-	f := s.Fact
-	home, unwell := "", false
-	switch t := f.(type) {
-	case Task:
-		if z.lost(t.Node) {
-			return nil
-		}
-		f = placedTask{t, z.addrsOf(t.Node)}
-		if t.Network != discovery.HostNetwork {
-			home = t.Network
-		}
-		unwell = t.Unwell || z.facts.At(UnwellSource(s.Key, s.Writer).id()) != nil
-	case Host:
-		t.lost = z.lost(t.ID)
-		f = t
-	case MesosTask:
-		unwell = t.Unwell
-	}
-	var records []Record
-	for _, generate := range z.options.generators() {
-		records = append(records, generate(&z.options, f)...)
-	}
-	from := s.From()
-	for i := range records {
-		r := &records[i]
-		r.From, r.Writer, r.Home, r.Unwell = from, s.Writer, home, unwell
-		z.options.setTTL(r)
-	}
-	if fixed, ok := f.(static); ok {
-		return fixed.records // they say themselves where they are from
-	}
-	return records
-}
-
-// setTTL gives a record the TTL of its zone, if that has one of its own.
-func (o *Options) setTTL(r *Record) {
-	if len(o.TTLs) == 0 || r.Type == SOA || r.Type == NS {
-		return
-	}
-	if domain, ok := o.zoneOf(r.Name); ok {
-		if ttl, ok := o.TTLs[domain]; ok {
-			r.TTL = seconds(ttl)
-		}
-	}
-}
-
-// zoneOf returns the zone that a name is in, of those that hold more than reverse names.
-func (o *Options) zoneOf(name string) (domain string, ok bool) {
-	for _, domain := range o.zones() {
-		if within(name, domain) {
-			return domain, true
-		}
-	}
-	return "", false
-}
-
-// placedTask is a task with the addresses of its node.
-type placedTask struct {
-	Task
-	node []netip.Addr
-}
-
-// lost tells whether a node is dead.
-func (z *Zone) lost(node discovery.NodeID) bool { return z.facts.At(LostSource(node).id()) != nil }
-
-// addrsOf returns the addresses of a node.
-func (z *Zone) addrsOf(node discovery.NodeID) []netip.Addr {
-	if s := z.facts.At(hostSource(node).id()); s != nil {
-		if h, ok := s.Fact.(Host); ok {
-			return h.Addrs
-		}
-	}
-	return nil
-}
-
-// generators lists the zones; each is one file with one function that looks at one fact.
-func (o *Options) generators() []func(*Options, Fact) []Record {
-	if o.MesosOnly {
-		return []func(*Options, Fact) []Record{mesosCluster}
-	}
-	return []func(*Options, Fact) []Record{mesos, mesosCluster, directoryRecords, dcosRecords, ownApex, reverse}
-}
+func (z *Zone) From(s Source) []record.Record { return unique(z.recordsOf(s.id())) }

@@ -16,6 +16,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/dnsname"
+	"weft/discovery/zone/record"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -120,7 +121,7 @@ func TestRecordsOfASample(t *testing.T) {
 func TestLookupAnswersByView(t *testing.T) {
 	t.Parallel()
 	z, _ := New(options).With(sample())
-	check := func(network, name string, typ Type, exists bool, want ...string) {
+	check := func(network, name string, typ record.Type, exists bool, want ...string) {
 		t.Helper()
 		a := z.Lookup(network, name)
 		var got []string
@@ -131,38 +132,25 @@ func TestLookupAnswersByView(t *testing.T) {
 			t.Errorf("%q %s %s = %q exists %t, want %q %t", network, name, typ, got, a.Exists, want, exists)
 		}
 	}
-	check("prod", "web.weft.mesos.", A, true, "9.0.0.2", "9.0.0.3")
-	check("dev", "web.weft.mesos.", AAAA, true, "fd01:b::2")
-	check("", "leader.mesos.", A, true, "10.0.0.1")
-	check("", "master.mesos.", A, true, "10.0.0.1") // the leader is a master too: once
-	check("", "master.mesos.", AAAA, true, "fd00::2")
-	check("", "leader.mesos.", AAAA, true)
-	check("", "weft.mesos.", A, true) // nothing of its own, but names below
-	check("", "eft.mesos.", A, false)
-	check("", "x.web.weft.mesos.", A, false)
-	check("prod", "web.weft.l4lb.thisdcos.directory.", AAAA, true, "fd01:c::7")
-	check("dev", "web.weft.l4lb.thisdcos.directory.", AAAA, true)
-	check("other", "web.weft.l4lb.thisdcos.directory.", A, true)
-	check("", "web.weft.l4lb.thisdcos.directory.", A, true, "11.0.0.7")
-	check("prod", "2.0.0.9.in-addr.arpa.", PTR, true, "web.weft.mesos.")
-	check("prod", "11.0.0.10.in-addr.arpa.", PTR, true, "host-a.node.thisdcos.directory.")
-	check("prod", "9.0.0.9.in-addr.arpa.", PTR, false)
-	check("prod", "0.0.9.in-addr.arpa.", PTR, true)
-	check("prod", "7.0.0.11.in-addr.arpa.", PTR, true, "web.weft.l4lb.thisdcos.directory.")
-	check("", "mesos.", SOA, true, "ns1.mesos. root.ns1.mesos. 1 60 600 86400 1")
-}
-
-func TestEveryNameHasItsOwnPlace(t *testing.T) {
-	t.Parallel()
-	names := []string{".", "a.", ".a.", "..a.", "b.a.", "b..a.", ".b.a.", "a.b.", "a..b.", "a..", "ab.", `a\.b.`}
-	places := map[string]string{}
-	for _, n := range names {
-		k := string(key(n))
-		if places[k] != "" {
-			t.Errorf("%q and %q are in one place, %q", n, places[k], k)
-		}
-		places[k] = n
-	}
+	check("prod", "web.weft.mesos.", record.A, true, "9.0.0.2", "9.0.0.3")
+	check("dev", "web.weft.mesos.", record.AAAA, true, "fd01:b::2")
+	check("", "leader.mesos.", record.A, true, "10.0.0.1")
+	check("", "master.mesos.", record.A, true, "10.0.0.1") // the leader is a master too: once
+	check("", "master.mesos.", record.AAAA, true, "fd00::2")
+	check("", "leader.mesos.", record.AAAA, true)
+	check("", "weft.mesos.", record.A, true) // nothing of its own, but names below
+	check("", "eft.mesos.", record.A, false)
+	check("", "x.web.weft.mesos.", record.A, false)
+	check("prod", "web.weft.l4lb.thisdcos.directory.", record.AAAA, true, "fd01:c::7")
+	check("dev", "web.weft.l4lb.thisdcos.directory.", record.AAAA, true)
+	check("other", "web.weft.l4lb.thisdcos.directory.", record.A, true)
+	check("", "web.weft.l4lb.thisdcos.directory.", record.A, true, "11.0.0.7")
+	check("prod", "2.0.0.9.in-addr.arpa.", record.PTR, true, "web.weft.mesos.")
+	check("prod", "11.0.0.10.in-addr.arpa.", record.PTR, true, "host-a.node.thisdcos.directory.")
+	check("prod", "9.0.0.9.in-addr.arpa.", record.PTR, false)
+	check("prod", "0.0.9.in-addr.arpa.", record.PTR, true)
+	check("prod", "7.0.0.11.in-addr.arpa.", record.PTR, true, "web.weft.l4lb.thisdcos.directory.")
+	check("", "mesos.", record.SOA, true, "ns1.mesos. root.ns1.mesos. 1 60 600 86400 1")
 }
 
 func TestApexTellsOwnFromForeign(t *testing.T) {
@@ -204,7 +192,7 @@ func TestDiffNamesWhatAResolverSees(t *testing.T) {
 	z, _ := New(options).With(sample())
 	// dcos-net's names for tasks, the mirror of mesos and the short names have tests of their own.
 	elsewhere := func(name string) bool {
-		return within(name, mirrorApex) || within(name, OwnZone) || within(name, "dcos."+directory) || within(name, "slave.mesos")
+		return dnsname.Within(name, mirrorApex) || dnsname.Within(name, OwnZone) || dnsname.Within(name, "dcos."+directory) || dnsname.Within(name, "slave.mesos")
 	}
 	check := func(c Change, want ...string) {
 		t.Helper()

@@ -212,7 +212,7 @@ func TestEveryLibraryHasItsOwnerRoom(t *testing.T) {
 
 // pure rooms take values and the time and return values.
 var pure = []string{
-	"bpf/row", "overlay/ipam", "overlay/compile", "overlay/explain", "lb/maglev", "lb/compile", "lb/edge", "discovery/dnsname", "discovery/zone", "discovery/zone/table", "discovery/mesos",
+	"bpf/row", "overlay/ipam", "overlay/compile", "overlay/explain", "lb/maglev", "lb/compile", "lb/edge", "discovery/dnsname", "discovery/zone", "discovery/zone/record", "discovery/zone/table", "discovery/mesos",
 	"control/decision", "control/resource", "control/offer", "agent/task",
 }
 

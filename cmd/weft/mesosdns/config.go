@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Config is Mesos-DNS's configuration, in the order in which /v1/config shows it. Keys are matched
@@ -280,7 +281,7 @@ func (c *Config) zone(servers []netip.Addr) zone.Options {
 	o := zone.Options{
 		Domain: c.Domain, TTL: time.Duration(c.TTL) * time.Second, Servers: servers, RFC952: c.EnforceRFC952,
 		MesosOnly: true, Strict: c.Strict, Weight: c.SRVRecordDefaultWeight,
-		Start: zone.Start{
+		Start: record.Start{
 			Server: c.SOAMname, Mailbox: c.SOARname, Refresh: c.SOARefresh, Retry: c.SOARetry, Expire: c.SOAExpire, Minimum: c.SOAMinttl,
 		},
 	}

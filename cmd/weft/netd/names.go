@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Names is the file of --names: what this node answers besides what rows say, and whom it asks.
@@ -62,7 +63,7 @@ type static struct {
 	ttls    map[string]time.Duration // by zone
 	heeding []string                 // zones where health counts; nil: as usual
 	zones   []string                 // that are not Weft's
-	records []zone.Record
+	records []record.Record
 	forward map[string][]netip.AddrPort
 	rate    int
 	fixed   bool
@@ -111,22 +112,22 @@ func (n Names) read(path string) (static, error) {
 	errs = append(errs, s.readZones(n.Zones)...)
 	own := zone.New(zone.Options{Zones: s.zones})
 	for i, r := range n.Records {
-		record, err := r.read(path)
+		made, err := r.read(path)
 		if err == nil {
-			apex, ok := own.Apex(record.Name)
+			apex, ok := own.Apex(made.Name)
 			switch {
 			case !ok:
 				err = fmt.Errorf("name is %q: one in %v or in Weft's own zones is allowed", r.Name, s.zones)
-			case record.Type == zone.CNAME && apex == record.Name:
+			case made.Type == record.CNAME && apex == made.Name:
 				err = fmt.Errorf("name is %q: a zone itself is no alias (RFC 1034, section 3.6.2)", r.Name)
-			case record.TTL == 0:
-				record.TTL = uint32(cmp.Or(s.ttls[strings.TrimSuffix(apex, ".")], zone.DefaultTTL) / time.Second)
+			case made.TTL == 0:
+				made.TTL = uint32(cmp.Or(s.ttls[strings.TrimSuffix(apex, ".")], zone.DefaultTTL) / time.Second)
 			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("records[%d]: %w", i, err))
 		}
-		s.records = append(s.records, record)
+		s.records = append(s.records, made)
 	}
 	errs = append(errs, checkAliases(s.records)...)
 	s.forward, err = readForward(n.Forward)
@@ -186,14 +187,14 @@ func readTTL(text string) (time.Duration, error) {
 }
 
 // checkAliases tells names that have a CNAME and anything else: resolvers would see one or the other.
-func checkAliases(records []zone.Record) []error {
+func checkAliases(records []record.Record) []error {
 	var errs []error
 	for i, r := range records {
-		if r.Type != zone.CNAME || r.Name == "" {
+		if r.Type != record.CNAME || r.Name == "" {
 			continue
 		}
 		for j, other := range records {
-			if i != j && other.Name == r.Name && (other.Type != zone.CNAME || j > i) {
+			if i != j && other.Name == r.Name && (other.Type != record.CNAME || j > i) {
 				errs = append(errs, fmt.Errorf("records[%d]: %s is an alias by records[%d]: nothing else is allowed there (RFC 1034, section 3.6.2)",
 					j, strings.TrimSuffix(r.Name, "."), i))
 			}
@@ -225,43 +226,43 @@ func readForward(forward map[string][]string) (map[string][]netip.AddrPort, erro
 	return all, errors.Join(errs...)
 }
 
-func (r StaticRecord) read(path string) (record zone.Record, err error) {
-	record = zone.Record{TTL: r.TTL, Network: r.Network, From: "static/" + path}
-	if record.Name, err = domain(r.Name); err != nil {
-		return record, fmt.Errorf("name: %w", err)
+func (r StaticRecord) read(path string) (made record.Record, err error) {
+	made = record.Record{TTL: r.TTL, Network: r.Network, From: "static/" + path}
+	if made.Name, err = domain(r.Name); err != nil {
+		return made, fmt.Errorf("name: %w", err)
 	}
 	switch r.Type {
 	case "A", "AAAA":
-		record.Type = zone.A
-		record.Addr, err = netip.ParseAddr(r.Value)
-		if err != nil || record.Addr.Zone() != "" || record.Addr.Is4() != (r.Type == "A") {
-			return record, fmt.Errorf("value is %q: for type %s an address of that family is allowed", r.Value, r.Type)
+		made.Type = record.A
+		made.Addr, err = netip.ParseAddr(r.Value)
+		if err != nil || made.Addr.Zone() != "" || made.Addr.Is4() != (r.Type == "A") {
+			return made, fmt.Errorf("value is %q: for type %s an address of that family is allowed", r.Value, r.Type)
 		}
 		if r.Type == "AAAA" {
-			record.Type = zone.AAAA
+			made.Type = record.AAAA
 		}
 	case "CNAME", "PTR":
-		record.Type = zone.PTR
+		made.Type = record.PTR
 		if r.Type == "CNAME" {
-			record.Type = zone.CNAME
+			made.Type = record.CNAME
 		}
-		if record.Target, err = domain(r.Value); err != nil {
-			return record, fmt.Errorf("value: %w", err)
+		if made.Target, err = domain(r.Value); err != nil {
+			return made, fmt.Errorf("value: %w", err)
 		}
 	case "SRV":
-		record.Type = zone.SRV
+		made.Type = record.SRV
 		host, text, _ := strings.Cut(r.Value, ":")
 		port, err := strconv.ParseUint(text, 10, 16)
-		if record.Port = uint16(port); err != nil || port == 0 {
-			return record, fmt.Errorf("value is %q: a name and a port are allowed, for example db.example:5432", r.Value)
+		if made.Port = uint16(port); err != nil || port == 0 {
+			return made, fmt.Errorf("value is %q: a name and a port are allowed, for example db.example:5432", r.Value)
 		}
-		if record.Target, err = domain(host); err != nil {
-			return record, fmt.Errorf("value: %w", err)
+		if made.Target, err = domain(host); err != nil {
+			return made, fmt.Errorf("value: %w", err)
 		}
 	default:
-		return record, fmt.Errorf("type is %q: A, AAAA, CNAME, PTR and SRV are allowed", r.Type)
+		return made, fmt.Errorf("type is %q: A, AAAA, CNAME, PTR and SRV are allowed", r.Type)
 	}
-	return record, nil
+	return made, nil
 }
 
 // domain is a name in lower case with its final dot.

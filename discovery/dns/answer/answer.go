@@ -11,6 +11,7 @@ import (
 	wire "github.com/miekg/dns"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Answer is what a zone says to a question.
@@ -32,8 +33,8 @@ func Compose(z *zone.Zone, network, apex, name string, qtype uint16) Answer {
 	var a Answer
 	look := lookup(z, network, apex, name)
 	for len(a.Chain) < MaxChain {
-		alias := look.Of(zone.CNAME)
-		if len(alias) == 0 || len(look.Of(zone.Type(qtype))) > 0 {
+		alias := look.Of(record.CNAME)
+		if len(alias) == 0 || len(look.Of(record.Type(qtype))) > 0 {
 			break
 		}
 		a.Chain, a.Depends = append(a.Chain, Record(alias[0])), append(a.Depends, alias[0].Target)
@@ -48,9 +49,9 @@ func Compose(z *zone.Zone, network, apex, name string, qtype uint16) Answer {
 	if !look.Exists && !z.Complete() {
 		return Answer{Rcode: wire.RcodeServerFailure}
 	}
-	for _, r := range look.Of(zone.Type(qtype)) {
+	for _, r := range look.Of(record.Type(qtype)) {
 		a.Records = append(a.Records, Record(r))
-		if r.Type == zone.SRV || r.Type == zone.NS {
+		if r.Type == record.SRV || r.Type == record.NS {
 			a.addAddresses(z, network, r.Target)
 		}
 	}
@@ -74,13 +75,13 @@ func lookup(z *zone.Zone, network, apex, name string) zone.Answer {
 }
 
 // withApex adds the records that make a zone, to reverse zones, which have none of their own.
-func withApex(z *zone.Zone, apex string, records []zone.Record) []zone.Record {
+func withApex(z *zone.Zone, apex string, records []record.Record) []record.Record {
 	for _, r := range records {
-		if r.Type == zone.SOA {
+		if r.Type == record.SOA {
 			return records
 		}
 	}
-	return append([]zone.Record{z.Authority(apex), z.Start(apex)}, records...)
+	return append([]record.Record{z.Authority(apex), z.Start(apex)}, records...)
 }
 
 // addAddresses adds a target's addresses once, all of them: part of a set would be taken for the
@@ -91,7 +92,7 @@ func (a *Answer) addAddresses(z *zone.Zone, network, target string) {
 	}
 	a.Depends = append(a.Depends, target)
 	look := z.Lookup(network, target)
-	for _, t := range [...]zone.Type{zone.A, zone.AAAA} {
+	for _, t := range [...]record.Type{record.A, record.AAAA} {
 		for _, r := range look.Of(t) {
 			a.Extra = append(a.Extra, Record(r))
 		}
@@ -99,30 +100,30 @@ func (a *Answer) addAddresses(z *zone.Zone, network, target string) {
 }
 
 // Record is a record in the library's form.
-func Record(r zone.Record) wire.RR {
+func Record(r record.Record) wire.RR {
 	h := wire.RR_Header{Name: r.Name, Rrtype: uint16(r.Type), Class: wire.ClassINET, Ttl: r.TTL}
 	switch r.Type {
-	case zone.A:
+	case record.A:
 		return &wire.A{Hdr: h, A: net.IP(r.Addr.AsSlice())}
-	case zone.AAAA:
+	case record.AAAA:
 		return &wire.AAAA{Hdr: h, AAAA: net.IP(r.Addr.AsSlice())}
-	case zone.SRV:
-		return &wire.SRV{Hdr: h, Priority: zone.Priority, Weight: zone.Weight, Port: r.Port, Target: r.Target}
-	case zone.CNAME:
+	case record.SRV:
+		return &wire.SRV{Hdr: h, Priority: record.Priority, Weight: record.Weight, Port: r.Port, Target: r.Target}
+	case record.CNAME:
 		return &wire.CNAME{Hdr: h, Target: r.Target}
-	case zone.PTR:
+	case record.PTR:
 		return &wire.PTR{Hdr: h, Ptr: r.Target}
-	case zone.NS:
+	case record.NS:
 		return &wire.NS{Hdr: h, Ns: r.Target}
-	case zone.SOA:
-		return Start(h, zone.StartOf(r.Target))
+	case record.SOA:
+		return Start(h, record.StartOf(r.Target))
 	default: // zones hold nothing else
 		return &wire.NULL{Hdr: h}
 	}
 }
 
 // Start is the SOA record of a zone, under a header.
-func Start(h wire.RR_Header, s zone.Start) wire.RR {
+func Start(h wire.RR_Header, s record.Start) wire.RR {
 	return &wire.SOA{
 		Hdr: h, Ns: s.Server, Mbox: s.Mailbox, Serial: s.Serial, Refresh: s.Refresh, Retry: s.Retry, Expire: s.Expire,
 		Minttl: s.Minimum,

@@ -10,6 +10,7 @@ import (
 	wire "github.com/miekg/dns"
 
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // affected returns the resident answers that a change may have made untrue.
@@ -24,7 +25,7 @@ func (l *Answers) affected(diff zone.Diff) []*entry {
 	seen := map[*entry]struct{}{}
 	for _, q := range diff.Questions {
 		for _, r := range l.byName[q.Name] {
-			own := r.Name == q.Name && (q.Type == zone.Any || uint16(q.Type) == r.Type)
+			own := r.Name == q.Name && (q.Type == record.Any || uint16(q.Type) == r.Type)
 			part := r.Name != q.Name // addresses of a target, anything behind a CNAME
 			if _, twice := seen[r]; !twice && (own || part) {
 				seen[r] = struct{}{}
@@ -143,7 +144,7 @@ func (l *Answers) inherit(k Key) {
 }
 
 func (l *Answers) insert(r *entry, p prepared) {
-	r.depends, r.missing, r.inherited = p.Depends, p.Rcode == wire.RcodeNameError || !zone.Type(r.Type).Held(), false
+	r.depends, r.missing, r.inherited = p.Depends, p.Rcode == wire.RcodeNameError || !record.Type(r.Type).Held(), false
 	l.entries[r.Key] = r
 	for _, n := range append([]string{r.Name}, r.depends...) {
 		if !slices.Contains(l.byName[n], r) {

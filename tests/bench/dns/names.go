@@ -17,6 +17,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Addresses of the stage.
@@ -66,10 +67,10 @@ func makeZone(tasks int) *zone.Zone {
 
 // makeLarge makes a zone of so many names with an address each.
 func makeLarge(names int) *zone.Zone {
-	records := make([]zone.Record, names)
+	records := make([]record.Record, names)
 	for i := range records {
-		records[i] = zone.Record{
-			Name: label(i) + "." + framework + ".mesos.", Type: zone.A, TTL: 5,
+		records[i] = record.Record{
+			Name: label(i) + "." + framework + ".mesos.", Type: record.A, TTL: 5,
 			Addr: netip.AddrFrom4([4]byte{9, byte(i >> 16), byte(i >> 8), byte(i)}), From: "static/bench", Writer: "host-0",
 		}
 	}
@@ -115,15 +116,15 @@ func writeFiles(dir string, z *zone.Zone, inUse int) (files, error) {
 	}
 	fmt.Fprintf(zoneOut, "$ORIGIN mesos.\nmesos. 5 IN SOA ns1.mesos. root.ns1.mesos. 1 60 600 86400 1\nmesos. 5 IN NS ns1.mesos.\n")
 	var a, srv []string
-	z.All(func(r zone.Record) bool {
-		if !strings.HasSuffix(r.Name, ".mesos.") || r.Type == zone.SOA || r.Type == zone.NS {
+	z.All(func(r record.Record) bool {
+		if !strings.HasSuffix(r.Name, ".mesos.") || r.Type == record.SOA || r.Type == record.NS {
 			return true
 		}
 		line := fmt.Sprintf("%s %d IN %s %s", r.Name, r.TTL, r.Type, r.Data())
 		fmt.Fprintln(zoneOut, line)
 		fmt.Fprintf(local, "local-data: %q\n", line)
 		switch {
-		case r.Type == zone.A:
+		case r.Type == record.A:
 			fmt.Fprintln(plain, r.Name, r.Addr)
 			fmt.Fprintln(hosts, r.Addr, strings.TrimSuffix(r.Name, "."))
 			if strings.HasPrefix(r.Name, "app-") {

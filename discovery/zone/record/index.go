@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package zone
+package record
 
 import (
 	"net/netip"
 	"slices"
 	"strings"
 
+	"weft/discovery/dnsname"
 	"weft/discovery/zone/table"
 )
 
-// index maps names to their records.
-type index struct {
-	table.Table[entry]
+// Index maps names to their records. It is immutable: a Txn makes the next one, which shares what did not change.
+type Index struct {
+	table table.Table[entry]
 	names int // that have records
 }
 
+// Names counts the names that have records.
+func (x *Index) Names() int { return x.names }
+
 // entry is a name. One without records is there because names below it have some (RFC 8020).
 type entry struct {
-	records []packed // ordered as compare does
+	records []packed // ordered as Compare does
 	below   int32    // names with records that end in this one
 }
 
@@ -39,9 +43,9 @@ type origin struct {
 	unwell                            bool
 }
 
-// get returns the records of a name. It exists too when names below it do.
-func (x *index) get(name string) (records []Record, exists bool) {
-	e := x.At(name)
+// Get returns the records of a name. It exists too when names below it do.
+func (x *Index) Get(name string) (records []Record, exists bool) {
+	e := x.table.At(name)
 	if e == nil {
 		return nil, false
 	}
@@ -68,16 +72,17 @@ func (e *entry) unpack(name string) []Record {
 	return records
 }
 
-// all calls yield for each name that has records and is within domain, from the root down.
-func (x *index) all(domain string, yield func([]Record) bool) {
+// Within calls yield for the records of each name that has some and is within domain, from the root down; an empty
+// domain is the root.
+func (x *Index) Within(domain string, yield func([]Record) bool) {
 	type found struct {
 		name, key string
 		entry     *entry
 	}
 	var list []found
-	for name, e := range x.Each {
-		if len(e.records) > 0 && (domain == "" || within(name, domain)) {
-			list = append(list, found{name, string(key(name)), e})
+	for name, e := range x.table.Each {
+		if len(e.records) > 0 && (domain == "" || dnsname.Within(name, domain)) {
+			list = append(list, found{name, string(dnsname.Key(name)), e})
 		}
 	}
 	slices.SortFunc(list, func(a, b found) int { return strings.Compare(a.key, b.key) })
@@ -88,20 +93,21 @@ func (x *index) all(domain string, yield func([]Record) bool) {
 	}
 }
 
-// indexTxn is an index that is being made. What records have in common is kept once.
-type indexTxn struct {
-	*table.Txn[entry]
+// Txn is an index that is being made. What records have in common is kept once.
+type Txn struct {
+	table   *table.Txn[entry]
 	names   int
 	origins map[origin]*origin
 	addrs   map[netip.Addr]string
 }
 
-func (x *index) txn() *indexTxn {
-	return &indexTxn{x.Txn(), x.names, map[origin]*origin{}, map[netip.Addr]string{}}
+// Txn begins an index that differs from x, which stays as it is.
+func (x *Index) Txn() *Txn {
+	return &Txn{x.table.Txn(), x.names, map[origin]*origin{}, map[netip.Addr]string{}}
 }
 
-// replace sets the records of a name, and tells which names begin or cease to exist by that.
-func (x *indexTxn) replace(name string, records []Record) (moved []string) {
+// Replace sets the records of a name, in their order, and tells which names begin or cease to exist by that.
+func (x *Txn) Replace(name string, records []Record) (moved []string) {
 	step := int32(0)
 	moved = x.edit(name, func(e *entry) {
 		step = int32(min(1, len(records)) - min(1, len(e.records)))
@@ -111,20 +117,20 @@ func (x *indexTxn) replace(name string, records []Record) (moved []string) {
 		return moved
 	}
 	x.names += int(step)
-	for _, above := range ancestry(name)[1:] {
+	for _, above := range dnsname.Ancestry(name)[1:] {
 		moved = append(moved, x.edit(above, func(e *entry) { e.below += step })...)
 	}
 	return moved
 }
 
 // edit changes an entry, which goes when nothing is left in it, and returns its name if it came or went.
-func (x *indexTxn) edit(name string, f func(*entry)) (moved []string) {
-	e := x.Set(name)
+func (x *Txn) edit(name string, f func(*entry)) (moved []string) {
+	e := x.table.Set(name)
 	before := e.alive()
 	f(e)
 	after := e.alive()
 	if !after {
-		x.Remove(name)
+		x.table.Remove(name)
 	}
 	if before != after {
 		moved = []string{name}
@@ -132,7 +138,7 @@ func (x *indexTxn) edit(name string, f func(*entry)) (moved []string) {
 	return moved
 }
 
-func (x *indexTxn) pack(records []Record) []packed {
+func (x *Txn) pack(records []Record) []packed {
 	if len(records) == 0 {
 		return nil
 	}
@@ -155,5 +161,5 @@ func (x *indexTxn) pack(records []Record) []packed {
 	return list
 }
 
-// done ends the txn.
-func (x *indexTxn) done() index { return index{x.Commit(), x.names} }
+// Commit ends the Txn.
+func (x *Txn) Commit() Index { return Index{x.table.Commit(), x.names} }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package zone
+// Package record holds what zones consist of: a record, and the index of all records by name, which also knows the
+// names above them (RFC 8020). It is pure; which records there are is package zone's to know.
+package record
 
 import (
 	"cmp"
@@ -29,12 +31,15 @@ const (
 	Any   Type = 255
 )
 
-// heldTypes are those of records.
-var heldTypes = [...]Type{A, NS, CNAME, SOA, PTR, AAAA, SRV}
+// held are those of records.
+var held = [...]Type{A, NS, CNAME, SOA, PTR, AAAA, SRV}
+
+// Types returns the types of records.
+func Types() [len(held)]Type { return held }
 
 // Held tells whether zones hold records of the type: of another one every name has none.
 func (t Type) Held() bool {
-	return slices.Contains(heldTypes[:], t)
+	return slices.Contains(held[:], t)
 }
 
 // String is the type's mnemonic.
@@ -116,7 +121,17 @@ const (
 	Refresh = 60
 	Retry   = 600
 	Expire  = 86400
-	Minimum = uint32(negativeTTL / time.Second)
+	// Minimum is how long a missing name may be remembered, and the TTL of the SOA record (RFC 2308): dcos-net's.
+	Minimum = uint32(1)
+)
+
+// dcos-net's SOA records.
+const (
+	// DCOSServer is the primary server of its zones.
+	DCOSServer  = "ns.spartan."
+	dcosMailbox = "support.mesosphere.com."
+	dcosRefresh = 60
+	dcosRetry   = 180
 )
 
 // Start is the rest of a SOA record (RFC 1035, 3.3.13).
@@ -131,7 +146,7 @@ type Start struct {
 // StartOf is the SOA record's value when target is its primary server. Zones that dcos-net serves have
 // its times and its mailbox.
 func StartOf(target string) Start {
-	if target == dcosServer {
+	if target == DCOSServer {
 		return Start{target, dcosMailbox, Serial, dcosRefresh, dcosRetry, Expire, Minimum}
 	}
 	return Start{target, "root." + target, Serial, Refresh, Retry, Expire, Minimum}
@@ -163,40 +178,22 @@ func (r Record) Export() discovery.Record {
 	}
 }
 
-// answer is the record without where it is from: what a resolver sees.
-func (r Record) answer() Record {
+// Bare is the record without where it is from: what a resolver sees.
+func (r Record) Bare() Record {
 	r.From, r.Writer, r.Network, r.Home, r.Unwell = "", "", "", "", false
 	return r
 }
 
-// compare orders the records of one name: by type, then value, then view, then source.
-func compare(a, b Record) int {
+// SeenBy tells whether a network sees the record; the empty one is the hosts, who see all.
+func (r Record) SeenBy(network string) bool {
+	return network == "" || r.Network == "" || r.Network == network
+}
+
+// Compare orders the records of one name: by type, then value, then view, then source.
+func Compare(a, b Record) int {
 	return cmp.Or(
 		cmp.Compare(a.Type, b.Type), a.Addr.Compare(b.Addr), strings.Compare(a.Target, b.Target),
 		cmp.Compare(a.Port, b.Port), cmp.Compare(a.TTL, b.TTL), strings.Compare(a.Network, b.Network), strings.Compare(a.Text, b.Text),
 		strings.Compare(a.Home, b.Home), strings.Compare(a.From, b.From), strings.Compare(a.Writer, b.Writer),
 	)
 }
-
-// address makes an A or AAAA record; ok is false for an address that no record can hold.
-func address(name string, ttl time.Duration, addr netip.Addr) (r Record, ok bool) {
-	addr = addr.Unmap().WithZone("")
-	r = Record{Name: name, Type: A, TTL: seconds(ttl), Addr: addr}
-	if addr.Is6() {
-		r.Type = AAAA
-	}
-	return r, addr.IsValid() && name != ""
-}
-
-// addresses makes the A and AAAA records of a name.
-func addresses(name string, ttl time.Duration, addrs []netip.Addr) []Record {
-	records := make([]Record, 0, len(addrs))
-	for _, a := range addrs {
-		if r, ok := address(name, ttl, a); ok {
-			records = append(records, r)
-		}
-	}
-	return records
-}
-
-func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }
