@@ -402,36 +402,6 @@ func TestNearBackendsAreAskedFirst(t *testing.T) {
 	t.Errorf("the near one got %d of 100 connections at best, want most", most)
 }
 
-// TestANewcomerStartsSlowly wants a newcomer to get about every eighth connection of its first second, and half of
-// them after its slow start.
-func TestANewcomerStartsSlowly(t *testing.T) {
-	timely(t)
-	const asked, between = 60, 20
-	f := newFarm(t, nil, one(at4(1), at4(2))...)
-	f.serve(at4(1), evenly)
-	f.serve(at4(2), evenly)
-	for range asked {
-		f.rows[1].Since = monotonicSeconds(t) // however long this takes, it has just come
-		f.write()
-		f.askAll(1, 1)
-	}
-	if got := f.hitsOf(at4(2)); got > between {
-		t.Errorf("the newcomer got %d of %d connections in its first second", got, asked)
-	}
-	f.rows[1].Since = max(1, monotonicSeconds(t)-100)
-	f.write()
-	// One that the machine let wait counts as slow for a second: the best of some tries.
-	most := 0
-	for range 5 {
-		before := f.hitsOf(at4(2))
-		f.askAll(2, asked)
-		if most = max(most, f.hitsOf(at4(2))-before); most > between {
-			return
-		}
-	}
-	t.Errorf("after its slow start it got %d of %d connections at best", most, asked)
-}
-
 func monotonicSeconds(t *testing.T) uint32 {
 	t.Helper()
 	return uint32(monotonic(t) / uint64(time.Second))
