@@ -80,19 +80,27 @@ func New(o Options) http.Handler {
 	})
 }
 
-// only lets those through who ask for what there is: JSON.
-func only(page http.HandlerFunc) http.HandlerFunc {
+// get lets those through who read.
+func get(page http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.Method != http.MethodGet:
+		if r.Method != http.MethodGet {
 			w.Header().Set("Allow", http.MethodGet)
 			refuse(w, http.StatusMethodNotAllowed, "Method Not Allowed")
-		case !accepts(r.Header.Values("Accept")):
-			refuse(w, http.StatusNotAcceptable, "Not Acceptable")
-		default:
-			page(w, r)
+			return
 		}
+		page(w, r)
 	}
+}
+
+// only lets those through who ask for what there is: JSON.
+func only(page http.HandlerFunc) http.HandlerFunc {
+	return get(func(w http.ResponseWriter, r *http.Request) {
+		if !accepts(r.Header.Values("Accept")) {
+			refuse(w, http.StatusNotAcceptable, "Not Acceptable")
+			return
+		}
+		page(w, r)
+	})
 }
 
 // accepts tells whether JSON is among the media types that a client takes (RFC 9110, 12.5.1).

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"weft/discovery/zone"
@@ -61,17 +62,22 @@ type (
 		Private  netip.Addr   `json:"private_ip"`
 		Public   []netip.Addr `json:"public_ips"`
 		Hostname string       `json:"hostname"`
-		Updated  time.Time    `json:"updated"`
+		Updated  Moment       `json:"updated"`
 		ID       string       `json:"id"`
 		Alive    bool         `json:"alive"`
 	}
 )
 
-// node answers requests of one node.
-type node struct {
-	NodeOptions
-	service string
+// Moment is a time as dcos-net writes it: UTC, with three digits of a second.
+type Moment struct{ time.Time }
+
+// MarshalJSON implements json.Marshaler.
+func (m Moment) MarshalJSON() ([]byte, error) {
+	return []byte(m.UTC().Format(`"2006-01-02T15:04:05.000Z"`)), nil
 }
+
+// node answers requests of one node.
+type node struct{ NodeOptions }
 
 // NewNode returns what a node serves: the HTTP API of dcos-net, and two pages of ours.
 //
@@ -87,15 +93,14 @@ func NewNode(o NodeOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "Page Not Found") })
 	for path, page := range map[string]http.HandlerFunc{
-		"/v1/version": n.nodeVersion, "/v1/hosts/{name}": n.nodeHosts, "/v1/services/{name}": n.nodeServices,
-		"/v1/records": n.records, "/v1/vips": n.vips, "/v1/nodes": n.nodes, "/v1/targets": n.targets,
-		"/v1/config": n.missing, "/v1/enumerate": n.missing,
+		"/v1/version": only(n.nodeVersion), "/v1/hosts/{name}": only(n.nodeHosts), "/v1/services/{name}": only(n.nodeServices),
+		"/v1/records": only(n.records), "/v1/vips": only(n.vips), "/v1/nodes": only(n.nodes), "/v1/targets": only(n.targets),
+		"/v1/config": only(n.missing), "/v1/enumerate": only(n.missing),
+		"/v1/watch": get(n.watch), "/v1/metrics": get(n.metrics), "/v1/metrics/{registry}": get(n.metrics),
 	} {
-		mux.HandleFunc("GET "+path, page)
+		mux.HandleFunc(path, page)
+		mux.HandleFunc(path+"/{$}", page)
 	}
-	mux.HandleFunc("GET /v1/watch", n.watch)
-	mux.HandleFunc("GET /v1/metrics", n.metrics)
-	mux.HandleFunc("GET /v1/metrics/{registry}", n.metrics)
 	return mux
 }
 
@@ -106,7 +111,7 @@ func newNode(o NodeOptions) *node {
 	if o.Hold == nil {
 		o.Hold = func(context.Context, string) bool { return true }
 	}
-	return &node{o, "dcos-dns"}
+	return &node{o}
 }
 
 func (n *node) missing(w http.ResponseWriter, _ *http.Request) {
@@ -114,7 +119,7 @@ func (n *node) missing(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (n *node) nodeVersion(w http.ResponseWriter, r *http.Request) {
-	n.send(w, r, map[string]string{"service": n.service, "version": n.Version})
+	n.send(w, r, struct{ Service, Version string }{"dcos-dns", n.Version})
 }
 
 // send writes a document with its ETag, or says that the client has it.
@@ -136,6 +141,9 @@ func (n *node) send(w http.ResponseWriter, r *http.Request, document any) {
 	_, _ = w.Write(text) // who went away reads nothing
 }
 
+// bare is a name as dcos-net writes it, without the final dot that Mesos-DNS has.
+func bare(name string) string { return strings.TrimSuffix(name, ".") }
+
 // nodeHosts answers with all addresses of a name; dcos-net says [] when there are none.
 func (n *node) nodeHosts(w http.ResponseWriter, r *http.Request) {
 	name := fqdn(r.PathValue("name"))
@@ -145,7 +153,7 @@ func (n *node) nodeHosts(w http.ResponseWriter, r *http.Request) {
 	records := []hostRecord{}
 	for _, t := range [...]record.Type{record.A, record.AAAA} {
 		for _, r := range look.Of(t) {
-			records = append(records, hostRecord{name, r.Value()})
+			records = append(records, hostRecord{bare(name), r.Value()})
 		}
 	}
 	n.send(w, r, records)
@@ -156,9 +164,10 @@ type nodeService struct {
 	Service string `json:"service"`
 	Host    string `json:"host"`
 	Port    uint16 `json:"port"`
-	IP      string `json:"ip"`
+	IP      string `json:"ip,omitempty"`
 }
 
+// nodeServices answers with one address for each service, none where its host has none.
 func (n *node) nodeServices(w http.ResponseWriter, r *http.Request) {
 	name := fqdn(r.PathValue("name"))
 	present, _ := n.Zone().Present(name)
@@ -166,12 +175,12 @@ func (n *node) nodeServices(w http.ResponseWriter, r *http.Request) {
 	z := n.Zone()
 	records := []nodeService{}
 	for _, srv := range z.Lookup("", present).Of(record.SRV) {
+		one := nodeService{Service: bare(name), Host: bare(srv.Target), Port: srv.Port}
 		look := z.Lookup("", srv.Target)
-		for _, t := range [...]record.Type{record.A, record.AAAA} {
-			for _, addr := range look.Of(t) {
-				records = append(records, nodeService{name, srv.Target, srv.Port, addr.Value()})
-			}
+		if addrs := slices.Concat(look.Of(record.A), look.Of(record.AAAA)); len(addrs) > 0 {
+			one.IP = addrs[0].Value()
 		}
+		records = append(records, one)
 	}
 	n.send(w, r, records)
 }
@@ -187,7 +196,12 @@ func (n *node) records(w http.ResponseWriter, r *http.Request) {
 	n.Hold(r.Context(), "")
 	list := []nodeRecord{}
 	for rec := range n.Zone().All {
-		if one := (nodeRecord{rec.Name, rec.Value(), rec.Type.String()}); rec.Answerable() && (len(list) == 0 || list[len(list)-1] != one) {
+		value := bare(rec.Value())
+		if rec.Type == record.SRV {
+			value = bare(rec.Target) + ":" + strconv.Itoa(int(rec.Port))
+		}
+		one := nodeRecord{bare(rec.Name), value, rec.Type.String()}
+		if rec.Answerable() && (len(list) == 0 || list[len(list)-1] != one) {
 			list = append(list, one)
 		}
 	}

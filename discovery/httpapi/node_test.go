@@ -4,15 +4,19 @@ package httpapi
 
 import (
 	"bufio"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"weft/discovery"
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 func taskFact(id, label, addr string) zone.Change {
@@ -37,48 +41,120 @@ func newCluster() *cluster {
 		VIP: "web.marathon.l4lb.thisdcos.directory:80", Protocol: "tcp",
 		Backends: []Backend{{IP: netip.MustParseAddr("9.1.0.2"), Port: 8080, Weight: 1, In: true}},
 	}}}
-	z, _ := zone.New(zone.Options{}).Completed().With([]zone.Change{taskFact("t1", "web", "9.1.0.2")})
+	both := taskFact("t9", "both", "9.1.0.3")
+	fact, _ := both.Fact.(zone.Task) // taskFact makes no other
+	fact.Network, fact.Addrs = "dual", append(fact.Addrs, netip.MustParseAddr("fd01::3"))
+	both.Fact = fact
+	z, _ := zone.New(zone.Options{Zones: []string{"corp.example"}, Static: []record.Record{
+		{Name: "_x._tcp.corp.example.", Type: record.SRV, Target: "nowhere.corp.example.", Port: 5432},
+		{Name: "www.corp.example.", Type: record.CNAME, Target: "web.marathon.mesos."},
+	}}).Completed().With([]zone.Change{taskFact("t1", "web", "9.1.0.2"), both})
 	c.zone.Store(z)
 	return c
 }
 
 func (c *cluster) handler() http.Handler {
+	updated := Moment{time.Date(2026, 11, 27, 20, 0, 0, 120345678, time.FixedZone("", 3600))}
 	return NewNode(NodeOptions{
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+			_, _ = w.Write([]byte("weft_rows 1\n"))
+		}),
 		Zone: c.zone.Load, VIPs: func() []VIP { return c.vips },
 		Nodes: func() []Node {
-			return []Node{{Private: netip.MustParseAddr("10.0.0.1"), Public: []netip.Addr{}, Hostname: "a", ID: "host-a", Alive: true}}
+			return []Node{{Private: netip.MustParseAddr("10.0.0.1"), Public: []netip.Addr{}, Hostname: "a", ID: "host-a", Alive: true, Updated: updated}}
 		},
 		Changed: func() (names, vips, nodes <-chan struct{}) { return c.changed, nil, nil }, Version: "v1",
 	})
 }
 
+// The pages of dcos-net (net.md B7, net-tests 4.5 and 8: Diagnostics), to the byte where they are dcos-net's.
 func TestNodePages(t *testing.T) {
 	t.Parallel()
 	h := newCluster().handler()
-	for path, want := range map[string]string{
-		"/v1/version":                           `{"service":"dcos-dns","version":"v1"}`,
-		"/v1/hosts/web.marathon.mesos":          `[{"host":"web.marathon.mesos.","ip":"9.1.0.2"}]`,
-		"/v1/hosts/missing.mesos":               `[]`,
-		"/v1/services/_web._tcp.marathon.mesos": `"port":80,"ip":"9.1.0.2"`,
-		"/v1/records":                           `{"name":"web.marathon.mesos.","host":"9.1.0.2","rtype":"A"}`,
-		"/v1/vips":                              `[{"vip":"web.marathon.l4lb.thisdcos.directory:80","protocol":"tcp","backend":[{"ip":"9.1.0.2","port":8080,`,
-		"/v1/nodes":                             `[{"private_ip":"10.0.0.1","public_ips":[],"hostname":"a",`,
-		"/v1/targets?port=http&network=prod":    `[{"targets":["9.1.0.2:80"],"labels":{`,
-		"/v1/targets?network=dev":               `[]`,
-		"/v1/metrics/lashup":                    ``,
-	} {
+	ask := func(method, path, accept string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(method, path, nil)
+		if accept != "" {
+			r.Header.Set("Accept", accept)
+		}
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), want) {
+		h.ServeHTTP(w, r)
+		return w
+	}
+	const task = "web-hw4uo-a.marathon.mesos"
+	whole := map[string]string{
+		"/v1/version":                            `{"Service":"dcos-dns","Version":"v1"}`,
+		"/v1/hosts/web.marathon.mesos":           `[{"host":"web.marathon.mesos","ip":"9.1.0.2"}]`,
+		"/v1/hosts/WEB.marathon.mesos.":          `[{"host":"web.marathon.mesos","ip":"9.1.0.2"}]`,
+		"/v1/hosts/missing.mesos":                `[]`,
+		"/v1/services/_web._tcp.marathon.mesos":  `[{"service":"_web._tcp.marathon.mesos","host":"` + task + `","port":80,"ip":"9.1.0.2"}]`,
+		"/v1/services/_both._tcp.marathon.mesos": `[{"service":"_both._tcp.marathon.mesos","host":"both-t34wk-a.marathon.mesos","port":80,"ip":"9.1.0.3"}]`,
+		"/v1/services/_x._tcp.corp.example":      `[{"service":"_x._tcp.corp.example","host":"nowhere.corp.example","port":5432}]`,
+		"/v1/services/_none._tcp.marathon.mesos": `[]`,
+		"/v1/nodes":                              `[{"private_ip":"10.0.0.1","public_ips":[],"hostname":"a","updated":"2026-11-27T19:00:00.120Z","id":"host-a","alive":true}]`,
+		"/v1/targets?network=dev":                `[]`,
+		"/v1/metrics/lashup":                     ``,
+		"/v1/metrics/mesos_listener":             ``,
+	}
+	parts := map[string]string{
+		"/v1/vips":                           `[{"vip":"web.marathon.l4lb.thisdcos.directory:80","protocol":"tcp","backend":[{"ip":"9.1.0.2","port":8080,`,
+		"/v1/targets?port=http&network=prod": `[{"targets":["9.1.0.2:80"],"labels":{`,
+		"/v1/nodes?force":                    `[{"private_ip":"10.0.0.1",`,
+		"/v1/metrics":                        "weft_rows 1",
+		"/v1/metrics/default":                "weft_rows 1",
+		"/v1/metrics/dns":                    "weft_rows 1",
+		"/v1/metrics/l4lb":                   "weft_rows 1",
+		"/v1/metrics/overlay":                "weft_rows 1",
+	}
+	for path, want := range whole {
+		if w := ask("GET", path, ""); w.Code != http.StatusOK || w.Body.String() != want {
 			t.Errorf("%s: %d %s, want %s", path, w.Code, w.Body, want)
 		}
 	}
-	for path, want := range map[string]int{
-		"/v1/config": 501, "/v1/enumerate": 501, "/v1/metrics/unknown": 404, "/lashup/kv/x": 404, "/v1/watch": 400,
+	for path, want := range parts {
+		if w := ask("GET", path, ""); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %s, want %s", path, w.Code, w.Body, want)
+		}
+	}
+	for _, record := range []string{
+		`{"name":"web.marathon.mesos","host":"9.1.0.2","rtype":"A"}`, `{"name":"both.marathon.mesos","host":"fd01::3","rtype":"AAAA"}`,
+		`{"name":"_web._tcp.marathon.mesos","host":"` + task + `:80","rtype":"SRV"}`, `{"name":"www.corp.example","host":"web.marathon.mesos","rtype":"CNAME"}`,
 	} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		if w.Code != want {
+		if w := ask("GET", "/v1/records", ""); !strings.Contains(w.Body.String(), record) {
+			t.Errorf("/v1/records: %s has no %s", w.Body, record)
+		}
+	}
+
+	// A trailing slash is none. Nobody writes, and JSON is all there is, but for metrics.
+	pages := slices.Concat(slices.Collect(maps.Keys(whole)), slices.Collect(maps.Keys(parts)), []string{"/v1/records", "/v1/config", "/v1/enumerate"})
+	for _, page := range pages {
+		path, query, _ := strings.Cut(page, "?")
+		metrics := strings.HasPrefix(path, "/v1/metrics")
+		was, slashed := ask("GET", page, ""), ask("GET", path+"/?"+query, "")
+		if slashed.Code != was.Code || slashed.Body.String() != was.Body.String() {
+			t.Errorf("%s/: %d %s, want %d %s", path, slashed.Code, slashed.Body, was.Code, was.Body)
+		}
+		kind := "application/json"
+		if metrics {
+			kind = "text/plain; version=0.0.4"
+		}
+		if got := was.Header().Get("Content-Type"); was.Code == http.StatusOK && got != kind {
+			t.Errorf("%s is %q, want %q", page, got, kind)
+		}
+		for _, method := range []string{"POST", "PUT", "DELETE", "HEAD"} {
+			if w := ask(method, page, ""); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET" {
+				t.Errorf("%s %s: %d, allowed %q; want 405, GET", method, page, w.Code, w.Header().Get("Allow"))
+			}
+		}
+		if w := ask("GET", page, "text/plain"); w.Code == http.StatusNotAcceptable == metrics {
+			t.Errorf("%s for who takes text alone: %d", page, w.Code)
+		}
+	}
+	for path, want := range map[string]int{
+		"/v1/config": 501, "/v1/enumerate": 501, "/v1/metrics/unknown": 404, "/lashup/key": 404, "/lashup/kv/x": 404, "/v1/watch": 400, "/v1": 404, "/": 404,
+		"/v1/hosts/": 404, "/v1/services": 404,
+	} {
+		if w := ask("GET", path, ""); w.Code != want {
 			t.Errorf("%s: %d, want %d", path, w.Code, want)
 		}
 	}

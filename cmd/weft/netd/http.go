@@ -16,6 +16,7 @@ import (
 	"weft/discovery"
 	"weft/discovery/httpapi"
 	"weft/discovery/zone"
+	"weft/lb"
 )
 
 // refreshEvery is what /v1/axfr tells those who copy the zone: it changes with the facts.
@@ -87,12 +88,16 @@ func (d *daemon) serveAt(ctx context.Context, addr string, handler http.Handler)
 	return nil
 }
 
-// listVIPs is every VIP as dcos-net lists them, all backends in whatever state.
 func (d *daemon) listVIPs() []httpapi.VIP {
 	all, err := d.lb.VIPs(context.Background(), "")
 	if err != nil {
 		d.log.Error("VIPs not listed", "error", err)
 	}
+	return foldHost(listed(all))
+}
+
+// listed are VIPs as dcos-net lists them, all backends in whatever state. Behind an address are those of its family alone.
+func listed(all []lb.VIPStatus) []httpapi.VIP {
 	list := make([]httpapi.VIP, 0, len(all))
 	for _, v := range all {
 		one := httpapi.VIP{Protocol: v.Protocol, Network: v.Network, Addrs: v.Addrs, Backends: []httpapi.Backend{}}
@@ -101,6 +106,9 @@ func (d *daemon) listVIPs() []httpapi.VIP {
 		}
 		for _, b := range v.Backends {
 			for _, a := range b.Addrs {
+				if v.Addr.IsValid() && v.Addr.Is4() != a.Is4() {
+					continue
+				}
 				one.Backends = append(one.Backends, httpapi.Backend{
 					IP: a, Port: b.Port, Task: b.Task, Node: string(b.Node), Weight: b.Weight, In: b.In, Reason: b.Reason, Health: string(b.Health),
 				})
@@ -108,7 +116,7 @@ func (d *daemon) listVIPs() []httpapi.VIP {
 		}
 		list = append(list, one)
 	}
-	return foldHost(list)
+	return list
 }
 
 // foldHost puts the backends of VIPs of network host behind the same VIPs of other networks, as they are for clients there. dcos-net,
@@ -141,7 +149,7 @@ func (d *daemon) listNodes() []httpapi.Node {
 	}
 	list := []httpapi.Node{}
 	for _, n := range all {
-		one := httpapi.Node{Hostname: n.Hostname, Updated: n.Since, ID: string(n.ID), Alive: n.Alive, Public: []netip.Addr{}}
+		one := httpapi.Node{Hostname: n.Hostname, Updated: httpapi.Moment{Time: n.Since}, ID: string(n.ID), Alive: n.Alive, Public: []netip.Addr{}}
 		if len(n.Addrs) > 0 {
 			one.Private = n.Addrs[0]
 		}
