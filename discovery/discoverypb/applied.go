@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"weft/discovery"
 	"weft/discovery/state"
 )
 
@@ -27,7 +28,7 @@ func (s *Syncer) Applied(ctx context.Context, r *AppliedRequest) (*AppliedRespon
 
 // AwaitApplied returns nil when the other end of conn acts by rows up to where they are known.
 // errors.ErrUnsupported tells that it can't say.
-func AwaitApplied(ctx context.Context, conn grpc.ClientConnInterface, known map[state.Stream]state.Position) error {
+func AwaitApplied(ctx context.Context, conn grpc.ClientConnInterface, known map[discovery.Stream]discovery.Position) error {
 	_, err := NewSyncClient(conn).Applied(ctx, &AppliedRequest{Known: digestOut(state.Digest{Known: known}).GetKnown()})
 	if status.Code(err) == codes.Unimplemented {
 		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)

@@ -16,14 +16,14 @@ import (
 
 func TestAppliedIsAnsweredWhenItIsSo(t *testing.T) {
 	endpoints := discovery.KindEndpoint.Topic("")
-	want := map[state.Stream]state.Position{
+	want := map[discovery.Stream]discovery.Position{
 		{Writer: "n1"}:                   {Incarnation: 7, Seq: 9},
 		{Writer: "n1", Topic: endpoints}: {Incarnation: 7, Seq: 2},
 		{Writer: "ledger"}:               {Incarnation: 1, Seq: 1 << 40},
 	}
-	s, asked := syncer(t, openStore(t, state.Options{Self: "n2"})), make(chan map[state.Stream]state.Position, 1)
+	s, asked := syncer(t, openStore(t, state.Options{Self: "n2"})), make(chan map[discovery.Stream]discovery.Position, 1)
 	release := make(chan error)
-	s.applied = func(ctx context.Context, known map[state.Stream]state.Position) error {
+	s.applied = func(ctx context.Context, known map[discovery.Stream]discovery.Position) error {
 		asked <- known
 		select {
 		case err := <-release:

@@ -314,7 +314,7 @@ func (x *exchange) takeInterest(i *Interest) {
 func (x *exchange) takeBatch(b state.Batch) error {
 	x.mu.Lock()
 	if x.cursor != nil {
-		x.cursor.Knows(b.Stream, state.Position{Incarnation: b.Incarnation, Seq: b.To})
+		x.cursor.Knows(b.Stream, discovery.Position{Incarnation: b.Incarnation, Seq: b.To})
 	}
 	x.mu.Unlock()
 	x.s.received.Add(uint64(len(b.Rows)))

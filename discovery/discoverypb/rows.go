@@ -30,11 +30,11 @@ func digestOut(d state.Digest) *Digest {
 
 func digestIn(d *Digest) state.Digest {
 	in := state.Digest{
-		Known: make(map[state.Stream]state.Position, len(d.GetKnown())), Whole: d.GetWhole(),
+		Known: make(map[discovery.Stream]discovery.Position, len(d.GetKnown())), Whole: d.GetWhole(),
 		Topics: topicsIn(d.GetTopics()), Interest: d.GetInterest(),
 	}
 	for _, k := range d.GetKnown() {
-		in.Known[state.Stream{Writer: k.GetWriter(), Topic: discovery.ParseTopic(k.GetTopic())}] = state.Position{Incarnation: k.GetIncarnation(), Seq: k.GetSeq()}
+		in.Known[discovery.Stream{Writer: k.GetWriter(), Topic: discovery.ParseTopic(k.GetTopic())}] = discovery.Position{Incarnation: k.GetIncarnation(), Seq: k.GetSeq()}
 	}
 	return in
 }
@@ -90,7 +90,7 @@ type batchIn struct {
 // add takes the next message and tells whether the batch is complete.
 func (in *batchIn) add(b *Batch) (complete bool, err error) {
 	head := state.Batch{
-		Stream:      state.Stream{Writer: b.GetWriter(), Topic: discovery.ParseTopic(b.GetTopic())},
+		Stream:      discovery.Stream{Writer: b.GetWriter(), Topic: discovery.ParseTopic(b.GetTopic())},
 		Incarnation: b.GetIncarnation(), From: b.GetFrom(), To: b.GetTo(), Reset: b.GetReset_(),
 	}
 	if !in.begun {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"weft/discovery"
 	"weft/discovery/state"
 )
 
@@ -44,7 +45,7 @@ const (
 type SyncOptions struct {
 	Store *state.Store // required
 	// Applied returns when this process acts by rows up to where they are known. Nil: it never says.
-	Applied func(ctx context.Context, known map[state.Stream]state.Position) error
+	Applied func(ctx context.Context, known map[discovery.Stream]discovery.Position) error
 	// Complete tells, of a store of every topic, that all writers there are have brought their rows, as far as
 	// is known; asked until it says yes. Nil: yes.
 	Complete func() bool
@@ -67,7 +68,7 @@ type SyncStats struct {
 type Syncer struct {
 	UnimplementedSyncServer
 	store   *state.Store
-	applied func(ctx context.Context, known map[state.Stream]state.Position) error
+	applied func(ctx context.Context, known map[discovery.Stream]discovery.Position) error
 	log     *slog.Logger
 
 	closing  chan struct{} // closed by Close

@@ -515,7 +515,7 @@ func TestGapIsAskedForAgain(t *testing.T) {
 		for {
 			m := next()
 			if d := m.GetDigest(); d != nil {
-				if p, ok := digestIn(d).Known[state.Stream{Writer: "b"}]; ok {
+				if p, ok := digestIn(d).Known[discovery.Stream{Writer: "b"}]; ok {
 					t.Errorf("position %v of a writer whose rows did not fit", p)
 				}
 				break
@@ -567,7 +567,7 @@ func TestBadBatchEndsTheStream(t *testing.T) {
 }
 
 func TestBatchIsCutAndPutTogether(t *testing.T) {
-	batch := state.Batch{Stream: state.Stream{Writer: "b", Topic: discovery.Topic{Kind: "endpoint"}}, Incarnation: 3, From: 4, To: 40}
+	batch := state.Batch{Stream: discovery.Stream{Writer: "b", Topic: discovery.Topic{Kind: "endpoint"}}, Incarnation: 3, From: 4, To: 40}
 	for i := range 36 {
 		batch.Rows = append(batch.Rows, discovery.Row{
 			Writer: "b", Kind: "endpoint", Key: fmt.Sprint(i), Incarnation: 3, Seq: uint64(i + 5), Value: make([]byte, 100_000),

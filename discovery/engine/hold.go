@@ -6,7 +6,6 @@ import (
 	"context"
 
 	"weft/discovery"
-	"weft/discovery/state"
 	"weft/discovery/zone"
 )
 
@@ -43,11 +42,11 @@ func (e *Engine) Left() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.refresh()
-	e.cursor.Forget(func(of state.Stream) bool { return !e.store.Holds(of) })
+	e.cursor.Forget(func(of discovery.Stream) bool { return !e.store.Holds(of) })
 	var changes []zone.Change
 	for name := range e.writers {
 		changes = e.void(changes, name, func(id rowID) bool {
-			return e.store.Holds(state.Stream{Writer: name, Topic: id.kind.Topic(id.key)})
+			return e.store.Holds(discovery.Stream{Writer: name, Topic: id.kind.Topic(id.key)})
 		})
 	}
 	e.publish(changes)

@@ -159,7 +159,7 @@ func BenchmarkDelivery(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		of, seq := i%(topics*writers), uint64(2*(i/(topics*writers)))
 		next := Batch{
-			Stream: Stream{Writer: node(of), Topic: discovery.NameTopic(label(of % topics))}, Incarnation: 1, From: seq, To: seq + 2,
+			Stream: discovery.Stream{Writer: node(of), Topic: discovery.NameTopic(label(of % topics))}, Incarnation: 1, From: seq, To: seq + 2,
 			Rows: []discovery.Row{row(of, i, seq+1, false)}, Reset: seq == 0,
 		}
 		if seq > 0 {

@@ -57,7 +57,7 @@ func appendStream(b []byte, st *stream) []byte {
 	return binary.AppendUvarint(b, st.floor)
 }
 
-func appendForget(b []byte, of Stream) []byte {
+func appendForget(b []byte, of discovery.Stream) []byte {
 	return appendNames(append(b, opForget), of.Writer, of.Topic.String())
 }
 
@@ -97,15 +97,15 @@ func (r *opReader) bytes(limit int) []byte {
 }
 
 func (r *opReader) name() string {
-	name := string(r.bytes(MaxName))
-	if checkName("name", name) != nil {
+	name := string(r.bytes(discovery.MaxRowName))
+	if discovery.CheckRowName("name", name) != nil {
 		r.bad = true
 	}
 	return name
 }
 
 func (r *opReader) topic() discovery.Topic {
-	text := string(r.bytes(MaxName))
+	text := string(r.bytes(discovery.MaxRowName))
 	t := discovery.ParseTopic(text)
 	if t.String() != text || strings.IndexByte(text, 0) >= 0 {
 		r.bad = true
@@ -125,7 +125,7 @@ func readOp(b []byte) (op operation, rest []byte, err error) {
 		op.row.Writer, op.row.Kind, op.row.Key = r.name(), discovery.Kind(r.name()), r.name()
 		op.row.Incarnation, op.row.Seq = r.number(), r.number()
 		op.row.Deleted = r.number() == 1
-		if value := r.bytes(MaxValue); len(value) > 0 {
+		if value := r.bytes(discovery.MaxRowValue); len(value) > 0 {
 			op.row.Value = append([]byte(nil), value...)
 		}
 	case opDrop:

@@ -110,7 +110,7 @@ func (s *Store) boot() error {
 	if err != nil {
 		return err
 	}
-	own := t.mem.stream(Stream{Writer: s.self})
+	own := t.mem.stream(discovery.Stream{Writer: s.self})
 	switch {
 	case s.self == "":
 	case own.incarnation == 0:
@@ -163,11 +163,11 @@ func (s *Store) replay(t *tx) (fresh bool, err error) {
 // may be lost: it claims to know nothing, and they come again. What a lost record took back may be here
 // once more.
 func (t *tx) repair() {
-	streams := make(map[Stream]stream)
+	streams := make(map[discovery.Stream]stream)
 	t.mem.eachStream(func(st *stream) { streams[st.Stream] = *st })
 	var drop []*discovery.Row
 	t.mem.each("", func(r *discovery.Row) {
-		of := streamOf(r)
+		of := r.Stream()
 		if !t.takes(of) {
 			drop = append(drop, r)
 			return
@@ -177,7 +177,7 @@ func (t *tx) repair() {
 		streams[of] = st
 	})
 	t.mem.each("", func(r *discovery.Row) {
-		if r.Incarnation < streams[streamOf(r)].incarnation {
+		if r.Incarnation < streams[r.Stream()].incarnation {
 			drop = append(drop, r)
 		}
 	})
@@ -193,12 +193,12 @@ func (t *tx) repair() {
 // recount derives what the log does not hold: counts, and who is gone.
 func (t *tx) recount() {
 	t.rows, t.tombstones, t.streams = 0, 0, 0
-	stones := make(map[Stream]int)
+	stones := make(map[discovery.Stream]int)
 	gone := make(map[string]uint64)
 	t.mem.each("", func(r *discovery.Row) {
 		if r.Deleted {
 			t.tombstones++
-			stones[streamOf(r)]++
+			stones[r.Stream()]++
 			return
 		}
 		t.rows++
@@ -208,11 +208,11 @@ func (t *tx) recount() {
 			}
 		}
 	})
-	known := make(map[Stream]stream)
+	known := make(map[discovery.Stream]stream)
 	t.mem.eachStream(func(st *stream) { known[st.Stream] = *st })
 	t.streams = int64(len(known))
 	for name := range gone {
-		if of := (Stream{Writer: name}); known[of].Writer == "" {
+		if of := (discovery.Stream{Writer: name}); known[of].Writer == "" {
 			known[of] = stream{Stream: of}
 		}
 	}

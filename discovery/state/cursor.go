@@ -26,7 +26,7 @@ type Cursor struct {
 	mu      sync.Mutex // guards what follows
 	known   Digest     // Topics is empty: topics has them
 	topics  map[discovery.Topic]struct{}
-	pending map[Stream]struct{} // of a cursor that follows: changed since Next looked
+	pending map[discovery.Stream]struct{} // of a cursor that follows: changed since Next looked
 }
 
 // Cursor returns a cursor for someone with digest d, which is not changed.
@@ -34,7 +34,7 @@ func (s *Store) Cursor(d Digest) *Cursor {
 	c := &Cursor{s: s, known: d, topics: make(map[discovery.Topic]struct{}, len(d.Topics))}
 	c.known.Known = maps.Clone(d.Known)
 	if c.known.Known == nil {
-		c.known.Known = make(map[Stream]Position)
+		c.known.Known = make(map[discovery.Stream]discovery.Position)
 	}
 	c.known.Topics = nil
 	for _, t := range d.Topics {
@@ -46,7 +46,7 @@ func (s *Store) Cursor(d Digest) *Cursor {
 // Follow returns a cursor that is told of changes of what the other side takes, and of no others; Close it.
 func (s *Store) Follow(d Digest) *Cursor {
 	c := s.Cursor(d)
-	c.wake, c.turn, c.pending = make(chan struct{}, 1), make(chan struct{}, 1), make(map[Stream]struct{})
+	c.wake, c.turn, c.pending = make(chan struct{}, 1), make(chan struct{}, 1), make(map[discovery.Stream]struct{})
 	s.hub.add(c, d.Whole, d.Topics)
 	return c
 }
@@ -68,10 +68,10 @@ func (c *Cursor) Interest() uint64 {
 }
 
 // Knows notes that the other side has a stream up to p, because it sent that.
-func (c *Cursor) Knows(of Stream, p Position) {
+func (c *Cursor) Knows(of discovery.Stream, p discovery.Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.after(c.known.Known[of]) {
+	if p.After(c.known.Known[of]) {
 		c.known.Known[of] = p
 	}
 }
@@ -88,11 +88,11 @@ func (c *Cursor) Turn(take, leave []discovery.Topic, interest uint64) {
 		delete(c.topics, t)
 	}
 	if len(leave) > 0 {
-		maps.DeleteFunc(c.known.Known, func(of Stream, _ Position) bool { return !c.takes(of.Topic) })
+		maps.DeleteFunc(c.known.Known, func(of discovery.Stream, _ discovery.Position) bool { return !c.takes(of.Topic) })
 	}
 	for _, t := range take {
 		c.topics[t] = struct{}{}
-		mem.eachOn(t, func(of Stream) { c.note(of) })
+		mem.eachOn(t, func(of discovery.Stream) { c.note(of) })
 	}
 	c.known.Interest = interest
 	signal(c.wake) // also that there is nothing for it is worth saying
@@ -100,14 +100,14 @@ func (c *Cursor) Turn(take, leave []discovery.Topic, interest uint64) {
 }
 
 // Forget forgets that the other side has streams, when it does not any more.
-func (c *Cursor) Forget(gone func(Stream) bool) {
+func (c *Cursor) Forget(gone func(discovery.Stream) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	maps.DeleteFunc(c.known.Known, func(of Stream, _ Position) bool { return gone(of) })
+	maps.DeleteFunc(c.known.Known, func(of discovery.Stream, _ discovery.Position) bool { return gone(of) })
 }
 
 // note is told of a stream that changed; the caller holds mu.
-func (c *Cursor) note(of Stream) {
+func (c *Cursor) note(of discovery.Stream) {
 	if c.pending == nil {
 		return
 	}
@@ -135,7 +135,7 @@ func (c *Cursor) takes(t discovery.Topic) bool {
 }
 
 // position returns how far the other side has a stream, and whether it wants it.
-func (c *Cursor) position(of Stream) (p Position, known, wanted bool) {
+func (c *Cursor) position(of discovery.Stream) (p discovery.Position, known, wanted bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, known = c.known.Known[of]
@@ -147,7 +147,7 @@ func (c *Cursor) position(of Stream) (p Position, known, wanted bool) {
 func (c *Cursor) Next() iter.Seq[Batch] {
 	return func(yield func(Batch) bool) {
 		mem, rev := c.s.now(), c.rev
-		var changed []Stream
+		var changed []discovery.Stream
 		if c.pending == nil || rev == 0 {
 			changed, rev = changedStreams(mem, c.rev)
 		} else {
@@ -159,7 +159,7 @@ func (c *Cursor) Next() iter.Seq[Batch] {
 					c.again(changed[i:])
 					return
 				}
-				c.Knows(b.Stream, Position{Incarnation: b.Incarnation, Seq: b.To})
+				c.Knows(b.Stream, discovery.Position{Incarnation: b.Incarnation, Seq: b.To})
 			}
 		}
 		c.rev = rev
@@ -167,7 +167,7 @@ func (c *Cursor) Next() iter.Seq[Batch] {
 }
 
 // take returns what is pending, and rows in which all of it is.
-func (c *Cursor) take() ([]Stream, *memory) {
+func (c *Cursor) take() ([]discovery.Stream, *memory) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changed := slices.SortedFunc(maps.Keys(c.pending), ledgerFirst)
@@ -176,7 +176,7 @@ func (c *Cursor) take() ([]Stream, *memory) {
 }
 
 // again makes streams pending that were not sent.
-func (c *Cursor) again(rest []Stream) {
+func (c *Cursor) again(rest []discovery.Stream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, of := range rest {
@@ -186,7 +186,7 @@ func (c *Cursor) again(rest []Stream) {
 
 // changedStreams returns the streams changed after rev, and the greatest rev there is. The ledger comes
 // first (it says whose rows count), a writer's topics after what everyone has of it.
-func changedStreams(mem *memory, rev uint64) (changed []Stream, last uint64) {
+func changedStreams(mem *memory, rev uint64) (changed []discovery.Stream, last uint64) {
 	last = rev
 	for _, st := range mem.changedSince(rev) {
 		changed = append(changed, st.Stream)
@@ -196,24 +196,24 @@ func changedStreams(mem *memory, rev uint64) (changed []Stream, last uint64) {
 	return changed, last
 }
 
-func ledgerFirst(a, b Stream) int {
-	rank := func(of Stream) int {
+func ledgerFirst(a, b discovery.Stream) int {
+	rank := func(of discovery.Stream) int {
 		if of.Writer == discovery.Ledger {
 			return 0
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), a.compare(b))
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Compare(b))
 }
 
 // behind returns what the other side lacks of one stream.
-func (c *Cursor) behind(mem *memory, of Stream) iter.Seq[Batch] {
+func (c *Cursor) behind(mem *memory, of discovery.Stream) iter.Seq[Batch] {
 	return func(yield func(Batch) bool) {
 		there, known, wanted := c.position(of)
 		st := mem.stream(of)
 		here, ok := st.position()
 		switch {
-		case !ok || !wanted || st.removed() || !here.after(there):
+		case !ok || !wanted || st.removed() || !here.After(there):
 		case !known || there.Incarnation < here.Incarnation || there.Seq < st.floor:
 			yield(Batch{Stream: of, Incarnation: here.Incarnation, To: here.Seq, Reset: true, Rows: wholeStream(mem, of)})
 		default:
@@ -245,7 +245,7 @@ func tail(mem *memory, st *stream, from uint64, yield func(Batch) bool) {
 }
 
 // wholeStream returns the live rows of a stream by Seq.
-func wholeStream(mem *memory, of Stream) (rows []discovery.Row) {
+func wholeStream(mem *memory, of discovery.Stream) (rows []discovery.Row) {
 	keep := keepLive(&rows)
 	mem.eachAfter(of, 0, func(r *discovery.Row) bool { keep(r); return true })
 	return rows

@@ -63,7 +63,10 @@ func TestRestartGoesOnWhereItWas(t *testing.T) {
 		t.Errorf("row of a node that is gone: %d, %v", changed, err)
 	}
 	put(t, s, "name", "x", "4")
-	if got, want := s.Digest().Known[Stream{Writer: "a"}], (Position{digest.Known[Stream{Writer: "a"}].Incarnation, digest.Known[Stream{Writer: "a"}].Seq + 1}); got != want {
+	own := discovery.Stream{Writer: "a"}
+	want := digest.Known[own]
+	want.Seq++
+	if got := s.Digest().Known[own]; got != want {
 		t.Errorf("position after the next write %v, want %v", got, want)
 	}
 }
@@ -139,12 +142,12 @@ func TestTheFirstVersionIsReadAndReplaced(t *testing.T) {
 			t.Errorf("rows (-got +want):\n%s", diff)
 		}
 		known := s.Digest().Known
-		for _, of := range []Stream{{Writer: "a"}, {"a", discovery.Topic{Kind: "endpoint"}}} {
+		for _, of := range []discovery.Stream{{Writer: "a"}, {Writer: "a", Topic: discovery.Topic{Kind: "endpoint"}}} {
 			if p := known[of]; p.Incarnation != s.Incarnation() || p.Incarnation <= 5 || p.Seq != 1 {
 				t.Errorf("%s is at %v, want the first of a new life", of, p)
 			}
 		}
-		if p, ok := known[Stream{Writer: "b"}]; ok {
+		if p, ok := known[discovery.Stream{Writer: "b"}]; ok {
 			t.Errorf("claims to know b up to %v", p)
 		}
 		s = reopen(t, s, o)
@@ -349,7 +352,7 @@ func TestBrokenBytesAreToldAndTheRestIsUsed(t *testing.T) {
 		}
 		agree(t, s)
 		// Nothing is known of others for sure, so that it is asked for again; our own life is new.
-		if d := s.Digest(); len(d.Known) > 1 || d.Known[Stream{Writer: "b"}] != (Position{}) {
+		if d := s.Digest(); len(d.Known) > 1 || d.Known[discovery.Stream{Writer: "b"}] != (discovery.Position{}) {
 			t.Fatalf("digest %v claims to know others", d)
 		}
 		if err := s.Close(); err != nil {
@@ -479,7 +482,7 @@ func TestFullDiskIsToldAndMended(t *testing.T) {
 func FuzzReadOp(f *testing.F) {
 	f.Add(appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2, Value: []byte("v")}))
 	f.Add(appendDrop(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x"}))
-	f.Add(appendStream(nil, &stream{Stream: Stream{"a", discovery.Topic{Kind: "endpoint"}}, incarnation: 1, seq: 2, floor: 1}))
+	f.Add(appendStream(nil, &stream{Stream: discovery.Stream{Writer: "a", Topic: discovery.Topic{Kind: "endpoint"}}, incarnation: 1, seq: 2, floor: 1}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		op, rest, err := readOp(data)
 		if err != nil {

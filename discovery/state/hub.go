@@ -72,7 +72,7 @@ func (h *hub) remove(c *Cursor) {
 }
 
 // wake is called after the rows are published, so that who looks finds them.
-func (h *hub) wake(touched []Stream, mem *memory) {
+func (h *hub) wake(touched []discovery.Stream, mem *memory) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, of := range touched {
@@ -89,10 +89,10 @@ func (h *hub) wake(touched []Stream, mem *memory) {
 }
 
 // wakeAll wakes those who are not as far: what came from somebody is no news there.
-func wakeAll(cursors map[*Cursor]struct{}, of Stream, now Position) {
+func wakeAll(cursors map[*Cursor]struct{}, of discovery.Stream, now discovery.Position) {
 	for c := range cursors {
 		c.mu.Lock()
-		if now.after(c.known.Known[of]) {
+		if now.After(c.known.Known[of]) {
 			c.note(of)
 		}
 		c.mu.Unlock()

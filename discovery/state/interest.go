@@ -87,8 +87,8 @@ func (s *Store) Leave(topics ...discovery.Topic) {
 
 // leave forgets the streams of a topic that are not taken any more.
 func (t *tx) leave(topic discovery.Topic) {
-	var left []Stream
-	t.mem.eachOn(topic, func(of Stream) {
+	var left []discovery.Stream
+	t.mem.eachOn(topic, func(of discovery.Stream) {
 		if !t.takes(of) {
 			left = append(left, of)
 		}
@@ -101,7 +101,7 @@ func (t *tx) leave(topic discovery.Topic) {
 }
 
 // forget drops what is known of a stream without rows.
-func (t *tx) forget(of Stream) {
+func (t *tx) forget(of discovery.Stream) {
 	if t.mem.dropStream(of) {
 		t.streams--
 	}
@@ -121,13 +121,13 @@ func (s *Store) InterestVersion() uint64 { return s.now().interest.version }
 func (s *Store) InterestChanged() <-chan struct{} { return *s.turned.Load() }
 
 // Holds tells whether a stream is held here, if there is one.
-func (s *Store) Holds(of Stream) bool {
+func (s *Store) Holds(of discovery.Stream) bool {
 	t := tx{s: s, mem: s.now()}
 	return t.takes(of)
 }
 
 // takes tells whether a stream is held here.
-func (t *tx) takes(of Stream) bool {
+func (t *tx) takes(of discovery.Stream) bool {
 	return of.Topic.IsZero() || t.s.whole || of.Writer == t.s.self || t.mem.interest.has(of.Topic)
 }
 

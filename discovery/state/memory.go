@@ -16,7 +16,7 @@ const degree = 32
 
 // stream is what is known of one stream as a whole; a value in the tree is never changed.
 type stream struct {
-	Stream
+	discovery.Stream
 	incarnation uint64
 	seq         uint64 // everything up to here is known; 0: something may be missing
 	floor       uint64 // deletions up to here may be forgotten
@@ -37,9 +37,9 @@ type memory struct {
 	seqs  *btree.BTreeG[*discovery.Row] // by stream, seq
 	tombs *btree.BTreeG[*discovery.Row] // the same, tombstones only
 
-	streams *btree.BTreeG[*stream] // by writer, topic
-	topics  *btree.BTreeG[Stream]  // by topic, writer: those that not everyone holds
-	revs    *btree.BTreeG[*stream] // by rev
+	streams *btree.BTreeG[*stream]          // by writer, topic
+	topics  *btree.BTreeG[discovery.Stream] // by topic, writer: those that not everyone holds
+	revs    *btree.BTreeG[*stream]          // by rev
 
 	interest *interest // never changed
 	rev      uint64    // of the last change of a stream
@@ -56,8 +56,8 @@ func newMemory() *memory {
 		kinds:   row(byKind),
 		seqs:    row(bySeq),
 		tombs:   row(bySeq),
-		streams: btree.NewG(degree, func(a, b *stream) bool { return a.compare(b.Stream) < 0 }),
-		topics: btree.NewG(degree, func(a, b Stream) bool {
+		streams: btree.NewG(degree, func(a, b *stream) bool { return a.Compare(b.Stream) < 0 }),
+		topics: btree.NewG(degree, func(a, b discovery.Stream) bool {
 			if c := a.Topic.Compare(b.Topic); c != 0 {
 				return c < 0
 			}
@@ -121,7 +121,7 @@ func (m *memory) fork() *memory {
 }
 
 // ownTopics returns topics, to be changed.
-func (m *memory) ownTopics() *btree.BTreeG[Stream] {
+func (m *memory) ownTopics() *btree.BTreeG[discovery.Stream] {
 	if m.sharedTopics {
 		m.topics, m.sharedTopics = m.topics.Clone(), false
 	}
@@ -190,13 +190,13 @@ func (m *memory) eachOf(writer string, kind discovery.Kind, f func(*discovery.Ro
 }
 
 // eachAfter calls f for the rows of a stream that were written after seq, by Seq, until it returns false.
-func (m *memory) eachAfter(of Stream, seq uint64, f func(*discovery.Row) bool) {
-	m.seqs.AscendGreaterOrEqual(pivot(of, seq+1), func(r *discovery.Row) bool { return streamOf(r) == of && f(r) })
+func (m *memory) eachAfter(of discovery.Stream, seq uint64, f func(*discovery.Row) bool) {
+	m.seqs.AscendGreaterOrEqual(pivot(of, seq+1), func(r *discovery.Row) bool { return r.Stream() == of && f(r) })
 }
 
 // pivot is before every row of a stream from seq on: the first kind of its topic has no shorter name, and
 // the key no shorter one of that topic.
-func pivot(of Stream, seq uint64) *discovery.Row {
+func pivot(of discovery.Stream, seq uint64) *discovery.Row {
 	r := &discovery.Row{Writer: of.Writer, Kind: of.Topic.Kind, Seq: seq}
 	if of.Topic.Of != "" {
 		r.Key = of.Topic.Of + "/"
@@ -205,9 +205,9 @@ func pivot(of Stream, seq uint64) *discovery.Row {
 }
 
 // oldestTombstone returns none where there is none.
-func (m *memory) oldestTombstone(of Stream) (oldest *discovery.Row) {
+func (m *memory) oldestTombstone(of discovery.Stream) (oldest *discovery.Row) {
 	m.tombs.AscendGreaterOrEqual(pivot(of, 0), func(r *discovery.Row) bool {
-		if streamOf(r) == of {
+		if r.Stream() == of {
 			oldest = r
 		}
 		return false
@@ -216,14 +216,14 @@ func (m *memory) oldestTombstone(of Stream) (oldest *discovery.Row) {
 }
 
 // stream returns what is known of one, with what the masters said of its writer.
-func (m *memory) stream(of Stream) stream {
+func (m *memory) stream(of discovery.Stream) stream {
 	st, there := m.streams.Get(&stream{Stream: of})
 	if !there {
 		st = &stream{Stream: of}
 	}
 	now := *st
 	if !of.Topic.IsZero() {
-		base := m.stream(Stream{Writer: of.Writer})
+		base := m.stream(discovery.Stream{Writer: of.Writer})
 		now.gone, now.least = base.gone, base.incarnation
 	}
 	return now
@@ -242,7 +242,7 @@ func (m *memory) setStream(st stream) (added bool) {
 	return !there
 }
 
-func (m *memory) dropStream(of Stream) (dropped bool) {
+func (m *memory) dropStream(of discovery.Stream) (dropped bool) {
 	old, there := m.streams.Delete(&stream{Stream: of})
 	if there {
 		m.revs.Delete(old)
@@ -252,12 +252,12 @@ func (m *memory) dropStream(of Stream) (dropped bool) {
 }
 
 // eachOn calls f for the streams of a topic, of all topics of its kind where that is Every.
-func (m *memory) eachOn(topic discovery.Topic, f func(Stream)) {
+func (m *memory) eachOn(topic discovery.Topic, f func(discovery.Stream)) {
 	from := topic
 	if topic.Of == discovery.Every {
 		from.Of = ""
 	}
-	m.topics.AscendGreaterOrEqual(Stream{Topic: from}, func(of Stream) bool {
+	m.topics.AscendGreaterOrEqual(discovery.Stream{Topic: from}, func(of discovery.Stream) bool {
 		if of.Topic.Kind != topic.Kind || topic.Of != discovery.Every && of.Topic.Of != topic.Of {
 			return false
 		}
@@ -272,8 +272,8 @@ func (m *memory) eachStream(f func(*stream)) {
 }
 
 // streamsOf returns the streams of a writer.
-func (m *memory) streamsOf(writer string) (all []Stream) {
-	m.streams.AscendGreaterOrEqual(&stream{Stream: Stream{Writer: writer}}, func(st *stream) bool {
+func (m *memory) streamsOf(writer string) (all []discovery.Stream) {
+	m.streams.AscendGreaterOrEqual(&stream{Stream: discovery.Stream{Writer: writer}}, func(st *stream) bool {
 		if st.Writer != writer {
 			return false
 		}

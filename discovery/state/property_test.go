@@ -66,12 +66,12 @@ func truth(rows []discovery.Row) map[string]string {
 		}
 	}
 	for _, r := range rows {
-		of := streamOf(&r).String()
+		of := r.Stream().String()
 		life[of] = max(life[of], life[r.Writer], r.Incarnation)
 	}
 	for _, r := range rows {
 		id := r.Writer + " " + string(r.Kind) + "/" + r.Key
-		if r.Incarnation == life[streamOf(&r).String()] && newest[id].Seq < r.Seq {
+		if r.Incarnation == life[r.Stream().String()] && newest[id].Seq < r.Seq {
 			newest[id] = r
 		}
 	}
@@ -108,11 +108,11 @@ func openRapid(t *rapid.T, o Options) *Store {
 // agree checks the counters against what is there.
 func agree(t *rapid.T, s *Store) {
 	rows, stones := 0, 0
-	perStream := map[Stream]int{}
+	perStream := map[discovery.Stream]int{}
 	s.now().each("", func(r *discovery.Row) {
 		if r.Deleted {
 			stones++
-			perStream[streamOf(r)]++
+			perStream[r.Stream()]++
 		} else {
 			rows++
 		}
@@ -229,7 +229,7 @@ func TestDigestsMakeStoresAgree(t *testing.T) {
 			maps.DeleteFunc(want, func(id, _ string) bool {
 				writer, row, _ := strings.Cut(id, " ")
 				kind, key, _ := strings.Cut(row, "/")
-				return !s.Holds(Stream{writer, discovery.Kind(kind).Topic(key)})
+				return !s.Holds(discovery.Stream{Writer: writer, Topic: discovery.Kind(kind).Topic(key)})
 			})
 			if diff := cmp.Diff(believed(s), want); diff != "" {
 				t.Fatalf("%s believes (-got +want):\n%s", s.self, diff)
@@ -266,7 +266,7 @@ func TestAFollowedNodeHoldsWhatItTakesAndNoMore(t *testing.T) {
 			}
 		}
 		bring()
-		seq := map[Stream]uint64{}
+		seq := map[discovery.Stream]uint64{}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			switch rapid.IntRange(0, 5).Draw(t, "what") {
 			case 0:
@@ -287,8 +287,8 @@ func TestAFollowedNodeHoldsWhatItTakesAndNoMore(t *testing.T) {
 					Key:     rapid.SampledFrom([]string{"u", "w/1", "w/2", "y/1"}).Draw(t, "key"),
 					Deleted: rapid.Bool().Draw(t, "deleted"),
 				}
-				seq[streamOf(&r)]++
-				if r.Seq = seq[streamOf(&r)]; !r.Deleted {
+				seq[r.Stream()]++
+				if r.Seq = seq[r.Stream()]; !r.Deleted {
 					r.Value = fmt.Append(nil, r.Seq)
 				}
 				if _, err := master.Apply([]discovery.Row{r}); err != nil {
@@ -305,7 +305,7 @@ func TestAFollowedNodeHoldsWhatItTakesAndNoMore(t *testing.T) {
 		maps.DeleteFunc(want, func(id, _ string) bool {
 			writer, row, _ := strings.Cut(id, " ")
 			kind, key, _ := strings.Cut(row, "/")
-			return !node.Holds(Stream{writer, discovery.Kind(kind).Topic(key)})
+			return !node.Holds(discovery.Stream{Writer: writer, Topic: discovery.Kind(kind).Topic(key)})
 		})
 		if diff := cmp.Diff(believed(node), want); diff != "" {
 			t.Fatalf("the node believes (-got +want):\n%s", diff)
@@ -370,7 +370,7 @@ func TestBatchesKeepASeqTogether(t *testing.T) {
 		from := uint64(1)
 		delete(seqs, 1)
 		batches := 0
-		for b := range a.Since(Digest{Known: map[Stream]Position{{Writer: "w"}: {1, 1}}}) {
+		for b := range a.Since(Digest{Known: map[discovery.Stream]discovery.Position{{Writer: "w"}: {Incarnation: 1, Seq: 1}}}) {
 			if b.From != from || b.Reset {
 				t.Fatalf("batch from %d, want %d, no reset", b.From, from)
 			}
@@ -405,7 +405,7 @@ func TestResetVoidsWhatItDoesNotContain(t *testing.T) {
 		t.Fatal(err)
 	}
 	changed := s.Changed("name")
-	n, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 1, To: 9, Reset: true, Rows: []discovery.Row{row(2, "y"), row(7, "w")}})
+	n, err := s.ApplyBatch(Batch{Stream: discovery.Stream{Writer: "b"}, Incarnation: 1, To: 9, Reset: true, Rows: []discovery.Row{row(2, "y"), row(7, "w")}})
 	if err != nil || n != 3 {
 		t.Errorf("apply: %d rows changed, %v; want 3 (x and z gone, w new)", n, err)
 	}
@@ -418,16 +418,16 @@ func TestResetVoidsWhatItDoesNotContain(t *testing.T) {
 		t.Error("nobody was woken up")
 	}
 	// An older stream can't bring them back, nor can a gap.
-	if n, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 1, From: 0, To: 3, Rows: []discovery.Row{row(1, "x")}}); n != 0 || err != nil {
+	if n, err := s.ApplyBatch(Batch{Stream: discovery.Stream{Writer: "b"}, Incarnation: 1, From: 0, To: 3, Rows: []discovery.Row{row(1, "x")}}); n != 0 || err != nil {
 		t.Errorf("old batch: %d, %v", n, err)
 	}
 	if n, err := s.Apply([]discovery.Row{row(1, "x")}); n != 0 || err != nil {
 		t.Errorf("old row: %d, %v", n, err)
 	}
-	if _, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 1, From: 11, To: 12, Rows: []discovery.Row{row(12, "x")}}); !errors.Is(err, ErrGap) {
+	if _, err := s.ApplyBatch(Batch{Stream: discovery.Stream{Writer: "b"}, Incarnation: 1, From: 11, To: 12, Rows: []discovery.Row{row(12, "x")}}); !errors.Is(err, ErrGap) {
 		t.Errorf("batch after a gap: %v, want ErrGap", err)
 	}
-	if _, err := s.ApplyBatch(Batch{Stream: Stream{Writer: "b"}, Incarnation: 2, From: 1, To: 2}); !errors.Is(err, ErrGap) {
+	if _, err := s.ApplyBatch(Batch{Stream: discovery.Stream{Writer: "b"}, Incarnation: 2, From: 1, To: 2}); !errors.Is(err, ErrGap) {
 		t.Errorf("batch of a new life from its middle: %v, want ErrGap", err)
 	}
 }
@@ -436,7 +436,7 @@ func TestWhoIsKnownBetterByOthersBeginsAnew(t *testing.T) {
 	s := open(t, Options{Self: "a"})
 	put(t, s, "name", "x", "1")
 	life := s.Incarnation()
-	known := Batch{Stream: Stream{Writer: "a"}, Incarnation: life, From: 1, To: 7, Rows: []discovery.Row{
+	known := Batch{Stream: discovery.Stream{Writer: "a"}, Incarnation: life, From: 1, To: 7, Rows: []discovery.Row{
 		{Writer: "a", Kind: "name", Key: "y", Incarnation: life, Seq: 7, Value: []byte("lost")},
 	}}
 	if n, err := s.ApplyBatch(known); n != 0 || err != nil {

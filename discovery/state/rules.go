@@ -28,7 +28,7 @@ type tx struct {
 	renewed                   time.Time
 	old                       bool // read from a log without the present topics
 	turned                    bool // the interest changed
-	touched                   []Stream
+	touched                   []discovery.Stream
 }
 
 func (s *Store) begin() *tx {
@@ -53,8 +53,8 @@ func (t *tx) del(kind discovery.Kind, key string) {
 }
 
 func (t *tx) write(old *discovery.Row, r discovery.Row) {
-	st := t.mem.stream(Stream{t.s.self, r.Kind.Topic(r.Key)})
-	st.incarnation = t.mem.stream(Stream{Writer: t.s.self}).incarnation // the topic's first row begins it
+	st := t.mem.stream(discovery.Stream{Writer: t.s.self, Topic: r.Kind.Topic(r.Key)})
+	st.incarnation = t.mem.stream(discovery.Stream{Writer: t.s.self}).incarnation // the topic's first row begins it
 	st.seq++
 	r.Writer, r.Incarnation, r.Seq = st.Writer, st.incarnation, st.seq
 	t.setRow(&st, old, &r)
@@ -70,7 +70,7 @@ func (t *tx) applyAll(rows []discovery.Row) (changed int) {
 	}
 	for len(rows) > 0 {
 		n := 1
-		for n < len(rows) && streamOf(&rows[n]) == streamOf(&rows[0]) {
+		for n < len(rows) && rows[n].Stream() == rows[0].Stream() {
 			n++
 		}
 		changed += t.applyRun(rows[:n])
@@ -79,18 +79,18 @@ func (t *tx) applyAll(rows []discovery.Row) (changed int) {
 	return changed
 }
 
-func byStream(a, b discovery.Row) int { return streamOf(&a).compare(streamOf(&b)) }
+func byStream(a, b discovery.Row) int { return a.Stream().Compare(b.Stream()) }
 
 // applyRun takes rows of one stream.
 func (t *tx) applyRun(rows []discovery.Row) (changed int) {
-	st := t.mem.stream(streamOf(&rows[0]))
+	st := t.mem.stream(rows[0].Stream())
 	if !t.takes(st.Stream) {
 		return 0
 	}
 	before := st
 	for _, r := range rows {
 		if r.Writer == t.s.self {
-			t.meetSelf(st.Stream, Position{Incarnation: r.Incarnation, Seq: r.Seq})
+			t.meetSelf(st.Stream, discovery.Position{Incarnation: r.Incarnation, Seq: r.Seq})
 			continue
 		}
 		if !t.current(&st, r.Incarnation) {
@@ -162,7 +162,7 @@ func (t *tx) take(st *stream, r discovery.Row) bool {
 func (t *tx) applyBatch(b *Batch) (changed int, err error) {
 	switch {
 	case b.Writer == t.s.self:
-		t.meetSelf(b.Stream, Position{Incarnation: b.Incarnation, Seq: b.To})
+		t.meetSelf(b.Stream, discovery.Position{Incarnation: b.Incarnation, Seq: b.To})
 		return 0, nil
 	case !t.takes(b.Stream):
 		return 0, nil
@@ -234,9 +234,9 @@ func (t *tx) clear(st *stream) {
 
 // meetSelf is told what others know of our own rows. When that is more than we know, our disk is
 // older than what we once said, and what we say now would be taken for old: begin a new life.
-func (t *tx) meetSelf(of Stream, p Position) {
+func (t *tx) meetSelf(of discovery.Stream, p discovery.Position) {
 	st := t.mem.stream(of)
-	if !p.after(Position{Incarnation: t.life(&st), Seq: st.seq}) {
+	if !p.After(discovery.Position{Incarnation: t.life(&st), Seq: st.seq}) {
 		return
 	}
 	if now := time.Now(); now.Sub(t.renewed) >= renewEvery {
@@ -247,9 +247,9 @@ func (t *tx) meetSelf(of Stream, p Position) {
 // renew rewrites own rows, of all topics, under an incarnation greater than after.
 func (t *tx) renew(after uint64) {
 	own := t.mem.liveOf(t.s.self, "")
-	base := t.mem.stream(Stream{Writer: t.s.self})
+	base := t.mem.stream(discovery.Stream{Writer: t.s.self})
 	life := max(uint64(time.Now().UnixNano()), after+1, base.incarnation+1, base.gone+1)
-	fresh := map[Stream]*stream{base.Stream: &base}
+	fresh := map[discovery.Stream]*stream{base.Stream: &base}
 	for _, of := range t.mem.streamsOf(t.s.self) {
 		st := t.mem.stream(of)
 		fresh[of] = &st
@@ -259,7 +259,7 @@ func (t *tx) renew(after uint64) {
 		st.incarnation = life
 	}
 	for i := range own {
-		st := fresh[streamOf(&own[i])]
+		st := fresh[own[i].Stream()]
 		st.seq++
 		own[i].Incarnation, own[i].Seq = life, st.seq
 		t.setRow(st, nil, &own[i])
@@ -276,7 +276,7 @@ func (t *tx) admit(r *discovery.Row) {
 	if r.Writer != discovery.Ledger || r.Kind != discovery.KindAdmission || r.Key == discovery.Ledger {
 		return
 	}
-	st := t.mem.stream(Stream{Writer: r.Key})
+	st := t.mem.stream(discovery.Stream{Writer: r.Key})
 	gone := goneOf(r)
 	if gone == st.gone {
 		return

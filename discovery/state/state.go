@@ -19,19 +19,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"weft/discovery"
 	"weft/discovery/state/journal"
-)
-
-// Limits of a row; a longer one is refused where it is written and where it arrives.
-const (
-	MaxName  = 1024    // bytes of a writer, a kind or a key
-	MaxValue = 1 << 20 // bytes
 )
 
 // DefaultTombstones is how many deleted rows of a node are remembered; of the ledger it is 64 times
@@ -71,7 +64,7 @@ func (o *Options) validate() error {
 	if o.Self == discovery.Ledger {
 		errs = append(errs, fmt.Errorf("self %q: the ledger's rows have a writer of their own: %w", o.Self, discovery.ErrInvalid))
 	}
-	if err := checkName("self", o.Self); o.Self != "" && err != nil {
+	if err := discovery.CheckRowName("self", o.Self); o.Self != "" && err != nil {
 		errs = append(errs, err)
 	}
 	if o.Tombstones < 0 {
@@ -204,7 +197,7 @@ func (s *Store) Delete(kind discovery.Kind, key string) error {
 // which notices gaps. Rows of Self are not taken.
 func (s *Store) Apply(rows []discovery.Row) (changed int, err error) {
 	for i := range rows {
-		if err := checkRow(&rows[i]); err != nil {
+		if err := rows[i].Validate(); err != nil {
 			return 0, fmt.Errorf("apply row %s/%s of %s: %w", rows[i].Kind, rows[i].Key, rows[i].Writer, err)
 		}
 	}
@@ -246,7 +239,7 @@ func (s *Store) Own(kind discovery.Kind) []discovery.Row {
 
 // Incarnation returns the life that own rows are written in.
 func (s *Store) Incarnation() uint64 {
-	st := s.now().stream(Stream{Writer: s.self})
+	st := s.now().stream(discovery.Stream{Writer: s.self})
 	return st.incarnation
 }
 
@@ -268,25 +261,5 @@ func (s *Store) checkOwn(kind discovery.Kind, key string, value []byte) error {
 	if s.self == "" {
 		return fmt.Errorf("this store has no writer of its own: %w", discovery.ErrInvalid)
 	}
-	return checkRow(&discovery.Row{Writer: s.self, Kind: kind, Key: key, Value: value, Incarnation: 1, Seq: 1})
-}
-
-// checkRow refuses what could not be stored and sent on.
-func checkRow(r *discovery.Row) error {
-	errs := []error{checkName("writer", r.Writer), checkName("kind", string(r.Kind)), checkName("key", r.Key)}
-	if len(r.Value) > MaxValue {
-		errs = append(errs, fmt.Errorf("value of %d bytes: at most %d are allowed: %w", len(r.Value), MaxValue, discovery.ErrInvalid))
-	}
-	if r.Incarnation == 0 || r.Seq == 0 {
-		errs = append(errs, fmt.Errorf("incarnation %d, seq %d: both start at 1: %w", r.Incarnation, r.Seq, discovery.ErrInvalid))
-	}
-	return errors.Join(errs...)
-}
-
-// checkName refuses names that would not fit an index; NUL is its separator.
-func checkName(field, name string) error {
-	if name == "" || len(name) > MaxName || strings.IndexByte(name, 0) >= 0 {
-		return fmt.Errorf("%s %q: 1 to %d bytes without NUL are allowed: %w", field, name, MaxName, discovery.ErrInvalid)
-	}
-	return nil
+	return (&discovery.Row{Writer: s.self, Kind: kind, Key: key, Value: value, Incarnation: 1, Seq: 1}).Validate()
 }

@@ -148,7 +148,7 @@ func TestAdmissionGoneVoidsAndRefuses(t *testing.T) {
 	if got := s.Stats().Refused; got != 1 {
 		t.Errorf("refused %d, want 1", got)
 	}
-	if got, want := s.Digest().Known[Stream{Writer: "b"}], (Position{5, 1<<64 - 1}); got != want {
+	if got, want := s.Digest().Known[discovery.Stream{Writer: "b"}], (discovery.Position{Incarnation: 5, Seq: 1<<64 - 1}); got != want {
 		t.Errorf("position %v, want %v: others would send its rows again", got, want)
 	}
 	b.Incarnation = 6
@@ -178,7 +178,7 @@ func TestRemovedNodeThatLivesBeginsAnew(t *testing.T) {
 
 func TestRowsThatCannotBeKeptAreRefused(t *testing.T) {
 	s := open(t, Options{Self: "a"})
-	long := strings.Repeat("k", MaxName+1)
+	long := strings.Repeat("k", discovery.MaxRowName+1)
 	bad := func(what string, err error, words ...string) {
 		t.Helper()
 		if !errors.Is(err, discovery.ErrInvalid) {
@@ -194,7 +194,7 @@ func TestRowsThatCannotBeKeptAreRefused(t *testing.T) {
 	bad("empty key", s.Put("name", "", nil), "key", `""`, "1 to 1024")
 	bad("NUL in key", s.Put("name", "a\x00b", nil), "key")
 	bad("long kind", s.Put(discovery.Kind(long), "a", nil), "kind")
-	bad("long value", s.Put("name", "a", make([]byte, MaxValue+1)), "1048577", "1048576")
+	bad("long value", s.Put("name", "a", make([]byte, discovery.MaxRowValue+1)), "1048577", "1048576")
 	_, err := s.Apply([]discovery.Row{{Writer: "b", Kind: "name", Key: "x"}})
 	bad("no incarnation", err, "incarnation 0")
 	bad("no self", open(t, Options{}).Put("name", "a", nil), "no writer")

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"weft/discovery"
-	"weft/discovery/state"
 	"weft/lb"
 )
 
@@ -20,7 +19,7 @@ import (
 type Peers interface {
 	// Applied returns nil when the tables of the node that answers at addr have all rows up to where they are
 	// known, and waits for it as long as ctx allows. errors.ErrUnsupported tells that it never will say.
-	Applied(ctx context.Context, addr string, known map[state.Stream]state.Position) error
+	Applied(ctx context.Context, addr string, known map[discovery.Stream]discovery.Position) error
 }
 
 const (
@@ -32,7 +31,7 @@ const (
 var errGone = errors.New("the node is gone")
 
 // Applied returns when this node's tables have rows up to where they are known, or when ctx ends.
-func (e *Engine) Applied(ctx context.Context, known map[state.Stream]state.Position) error {
+func (e *Engine) Applied(ctx context.Context, known map[discovery.Stream]discovery.Position) error {
 	for of, at := range known {
 		for changed := e.store.Changed(); !e.store.Position(of).Reaches(at); changed = e.store.Changed() {
 			select {
@@ -70,7 +69,7 @@ func (e *Engine) settle(ctx context.Context, wait time.Duration) (late []discove
 }
 
 // ask asks all peers at once.
-func (e *Engine) ask(ctx context.Context, peers map[discovery.NodeID]string, known map[state.Stream]state.Position) (late []discovery.NodeID) {
+func (e *Engine) ask(ctx context.Context, peers map[discovery.NodeID]string, known map[discovery.Stream]discovery.Position) (late []discovery.NodeID) {
 	ctx, done := context.WithCancel(ctx)
 	var asking, watching sync.WaitGroup
 	var mu sync.Mutex // guards late
@@ -112,7 +111,7 @@ func (e *Engine) dropGone(ctx context.Context, stops map[discovery.NodeID]contex
 }
 
 // askOne reports whether a node need not be waited for any more.
-func (e *Engine) askOne(ctx context.Context, addr string, known map[state.Stream]state.Position) bool {
+func (e *Engine) askOne(ctx context.Context, addr string, known map[discovery.Stream]discovery.Position) bool {
 	pause := firstAskAgain
 	for {
 		err := e.peers.Applied(ctx, addr, known)

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"weft/discovery"
-	"weft/discovery/state"
 	"weft/lb"
 )
 
@@ -32,7 +31,7 @@ func newPeers(nodes ...string) *peers {
 }
 
 // Applied implements engine.Peers.
-func (p *peers) Applied(ctx context.Context, addr string, _ map[state.Stream]state.Position) error {
+func (p *peers) Applied(ctx context.Context, addr string, _ map[discovery.Stream]discovery.Position) error {
 	p.mu.Lock()
 	select {
 	case <-p.asked[addr]:
@@ -161,7 +160,7 @@ func TestAppliedWaitsForRowsAndTables(t *testing.T) {
 	n.refuse.Store(true)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	known := map[state.Stream]state.Position{
+	known := map[discovery.Stream]discovery.Position{
 		{Writer: "n2"}:             {Incarnation: 1, Seq: 103},
 		{Writer: discovery.Ledger}: {Incarnation: 1, Seq: 101},
 	}

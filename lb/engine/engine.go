@@ -114,7 +114,7 @@ type Snapshot struct {
 	Named uint64                             // grows with each change of Names
 	Stats Stats
 	// Applied is up to where the rows of the masters, and of each node with backends, are in VIPs.
-	Applied map[state.Stream]state.Position
+	Applied map[discovery.Stream]discovery.Position
 	// Err is why the tables are not equal to VIPs; it is tried again.
 	Err error
 

@@ -55,9 +55,9 @@ func newFacts(store *state.Store, members Members, log *slog.Logger) *facts {
 
 // tell brings c up to date, and returns up to where the rows of each node with backends are in it;
 // fresh: there is a node more.
-func (f *facts) tell(c *compile.Compiler) (applied map[state.Stream]state.Position, fresh bool) {
+func (f *facts) tell(c *compile.Compiler) (applied map[discovery.Stream]discovery.Position, fresh bool) {
 	// What is known is asked before what changed: it is in it, whatever comes meanwhile.
-	applied = make(map[state.Stream]state.Position, len(f.speakers)+1)
+	applied = make(map[discovery.Stream]discovery.Position, len(f.speakers)+1)
 	for node := range f.speakers {
 		applied[streamOf(node)] = f.store.Position(streamOf(node))
 	}
@@ -92,9 +92,9 @@ func (f *facts) tell(c *compile.Compiler) (applied map[state.Stream]state.Positi
 }
 
 // ledger is what the masters say.
-var ledger = state.Stream{Writer: discovery.Ledger}
+var ledger = discovery.Stream{Writer: discovery.Ledger}
 
-func streamOf(node discovery.NodeID) state.Stream { return state.Stream{Writer: string(node)} }
+func streamOf(node discovery.NodeID) discovery.Stream { return discovery.Stream{Writer: string(node)} }
 
 // backend reads a row; nil: there is none to be used.
 func (f *facts) backend(r discovery.Row) *lb.Backend {

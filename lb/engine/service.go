@@ -231,15 +231,15 @@ func (e *Engine) replace(task string, backends []lb.Backend) error {
 
 // written is how far own rows and those of the masters are. A pass that has them begins soon: what came last
 // may be a row that this room does not wait for.
-func (e *Engine) written() map[state.Stream]state.Position {
+func (e *Engine) written() map[discovery.Stream]discovery.Position {
 	own := streamOf(e.self)
-	known := map[state.Stream]state.Position{own: e.store.Position(own), ledger: e.store.Position(ledger)}
+	known := map[discovery.Stream]discovery.Position{own: e.store.Position(own), ledger: e.store.Position(ledger)}
 	e.nudge()
 	return known
 }
 
 // has tells what misses until rows, up to where they are known, are in the snapshot.
-func (s *Snapshot) has(known map[state.Stream]state.Position) error {
+func (s *Snapshot) has(known map[discovery.Stream]discovery.Position) error {
 	for of, at := range known {
 		if !s.Applied[of].Reaches(at) {
 			return errors.New("the tables don't have it yet")
@@ -250,7 +250,7 @@ func (s *Snapshot) has(known map[state.Stream]state.Position) error {
 
 // published tells what a registration still waits for: each of its backends is in, or out for what it is
 // itself, and nothing of an earlier one is left.
-func published(s *Snapshot, self discovery.NodeID, known map[state.Stream]state.Position, backends []lb.Backend) error {
+func published(s *Snapshot, self discovery.NodeID, known map[discovery.Stream]discovery.Position, backends []lb.Backend) error {
 	if s.Err != nil {
 		return s.Err
 	}

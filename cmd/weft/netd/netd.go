@@ -168,7 +168,7 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 	}
 	d.syncer, err = discoverypb.NewSyncer(discoverypb.SyncOptions{
 		Store: d.store, Log: d.log.WithGroup("sync"),
-		Applied: func(ctx context.Context, known map[state.Stream]state.Position) error { // served once d.lb is there
+		Applied: func(ctx context.Context, known map[discovery.Stream]discovery.Position) error { // served once d.lb is there
 			return d.lb.Applied(ctx, known)
 		},
 	})

@@ -98,7 +98,7 @@ type asker struct {
 }
 
 // Applied implements load balancing's Peers.
-func (a *asker) Applied(ctx context.Context, addr string, known map[state.Stream]state.Position) error {
+func (a *asker) Applied(ctx context.Context, addr string, known map[discovery.Stream]discovery.Position) error {
 	conn, err := a.conn(addr)
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ const answersWithin = time.Second
 type Peers interface {
 	// Applied returns nil when the tables of the node that answers at addr have all rows up to where they are known, and
 	// waits for it as long as ctx allows.
-	Applied(ctx context.Context, addr string, known map[state.Stream]state.Position) error
+	Applied(ctx context.Context, addr string, known map[discovery.Stream]discovery.Position) error
 }
 
 // Published returns what is published, by address and port; with edges also which nodes of the edge live, and whether
@@ -51,8 +51,8 @@ func (e *Engine) Published(ctx context.Context, edges bool) ([]lb.PublicationSta
 func (e *Engine) askEdges(ctx context.Context) []lb.EdgeStatus {
 	ctx, cancel := context.WithTimeout(ctx, answersWithin)
 	defer cancel()
-	ledger := state.Stream{Writer: discovery.Ledger}
-	known := map[state.Stream]state.Position{ledger: e.o.Store.Position(ledger)}
+	ledger := discovery.Stream{Writer: discovery.Ledger}
+	known := map[discovery.Stream]discovery.Position{ledger: e.o.Store.Position(ledger)}
 	at := make(map[discovery.NodeID]string)
 	for _, n := range all[discovery.Node](e, discovery.KindNode) {
 		at[n.ID] = n.Peer
@@ -70,7 +70,7 @@ func (e *Engine) askEdges(ctx context.Context) []lb.EdgeStatus {
 	return list
 }
 
-func (e *Engine) askEdge(ctx context.Context, node discovery.NodeID, at map[discovery.NodeID]string, known map[state.Stream]state.Position) error {
+func (e *Engine) askEdge(ctx context.Context, node discovery.NodeID, at map[discovery.NodeID]string, known map[discovery.Stream]discovery.Position) error {
 	switch addr := at[node]; {
 	case node == e.self:
 		return e.Follow(ctx)

@@ -14,7 +14,6 @@ import (
 	"weft/bpf/row"
 	"weft/bpf/table"
 	"weft/discovery"
-	"weft/discovery/state"
 	"weft/lb"
 	"weft/lb/edge/engine"
 )
@@ -22,8 +21,8 @@ import (
 // edges answer by address: true at once, false never; of all that the masters said.
 type edges map[string]bool
 
-func (e edges) Applied(ctx context.Context, addr string, known map[state.Stream]state.Position) error {
-	if e[addr] && known[state.Stream{Writer: discovery.Ledger}].Seq == 5 {
+func (e edges) Applied(ctx context.Context, addr string, known map[discovery.Stream]discovery.Position) error {
+	if e[addr] && known[discovery.Stream{Writer: discovery.Ledger}].Seq == 5 {
 		return nil
 	}
 	<-ctx.Done()

@@ -127,7 +127,7 @@ func (o *other) tell(rows []discovery.Row) (float64, error) {
 	}
 	for {
 		changed := o.engine.Changed()
-		if snapshot := o.engine.Snapshot(); snapshot != nil && snapshot.Applied[state.Stream{Writer: otherNode}].Seq >= o.seq {
+		if snapshot := o.engine.Snapshot(); snapshot != nil && snapshot.Applied[discovery.Stream{Writer: otherNode}].Seq >= o.seq {
 			return float64(time.Since(began)) / 1e6, snapshot.Err
 		}
 		<-changed
