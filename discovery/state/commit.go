@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weft/discovery"
+	"weft/discovery/state/operation"
 )
 
 // change is one caller's wish. decide may run twice, when what it wrote could not be stored.
@@ -113,12 +114,12 @@ func (s *Store) boot() error {
 	own := t.mem.stream(discovery.Stream{Writer: s.self})
 	switch {
 	case s.self == "":
-	case own.incarnation == 0:
-		own.incarnation = uint64(time.Now().UnixNano())
+	case own.Incarnation == 0:
+		own.Incarnation = uint64(time.Now().UnixNano())
 		t.setStream(own)
 	case s.stats.salvage.Load() > 0, t.old, own.removed():
 		// Rows may be lost that others have: what we say from now on must be newer than all of it.
-		t.renew(own.incarnation)
+		t.renew(own.Incarnation)
 	}
 	t.renewed = time.Time{}
 	if s.disk != nil && (fresh || s.stats.salvage.Load() > 0 || len(t.ops) > 0) {
@@ -173,11 +174,11 @@ func (t *tx) repair() {
 			return
 		}
 		st := streams[of]
-		st.Stream, st.incarnation = of, max(st.incarnation, r.Incarnation)
+		st.Stream, st.Incarnation = of, max(st.Incarnation, r.Incarnation)
 		streams[of] = st
 	})
 	t.mem.each("", func(r *discovery.Row) {
-		if r.Incarnation < streams[r.Stream()].incarnation {
+		if r.Incarnation < streams[r.Stream()].Incarnation {
 			drop = append(drop, r)
 		}
 	})
@@ -185,7 +186,7 @@ func (t *tx) repair() {
 		t.mem.drop(r)
 	}
 	for _, st := range streams {
-		st.seq, st.floor = 0, 0
+		st.Seq, st.Floor = 0, 0
 		t.setStream(st)
 	}
 }
@@ -213,7 +214,7 @@ func (t *tx) recount() {
 	t.streams = int64(len(known))
 	for name := range gone {
 		if of := (discovery.Stream{Writer: name}); known[of].Writer == "" {
-			known[of] = stream{Stream: of}
+			known[of] = unknown(of)
 		}
 	}
 	for of, st := range known {
@@ -226,26 +227,25 @@ func (t *tx) recount() {
 // redo repeats the operations of one record of the log.
 func (t *tx) redo(ops []byte) error {
 	for len(ops) > 0 {
-		op, rest, err := readOp(ops)
+		op, rest, err := operation.Read(ops)
 		if err != nil {
 			return err
 		}
 		ops = rest
-		switch op.code {
-		case opRow:
-			row := op.row // not op, which is twice as large
+		switch op.Code {
+		case operation.SetRow:
+			row := op.Row // not op, which is twice as large
 			t.mem.set(&row)
-		case opDrop:
-			t.mem.drop(&op.row)
-		case opForget:
-			t.mem.dropStream(op.stream.Stream)
-		case opStream, opOldStream, opOldWriter:
-			t.old = t.old || op.code != opStream
+		case operation.DropRow:
+			t.mem.drop(&op.Row)
+		case operation.SetStream:
+			t.old = t.old || op.Old
 			t.s.rev++
-			op.stream.rev = t.s.rev
-			t.mem.setStream(op.stream)
+			t.mem.setStream(stream{Known: op.Stream, rev: t.s.rev})
+		case operation.Forget:
+			t.mem.dropStream(op.Stream.Stream)
 		default:
-			return fmt.Errorf("operation %d: %w", op.code, ErrBroken)
+			return fmt.Errorf("operation %d: %w", op.Code, ErrBroken)
 		}
 	}
 	return nil

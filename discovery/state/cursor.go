@@ -214,7 +214,7 @@ func (c *Cursor) behind(mem *memory, of discovery.Stream) iter.Seq[Batch] {
 		here, ok := st.position()
 		switch {
 		case !ok || !wanted || st.removed() || !here.After(there):
-		case !known || there.Incarnation < here.Incarnation || there.Seq < st.floor:
+		case !known || there.Incarnation < here.Incarnation || there.Seq < st.Floor:
 			yield(Batch{Stream: of, Incarnation: here.Incarnation, To: here.Seq, Reset: true, Rows: wholeStream(mem, of)})
 		default:
 			tail(mem, &st, there.Seq, yield)
@@ -224,7 +224,7 @@ func (c *Cursor) behind(mem *memory, of discovery.Stream) iter.Seq[Batch] {
 
 // tail yields the changes of a stream after from, in pieces that end between two Seqs.
 func tail(mem *memory, st *stream, from uint64, yield func(Batch) bool) {
-	next := Batch{Stream: st.Stream, Incarnation: st.incarnation, From: from, To: from}
+	next := Batch{Stream: st.Stream, Incarnation: st.Incarnation, From: from, To: from}
 	size, more := 0, true
 	mem.eachAfter(st.Stream, from, func(r *discovery.Row) bool {
 		if size > batchBytes && r.Seq > next.To {
@@ -239,7 +239,7 @@ func tail(mem *memory, st *stream, from uint64, yield func(Batch) bool) {
 		return true
 	})
 	if more {
-		next.To = st.seq
+		next.To = st.Seq
 		yield(next)
 	}
 }

@@ -52,10 +52,10 @@ func (st *stream) position() (discovery.Position, bool) {
 	switch {
 	case st.removed():
 		return discovery.Position{Incarnation: st.gone, Seq: math.MaxUint64}, true
-	case st.seq == 0:
+	case st.Seq == 0:
 		return discovery.Position{}, false
 	}
-	return discovery.Position{Incarnation: st.incarnation, Seq: st.seq}, true
+	return discovery.Position{Incarnation: st.Incarnation, Seq: st.Seq}, true
 }
 
 // Position returns how far a stream is known; the zero one if nothing is.

@@ -22,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"weft/discovery"
+	"weft/discovery/state/operation"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -117,7 +118,7 @@ func TestNewerVersionIsNotTouched(t *testing.T) {
 func TestTheFirstVersionIsReadAndReplaced(t *testing.T) {
 	o := Options{Self: "a", Dir: t.TempDir()}
 	oldWriter := func(name string, seq uint64) []byte {
-		b := appendNames([]byte{opOldWriter}, name)
+		b := append([]byte{3, byte(len(name))}, name...) // an operation of that version alone
 		return binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(b, 5), seq), 0)
 	}
 	var ops []byte
@@ -128,7 +129,7 @@ func TestTheFirstVersionIsReadAndReplaced(t *testing.T) {
 		{Writer: "b", Kind: "endpoint", Key: "y", Value: []byte("4")},
 	} {
 		r.Incarnation, r.Seq = 5, uint64(i+1)
-		ops = appendRow(ops, &r)
+		ops = operation.AppendRow(ops, &r)
 	}
 	ops = append(append(ops, oldWriter("a", 2)...), oldWriter("b", 4)...)
 	file := record([]byte(fileMagic+"\x01\x00\x01a"), ops)
@@ -479,34 +480,6 @@ func TestFullDiskIsToldAndMended(t *testing.T) {
 	}
 }
 
-func FuzzReadOp(f *testing.F) {
-	f.Add(appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2, Value: []byte("v")}))
-	f.Add(appendDrop(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x"}))
-	f.Add(appendStream(nil, &stream{Stream: discovery.Stream{Writer: "a", Topic: discovery.Topic{Kind: "endpoint"}}, incarnation: 1, seq: 2, floor: 1}))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		op, rest, err := readOp(data)
-		if err != nil {
-			return
-		}
-		if len(rest) >= len(data) {
-			t.Fatal("nothing was read")
-		}
-		var again []byte
-		switch op.code {
-		case opRow:
-			again = appendRow(nil, &op.row)
-		case opDrop:
-			again = appendDrop(nil, &op.row)
-		case opStream, opOldWriter:
-			again = appendStream(nil, &op.stream)
-		}
-		op2, rest2, err := readOp(again)
-		if err != nil || len(rest2) > 0 || !cmp.Equal(op2.row, op.row) || op2.stream != op.stream {
-			t.Fatalf("written again: %+v, %v; want %+v", op2, err, op)
-		}
-	})
-}
-
 // The form of a state file, as package journal says it.
 const (
 	fileName   = "rows.log"
@@ -524,7 +497,7 @@ func record(b, ops []byte) []byte {
 
 func FuzzOpen(f *testing.F) {
 	f.Add([]byte(fileMagic))
-	f.Add(record([]byte(fileMagic+"\x01\x00\x01a"), appendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2})))
+	f.Add(record([]byte(fileMagic+"\x01\x00\x01a"), operation.AppendRow(nil, &discovery.Row{Writer: "a", Kind: "name", Key: "x", Incarnation: 1, Seq: 2})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, fileName), data, 0o600); err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"weft/discovery"
+	"weft/discovery/state/operation"
 )
 
 // interest is which topics of others are taken, and when each was. It is never changed.
@@ -105,7 +106,7 @@ func (t *tx) forget(of discovery.Stream) {
 	if t.mem.dropStream(of) {
 		t.streams--
 	}
-	t.ops = appendForget(t.ops, of)
+	t.ops = operation.AppendForget(t.ops, of)
 }
 
 // Interest returns the topics of others that are taken, and the version of that.

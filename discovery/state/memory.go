@@ -9,6 +9,7 @@ import (
 	"github.com/google/btree"
 
 	"weft/discovery"
+	"weft/discovery/state/operation"
 )
 
 // degree of the trees: of 16 and 32 the one with less memory.
@@ -16,18 +17,18 @@ const degree = 32
 
 // stream is what is known of one stream as a whole; a value in the tree is never changed.
 type stream struct {
-	discovery.Stream
-	incarnation uint64
-	seq         uint64 // everything up to here is known; 0: something may be missing
-	floor       uint64 // deletions up to here may be forgotten
-	gone        uint64 // of the writer, by the masters: incarnations up to this one are void
-	least       uint64 // of a topic: the incarnation of what everyone has of the writer. As memory.stream returns it
-	tombstones  int
-	rev         uint64 // the store's own count of changes: which streams changed since
+	operation.Known
+	gone       uint64 // of the writer, by the masters: incarnations up to this one are void
+	least      uint64 // of a topic: the incarnation of what everyone has of the writer. As memory.stream returns it
+	tombstones int
+	rev        uint64 // the store's own count of changes: which streams changed since
 }
 
+// unknown is a stream that nothing is known of.
+func unknown(of discovery.Stream) stream { return stream{Known: operation.Known{Stream: of}} }
+
 // removed tells that the masters declared this life of the writer over.
-func (st *stream) removed() bool { return st.gone > 0 && st.incarnation <= st.gone }
+func (st *stream) removed() bool { return st.gone > 0 && st.Incarnation <= st.gone }
 
 // memory is the rows in four orders and the streams in three. A published one is only read; changes
 // are made to a fork, which shares what stays as it is.
@@ -217,14 +218,14 @@ func (m *memory) oldestTombstone(of discovery.Stream) (oldest *discovery.Row) {
 
 // stream returns what is known of one, with what the masters said of its writer.
 func (m *memory) stream(of discovery.Stream) stream {
-	st, there := m.streams.Get(&stream{Stream: of})
+	st, there := m.streams.Get(new(unknown(of)))
 	if !there {
-		st = &stream{Stream: of}
+		st = new(unknown(of))
 	}
 	now := *st
 	if !of.Topic.IsZero() {
 		base := m.stream(discovery.Stream{Writer: of.Writer})
-		now.gone, now.least = base.gone, base.incarnation
+		now.gone, now.least = base.gone, base.Incarnation
 	}
 	return now
 }
@@ -243,7 +244,7 @@ func (m *memory) setStream(st stream) (added bool) {
 }
 
 func (m *memory) dropStream(of discovery.Stream) (dropped bool) {
-	old, there := m.streams.Delete(&stream{Stream: of})
+	old, there := m.streams.Delete(new(unknown(of)))
 	if there {
 		m.revs.Delete(old)
 		m.ownTopics().Delete(of)
@@ -273,7 +274,7 @@ func (m *memory) eachStream(f func(*stream)) {
 
 // streamsOf returns the streams of a writer.
 func (m *memory) streamsOf(writer string) (all []discovery.Stream) {
-	m.streams.AscendGreaterOrEqual(&stream{Stream: discovery.Stream{Writer: writer}}, func(st *stream) bool {
+	m.streams.AscendGreaterOrEqual(new(unknown(discovery.Stream{Writer: writer})), func(st *stream) bool {
 		if st.Writer != writer {
 			return false
 		}
@@ -323,11 +324,11 @@ func (m *memory) snapshot(size int, f func(ops []byte) error) error {
 		}
 	}
 	m.each("", func(r *discovery.Row) {
-		ops = appendRow(ops, r)
+		ops = operation.AppendRow(ops, r)
 		flush(size)
 	})
 	m.eachStream(func(st *stream) {
-		ops = appendStream(ops, st)
+		ops = operation.AppendStream(ops, &st.Known)
 		flush(size)
 	})
 	flush(0)

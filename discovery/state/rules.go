@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft/discovery"
+	"weft/discovery/state/operation"
 )
 
 // renewEvery is how often at most own rows are renewed because someone else knows more of us than
@@ -54,9 +55,9 @@ func (t *tx) del(kind discovery.Kind, key string) {
 
 func (t *tx) write(old *discovery.Row, r discovery.Row) {
 	st := t.mem.stream(discovery.Stream{Writer: t.s.self, Topic: r.Kind.Topic(r.Key)})
-	st.incarnation = t.mem.stream(discovery.Stream{Writer: t.s.self}).incarnation // the topic's first row begins it
-	st.seq++
-	r.Writer, r.Incarnation, r.Seq = st.Writer, st.incarnation, st.seq
+	st.Incarnation = t.mem.stream(discovery.Stream{Writer: t.s.self}).Incarnation // the topic's first row begins it
+	st.Seq++
+	r.Writer, r.Incarnation, r.Seq = st.Writer, st.Incarnation, st.Seq
 	t.setRow(&st, old, &r)
 	t.setStream(st)
 }
@@ -99,7 +100,7 @@ func (t *tx) applyRun(rows []discovery.Row) (changed int) {
 		if t.take(&st, r) {
 			changed++
 		}
-		st.seq = max(st.seq, r.Seq)
+		st.Seq = max(st.Seq, r.Seq)
 	}
 	if st != before {
 		t.setStream(st)
@@ -115,9 +116,9 @@ func (t *tx) current(st *stream, incarnation uint64) bool {
 		return false
 	case incarnation < t.life(st):
 		return false
-	case incarnation > st.incarnation:
+	case incarnation > st.Incarnation:
 		t.clear(st)
-		st.incarnation = incarnation
+		st.Incarnation = incarnation
 		t.endTopics(st)
 	}
 	return true
@@ -126,7 +127,7 @@ func (t *tx) current(st *stream, incarnation uint64) bool {
 // life is the incarnation that a stream's rows must have at least. That of the rows which everyone has
 // counts for the writer's topics too: they may never say anything in a new life.
 func (t *tx) life(st *stream) uint64 {
-	return max(st.incarnation, st.least)
+	return max(st.Incarnation, st.least)
 }
 
 // endTopics forgets what a writer said on topics before the life that st begins.
@@ -135,7 +136,7 @@ func (t *tx) endTopics(st *stream) {
 		return
 	}
 	for _, of := range t.mem.streamsOf(st.Writer) {
-		if topic := t.mem.stream(of); !of.Topic.IsZero() && topic.incarnation < st.incarnation {
+		if topic := t.mem.stream(of); !of.Topic.IsZero() && topic.Incarnation < st.Incarnation {
 			t.clear(&topic)
 			t.setStream(topic)
 		}
@@ -148,7 +149,7 @@ func (t *tx) take(st *stream, r discovery.Row) bool {
 	if old != nil && old.Seq >= r.Seq {
 		return false
 	}
-	if old == nil && r.Seq <= st.floor {
+	if old == nil && r.Seq <= st.Floor {
 		return false // it was deleted since, and the deletion forgotten
 	}
 	if r.Deleted {
@@ -172,11 +173,11 @@ func (t *tx) applyBatch(b *Batch) (changed int, err error) {
 	case b.Incarnation <= st.gone:
 		t.refused += uint64(len(b.Rows))
 		return 0, nil
-	case b.Incarnation < t.life(&st), b.Incarnation == st.incarnation && b.To <= st.seq:
+	case b.Incarnation < t.life(&st), b.Incarnation == st.Incarnation && b.To <= st.Seq:
 		return 0, nil
-	case !b.Reset && (b.Incarnation > st.incarnation || b.From > st.seq):
+	case !b.Reset && (b.Incarnation > st.Incarnation || b.From > st.Seq):
 		return 0, fmt.Errorf("batch of %s from %d/%d to %d, known to %d/%d: %w",
-			b.Stream, b.Incarnation, b.From, b.To, st.incarnation, st.seq, ErrGap)
+			b.Stream, b.Incarnation, b.From, b.To, st.Incarnation, st.Seq, ErrGap)
 	}
 	t.current(&st, b.Incarnation)
 	if b.Reset {
@@ -188,9 +189,9 @@ func (t *tx) applyBatch(b *Batch) (changed int, err error) {
 		}
 	}
 	if b.Reset {
-		st.floor = max(st.floor, b.To)
+		st.Floor = max(st.Floor, b.To)
 	}
-	st.seq = b.To
+	st.Seq = b.To
 	t.setStream(st)
 	return changed, nil
 }
@@ -218,7 +219,7 @@ func (t *tx) dropMissing(st *stream, b *Batch) (changed int) {
 			changed++
 		}
 	}
-	st.floor = 0 // what follows is whole: nothing in it can be an old row come back
+	st.Floor = 0 // what follows is whole: nothing in it can be an old row come back
 	return changed
 }
 
@@ -229,14 +230,14 @@ func (t *tx) clear(st *stream) {
 	for _, r := range drop {
 		t.dropRow(st, r)
 	}
-	st.incarnation, st.seq, st.floor = 0, 0, 0
+	st.Incarnation, st.Seq, st.Floor = 0, 0, 0
 }
 
 // meetSelf is told what others know of our own rows. When that is more than we know, our disk is
 // older than what we once said, and what we say now would be taken for old: begin a new life.
 func (t *tx) meetSelf(of discovery.Stream, p discovery.Position) {
 	st := t.mem.stream(of)
-	if !p.After(discovery.Position{Incarnation: t.life(&st), Seq: st.seq}) {
+	if !p.After(discovery.Position{Incarnation: t.life(&st), Seq: st.Seq}) {
 		return
 	}
 	if now := time.Now(); now.Sub(t.renewed) >= renewEvery {
@@ -248,7 +249,7 @@ func (t *tx) meetSelf(of discovery.Stream, p discovery.Position) {
 func (t *tx) renew(after uint64) {
 	own := t.mem.liveOf(t.s.self, "")
 	base := t.mem.stream(discovery.Stream{Writer: t.s.self})
-	life := max(uint64(time.Now().UnixNano()), after+1, base.incarnation+1, base.gone+1)
+	life := max(uint64(time.Now().UnixNano()), after+1, base.Incarnation+1, base.gone+1)
 	fresh := map[discovery.Stream]*stream{base.Stream: &base}
 	for _, of := range t.mem.streamsOf(t.s.self) {
 		st := t.mem.stream(of)
@@ -256,12 +257,12 @@ func (t *tx) renew(after uint64) {
 	}
 	for _, st := range fresh {
 		t.clear(st)
-		st.incarnation = life
+		st.Incarnation = life
 	}
 	for i := range own {
 		st := fresh[own[i].Stream()]
-		st.seq++
-		own[i].Incarnation, own[i].Seq = life, st.seq
+		st.Seq++
+		own[i].Incarnation, own[i].Seq = life, st.Seq
 		t.setRow(st, nil, &own[i])
 	}
 	for _, st := range fresh {
@@ -283,12 +284,12 @@ func (t *tx) admit(r *discovery.Row) {
 	}
 	st.gone = gone
 	t.setStream(st)
-	if st.Writer == t.s.self && st.removed() && st.incarnation > 0 {
+	if st.Writer == t.s.self && st.removed() && st.Incarnation > 0 {
 		t.renew(gone)
 		return
 	}
 	for _, of := range t.mem.streamsOf(r.Key) {
-		if st := t.mem.stream(of); st.removed() && st.incarnation > 0 {
+		if st := t.mem.stream(of); st.removed() && st.Incarnation > 0 {
 			t.clear(&st)
 			t.setStream(st)
 		}
@@ -314,12 +315,12 @@ func (t *tx) setRow(st *stream, old, r *discovery.Row) {
 		t.rows++
 	}
 	t.mem.set(r)
-	t.ops = appendRow(t.ops, r)
+	t.ops = operation.AppendRow(t.ops, r)
 	t.kinds[r.Kind] = append(t.kinds[r.Kind], r)
 	t.admit(r)
 	for st.tombstones > t.limit(st) {
 		oldest := t.mem.oldestTombstone(st.Stream)
-		st.floor = max(st.floor, oldest.Seq)
+		st.Floor = max(st.Floor, oldest.Seq)
 		t.dropRow(st, oldest)
 	}
 }
@@ -328,7 +329,7 @@ func (t *tx) setRow(st *stream, old, r *discovery.Row) {
 func (t *tx) dropRow(st *stream, r *discovery.Row) {
 	t.uncount(st, r)
 	t.mem.drop(r)
-	t.ops = appendDrop(t.ops, r)
+	t.ops = operation.AppendDrop(t.ops, r)
 	if !r.Deleted {
 		t.kinds[r.Kind] = append(t.kinds[r.Kind], r)
 	}
@@ -353,7 +354,7 @@ func (t *tx) setStream(st stream) {
 		t.streams++
 	}
 	t.touched = append(t.touched, st.Stream)
-	t.ops = appendStream(t.ops, &st)
+	t.ops = operation.AppendStream(t.ops, &st.Known)
 }
 
 func (t *tx) limit(st *stream) int {

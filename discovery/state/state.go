@@ -240,7 +240,7 @@ func (s *Store) Own(kind discovery.Kind) []discovery.Row {
 // Incarnation returns the life that own rows are written in.
 func (s *Store) Incarnation() uint64 {
 	st := s.now().stream(discovery.Stream{Writer: s.self})
-	return st.incarnation
+	return st.Incarnation
 }
 
 // Close ends the use of the folder. Rows can still be read; changes give ErrClosed.
