@@ -100,7 +100,7 @@ func (s *Store) publish(t *tx) {
 		close(*s.turned.Swap(new(make(chan struct{}))))
 	}
 	if len(t.kinds) > 0 {
-		s.watch.wake(t.kinds)
+		s.readers.Wake(t.kinds)
 	}
 }
 

@@ -9,8 +9,8 @@
 //
 //  1. queue   (commit.go)  callers line up; the first takes along who came meanwhile
 //  2. decide  (rules.go)   incarnation, sequence, tombstones, admission
-//  3. log     (journal)    one checksummed record per group; synced when one of them is our own row
-//  4. publish (commit.go)  the memory becomes visible, watchers of the kinds wake up
+//  3. log     (journal)    one checksummed record of operations per group; synced when one of them is our own row
+//  4. publish (commit.go)  the memory becomes visible, readers of the kinds wake up (watch)
 package state
 
 import (
@@ -25,6 +25,7 @@ import (
 
 	"weft/discovery"
 	"weft/discovery/state/journal"
+	"weft/discovery/state/watch"
 )
 
 // DefaultTombstones is how many deleted rows of a node are remembered; of the ledger it is 64 times
@@ -80,7 +81,7 @@ type Store struct {
 	tombstones int
 	log        *slog.Logger
 	published  atomic.Pointer[memory] // what readers see; never changed
-	watch      watchers
+	readers    watch.Readers
 	hub        hub
 	turned     atomic.Pointer[chan struct{}] // closed at the next change of the interest
 

@@ -91,30 +91,6 @@ func TestRowsAreOrderedAndLive(t *testing.T) {
 	}
 }
 
-func TestChangedWakesTheRightKinds(t *testing.T) {
-	s := open(t, Options{Self: "a"})
-	name, node, both, anything := s.Changed("name"), s.Changed("node"), s.Changed("node", "name"), s.Changed()
-	if again := s.Changed("name", "node"); again != both {
-		t.Error("the same kinds in another order have a channel of their own")
-	}
-	put(t, s, "name", "x", "1")
-	for what, ch := range map[string]<-chan struct{}{"name": name, "node+name": both, "any": anything} {
-		select {
-		case <-ch:
-		default:
-			t.Errorf("watcher of %s still sleeps", what)
-		}
-	}
-	select {
-	case <-node:
-		t.Error("watcher of node woke up for a name")
-	default:
-	}
-	if s.Changed("name") == name {
-		t.Error("a closed channel is handed out again")
-	}
-}
-
 func TestGreaterIncarnationVoidsOlderRows(t *testing.T) {
 	s := open(t, Options{Self: "a"})
 	row := func(inc, seq uint64, key string) discovery.Row {
