@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"weft/overlay"
 	"weft/tests/bench/report"
 	"weft/tests/lab"
+	"weft/tests/lab/owned"
 )
 
 // rounds is how often something is done on real hosts.
@@ -41,16 +41,17 @@ func measureHosts(ctx context.Context, weft string, r rounds) (lines []report.Li
 	if weft, err = filepath.Abs(weft); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("/run", "weft-convergence-")
+	dir, err := owned.Folder("/run", "weft-convergence.", lab.Down)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, lab.Down(dir)) }()
 	l, err := lab.Up(ctx, lab.Options{Dir: dir, Hosts: r.hosts, Binary: weft})
 	if err != nil {
 		return nil, err
 	}
 	s := &stage{lab: l}
-	defer func() { err = errors.Join(err, s.end(), lab.Down(dir), os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, s.end()) }()
 	if err := s.set(ctx); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"weft/discovery/discoverypb"
 	"weft/discovery/state"
 	"weft/overlay"
+	"weft/tests/lab/owned"
 )
 
 // prod is the network of all simulated tasks.
@@ -39,7 +40,7 @@ func (alive) Alive(discovery.NodeID) bool { return true }
 
 func openHub(ctx context.Context) (h *hub, err error) {
 	h = &hub{ended: make(chan error, 1)}
-	if h.dir, err = os.MkdirTemp("", "weft-convergence-"); err != nil {
+	if h.dir, err = owned.Folder(os.TempDir(), "weft-convergence.", os.RemoveAll); err != nil {
 		return nil, err
 	}
 	if h.store, err = state.Open(state.Options{Whole: true}); err != nil {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/tests/bench/report"
+	"weft/tests/lab/owned"
 )
 
 // options of a run.
@@ -99,7 +100,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it needs root: it makes network namespaces and loads BPF programs")
 	}
-	dir, err := os.MkdirTemp("/run", "weft-bench-dns-")
+	dir, err := owned.Folder("/run", "weft-bench-dns.", os.RemoveAll)
 	if err != nil {
 		return err
 	}

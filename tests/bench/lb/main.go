@@ -23,6 +23,7 @@ import (
 
 	"weft/tests/bench/ends"
 	"weft/tests/bench/report"
+	"weft/tests/lab/owned"
 )
 
 // options of a run.
@@ -57,7 +58,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it needs root: it makes network namespaces and loads BPF programs")
 	}
-	dir, err := os.MkdirTemp("", "weft-bench-load-")
+	dir, err := owned.Folder(os.TempDir(), "weft-bench-load.", os.RemoveAll)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"weft/lb/apply"
 	"weft/lb/compile"
 	"weft/tests/bench/ends"
+	"weft/tests/lab/owned"
 )
 
 // Who talks to the server, each from a namespace of its own.
@@ -71,7 +72,7 @@ func newStage(load string) (*stage, error) {
 		return s, err
 	}
 	var err error
-	if s.pin, err = os.MkdirTemp("", "weft-bench-lb-"); err != nil {
+	if s.pin, err = owned.Folder(os.TempDir(), "weft-bench-lb.", removePins); err != nil {
 		return s, err
 	}
 	if s.plane, err = bpf.Open(bpf.Options{Pin: filepath.Join(s.pin, "bpf")}); err != nil {
@@ -135,11 +136,11 @@ func (s *stage) makeCgroups() error {
 			s.before = filepath.Join(top, path)
 		}
 	}
-	s.inside, err = os.MkdirTemp(top, "weft-bench-in-")
+	s.inside, err = owned.Folder(top, "weft-bench-in.", os.Remove)
 	if err != nil {
 		return err
 	}
-	if s.outside, err = os.MkdirTemp(top, "weft-bench-out-"); err != nil {
+	if s.outside, err = owned.Folder(top, "weft-bench-out.", os.Remove); err != nil {
 		return err
 	}
 	return moveSelf(s.inside)
@@ -222,16 +223,18 @@ func (s *stage) down() error {
 		}
 	}
 	if s.pin != "" {
-		errs = append(errs, unmount(filepath.Join(s.pin, "bpf")), os.RemoveAll(s.pin))
+		errs = append(errs, removePins(s.pin))
 	}
 	return errors.Join(errs...)
 }
 
-func unmount(path string) error {
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return err
+// removePins removes a folder with bpffs in it; what is pinned there goes with it.
+func removePins(dir string) error {
+	err := unix.Unmount(filepath.Join(dir, "bpf"), unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // it was never mounted
+		err = nil
 	}
-	return nil
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // write makes Weft's tables want.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"weft/tests/lab"
+	"weft/tests/lab/owned"
 )
 
 // Variants, by the letter that results have for them.
@@ -72,7 +73,7 @@ func (s side) last() int {
 func build(ctx context.Context, o options) (*topology, error) {
 	t := &topology{o: o, pairs: make(map[string]*pair)}
 	var err error
-	if t.dir, err = os.MkdirTemp("/run", "weft-bench-"); err != nil {
+	if t.dir, err = owned.Folder("/run", "weft-bench.", remove); err != nil {
 		return nil, err
 	}
 	t.load = filepath.Join(t.dir, "load")
@@ -121,10 +122,12 @@ func (t *topology) down() error {
 	for _, e := range t.endpoints {
 		errs = append(errs, e.Stop())
 	}
-	if t.lab != nil {
-		errs = append(errs, lab.Down(t.lab.Dir))
-	}
-	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
+	return errors.Join(append(errs, remove(t.dir))...)
+}
+
+// remove removes a folder of built files with the lab below it.
+func remove(dir string) error {
+	return errors.Join(lab.Down(filepath.Join(dir, "lab")), os.RemoveAll(dir))
 }
 
 // makeRaw: the endpoints are on the hosts themselves.

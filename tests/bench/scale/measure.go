@@ -22,6 +22,7 @@ import (
 	"weft/overlay/apply"
 	"weft/overlay/compile"
 	"weft/overlay/engine"
+	"weft/tests/lab/owned"
 )
 
 // Measures, and what they are of.
@@ -36,7 +37,7 @@ const (
 
 // measure makes the cluster's rows, gives a node what a master would, and boots the node.
 func measure(ctx context.Context, s size) (map[string]float64, error) {
-	dir, err := os.MkdirTemp("", "weft-scale-")
+	dir, err := owned.Folder(os.TempDir(), "weft-scale.", os.RemoveAll)
 	if err != nil {
 		return nil, err
 	}

@@ -13,11 +13,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"weft/tests/lab"
+	"weft/tests/lab/owned"
 )
 
 // Actor is a traffic program that runs.
@@ -28,15 +30,19 @@ type Actor struct {
 	diag *strings.Builder
 }
 
-// Build compiles the program into a folder and returns its path.
-func Build(ctx context.Context, dir string) (string, error) {
-	path := dir + "/traffic"
+// Build compiles the program and returns its path; remove removes it.
+func Build(ctx context.Context) (path string, remove func() error, err error) {
+	dir, err := owned.Folder(os.TempDir(), "weft-traffic.", os.RemoveAll)
+	if err != nil {
+		return "", nil, err
+	}
+	path, remove = filepath.Join(dir, "traffic"), func() error { return os.RemoveAll(dir) }
 	build := exec.CommandContext(ctx, "go", "build", "-o", path, "./tests/chaos/traffic")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the traffic's program: %w: %s", err, out)
+		return "", nil, errors.Join(fmt.Errorf("build the traffic's program: %w: %s", err, out), remove())
 	}
-	return path, nil
+	return path, remove, nil
 }
 
 // Start runs the program in the network of a process of a host. Below the host's cgroup its sockets see VIPs

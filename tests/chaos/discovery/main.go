@@ -31,7 +31,7 @@ type options struct {
 }
 
 func main() {
-	o := options{Options: script.Flags("/run/weft-chaos-discovery")}
+	o := options{Options: script.Flags()}
 	flag.IntVar(&o.askers, "askers", 2, "sockets of each host that ask")
 	flag.IntVar(&o.changes, "changes", 10_000, "changes of names a second, in the event of that name")
 	flag.Parse()

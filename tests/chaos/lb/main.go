@@ -32,7 +32,7 @@ type options struct {
 }
 
 func main() {
-	o := options{Options: script.Flags("/run/weft-chaos-lb")}
+	o := options{Options: script.Flags()}
 	flag.IntVar(&o.rate, "rate", 1000, "connections a second of each of two clients")
 	flag.IntVar(&o.restarts, "restarts", 1000, "restarts of tasks")
 	flag.IntVar(&o.requests, "requests", 1000000, "requests during the restarts, at least")
@@ -44,15 +44,11 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer, o options) (err error) {
-	tools, err := os.MkdirTemp("", "weft-chaos-lb-")
+	traffic, remove, err := actor.Build(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tools)) }()
-	traffic, err := actor.Build(ctx, tools)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, remove()) }()
 	began := time.Now()
 	l, end, err := o.Up(ctx, lab.Options{Hosts: 3})
 	if err != nil {

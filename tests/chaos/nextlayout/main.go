@@ -20,6 +20,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"weft/tests/lab/owned"
 )
 
 func main() {
@@ -38,7 +40,7 @@ func run(ctx context.Context, out string) (err error) {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "weft-next-")
+	dir, err := owned.Folder(os.TempDir(), "weft-next.", os.RemoveAll)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ type options struct {
 }
 
 func main() {
-	o := options{Options: script.Flags("/run/weft-chaos")}
+	o := options{Options: script.Flags()}
 	flag.IntVar(&o.udp, "udp", 50000, "datagrams a second")
 	flag.IntVar(&o.connects, "connects", 1000, "new connections a second")
 	flag.Parse()
@@ -39,15 +39,11 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer, o options) (err error) {
-	tools, err := os.MkdirTemp("", "weft-chaos-")
+	traffic, remove, err := actor.Build(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tools)) }()
-	traffic, err := actor.Build(ctx, tools)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, remove()) }()
 	began := time.Now()
 	l, end, err := o.Up(ctx, lab.Options{Hosts: 3, Masters: 3})
 	if err != nil {

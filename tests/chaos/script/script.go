@@ -19,12 +19,12 @@ import (
 
 	"weft/cmd/weft/labs"
 	"weft/tests/lab"
+	"weft/tests/lab/owned"
 )
 
 // Options of every run.
 type Options struct {
 	Weft, Next string // the executable, and the same with another layout of maps
-	Dir        string // of the lab
 	Results    string // file of JSON lines; empty: none
 	Only       string // pattern of names of events
 	Short      bool
@@ -32,15 +32,14 @@ type Options struct {
 }
 
 // Flags adds them to the command line; the caller adds its own and parses.
-func Flags(dir string) *Options {
+func Flags() *Options {
 	o := new(Options)
 	flag.StringVar(&o.Weft, "weft", "bin/weft", "the weft executable")
 	flag.StringVar(&o.Next, "next", "bin/weft-next", "the same with another layout (tests/chaos/nextlayout)")
-	flag.StringVar(&o.Dir, "dir", dir, "folder of the lab")
 	flag.StringVar(&o.Results, "results", "", "file for the results as JSON lines")
 	flag.StringVar(&o.Only, "only", "", "only events whose name matches this regular expression")
 	flag.BoolVar(&o.Short, "short", false, "seconds instead of minutes")
-	flag.BoolVar(&o.Keep, "keep", false, "leave the lab up")
+	flag.BoolVar(&o.Keep, "keep", false, "leave the lab up, until the next run")
 	return o
 }
 
@@ -54,22 +53,27 @@ func Main(name string, run func(context.Context) error) {
 	}
 }
 
-// Up starts a lab of which all daemons are ready. end takes it down, unless it is to be kept, after what stop does.
+// Up starts a lab of which all daemons are ready, in a folder of its own: what runs left that were killed goes first. end
+// takes it down, unless it is to be kept, after what stop does.
 func (o *Options) Up(ctx context.Context, size lab.Options) (l *lab.Lab, end func(stop func() error) error, err error) {
 	for _, path := range []*string{&o.Weft, &o.Next} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return nil, nil, err
 		}
 	}
-	size.Dir, size.Binary = o.Dir, o.Weft
-	if l, err = lab.Up(ctx, size); err != nil {
+	size.Binary = o.Weft
+	if size.Dir, err = owned.Folder("/run", "weft-chaos.", lab.Down); err != nil { // sockets need a short path
 		return nil, nil, err
+	}
+	if l, err = lab.Up(ctx, size); err != nil {
+		return nil, nil, errors.Join(err, lab.Down(size.Dir))
 	}
 	end = func(stop func() error) error {
 		if o.Keep {
-			return nil
+			_, err := fmt.Fprintf(os.Stderr, "the lab stays up until the next run: weft lab --dir %s status\n", l.Dir)
+			return err
 		}
-		return errors.Join(stop(), lab.Down(o.Dir))
+		return errors.Join(stop(), lab.Down(l.Dir))
 	}
 	if err := labs.WaitReady(ctx, l); err != nil {
 		return nil, nil, errors.Join(err, end(func() error { return nil }))

@@ -20,6 +20,7 @@ import (
 
 	"weft/cmd/weft/labs"
 	"weft/tests/lab"
+	"weft/tests/lab/owned"
 )
 
 func main() {
@@ -41,7 +42,7 @@ func run(ctx context.Context, out io.Writer, weft, dir string, keep bool) (err e
 	if err != nil {
 		return err
 	}
-	tools, err := os.MkdirTemp("", "weft-demo-")
+	tools, err := owned.Folder(os.TempDir(), "weft-demo.", os.RemoveAll)
 	if err != nil {
 		return err
 	}
