@@ -38,6 +38,13 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	env := node.Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}
+	root := commands(env)
+	root.SetArgs(args)
+	return status(env, root.ExecuteContext(ctx))
+}
+
+// commands returns the whole command line.
+func commands(env node.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "weft",
 		Short: "virtual networks, VIPs and names for tasks, in the kernel",
@@ -46,7 +53,8 @@ func run(args []string) int {
 			"Try it: weft lab up --hosts 3",
 		Version: version, SilenceErrors: true, SilenceUsage: true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", show.ErrUsage, err) })
+	root.RunE, root.Args = show.Choose, cobra.ArbitraryArgs
+	root.SetFlagErrorFunc(show.FlagError)
 	root.AddGroup(&cobra.Group{ID: "process", Title: "Processes:"}, &cobra.Group{ID: "node", Title: "On a node:"},
 		&cobra.Group{ID: "operator", Title: "For operators:"})
 	add := func(group string, commands ...*cobra.Command) {
@@ -60,8 +68,7 @@ func run(args []string) int {
 	operators := operator.Env{Stdout: env.Stdout, Stderr: env.Stderr, Getenv: env.Getenv}
 	add("node", node.Commands(env, operator.Publishing(operators)...)...)
 	add("operator", append(operator.Commands(operators), secrets.Command(env.Stdout))...)
-	root.SetArgs(args)
-	return status(env, root.ExecuteContext(ctx))
+	return root
 }
 
 // status prints the error of a command, in one line, and returns the exit status.

@@ -16,6 +16,7 @@ import (
 	"weft/cmd/weft/netd"
 	"weft/cmd/weft/node"
 	"weft/cmd/weft/process"
+	"weft/cmd/weft/show"
 	"weft/overlay/apply"
 )
 
@@ -34,7 +35,7 @@ func Command(env node.Env, version string) *cobra.Command {
 		Long: "Dev is a master and a node daemon in one process, for this machine alone. `weft` finds both without\n" +
 			"any flag. What it made stays in the kernel when it ends, as with netd.",
 		Example: "  weft dev\n  weft network add prod --subnet 9.1.0.0/16 && weft run --network prod --name hello -- ip addr",
-		Args:    cobra.NoArgs,
+		Args:    show.Args(0, 0),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.State, "state", defaultState, "folder of what must survive a restart")

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,20 +28,16 @@ const readyTimeout = 60 * time.Second
 // Command returns `weft lab`.
 func Command(env node.Env) *cobra.Command {
 	var dir string
-	group := &cobra.Command{
-		Use:   "lab",
-		Short: "several hosts on this machine, as network namespaces with real daemons",
-		Example: "  weft lab up --hosts 3\n  weft lab exec h1 -- weft run --network prod --name web --vip /web:80=8080 -- httpd -p 8080\n" +
-			"  weft lab status\n  weft lab down",
-	}
+	group := show.Noun("lab", "several hosts on this machine, as network namespaces with real daemons",
+		"  weft lab up --hosts 3\n  weft lab exec h1 -- weft run --network prod --name web --vip /web:80=8080 -- httpd -p 8080\n"+
+			"  weft lab status\n  weft lab down", up(env, &dir), run(env, &dir), status(env, &dir), down(env, &dir))
 	group.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "folder of the lab's state")
-	group.AddCommand(up(env, &dir), run(env, &dir), status(env, &dir), down(env, &dir))
 	return group
 }
 
 func up(env node.Env, dir *string) *cobra.Command {
 	var o lab.Options
-	cmd := &cobra.Command{Use: "up", Short: "make a lab and wait until its nodes know each other", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "up", Short: "make a lab and wait until its nodes know each other", Args: show.Args(0, 0), Example: "  weft lab up --hosts 3"}
 	cmd.Flags().IntVar(&o.Hosts, "hosts", 3, "hosts for tasks: h1, h2, ...")
 	cmd.Flags().IntVar(&o.Masters, "masters", 1, "masters: m1, ... (1, 3 or 5)")
 	cmd.Flags().IntVar(&o.MTU, "mtu", 1500, "of the underlay, bytes")
@@ -112,8 +109,8 @@ func waitNodes(ctx context.Context, service discovery.Service, want int) error {
 
 func run(env node.Env, dir *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "exec HOST -- COMMAND [ARG...]", Short: "run a command on a host of the lab",
-		Example: "  weft lab exec h1 -- weft task list\n  weft lab exec m1 -- weft status", Args: cobra.MinimumNArgs(2),
+		Use: "exec HOST [flags] -- COMMAND [ARG...]", Short: "run a command on a host of the lab",
+		Example: "  weft lab exec h1 -- weft task list\n  weft lab exec m1 -- weft status", Args: show.Args(2, show.Many),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := lab.Open(*dir)
 			if err != nil {
@@ -127,11 +124,19 @@ func run(env node.Env, dir *string) *cobra.Command {
 			c.Stdin, c.Stdout, c.Stderr = env.Stdin, env.Stdout, env.Stderr
 			err = c.Run()
 			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-				return node.ExitError{Code: exit.ExitCode()}
+				return node.ExitError{Code: exitStatus(exit)}
 			}
 			return err
 		},
 	}
+}
+
+// exitStatus is the command's own or, as shells have it, 128 and the number of the signal that ended it.
+func exitStatus(exit *exec.ExitError) int {
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return exit.ExitCode()
 }
 
 // hostStatus is one line of `weft lab status`.
@@ -145,7 +150,7 @@ type hostStatus struct {
 }
 
 func status(env node.Env, dir *string) *cobra.Command {
-	cmd := &cobra.Command{Use: "status", Short: "show the lab's hosts and what runs on them", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "status", Short: "show the lab's hosts and what runs on them", Args: show.Args(0, 0), Example: "  weft lab status"}
 	output := show.Output(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		l, err := lab.Open(*dir)
@@ -190,7 +195,7 @@ func tasks(ctx context.Context, h *lab.Host) int {
 
 func down(env node.Env, dir *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "down", Short: "end the lab and remove all it made; no lab is no error", Args: cobra.NoArgs,
+		Use: "down", Short: "end the lab and remove all it made; no lab is no error", Args: show.Args(0, 0), Example: "  weft lab down",
 		RunE: func(*cobra.Command, []string) error {
 			if err := lab.Down(*dir); err != nil {
 				return err

@@ -55,7 +55,7 @@ func Command(env node.Env, _ string) *cobra.Command {
 		Example: "  weft master --addr 10.0.0.1\n" +
 			"  weft master --id a --addr 10.0.0.1 --peer a=10.0.0.1:7710 --peer b=10.0.0.2:7710 --peer c=10.0.0.3:7710\n" +
 			"  weft master --addr 10.0.0.1 --etcd 10.0.0.9:2379",
-		Args: cobra.NoArgs,
+		Args: show.Args(0, 0),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.ID, "id", "", "id of this master (default: the host name)")

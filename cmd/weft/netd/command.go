@@ -73,7 +73,7 @@ func Command(env node.Env, version string) *cobra.Command {
 		Long: "Netd loads the packet path and keeps it equal to what masters and other nodes say. What it made goes on\n" +
 			"while it is away: packets, VIPs and names. It starts from its own disk, with or without masters.",
 		Example: "  weft netd --master 10.0.0.1:7700\n  weft netd --master 10.0.0.1:7700 --join 10.0.0.1 --underlay eth1",
-		Args:    cobra.NoArgs,
+		Args:    show.Args(0, 0),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Node, "node", "", "id of this node, a DNS label (default: the host name)")

@@ -29,7 +29,7 @@ func uninstallCommand(env node.Env) *cobra.Command {
 			"firewall table, addresses, and settings that are put back. It tells of each thing. The folder of --state stays:\n" +
 			"remove it too where the node is never to come back, and forget the node with `weft node remove`.",
 		Example: "  weft netd uninstall\n  weft netd uninstall --force",
-		Args:    cobra.NoArgs,
+		Args:    show.Args(0, 0),
 	}
 	f := cmd.Flags()
 	o.placeFlags(f)

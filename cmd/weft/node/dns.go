@@ -25,9 +25,8 @@ import (
 const askAt = nameServer + ":53"
 
 func (c *client) dns() *cobra.Command {
-	group := &cobra.Command{Use: "dns", Short: "ask this node for a name, and why it answers so"}
-	group.AddCommand(c.dnsQuery(), c.dnsExplain())
-	return group
+	return show.Noun("dns", "ask this node for a name, and why it answers so", "  weft dns query web.weft.mesos\n  weft dns explain web.weft.mesos",
+		c.dnsQuery(), c.dnsExplain())
 }
 
 func (c *client) dnsQuery() *cobra.Command {
@@ -36,7 +35,7 @@ func (c *client) dnsQuery() *cobra.Command {
 		Long: "Query asks over UDP, and over TCP when the answer is too long for that. It needs no daemon: the kernel may\n" +
 			"answer. The view is that of whoever runs the command: the host's, or a task's inside of one.",
 		Example: "  weft dns query web.weft.mesos\n  weft dns query _web._tcp.weft.mesos SRV\n  weft dns query 9.1.0.2 PTR",
-		Args:    cobra.RangeArgs(1, 2),
+		Args:    show.Args(1, 2),
 	}
 	output, server := show.Output(cmd), cmd.Flags().String("server", askAt, "address:port to ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -94,7 +93,7 @@ func (c *client) dnsExplain() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "explain NAME", Short: "tell which facts a name is made of, who wrote them, and why they give this name",
 		Example: "  weft dns explain web.weft.mesos\n  weft dns explain web.weft.l4lb.thisdcos.directory --network prod",
-		Args:    cobra.ExactArgs(1),
+		Args:    show.Args(1, 1),
 	}
 	output, network := show.Output(cmd), cmd.Flags().String("network", "", "as tasks of this network see it (default: the host)")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {

@@ -26,7 +26,7 @@ func (c *client) flows() *cobra.Command {
 		Long: "Flows shows what was dropped, with reason, rule, owner and what would change it, and samples of what passed:\n" +
 			"one of 1024 packets, or with --all each packet of one task of this node. -o json prints a line for each.",
 		Example: "  weft flows --drops --follow\n  weft flows --task web --all --follow\n  weft flows --since 1m -o json\n  weft flows --follow --ipfix 192.0.2.1:4739",
-		Args:    cobra.NoArgs,
+		Args:    show.Args(0, 0),
 	}
 	output := show.Output(cmd)
 	var f overlay.Filter

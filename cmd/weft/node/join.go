@@ -90,6 +90,9 @@ func (w *wish) publish(text string) error {
 
 // validate reports what no single flag shows.
 func (w *wish) validate() error {
+	if len(w.joins) == 0 || w.joins[0].network == "" {
+		return fmt.Errorf("%w: --network is needed: the virtual network to join, or %s for the node's own", show.ErrUsage, discovery.HostNetwork)
+	}
 	var all []overlay.PortMapping
 	for _, m := range w.joins {
 		for _, p := range m.ports {

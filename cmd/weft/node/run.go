@@ -78,7 +78,7 @@ func (c *client) run() *cobra.Command {
 			"  weft run --network prod --publish 8080:80 -- httpd -p 80\n" +
 			"  weft run --network prod --group web --network dev --group tools -- sleep 1000\n" +
 			"  weft run --network host --vip /web:80=31000 --health http:31000 -- httpd -p 31000",
-		Args: cobra.MinimumNArgs(1),
+		Args: show.Args(1, show.Many),
 	}
 	cmd.Flags().Var(flag(w.join), "network", "virtual network to join, or host for the node's own (required; repeatable)")
 	cmd.Flags().Var(flag(w.group), "group", "address group of the task (repeatable)")
@@ -90,7 +90,6 @@ func (c *client) run() *cobra.Command {
 		"grpc:PORT[/SERVICE] or command:COMMAND, with ,interval=2s ,timeout=1s ,healthy=1 ,unhealthy=3 ,grace=10s")
 	cmd.Flags().StringArrayVar(&w.ports, "port", nil, "port for SRV records: [NAME=]tcp/8080 (repeatable; VIP ports have one anyway)")
 	cmd.Flags().StringVar(&w.cgroup, "cgroup", c.env.Getenv("WEFT_CGROUP"), "cgroup2 folder for the task (WEFT_CGROUP; default: the daemon's)")
-	cmd.MarkFlagRequired("network") //nolint:errcheck // the flag is the one above
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
 		if w.name == "" {
 			w.name = strings.ToLower(filepath.Base(args[0]))

@@ -17,10 +17,9 @@ import (
 )
 
 func (c *client) name() *cobra.Command {
-	group := &cobra.Command{Use: "name", Short: "names, as this node answers them"}
 	one := &cobra.Command{
 		Use: "show NAME", Short: "show the records of a name and who wrote the fact behind each",
-		Example: "  weft name show web.weft.mesos\n  weft name show _web._tcp.weft.mesos --network prod", Args: cobra.ExactArgs(1),
+		Example: "  weft name show web.weft.mesos\n  weft name show _web._tcp.weft.mesos --network prod", Args: show.Args(1, 1),
 	}
 	output, network := show.Output(one), one.Flags().String("network", "", "as tasks of this network see it (default: the host)")
 	c.command(one, func(ctx context.Context, d *Daemon, args []string) error {
@@ -37,8 +36,7 @@ func (c *client) name() *cobra.Command {
 			}
 		})
 	})
-	group.AddCommand(one)
-	return group
+	return show.Noun("name", "names, as this node answers them", "  weft name show web.weft.mesos", one)
 }
 
 func (c *client) why() *cobra.Command {
@@ -48,7 +46,7 @@ func (c *client) why() *cobra.Command {
 		Long: "Why asks the tables that the packet path reads. Source and destination are task names, task ids or\n" +
 			"addresses; the answer names the rule, or the missing one and the command that adds it.",
 		Example: "  weft why web db tcp/5432\n  weft why 9.0.1.2 9.0.2.2 icmp",
-		Args:    cobra.ExactArgs(3),
+		Args:    show.Args(3, 3),
 	}
 	output, network := show.Output(cmd), cmd.Flags().String("network", "", "network of the names (default: the one that has them)")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
@@ -97,9 +95,10 @@ func parseService(text string) (string, uint16, error) {
 
 func (c *client) doctor() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "doctor",
-		Short: "tell which kernel features this node has, and what the absence of one means",
-		Args:  cobra.NoArgs,
+		Use:     "doctor",
+		Short:   "tell which kernel features this node has, and what the absence of one means",
+		Example: "  weft doctor\n  weft doctor -o json",
+		Args:    show.Args(0, 0),
 	}
 	output := show.Output(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {

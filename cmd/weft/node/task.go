@@ -20,13 +20,15 @@ import (
 )
 
 func (c *client) task() *cobra.Command {
-	group := &cobra.Command{Use: "task", Short: "tasks of this node"}
-	group.AddCommand(c.taskList(), c.taskShow(), c.taskExec(), c.taskGroups(), c.taskKill())
-	return group
+	return show.Noun("task", "tasks of this node", "  weft task list\n  weft task exec web -- ip address",
+		c.taskList(), c.taskShow(), c.taskExec(), c.taskGroups(), c.taskKill())
 }
 
 func (c *client) taskList() *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "list the tasks of this node and their addresses", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "list", Short: "list the tasks of this node and their addresses", Args: show.Args(0, 0),
+		Example: "  weft task list\n  weft task list -o json",
+	}
 	output := show.Output(cmd)
 	return c.command(cmd, func(ctx context.Context, d *Daemon, _ []string) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -47,7 +49,7 @@ func taskTable(w io.Writer, endpoints []overlay.Endpoint) {
 }
 
 func (c *client) taskShow() *cobra.Command {
-	cmd := &cobra.Command{Use: "show TASK", Short: "show one task", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "show TASK", Short: "show one task", Args: show.Args(1, 1), Example: "  weft task show web"}
 	output := show.Output(cmd)
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -82,9 +84,9 @@ func (c *client) taskShow() *cobra.Command {
 
 func (c *client) taskExec() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "exec TASK -- COMMAND [ARG...]", Short: "run a command in a task's namespaces and cgroup",
+		Use: "exec TASK [flags] -- COMMAND [ARG...]", Short: "run a command in a task's namespaces and cgroup",
 		Example: "  weft task exec web -- ip addr\n  weft task exec client -- curl http://web.weft.l4lb.thisdcos.directory",
-		Args:    cobra.MinimumNArgs(2),
+		Args:    show.Args(2, show.Many),
 	}
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
 		question, cancel := context.WithTimeout(ctx, callTimeout)
@@ -110,7 +112,8 @@ func (c *client) taskKill() *cobra.Command {
 		Use: "kill TASK", Short: "end every process of a task; its address, names and VIPs go with it",
 		Long: "Kill takes the task out of its VIPs first, and ends it when no node opens connections to it any more and none is\n" +
 			"open, or when the VIP's deadline is over.",
-		Args: cobra.ExactArgs(1),
+		Example: "  weft task kill web\n  weft task kill web --now",
+		Args:    show.Args(1, 1),
 	}
 	now := cmd.Flags().Bool("now", false, "end it at once, whoever is connected to it")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
@@ -139,7 +142,7 @@ func (c *client) taskGroups() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "groups TASK (--group GROUP... | --none)", Short: "put a running task into other groups; its flows follow at once",
 		Example: "  weft task groups web --group web --group db\n  weft task groups web --network prod --none",
-		Args:    cobra.ExactArgs(1),
+		Args:    show.Args(1, 1),
 	}
 	cmd.Flags().StringVar(&network, "network", "", "network that the groups are of, where the task is in several")
 	cmd.Flags().StringSliceVar(&names, "group", nil, "group that the task is in from now on, in place of those it is in (repeatable)")

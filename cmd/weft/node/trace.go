@@ -23,7 +23,7 @@ func (c *client) trace() *cobra.Command {
 			"accepted, a UDP datagram has a wrong checksum, an ICMP echo is answered by the stack. The destination may\n" +
 			"also be a VIP's address, or one outside.",
 		Example: "  weft trace web db tcp/5432\n  weft trace web 11.0.0.7 tcp/80\n  weft trace web db icmp -o json",
-		Args:    cobra.ExactArgs(3),
+		Args:    show.Args(3, 3),
 	}
 	output, network := show.Output(cmd), cmd.Flags().String("network", "", "network of the names (default: the one that has them)")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {

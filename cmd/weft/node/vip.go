@@ -20,8 +20,7 @@ import (
 )
 
 func (c *client) vip(more []*cobra.Command) *cobra.Command {
-	group := &cobra.Command{Use: "vip", Short: "VIPs and their backends, as this node sees them"}
-	list := &cobra.Command{Use: "list", Short: "list VIPs", Example: "  weft vip list\n  weft vip list --network prod -o json", Args: cobra.NoArgs}
+	list := &cobra.Command{Use: "list", Short: "list VIPs", Example: "  weft vip list\n  weft vip list --network prod -o json", Args: show.Args(0, 0)}
 	output, network := show.Output(list), list.Flags().String("network", "", "only VIPs of this network")
 	c.command(list, func(ctx context.Context, d *Daemon, _ []string) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -42,7 +41,7 @@ func (c *client) vip(more []*cobra.Command) *cobra.Command {
 		Long: "Show tells of each backend why it is in or out for the cluster, and what this node's connections to it came to. Where\n" +
 			"clients outside reach the VIP, it tells at which address, how answers get back, and which nodes of the edge live:\n" +
 			"\"late\" is one whose tables don't have what the masters said last.",
-		Example: "  weft vip show web.weft\n  weft vip show web", Args: cobra.ExactArgs(1),
+		Example: "  weft vip show web.weft\n  weft vip show web", Args: show.Args(1, 1),
 	}
 	oneOutput := show.Output(one)
 	c.command(one, func(ctx context.Context, d *Daemon, args []string) error {
@@ -55,9 +54,8 @@ func (c *client) vip(more []*cobra.Command) *cobra.Command {
 			publicationTable(w, found)
 		})
 	})
-	group.AddCommand(list, one, c.vipTop(), c.vipAddress())
-	group.AddCommand(more...)
-	return group
+	return show.Noun("vip", "VIPs and their backends, as this node sees them", "  weft vip list\n  weft vip show web",
+		append([]*cobra.Command{list, one, c.vipTop(), c.vipAddress()}, more...)...)
 }
 
 // vip is a VIP with where clients outside reach it.
@@ -200,7 +198,7 @@ func (c *client) vipTop() *cobra.Command {
 		Use: "top [NAME]", Short: "show what this node's connections to backends come to, again and again",
 		Long: "Top shows each second, for each backend that this node's tasks use: its share of the VIP's connections in\n" +
 			"that second, how many it was given a second, how many are open, failures and ejections so far, and latency.",
-		Example: "  weft vip top\n  weft vip top web --count 1", Args: cobra.MaximumNArgs(1),
+		Example: "  weft vip top\n  weft vip top web --count 1", Args: show.Args(0, 1),
 	}
 	every := cmd.Flags().Duration("every", time.Second, "time between two tables")
 	count := cmd.Flags().Int("count", 0, "tables to show (default: until interrupted)")
@@ -211,6 +209,9 @@ func (c *client) vipTop() *cobra.Command {
 		}
 		if *every < 100*time.Millisecond {
 			return fmt.Errorf("%w: every is %s: 100ms and more are allowed", show.ErrUsage, *every)
+		}
+		if *count < 0 {
+			return fmt.Errorf("%w: count is %d: 1 and more are allowed, or 0 for no end", show.ErrUsage, *count)
 		}
 		before, err := findVIPs(ctx, d, name)
 		if err != nil {
@@ -272,7 +273,7 @@ func (c *client) vipAddress() *cobra.Command {
 		Use: "address LABEL.FRAMEWORK", Short: "print the addresses that a named VIP has, or would get, without asking a cluster",
 		Long: "Address prints the IPv4 and the IPv6 address that the name of a VIP hashes to, as in DC/OS. Where two names of a\n" +
 			"cluster collide the masters give the later one the next address up: `weft vip list` shows what they decided.",
-		Example: "  weft vip address web.weft\n  weft vip address l4lbtest.marathon -o json", Args: cobra.ExactArgs(1),
+		Example: "  weft vip address web.weft\n  weft vip address l4lbtest.marathon -o json", Args: show.Args(1, 1),
 	}
 	output := show.Output(cmd)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {

@@ -16,13 +16,13 @@ import (
 )
 
 func (o *operator) group() *cobra.Command {
-	return noun("group", "address groups: tasks of a network talk when they share one", "  weft group add prod web\n  weft group list prod",
+	return show.Noun("group", "address groups: tasks of a network talk when they share one", "  weft group add prod web\n  weft group list prod",
 		o.groupAdd(), o.groupList(), o.groupShow(), o.groupRemove())
 }
 
 func (o *operator) groupAdd() *cobra.Command {
 	return &cobra.Command{
-		Use: "add NETWORK GROUP", Short: "declare a group; the same again is no error", Args: args(2, 2),
+		Use: "add NETWORK GROUP", Short: "declare a group; the same again is no error", Args: show.Args(2, 2),
 		Example: "  weft group add prod web",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {
@@ -38,7 +38,7 @@ func (o *operator) groupAdd() *cobra.Command {
 
 func (o *operator) groupList() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "list [NETWORK]", Short: "list the groups of a network, or of all", Args: args(0, 1),
+		Use: "list [NETWORK]", Short: "list the groups of a network, or of all", Args: show.Args(0, 1),
 		Example: "  weft group list\n  weft group list prod -o json",
 	}
 	output := show.Output(cmd)
@@ -61,7 +61,7 @@ func (o *operator) groupList() *cobra.Command {
 
 func (o *operator) groupShow() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "show NETWORK GROUP", Short: "show a group and the rules that name it", Args: args(2, 2),
+		Use: "show NETWORK GROUP", Short: "show a group and the rules that name it", Args: show.Args(2, 2),
 		Example: "  weft group show prod web",
 	}
 	output := show.Output(cmd)
@@ -97,7 +97,7 @@ func (o *operator) groupShow() *cobra.Command {
 
 func (o *operator) groupRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove NETWORK GROUP", Short: "remove a group that no rule names and no task is in", Args: args(2, 2),
+		Use: "remove NETWORK GROUP", Short: "remove a group that no rule names and no task is in", Args: show.Args(2, 2),
 		Example: "  weft group remove prod web",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {

@@ -19,7 +19,7 @@ import (
 )
 
 func (o *operator) network() *cobra.Command {
-	return noun("network", "virtual networks", "  weft network add prod --subnet 9.0.0.0/16 --subnet6 fd01:b::/64\n  weft network list",
+	return show.Noun("network", "virtual networks", "  weft network add prod --subnet 9.0.0.0/16 --subnet6 fd01:b::/64\n  weft network list",
 		o.networkAdd(), o.networkSet(), o.networkList(), o.networkShow(), o.networkRemove())
 }
 
@@ -56,7 +56,7 @@ func (o *operator) networkAdd() *cobra.Command {
 			"the underlay or the range of VIPs.",
 		Example: "  weft network add prod --subnet 9.0.0.0/16 --subnet6 fd01:b::/64\n" +
 			"  weft network add legacy --subnet 9.8.0.0/16 --block 26 --ungrouped open",
-		Args: args(1, 1),
+		Args: show.Args(1, 1),
 	}
 	f.flags(cmd)
 	cmd.Flags().Uint32Var(&vni, "vni", 0, "VXLAN network identifier, 1 to 16777215 (default: one that is free)")
@@ -85,7 +85,7 @@ func (o *operator) networkSet() *cobra.Command {
 			"may be added; tasks that run already get no address of it. An empty --subnet or --subnet6 removes the family.\n" +
 			"The length of blocks can change while no node has one. Nothing is changed when something is in the way.",
 		Example: "  weft network set prod --subnet 9.0.0.0/15\n  weft network set prod --ungrouped open",
-		Args:    args(1, 1),
+		Args:    show.Args(1, 1),
 	}
 	f.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -144,7 +144,7 @@ func prefix(flag, text string) (netip.Prefix, error) {
 
 func (o *operator) networkList() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "list", Short: "list the networks", Args: args(0, 0),
+		Use: "list", Short: "list the networks", Args: show.Args(0, 0),
 		Example: "  weft network list\n  weft network list -o json",
 	}
 	output := show.Output(cmd)
@@ -180,7 +180,7 @@ func free(subnet netip.Prefix, blocks int) string {
 
 func (o *operator) networkShow() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "show NAME", Short: "show a network and who holds which block of it", Args: args(1, 1),
+		Use: "show NAME", Short: "show a network and who holds which block of it", Args: show.Args(1, 1),
 		Example: "  weft network show prod\n  weft network show prod -o json",
 	}
 	output := show.Output(cmd)
@@ -232,7 +232,7 @@ func share(s control.Share, n overlay.Network) string {
 
 func (o *operator) networkRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove NAME", Short: "remove a network with its groups and rules; its tasks run on without it", Args: args(1, 1),
+		Use: "remove NAME", Short: "remove a network with its groups and rules; its tasks run on without it", Args: show.Args(1, 1),
 		Example: "  weft network remove dev",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {

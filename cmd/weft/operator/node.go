@@ -17,12 +17,12 @@ import (
 )
 
 func (o *operator) node() *cobra.Command {
-	return noun("node", "nodes of the cluster", "  weft node list\n  weft node remove h3", o.nodeAdd(), o.nodeList(), o.nodeShow(), o.nodeRemove())
+	return show.Noun("node", "nodes of the cluster", "  weft node list\n  weft node remove h3", o.nodeAdd(), o.nodeList(), o.nodeShow(), o.nodeRemove())
 }
 
 func (o *operator) nodeList() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "list", Short: "list the nodes, admitted or not", Args: args(0, 0),
+		Use: "list", Short: "list the nodes, admitted or not", Args: show.Args(0, 0),
 		Example: "  weft node list\n  weft node list -o json",
 	}
 	output := show.Output(cmd)
@@ -73,7 +73,7 @@ func problem(n control.Node) string {
 }
 
 func (o *operator) nodeShow() *cobra.Command {
-	cmd := &cobra.Command{Use: "show NODE", Short: "show a node", Args: args(1, 1), Example: "  weft node show h1"}
+	cmd := &cobra.Command{Use: "show NODE", Short: "show a node", Args: show.Args(1, 1), Example: "  weft node show h1"}
 	output := show.Output(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {
@@ -86,14 +86,18 @@ func (o *operator) nodeShow() *cobra.Command {
 				return fmt.Errorf("%w: no node %q; see weft node list", control.ErrNotFound, args[0])
 			}
 			n := list[i]
-			return show.Value(o.env.Stdout, *output, n, func(w io.Writer) { nodeRows(w, n) })
+			networks, err := s.Networks(ctx, "")
+			if err != nil {
+				return err
+			}
+			return show.Value(o.env.Stdout, *output, n, func(w io.Writer) { nodeRows(w, n, networks) })
 		})
 	}
 	return cmd
 }
 
 // nodeRows are what is to be shown of a node. Its processes have addresses towards the networks.
-func nodeRows(w io.Writer, n control.Node) {
+func nodeRows(w io.Writer, n control.Node, networks []control.Network) {
 	show.Row(w, "node", n.ID)
 	show.Row(w, "state", state(n))
 	show.Row(w, "hostname", n.Hostname)
@@ -107,8 +111,11 @@ func nodeRows(w io.Writer, n control.Node) {
 	plainRows(w, n.Plain)
 	show.Row(w, "blocks", n.Blocks)
 	for _, s := range n.Shares {
-		show.Row(w, "addresses", fmt.Sprintf("in %s: %d used, %d free; IPv6 %d used, %d free",
-			s.Network, s.Used4, s.Free4, s.Used6, s.Free6))
+		for _, of := range networks {
+			if of.Name == s.Network {
+				show.Row(w, "addresses", fmt.Sprintf("in %s: %s", s.Network, share(s, of.Network)))
+			}
+		}
 	}
 	show.Row(w, "mtu", n.MTU)
 	show.Row(w, "version", n.Version)
@@ -120,7 +127,7 @@ func nodeRows(w io.Writer, n control.Node) {
 func (o *operator) nodeRemove() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use: "remove NODE", Short: "forget a node that is gone for good: its facts are void, its addresses free", Args: args(1, 1),
+		Use: "remove NODE", Short: "forget a node that is gone for good: its facts are void, its addresses free", Args: show.Args(1, 1),
 		Example: "  weft node remove h3",
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also if the node is alive; its tasks lose their networks")

@@ -9,12 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"weft/cmd/weft/show"
+	"weft/cmd/weft/process"
 	"weft/control"
 	"weft/control/controlpb"
 )
@@ -73,35 +72,6 @@ func commands(env Env, makers ...func(*operator) *cobra.Command) []*cobra.Comman
 	return commands
 }
 
-// noun makes a command that only holds others.
-func noun(use, short, example string, verbs ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: use, Short: short, Example: example,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			return fmt.Errorf("%w: %s has no command %q; see %s --help", show.ErrUsage, cmd.CommandPath(), args[0], cmd.CommandPath())
-		},
-	}
-	cmd.AddCommand(verbs...)
-	return cmd
-}
-
-// args wants between low and high arguments; the wrong number is an error of usage.
-func args(low, high int) cobra.PositionalArgs {
-	wanted := count(high, "argument")
-	if low != high {
-		wanted = fmt.Sprintf("%d to %s", low, wanted)
-	}
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < low || len(args) > high {
-			return fmt.Errorf("%w: %s: %s allowed, got %d", show.ErrUsage, cmd.UseLine(), wanted, len(args))
-		}
-		return nil
-	}
-}
-
 // first is the first argument, empty if there is none.
 func first(args []string) string {
 	if len(args) == 0 {
@@ -114,11 +84,12 @@ func first(args []string) string {
 func (o *operator) ask(ctx context.Context, f func(context.Context, control.Service) error) (err error) {
 	secret := o.env.Getenv(envSecret)
 	if o.secretFile != "" {
-		text, err := os.ReadFile(o.secretFile)
+		secrets, err := process.Secrets(o.secretFile)
 		if err != nil {
-			return fmt.Errorf("read the cluster's secret: %w", err)
+			return err
 		}
-		secret = strings.TrimSpace(string(text))
+		shown, _ := process.First(secrets) // masters accept what follows it, too
+		secret = string(shown)
 	}
 	list := o.master
 	if list == "" {

@@ -106,7 +106,7 @@ func weft(t *testing.T, master string, line string) string {
 	t.Helper()
 	var out bytes.Buffer
 	root := &cobra.Command{Use: "weft", SilenceErrors: true, SilenceUsage: true}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", show.ErrUsage, err) })
+	root.SetFlagErrorFunc(show.FlagError)
 	env := operator.Env{Stdout: &out, Stderr: &out, Getenv: func(name string) string {
 		return map[string]string{"WEFT_MASTER": master}[name]
 	}}

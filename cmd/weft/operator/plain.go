@@ -27,7 +27,7 @@ func (o *operator) nodeAdd() *cobra.Command {
 			"VXLAN end. All of it counts as one sender in the groups given; the nodes of Weft judge what it sends and what\n" +
 			"is sent to it. Nodes of Weft are not added: they say themselves that they are there.",
 		Example: "  weft node add legacy-1 --vtep 192.0.2.77 --network prod --block 9.0.250.0/24 --group db",
-		Args:    args(1, 1),
+		Args:    show.Args(1, 1),
 	}
 	f := cmd.Flags()
 	f.StringVar(&vtep, "vtep", "", "underlay address of the host (needed)")

@@ -31,7 +31,7 @@ func (o *operator) publish() *cobra.Command {
 			"whose netd has --edge. Without a port it is the VIP's. Tasks see the client's own address; groups and rules decide\n" +
 			"whether the world may reach them (weft rule add NETWORK --from world).",
 		Example: "  weft vip publish prod web.weft:80 --address 203.0.113.10\n  weft vip publish prod web.weft:443/udp --address [2001:db8::10]:443 --quic",
-		Args:    args(2, 2),
+		Args:    show.Args(2, 2),
 	}
 	cmd.Flags().StringVar(&address, "address", "", "address, and port, that clients know")
 	cmd.Flags().BoolVar(&p.Affinity, "affinity", false, "all connections of a client's address go to one backend")
@@ -73,7 +73,7 @@ func addressPort(text string) (netip.Addr, uint16, error) {
 
 func (o *operator) unpublish() *cobra.Command {
 	return &cobra.Command{
-		Use: "unpublish ADDRESS:PORT/PROTOCOL", Short: "take a publication back; flows that there are end", Args: args(1, 1),
+		Use: "unpublish ADDRESS:PORT/PROTOCOL", Short: "take a publication back; flows that there are end", Args: show.Args(1, 1),
 		Example: "  weft vip unpublish 203.0.113.10:80/tcp",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, s control.Service) error {
@@ -89,7 +89,7 @@ func (o *operator) unpublish() *cobra.Command {
 
 func (o *operator) published() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "published [NETWORK]", Short: "list what VIPs of a network are published, or of all", Args: args(0, 1),
+		Use: "published [NETWORK]", Short: "list what VIPs of a network are published, or of all", Args: show.Args(0, 1),
 		Example: "  weft vip published\n  weft vip published prod -o json",
 	}
 	output := show.Output(cmd)

@@ -18,7 +18,7 @@ import (
 )
 
 func (o *operator) rule() *cobra.Command {
-	return noun("rule", "rules: what else may pass, or may not, from group to group", "  weft rule add prod --from web --to db --port tcp/5432\n  weft rule list prod",
+	return show.Noun("rule", "rules: what else may pass, or may not, from group to group", "  weft rule add prod --from web --to db --port tcp/5432\n  weft rule list prod",
 		o.ruleAdd(), o.ruleList(), o.ruleShow(), o.ruleRemove())
 }
 
@@ -31,7 +31,7 @@ func (o *operator) ruleAdd() *cobra.Command {
 		Short: "add a rule, in one direction; replies pass by themselves; the same again is no error",
 		Example: "  weft rule add prod --from web --to db --port tcp/5432\n  weft rule add prod --from world --to web --port tcp/80,tcp/443\n" +
 			"  weft rule add prod --from 192.0.2.0/24 --to web --port tcp/8000-8999\n  weft rule add prod --from web --to db --port icmp\n  weft rule add prod --from web --to db --action deny --audit",
-		Args: args(1, 1),
+		Args: show.Args(1, 1),
 	}
 	cmd.Flags().StringVar(&r.From, "from", "", "group that sends, world (all that is outside of every network), or addresses of it such as 192.0.2.0/24")
 	cmd.Flags().StringVar(&r.To, "to", "", "group that accepts")
@@ -123,7 +123,7 @@ func traffic(r overlay.Rule) string {
 
 func (o *operator) ruleList() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "list [NETWORK]", Short: "list the rules of a network, or of all", Args: args(0, 1),
+		Use: "list [NETWORK]", Short: "list the rules of a network, or of all", Args: show.Args(0, 1),
 		Example: "  weft rule list prod\n  weft rule list -o json",
 	}
 	output := show.Output(cmd)
@@ -146,7 +146,7 @@ func (o *operator) ruleList() *cobra.Command {
 
 func (o *operator) ruleShow() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "show NETWORK ID", Short: "show a rule", Args: args(2, 2), Example: "  weft rule show prod 1",
+		Use: "show NETWORK ID", Short: "show a rule", Args: show.Args(2, 2), Example: "  weft rule show prod 1",
 	}
 	output := show.Output(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -184,7 +184,7 @@ func ruleID(text string) (overlay.RuleID, error) {
 
 func (o *operator) ruleRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove NETWORK ID", Short: "remove a rule", Args: args(2, 2), Example: "  weft rule remove prod 1",
+		Use: "remove NETWORK ID", Short: "remove a rule", Args: show.Args(2, 2), Example: "  weft rule remove prod 1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := ruleID(args[1])
 			if err != nil {

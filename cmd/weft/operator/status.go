@@ -17,7 +17,7 @@ import (
 
 func (o *operator) status() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "status", Short: "the cluster in one screen", Args: args(0, 0),
+		Use: "status", Short: "the cluster in one screen", Args: show.Args(0, 0),
 		Example: "  weft status\n  weft status -o json",
 	}
 	output := show.Output(cmd)

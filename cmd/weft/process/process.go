@@ -33,22 +33,6 @@ func Log(w io.Writer, debug bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
-// Secret reads the cluster's secret from a file, white space around it cut off; nil without a file.
-func Secret(path string) ([]byte, error) {
-	if path == "" {
-		return nil, nil
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the cluster's secret: %w", err)
-	}
-	secret := strings.TrimSpace(string(text))
-	if len(secret) < minSecret {
-		return nil, fmt.Errorf("secret in %s has %d bytes: %d or more are allowed", path, len(secret), minSecret)
-	}
-	return []byte(secret), nil
-}
-
 // Secrets reads the cluster's secrets from a file, one a line: the first is shown, all are accepted; nil without a file.
 func Secrets(path string) (secrets [][]byte, err error) {
 	if path == "" {

@@ -19,28 +19,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"weft/cmd/weft/process"
+	"weft/cmd/weft/show"
 )
 
 // Command returns `weft secret`.
 func Command(out io.Writer) *cobra.Command {
-	group := &cobra.Command{
-		Use:   "secret",
-		Short: "the file of the cluster's secrets: the first is used, all are accepted",
-		Long: "A cluster changes its secret in three steps, each on all machines before the next, with a restart of masters and\n" +
-			"node daemons, which costs nothing: add makes the new one accepted, use makes it the one that is shown, drop ends the old one.",
-		Example: "  weft secret add /etc/weft/secret\n  weft secret use /etc/weft/secret\n  weft secret drop /etc/weft/secret",
-	}
+	group := show.Noun("secret", "the file of the cluster's secrets: the first is used, all are accepted",
+		"  weft secret add /etc/weft/secret\n  weft secret use /etc/weft/secret\n  weft secret drop /etc/weft/secret")
+	group.Long = "A cluster changes its secret in three steps. After each the file is brought to all machines, and masters and node daemons\n" +
+		"are restarted, which costs nothing: add makes the new one accepted, use makes it the one that is shown, drop ends the old one."
 	for _, step := range []struct {
 		name, short string
-		do          func(secrets [][]byte) ([][]byte, error)
+		do          func(secrets [][]byte) ([][]byte, error) // nil: nothing is changed
 	}{
 		{"add", "add a new secret as the last one; makes the file if there is none", add},
 		{"use", "make the last secret the first", use},
 		{"drop", "keep the first secret alone", drop},
-		{"show", "print how the secrets can be told apart, without telling them", keep},
+		{"show", "print how the secrets can be told apart, without telling them", nil},
 	} {
 		group.AddCommand(&cobra.Command{
-			Use: step.name + " FILE", Short: step.short, Args: cobra.ExactArgs(1),
+			Use: step.name + " FILE", Short: step.short, Args: show.Args(1, 1), Example: "  weft secret " + step.name + " /etc/weft/secret",
 			RunE: func(_ *cobra.Command, args []string) error { return change(out, args[0], step.name == "add", step.do) },
 		})
 	}
@@ -62,25 +60,28 @@ func use(secrets [][]byte) ([][]byte, error) {
 }
 
 func drop(secrets [][]byte) ([][]byte, error) { return secrets[:1], nil }
-func keep(secrets [][]byte) ([][]byte, error) { return secrets, nil }
 
-// change replaces the file by one with the secrets that do makes of it, and prints how those can be told apart.
+// change replaces the file by one with the secrets that do makes of it, if anything, and prints how those can be told apart.
 func change(out io.Writer, path string, fresh bool, do func([][]byte) ([][]byte, error)) error {
-	old, err := process.Secrets(path)
+	if path == "" {
+		return fmt.Errorf("%w: FILE is empty: the path of a file is allowed, such as /etc/weft/secret", show.ErrUsage)
+	}
+	secrets, err := process.Secrets(path)
 	if fresh && errors.Is(err, fs.ErrNotExist) {
-		old, err = nil, nil
+		secrets, err = nil, nil
 	}
 	if err != nil {
 		return err
 	}
-	next, err := do(old)
-	if err != nil {
-		return fmt.Errorf("secrets of %s: %w", path, err)
+	if do != nil {
+		if secrets, err = do(secrets); err != nil {
+			return fmt.Errorf("secrets of %s: %w", path, err)
+		}
+		if err := write(path, secrets); err != nil {
+			return fmt.Errorf("write secrets: %w", err)
+		}
 	}
-	if err := write(path, next); err != nil {
-		return fmt.Errorf("write secrets: %w", err)
-	}
-	for i, s := range next {
+	for i, s := range secrets {
 		what := "accepted"
 		if i == 0 {
 			what = "used"

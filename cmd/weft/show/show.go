@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package show prints what commands read: as a table for people or as JSON for programs. It knows
-// neither the nouns nor where they come from.
+// Package show is what all commands have in common: how they are called, and how they print what they read, as a table for
+// people or as JSON for programs. It knows neither the nouns nor where they come from.
 package show
 
 import (
@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,25 +21,95 @@ import (
 // ErrUsage marks an error in how a command was called: exit status 2.
 var ErrUsage = errors.New("usage")
 
-// Output adds the -o flag to a command that reads and returns where its value will be.
+// Noun makes a command that only holds others.
+func Noun(use, short, example string, verbs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, RunE: Choose}
+	cmd.AddCommand(verbs...)
+	return cmd
+}
+
+// Choose is RunE of a command that only holds others: without one it helps, with one that is not there it errs.
+func Choose(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	var names []string
+	for _, verb := range cmd.Commands() {
+		if verb.IsAvailableCommand() {
+			names = append(names, verb.Name())
+		}
+	}
+	return fmt.Errorf("%w: %s has no command %q: it has %s", ErrUsage, cmd.CommandPath(), args[0], strings.Join(names, ", "))
+}
+
+// Many is the upper bound of Args where there is none.
+const Many = math.MaxInt
+
+// Args wants between low and high arguments; the wrong number is an error of usage.
+func Args(low, high int) cobra.PositionalArgs {
+	wanted := strconv.Itoa(low)
+	switch {
+	case high == Many:
+		wanted += " or more"
+	case high > low:
+		wanted += " to " + strconv.Itoa(high)
+	}
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < low || len(args) > high {
+			return fmt.Errorf("%w: %s: %d arguments given, %s allowed", ErrUsage, cmd.UseLine(), len(args), wanted)
+		}
+		return nil
+	}
+}
+
+// FlagError is what a command that can't read its flags ends with. They may be those of a command that there is not, or of
+// one of the user's, which stands behind --.
+func FlagError(cmd *cobra.Command, err error) error {
+	given := cmd.Flags().Args() // as far as they were read
+	switch {
+	case len(given) > 0 && cmd.HasSubCommands():
+		return Choose(cmd, given)
+	case len(given) > 0 && strings.Contains(cmd.Use, " -- "):
+		return fmt.Errorf("%w: %w; a command with flags of its own stands behind --: %s", ErrUsage, err, cmd.UseLine())
+	}
+	return fmt.Errorf("%w: %w", ErrUsage, err)
+}
+
+// format is how a command prints what it read.
+type format string
+
+const (
+	asTable format = "table"
+	asJSON  format = "json"
+)
+
+// Set implements pflag.Value, as do String and Type.
+func (f *format) Set(text string) error {
+	if *f = format(text); *f != asTable && *f != asJSON {
+		return fmt.Errorf("%s and %s are allowed", asTable, asJSON)
+	}
+	return nil
+}
+func (f *format) String() string { return string(*f) }
+func (f *format) Type() string   { return "string" }
+
+// Output adds the -o flag to a command that reads and returns where its value will be: table or json.
 func Output(cmd *cobra.Command) *string {
-	return cmd.Flags().StringP("output", "o", "table", "table or json")
+	f := asTable
+	cmd.Flags().VarP(&f, "output", "o", "table or json")
+	return (*string)(&f)
 }
 
 // Value prints v as JSON, or by table, as the -o flag says.
 func Value(w io.Writer, output string, v any, table func(io.Writer)) error {
-	switch output {
-	case "json":
+	if format(output) == asJSON {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
-	case "table":
-		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		table(tw)
-		return tw.Flush()
-	default:
-		return fmt.Errorf("%w: output is %q: table or json are allowed", ErrUsage, output)
 	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table(tw)
+	return tw.Flush()
 }
 
 // Row prints one line of a table; an empty cell is a dash.
