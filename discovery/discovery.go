@@ -139,6 +139,8 @@ type Name struct {
 	Ports     []NamedPort  `json:"ports,omitempty"`
 	// Unwell says that the task's check fails, or has not succeeded yet.
 	Unwell bool `json:"unwell,omitempty"`
+	// Mapped says that a port of its node leads to it.
+	Mapped bool `json:"mapped,omitempty"`
 }
 
 // NamedPort is a port that a task serves, for SRV records.

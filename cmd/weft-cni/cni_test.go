@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 
+	"weft/discovery"
 	"weft/discovery/discoverypb"
 	discoveryfake "weft/discovery/fake"
 	lbfake "weft/lb/fake"
@@ -174,7 +175,15 @@ func (d *daemon) state(t *testing.T) []string {
 		}
 	}
 	for _, r := range rows {
-		state = append(state, "name "+r.Key)
+		var n discovery.Name
+		if err := json.Unmarshal(r.Value, &n); err != nil {
+			t.Fatal(err)
+		}
+		line := "name " + r.Key
+		if n.Mapped {
+			line += ", by ports of the node"
+		}
+		state = append(state, line)
 	}
 	return state
 }
@@ -305,8 +314,8 @@ func TestPortMappingsOfTheRuntime(t *testing.T) {
 		{"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "127.0.0.1"},
 		{"containerPort": 9090}, // a port of the container's, no wish
 	}}}
-	prev := d.add(t, call{container: "c1", config: mappings})
-	d.expect(t, "endpoint cni/prod/c1/eth0 prod c1 []", "port 127.0.0.1:53:5353/udp", "port 8080:80/tcp")
+	prev := d.add(t, call{container: "c1", args: "WEFT_NAME=c1", config: mappings})
+	d.expect(t, "endpoint cni/prod/c1/eth0 prod c1 []", "port 127.0.0.1:53:5353/udp", "port 8080:80/tcp", "name c1/cni/prod/c1/eth0, by ports of the node")
 	check := call{verb: "CHECK", container: "c1", config: map[string]any{"prevResult": prev}}
 	refused(t, "other ports", d.do(t, check, nil), types.ErrUnknownContainer, "port mappings")
 	maps.Copy(check.config, mappings)

@@ -93,7 +93,7 @@ func (p *plugin) publish(ctx context.Context, e overlay.Endpoint) error {
 	}
 	return p.discovery.Announce(ctx, discovery.Name{
 		Task: p.id(), Label: p.label, Framework: discovery.DefaultFramework, Network: p.Network,
-		Node: e.Node, Addrs: e.Addrs(), Ports: ports,
+		Node: e.Node, Addrs: e.Addrs(), Ports: ports, Mapped: len(e.Ports) > 0,
 	})
 }
 

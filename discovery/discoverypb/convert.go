@@ -25,7 +25,7 @@ var failures = wire.Errors{Peer: "the node daemon", Sentinels: []wire.Sentinel{
 func nameOut(n discovery.Name) *Name {
 	out := &Name{
 		Task: n.Task, Label: n.Label, Framework: n.Framework, Network: n.Network, Node: string(n.Node),
-		Addrs: addrsOut(n.Addrs), Unwell: n.Unwell,
+		Addrs: addrsOut(n.Addrs), Unwell: n.Unwell, Mapped: n.Mapped,
 	}
 	for _, p := range n.Ports {
 		out.Ports = append(out.Ports, &NamedPort{Name: p.Name, Protocol: p.Protocol, Port: uint32(p.Port)})
@@ -38,7 +38,7 @@ func nameIn(n *Name) (discovery.Name, error) {
 	errs := []error{err}
 	out := discovery.Name{
 		Task: n.GetTask(), Label: n.GetLabel(), Framework: n.GetFramework(), Network: n.GetNetwork(),
-		Node: discovery.NodeID(n.GetNode()), Addrs: addrs, Unwell: n.GetUnwell(),
+		Node: discovery.NodeID(n.GetNode()), Addrs: addrs, Unwell: n.GetUnwell(), Mapped: n.GetMapped(),
 	}
 	for _, p := range n.GetPorts() {
 		if p.GetPort() > math.MaxUint16 {

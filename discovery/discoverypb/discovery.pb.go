@@ -874,6 +874,7 @@ type Name struct {
 	Addrs         []string               `protobuf:"bytes,6,rep,name=addrs,proto3" json:"addrs,omitempty"`
 	Ports         []*NamedPort           `protobuf:"bytes,7,rep,name=ports,proto3" json:"ports,omitempty"`
 	Unwell        bool                   `protobuf:"varint,8,opt,name=unwell,proto3" json:"unwell,omitempty"` // its check fails, or has not succeeded yet
+	Mapped        bool                   `protobuf:"varint,9,opt,name=mapped,proto3" json:"mapped,omitempty"` // a port of its node leads to it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -960,6 +961,13 @@ func (x *Name) GetPorts() []*NamedPort {
 func (x *Name) GetUnwell() bool {
 	if x != nil {
 		return x.Unwell
+	}
+	return false
+}
+
+func (x *Name) GetMapped() bool {
+	if x != nil {
+		return x.Mapped
 	}
 	return false
 }
@@ -1813,7 +1821,7 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x05nodes\x18\x03 \x01(\bR\x05nodes\"A\n" +
 	"\rWatchResponse\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\tR\x05event\x12\x1a\n" +
-	"\bdocument\x18\x02 \x01(\fR\bdocument\"\xde\x01\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument\"\xf6\x01\n" +
 	"\x04Name\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1c\n" +
@@ -1822,7 +1830,8 @@ const file_discovery_discoverypb_discovery_proto_rawDesc = "" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x14\n" +
 	"\x05addrs\x18\x06 \x03(\tR\x05addrs\x122\n" +
 	"\x05ports\x18\a \x03(\v2\x1c.weft.discovery.v1.NamedPortR\x05ports\x12\x16\n" +
-	"\x06unwell\x18\b \x01(\bR\x06unwell\"O\n" +
+	"\x06unwell\x18\b \x01(\bR\x06unwell\x12\x16\n" +
+	"\x06mapped\x18\t \x01(\bR\x06mapped\"O\n" +
 	"\tNamedPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x12\n" +

@@ -85,7 +85,7 @@ func TestEverythingArrivesAsItWasSaid(t *testing.T) {
 	name := discovery.Name{
 		Task: "web.1", Label: "web", Framework: "weft", Network: "prod", Node: "n1",
 		Addrs:  []netip.Addr{netip.MustParseAddr("9.0.0.1"), netip.MustParseAddr("fd01::1")},
-		Unwell: true, Ports: []discovery.NamedPort{{Name: "http", Protocol: "tcp", Port: 65535}, {Protocol: "udp", Port: 1}},
+		Unwell: true, Mapped: true, Ports: []discovery.NamedPort{{Name: "http", Protocol: "tcp", Port: 65535}, {Protocol: "udp", Port: 1}},
 	}
 	c := &canned{
 		records: []discovery.Record{{Name: "web.weft.mesos.", Type: "A", TTL: 5 * time.Second, Data: "9.0.0.1", From: "name/web.1", Writer: "n1"}},

@@ -94,11 +94,15 @@ func dcosRecords(o *Options, f Fact) []record.Record {
 	case ensemble:
 		return zkRecords(f.addrs)
 	case placedTask:
-		auto := f.Addrs
-		if len(auto) == 0 {
+		container := f.Addrs
+		if len(container) == 0 {
+			container = f.node
+		}
+		auto := container
+		if f.Mapped {
 			auto = f.node
 		}
-		return placeRecords(f.Label, taskFramework(f.Task), f.node, auto, auto)
+		return placeRecords(f.Label, taskFramework(f.Task), f.node, container, auto)
 	case MesosTask:
 		container := f.Netinfo
 		if len(container) == 0 {

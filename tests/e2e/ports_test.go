@@ -89,6 +89,7 @@ func (s portsStory) everywhere(t *testing.T) {
 			s.asks(t, s.h1, "web", protocol, to, on.node)      // the task itself
 		}
 		s.asks(t, s.h1, "", protocol, "127.0.0.1:8080", s.h1.Addr)
+		s.asks(t, s.h2, "far", protocol, "web.weft.autoip.dcos.thisdcos.directory:8080", s.h2.Addr, s.h2.Addr6)
 	}
 }
 

@@ -177,7 +177,7 @@ func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) 
 		b = behindOf(id, vips)
 	}
 	name := discovery.Name{
-		Task: id, Label: w.name, Framework: Framework, Network: m.network, Node: endpoint.Node, Addrs: endpoint.Addrs(), Ports: named,
+		Task: id, Label: w.name, Framework: Framework, Network: m.network, Node: endpoint.Node, Addrs: endpoint.Addrs(), Ports: named, Mapped: len(m.ports) > 0,
 	}
 	if len(m.vips) == 0 { // else its VIPs say how it is
 		name.Unwell = w.health != nil
