@@ -3,8 +3,10 @@
 package compat_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -13,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"weft/control"
@@ -75,7 +77,7 @@ func (c *cluster) RemoveNode(_ context.Context, id discovery.NodeID, force bool)
 func (c *cluster) ask(method, path, body string) (int, string, http.Header) {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	w := httptest.NewRecorder()
-	compat.MasterHandler(compat.DefaultPlan(), c, "").ServeHTTP(w, r)
+	compat.MasterHandler(compat.DefaultPlan(), c, "", netip.MustParseAddr("10.0.0.1")).ServeHTTP(w, r)
 	return w.Code, w.Body.String(), w.Header()
 }
 
@@ -88,7 +90,7 @@ func same(t *testing.T, got, want string) {
 	if err := json.Unmarshal([]byte(want), &w); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(w, g); diff != "" {
+	if diff := gocmp.Diff(w, g); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
@@ -169,11 +171,124 @@ func TestDeleteFreesWhatAgentsHad(t *testing.T) {
 			t.Errorf("%s %s: got %d %s, want %d", row.method, row.body, code, body, row.want)
 		}
 	}
-	handler := compat.MasterHandler(compat.DefaultPlan(), c, "0123456789abcdef")
+	handler := compat.MasterHandler(compat.DefaultPlan(), c, "0123456789abcdef", netip.Addr{})
 	r := httptest.NewRequest("POST", "/overlay-master/agents/delete", strings.NewReader(`{"agents": []}`))
 	w := httptest.NewRecorder()
 	if handler.ServeHTTP(w, r); w.Code != http.StatusUnauthorized {
 		t.Errorf("without the secret: got %d", w.Code)
+	}
+}
+
+// What an agent's document says where agents and overlays differ (net-tests 6).
+func TestAgentsOfEveryKind(t *testing.T) {
+	t.Parallel()
+	network := func(name string, vni overlay.VNI, subnets ...string) control.Network {
+		n := control.Network{Network: overlay.Network{Name: name, VNI: vni}}
+		for _, s := range subnets {
+			if p := netip.MustParsePrefix(s); p.Addr().Is4() {
+				n.Subnet4 = p
+			} else {
+				n.Subnet6, n.Block6 = p, 80
+			}
+		}
+		return n
+	}
+	four, both := network("dcos", 1024, "9.0.0.0/8"), network("dcos", 1024, "9.0.0.0/8", "fd01:b::/64")
+	later := network("dcos6", 1025, "fd04::/64")
+	refused := []string{"network dcos6 has no free block left", "VIP name x: every address of the range is taken"}
+	for name, row := range map[string]struct {
+		vtep     string
+		mtu      int
+		refusals []string
+		networks []control.Network
+		blocks   []string // of h1, each of the first network that holds it
+		want     []string // per overlay: subnet subnet6 vtep_ip vtep_mac vtep_mtu status error
+	}{
+		"usual":                    {"10.0.0.1", 1500, nil, []control.Network{four}, []string{"9.0.3.0/24"}, []string{"9.0.3.0/24 - 44.128.0.4/20 70:b3:d5:80:00:04 1450 STATUS_OK -"}},
+		"MTU 9000":                 {"10.0.0.1", 9000, nil, []control.Network{four}, []string{"9.0.0.0/24"}, []string{"9.0.0.0/24 - 44.128.0.1/20 70:b3:d5:80:00:01 8950 STATUS_OK -"}},
+		"MTU 9000, IPv6 underlay":  {"fd00::1", 9000, nil, []control.Network{four}, []string{"9.0.0.0/24"}, []string{"9.0.0.0/24 - 44.128.0.1/20 70:b3:d5:80:00:01 8930 STATUS_OK -"}},
+		"the same with another IP": {"10.9.9.9", 1500, nil, []control.Network{four}, []string{"9.0.3.0/24"}, []string{"9.0.3.0/24 - 44.128.0.4/20 70:b3:d5:80:00:04 1450 STATUS_OK -"}},
+		"a family was added":       {"10.0.0.1", 1500, nil, []control.Network{both}, []string{"9.0.0.0/24"}, []string{"9.0.0.0/24 - 44.128.0.1/20 70:b3:d5:80:00:01 1450 STATUS_CONFIGURING -"}},
+		"and its block given": {"10.0.0.1", 1500, nil, []control.Network{both}, []string{"9.0.0.0/24", "fd01:b:0:0:7::/80"}, []string{
+			"9.0.0.0/24 fd01:b:0:0:7::/80 44.128.0.1/20 70:b3:d5:80:00:01 1450 STATUS_OK -",
+		}},
+		"an overlay was added, and is full": {"10.0.0.1", 1500, refused, []control.Network{later, four}, []string{"9.0.0.0/24"}, []string{
+			"9.0.0.0/24 - 44.128.0.1/20 70:b3:d5:80:00:01 1450 STATUS_OK -",
+			"- - 44.128.0.1/20 70:b3:d5:80:00:01 1450 STATUS_FAILED " + refused[0],
+		}},
+		"what was refused is no overlay's": {"10.0.0.1", 1500, refused, []control.Network{four}, nil, []string{"- - - - 1450 STATUS_CONFIGURING -"}},
+		"one agent too many": {"10.0.0.1", 1500, nil, []control.Network{four}, []string{"9.15.254.0/24"}, []string{
+			"9.15.254.0/24 - - - 1450 STATUS_FAILED vtep_subnet 44.128.0.0/20 has no address for agent 4095",
+		}},
+		"the last that there is room for": {"10.0.0.1", 1500, nil, []control.Network{four}, []string{"9.15.253.0/24"}, []string{
+			"9.15.253.0/24 - 44.128.15.254/20 70:b3:d5:80:0f:fe 1450 STATUS_OK -",
+		}},
+	} {
+		for _, text := range row.blocks {
+			p := netip.MustParsePrefix(text)
+			i := slices.IndexFunc(row.networks, func(n control.Network) bool { return n.Subnet4.Contains(p.Addr()) || n.Subnet6.Contains(p.Addr()) })
+			row.networks[i].Blocks = append(row.networks[i].Blocks, overlay.Block{Node: "h1", Prefix: p})
+		}
+		vtep := netip.MustParseAddr(row.vtep)
+		agent := compat.AgentOf(compat.DefaultPlan(), row.networks, control.Node{Node: discovery.Node{ID: "h1", MTU: row.mtu}, VTEP: vtep, Refusals: row.refusals})
+		var got []string
+		for _, o := range agent.Overlays {
+			x := o.Backend.VXLAN
+			fields := []string{o.Subnet, o.Subnet6, x.VTEPIP, x.VTEPMAC, fmt.Sprint(x.VTEPMTU), o.State.Status, o.State.Error}
+			for i, f := range fields {
+				fields[i] = cmp.Or(f, "-")
+			}
+			got = append(got, strings.Join(fields, " "))
+		}
+		if diff := gocmp.Diff(row.want, got); diff != "" || agent.IP != row.vtep {
+			t.Errorf("%s: %s, -want +got\n%s", name, agent.IP, diff)
+		}
+	}
+}
+
+// DC/OS' masters run the agent's module too: its check of overlays asks each master at its own port (net-tests 8:
+// test_if_overlay_ok).
+func TestAMasterAnswersForTheAgentOfItsHost(t *testing.T) {
+	t.Parallel()
+	c := newCluster()
+	_, state, _ := c.ask("GET", "/overlay-master/state", "")
+	code, body, header := c.ask("GET", "/overlay-agent/overlay", "")
+	var all compat.State
+	var mine compat.Agent
+	if err := errors.Join(json.Unmarshal([]byte(state), &all), json.Unmarshal([]byte(body), &mine)); err != nil || code != http.StatusOK {
+		t.Fatalf("%d %s, %v", code, body, err)
+	}
+	if header.Get("Content-Type") != "application/json" || mine.Attempts == nil || *mine.Attempts != 1 {
+		t.Errorf("%v: %s", header, body)
+	}
+	mine.Attempts = nil
+	if diff := gocmp.Diff(all.Agents[0], mine); diff != "" {
+		t.Errorf("-state +agent\n%s", diff)
+	}
+	c.nodes[0].VTEP, c.nodes[0].Addrs = netip.MustParseAddr("fd00::1"), []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("10.0.0.1")}
+	if code, body, _ := c.ask("GET", "/overlay-agent/overlay", ""); code != http.StatusOK || !strings.Contains(body, `"ip":"fd00::1"`) {
+		t.Errorf("by another address of the host: %d %s", code, body)
+	}
+	c.nodes = c.nodes[1:]
+	if code, body, _ := c.ask("GET", "/overlay-agent/overlay", ""); code != http.StatusNotFound || !strings.Contains(body, "no node is at 10.0.0.1") {
+		t.Errorf("without an agent there: %d %s", code, body)
+	}
+}
+
+// Who writes a slash too many is answered, not sent elsewhere.
+func TestSlashesTooMany(t *testing.T) {
+	t.Parallel()
+	c := newCluster()
+	for _, path := range []string{"/overlay-master/state/", "//overlay-master/state", "/overlay-master//state//", "/overlay-agent/overlay/"} {
+		if code, body, _ := c.ask("GET", path, ""); code != http.StatusOK {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	if code, body, _ := c.ask("POST", "//overlay-master/agents/delete/", `{"agents": []}`); code != http.StatusOK {
+		t.Errorf("delete: %d %s", code, body)
+	}
+	if code, _, _ := c.ask("GET", "/overlay-master", ""); code != http.StatusNotFound {
+		t.Errorf("another path: %d", code)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"path"
 	"slices"
 
 	"weft/control"
@@ -18,15 +19,17 @@ import (
 // maxBody bounds what is read of a request, bytes: a list of 1,000 agents is a third of it.
 const maxBody = 1 << 16
 
-// MasterHandler answers /overlay-master/state and /overlay-master/agents/delete. The second asks for the
-// cluster's secret, if there is one (RFC 6750 section 2.1).
-func MasterHandler(p Plan, s control.Service, secret string) http.Handler {
-	state := func(w http.ResponseWriter, r *http.Request) {
-		networks, err := s.Networks(r.Context(), "")
-		var nodes []control.Node
-		if err == nil {
-			nodes, err = s.Nodes(r.Context())
+// MasterHandler answers /overlay-master/state and /overlay-master/agents/delete, which asks for the cluster's secret,
+// if there is one (RFC 6750 section 2.1), and /overlay-agent/overlay with the agent that is at self as well.
+func MasterHandler(p Plan, s control.Service, secret string, self netip.Addr) http.Handler {
+	read := func(ctx context.Context) (networks []control.Network, nodes []control.Node, err error) {
+		if networks, err = s.Networks(ctx, ""); err == nil {
+			nodes, err = s.Nodes(ctx)
 		}
+		return networks, nodes, err
+	}
+	state := func(w http.ResponseWriter, r *http.Request) {
+		networks, nodes, err := read(r.Context())
 		if err != nil {
 			fail(w, err)
 			return
@@ -34,6 +37,19 @@ func MasterHandler(p Plan, s control.Service, secret string) http.Handler {
 		answer(w, r, StateOf(p, networks, nodes))
 	}
 	mux := http.NewServeMux()
+	handleAgent(mux, func(ctx context.Context) (Agent, error) {
+		networks, nodes, err := read(ctx)
+		if err != nil {
+			return Agent{}, err
+		}
+		i := slices.IndexFunc(nodes, func(n control.Node) bool {
+			return n.Plain == nil && (n.VTEP == self || n.VTEP.IsValid() && slices.Contains(n.Addrs, self))
+		})
+		if i < 0 {
+			return Agent{}, fmt.Errorf("%w: no node is at %s, this master's address", control.ErrNotFound, self)
+		}
+		return AgentOf(p, networks, nodes[i]), nil
+	})
 	mux.HandleFunc("GET /overlay-master/state", state)
 	mux.HandleFunc("POST /overlay-master/agents/delete", func(w http.ResponseWriter, r *http.Request) {
 		given := []byte(r.Header.Get("Authorization"))
@@ -51,12 +67,25 @@ func MasterHandler(p Plan, s control.Service, secret string) http.Handler {
 		}
 		state(w, r)
 	})
-	return mux
+	return cleaned(mux)
 }
 
 // AgentHandler answers /overlay-agent/overlay with what agent returns.
 func AgentHandler(agent func(context.Context) (Agent, error)) http.Handler {
 	mux := http.NewServeMux()
+	handleAgent(mux, agent)
+	return cleaned(mux)
+}
+
+// cleaned takes a path for what it means, with slashes too many as well: libprocess sends nobody elsewhere.
+func cleaned(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path, r.URL.RawPath = path.Clean("/"+r.URL.Path), ""
+		h.ServeHTTP(w, r)
+	})
+}
+
+func handleAgent(mux *http.ServeMux, agent func(context.Context) (Agent, error)) {
 	mux.HandleFunc("GET /overlay-agent/overlay", func(w http.ResponseWriter, r *http.Request) {
 		a, err := agent(r.Context())
 		if err != nil {
@@ -67,7 +96,6 @@ func AgentHandler(agent func(context.Context) (Agent, error)) http.Handler {
 		a.Attempts = &first
 		answer(w, r, a)
 	})
-	return mux
 }
 
 // agentsOf reads {"agents": ["10.0.0.5"]}.
@@ -99,7 +127,7 @@ func remove(ctx context.Context, s control.Service, addrs []netip.Addr) error {
 		if !slices.Contains(addrs, n.VTEP) {
 			continue
 		}
-		if err := s.RemoveNode(ctx, n.ID, false); err != nil {
+		if err := s.RemoveNode(ctx, n.ID, false); err != nil && !errors.Is(err, control.ErrNotFound) {
 			return err
 		}
 	}
@@ -129,6 +157,8 @@ func fail(w http.ResponseWriter, err error) {
 		status = http.StatusBadRequest
 	case errors.Is(err, control.ErrDenied):
 		status = http.StatusUnauthorized
+	case errors.Is(err, control.ErrNotFound):
+		status = http.StatusNotFound
 	case errors.Is(err, control.ErrInUse):
 		status = http.StatusConflict
 	case errors.Is(err, control.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):

@@ -175,7 +175,7 @@ func (d *daemon) serveMetrics(ctx context.Context) error {
 
 // serveDCOS answers what programs made for DC/OS ask about overlays.
 func (d *daemon) serveDCOS(ctx context.Context) error {
-	return process.ServeHTTP(ctx, d.o.DCOS, compat.MasterHandler(compat.DefaultPlan(), d.master.Service(), d.secret))
+	return process.ServeHTTP(ctx, d.o.DCOS, compat.MasterHandler(compat.DefaultPlan(), d.master.Service(), d.secret, d.o.addr))
 }
 
 // report asks every room for its Stats.
