@@ -30,7 +30,7 @@ func newPeers(nodes ...string) *peers {
 	return p
 }
 
-// Applied implements engine.Peers.
+// Applied implements lb.Peers.
 func (p *peers) Applied(ctx context.Context, addr string, _ map[discovery.Stream]discovery.Position) error {
 	p.mu.Lock()
 	select {

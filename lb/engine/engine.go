@@ -54,7 +54,7 @@ type Options struct {
 	Members Members      // required
 	Tables  apply.Tables // required
 	Traffic Traffic      // nil: what connections come to is not known
-	Peers   Peers        // nil: no other node is asked
+	Peers   lb.Peers     // nil: no other node is asked
 	// Follow waits for tables that others make of this engine's Snapshot: only with them a row is acted by. Nil: there
 	// are none.
 	Follow func(ctx context.Context) error
@@ -86,7 +86,7 @@ type Engine struct {
 	members  Members
 	tables   apply.Tables
 	traffic  Traffic
-	peers    Peers
+	peers    lb.Peers
 	follow   func(ctx context.Context) error
 	reserved []netip.Addr
 	log      *slog.Logger

@@ -67,7 +67,7 @@ type node struct {
 	vips     *table.Memory[row.VIPKey, row.VIP]
 	backends *table.Memory[row.BackendKey, row.Backend]
 	refuse   atomic.Bool // writes of backends fail
-	peers    engine.Peers
+	peers    lb.Peers
 
 	mu  sync.Mutex // guards seq, and the order of what is applied
 	seq uint64

@@ -97,7 +97,7 @@ type asker struct {
 	conns map[string]*grpc.ClientConn
 }
 
-// Applied implements load balancing's Peers.
+// Applied implements lb.Peers.
 func (a *asker) Applied(ctx context.Context, addr string, known map[discovery.Stream]discovery.Position) error {
 	conn, err := a.conn(addr)
 	if err != nil {

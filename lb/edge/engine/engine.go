@@ -82,7 +82,7 @@ type Options struct {
 	// Edge holds the tables of a node of the edge; nil: it is none.
 	Edge  *bpf.EdgeTables
 	Leads Leads        // nil: none
-	Peers Peers        // nil: other nodes are not asked
+	Peers lb.Peers     // nil: other nodes are not asked
 	Log   *slog.Logger // nil: none
 }
 

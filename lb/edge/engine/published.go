@@ -18,13 +18,6 @@ import (
 // answersWithin is how long nodes of the edge have to say that their tables are up to date.
 const answersWithin = time.Second
 
-// Peers asks other nodes whether they act by rows (docs/decisions/0014).
-type Peers interface {
-	// Applied returns nil when the tables of the node that answers at addr have all rows up to where they are known, and
-	// waits for it as long as ctx allows.
-	Applied(ctx context.Context, addr string, known map[discovery.Stream]discovery.Position) error
-}
-
 // Published returns what is published, by address and port; with edges also which nodes of the edge live, and whether
 // they act by it, which takes a second when one of them does not.
 func (e *Engine) Published(ctx context.Context, edges bool) ([]lb.PublicationStatus, error) {
