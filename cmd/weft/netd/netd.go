@@ -22,6 +22,7 @@ import (
 
 	"weft/bpf"
 	"weft/bpf/row"
+	"weft/cmd/weft/netd/names"
 	"weft/cmd/weft/process"
 	"weft/discovery"
 	"weft/discovery/discoverypb"
@@ -66,7 +67,7 @@ type daemon struct {
 	asker        *asker
 	interest     *interest.Interest
 	names        *dns.Server
-	static       static
+	static       names.Static
 	prober       *paths.UDPProber
 
 	pinsLost atomic.Uint64 // pins that somebody removed
@@ -289,7 +290,7 @@ func (d *daemon) makeNames(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.static, err = readNames(d.o.Names); err != nil {
+	if d.static, err = names.Read(d.o.Names); err != nil {
 		return err
 	}
 	d.names, err = dns.Open(dns.Options{
@@ -297,7 +298,7 @@ func (d *daemon) makeNames(context.Context) error {
 			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer4), 53),
 			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer6), 53),
 		},
-		Resolvers: resolvers, ZoneResolvers: d.static.forward, Rate: d.static.rate, Fixed: d.static.fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
+		Resolvers: resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
 		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})
@@ -311,7 +312,7 @@ func (d *daemon) resolvers() ([]netip.AddrPort, error) {
 	}
 	var list []netip.AddrPort
 	for _, text := range d.o.Resolvers {
-		addr, err := resolver(text)
+		addr, err := names.Resolver(text)
 		if err != nil {
 			return nil, err
 		}
@@ -325,7 +326,7 @@ func (d *daemon) makeDiscovery(ctx context.Context) (err error) {
 	d.discovery, err = discoveryengine.New(discoveryengine.Options{
 		Store: d.store, Members: d.gossip, Server: d.names, Interest: d.interest, Log: d.log.WithGroup("names"),
 		Zone: zone.Options{
-			TTL: d.static.ttl, TTLs: d.static.ttls, Heeding: d.static.heeding, Zones: d.static.zones, Static: d.static.records, Key: d.static.key,
+			TTL: d.static.TTL, TTLs: d.static.TTLs, Heeding: d.static.Heeding, Zones: d.static.Zones, Static: d.static.Records, Key: d.static.Key,
 			Servers: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
 			Reverse: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8"), netip.MustParsePrefix("fd01:c::/64")}, // VIPs
 		},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package netd
+package names
 
 import (
 	"net/netip"
@@ -15,13 +15,13 @@ import (
 	"weft/discovery/zone"
 )
 
-func readText(t *testing.T, text string) (static, error) {
+func readText(t *testing.T, text string) (Static, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "names.json")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return readNames(path)
+	return Read(path)
 }
 
 func TestStaticNamesAreInTheZone(t *testing.T) {
@@ -40,7 +40,7 @@ func TestStaticNamesAreInTheZone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	z := zone.New(zone.Options{Key: s.key, TTL: s.ttl, TTLs: s.ttls, Heeding: s.heeding, Zones: s.zones, Static: s.records}).Completed()
+	z := zone.New(zone.Options{Key: s.Key, TTL: s.TTL, TTLs: s.TTLs, Heeding: s.Heeding, Zones: s.Zones, Static: s.Records}).Completed()
 	for name, want := range map[string]int{"db.corp.example.": 2, "_pg._tcp.corp.example.": 1, "legacy.mesos.": 1, "corp.example.": 2, "www.corp.example.": 1} {
 		look := z.Lookup("", name)
 		if len(look.Records) != want {
@@ -56,10 +56,10 @@ func TestStaticNamesAreInTheZone(t *testing.T) {
 	if r := z.Lookup("", "db.corp.example.").Records[0]; r.TTL != 20 || !strings.HasPrefix(r.From, "static/") {
 		t.Errorf("%+v: a TTL of 20 and the file's name are wanted", r)
 	}
-	if diff := cmp.Diff([]any{s.heeding, s.ttls["weft"], s.zones}, []any{[]string{"mesos"}, 2 * time.Second, []string{"corp.example"}}); diff != "" {
+	if diff := cmp.Diff([]any{s.Heeding, s.TTLs["weft"], s.Zones}, []any{[]string{"mesos"}, 2 * time.Second, []string{"corp.example"}}); diff != "" {
 		t.Errorf("zones (got -, want +):\n%s", diff)
 	}
-	if s.ttl != time.Minute || s.rate != 500 || !s.fixed || s.forward["eu.example.com."][0] != netip.MustParseAddrPort("[2001:db8::53]:5353") {
+	if s.TTL != time.Minute || s.Rate != 500 || !s.Fixed || s.Forward["eu.example.com."][0] != netip.MustParseAddrPort("[2001:db8::53]:5353") {
 		t.Errorf("read: %+v", s)
 	}
 }
@@ -90,22 +90,9 @@ func TestWrongNamesAreNamed(t *testing.T) {
 	}
 }
 
-// The file that the documentation shows is one that netd takes.
-func TestDocumentedNamesAreRead(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/dns-operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(page), "```json\n")
-	text, _, found := strings.Cut(rest, "```")
-	if s, err := readText(t, text); err != nil || !found || len(s.records) == 0 {
-		t.Errorf("%d records, %v", len(s.records), err)
-	}
-}
-
 // TestExampleOfTheDocsIsRead: what docs/dns-operations.md shows is a file that netd takes.
 func TestExampleOfTheDocsIsRead(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/dns-operations.md")
+	page, err := os.ReadFile("../../../../docs/dns-operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +101,7 @@ func TestExampleOfTheDocsIsRead(t *testing.T) {
 	if !found {
 		t.Fatal("there is no example")
 	}
-	if s, err := readText(t, example); err != nil || len(s.records) == 0 || len(s.forward) == 0 || len(s.zones) == 0 {
+	if s, err := readText(t, example); err != nil || len(s.Records) == 0 || len(s.Forward) == 0 || len(s.Zones) == 0 {
 		t.Errorf("it gives %+v, %v", s, err)
 	}
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package netd
+// Package names reads the file of --names: what a node answers besides what rows say, and whom it asks for foreign names.
+package names
 
 import (
 	"bytes"
@@ -21,15 +22,15 @@ import (
 	"weft/discovery/zone/record"
 )
 
-// Names is the file of --names: what this node answers besides what rows say, and whom it asks.
-type Names struct {
+// File is the form of the file.
+type File struct {
 	// TTL is for names of tasks, nodes and masters, a duration in whole seconds.
 	TTL string `json:"ttl,omitempty"`
 	// Zones say how single zones differ, by their names. One that is not Weft's own is answered from Records
 	// alone.
 	Zones map[string]Zone `json:"zones,omitempty"`
 	// Records may be in Zones or in Weft's own zones, where they are added to what is there.
-	Records []StaticRecord `json:"records,omitempty"`
+	Records []Record `json:"records,omitempty"`
 	// Forward leads from zones to the resolvers that answer for them; the longest zone decides.
 	Forward map[string][]string `json:"forward,omitempty"`
 	// Key is the public key that a cluster of DC/OS is called by, in z-base-32: KEY.dcos.directory is thisdcos.directory then.
@@ -42,13 +43,13 @@ type Names struct {
 
 // Zone is how answers of one zone differ.
 type Zone struct {
-	TTL string `json:"ttl,omitempty"` // of its records, in place of Names.TTL and of what is usual there
+	TTL string `json:"ttl,omitempty"` // of its records, in place of File.TTL and of what is usual there
 	// Health leaves out tasks that are not well while others of the name are; by default in the zone weft only.
 	Health *bool `json:"health,omitempty"`
 }
 
-// StaticRecord is a record of the file.
-type StaticRecord struct {
+// Record is a record of the file.
+type Record struct {
 	Name  string `json:"name"`
 	Type  string `json:"type"`  // A, AAAA, CNAME, PTR or SRV
 	Value string `json:"value"` // an address; CNAME, PTR: a name; SRV: a name and a port, host.example:80
@@ -57,89 +58,89 @@ type StaticRecord struct {
 	Network string `json:"network,omitempty"`
 }
 
-// static is the file's part of the zones.
-type static struct {
-	ttl     time.Duration
-	ttls    map[string]time.Duration // by zone
-	heeding []string                 // zones where health counts; nil: as usual
-	zones   []string                 // that are not Weft's
-	records []record.Record
-	forward map[string][]netip.AddrPort
-	rate    int
-	fixed   bool
-	key     string // lower case
+// Static is what the file comes to, checked.
+type Static struct {
+	TTL     time.Duration            // 0: as usual
+	TTLs    map[string]time.Duration // by zone
+	Heeding []string                 // zones where health counts; nil: as usual
+	Zones   []string                 // that are not Weft's
+	Records []record.Record
+	Forward map[string][]netip.AddrPort // resolvers, by zone
+	Rate    int                         // as in File
+	Fixed   bool                        // addresses come in the same order always
+	Key     string                      // lower case
 }
 
 // clusterKey is the form of a public key of 32 bytes in z-base-32.
 var clusterKey = regexp.MustCompile("^[ybndrfg8ejkmcpqxot1uwisza345h769]{52}$")
 
-// readNames reads the file; an empty path is an empty file.
-func readNames(path string) (static, error) {
+// Read reads the file; an empty path is an empty file.
+func Read(path string) (Static, error) {
 	if path == "" {
-		return static{}, nil
+		return Static{}, nil
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return static{}, fmt.Errorf("read names: %w", err)
+		return Static{}, fmt.Errorf("read names: %w", err)
 	}
-	var n Names
+	var n File
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&n); err != nil {
-		return static{}, fmt.Errorf("names of %s: %w", path, err)
+		return Static{}, fmt.Errorf("names of %s: %w", path, err)
 	}
 	s, err := n.read(path)
 	if err != nil {
-		return static{}, fmt.Errorf("names of %s: %w", path, err)
+		return Static{}, fmt.Errorf("names of %s: %w", path, err)
 	}
 	return s, nil
 }
 
 // read checks everything and joins every problem.
-func (n Names) read(path string) (static, error) {
-	s := static{rate: n.Rate, fixed: n.Order == "fixed", key: strings.ToLower(n.Key)}
+func (n File) read(path string) (Static, error) {
+	s := Static{Rate: n.Rate, Fixed: n.Order == "fixed", Key: strings.ToLower(n.Key)}
 	var errs []error
-	if s.key != "" && !clusterKey.MatchString(s.key) {
+	if s.Key != "" && !clusterKey.MatchString(s.Key) {
 		errs = append(errs, fmt.Errorf("key is %q: 52 characters of z-base-32 are allowed, as in names that end in KEY.dcos.directory", n.Key))
 	}
-	if n.Order != "" && n.Order != "rotate" && !s.fixed {
+	if n.Order != "" && n.Order != "rotate" && !s.Fixed {
 		errs = append(errs, fmt.Errorf("order is %q: rotate and fixed are allowed", n.Order))
 	}
 	var err error
-	if s.ttl, err = readTTL(n.TTL); err != nil {
+	if s.TTL, err = readTTL(n.TTL); err != nil {
 		errs = append(errs, err)
 	}
 	errs = append(errs, s.readZones(n.Zones)...)
-	own := zone.New(zone.Options{Zones: s.zones})
+	own := zone.New(zone.Options{Zones: s.Zones})
 	for i, r := range n.Records {
 		made, err := r.read(path)
 		if err == nil {
 			apex, ok := own.Apex(made.Name)
 			switch {
 			case !ok:
-				err = fmt.Errorf("name is %q: one in %v or in Weft's own zones is allowed", r.Name, s.zones)
+				err = fmt.Errorf("name is %q: one in %v or in Weft's own zones is allowed", r.Name, s.Zones)
 			case made.Type == record.CNAME && apex == made.Name:
 				err = fmt.Errorf("name is %q: a zone itself is no alias (RFC 1034, section 3.6.2)", r.Name)
 			case made.TTL == 0:
-				made.TTL = uint32(cmp.Or(s.ttls[strings.TrimSuffix(apex, ".")], zone.DefaultTTL) / time.Second)
+				made.TTL = uint32(cmp.Or(s.TTLs[strings.TrimSuffix(apex, ".")], zone.DefaultTTL) / time.Second)
 			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("records[%d]: %w", i, err))
 		}
-		s.records = append(s.records, made)
+		s.Records = append(s.Records, made)
 	}
-	errs = append(errs, checkAliases(s.records)...)
-	s.forward, err = readForward(n.Forward)
+	errs = append(errs, checkAliases(s.Records)...)
+	s.Forward, err = readForward(n.Forward)
 	return s, errors.Join(append(errs, err)...)
 }
 
 // readZones reads how zones differ.
-func (s *static) readZones(zones map[string]Zone) []error {
+func (s *Static) readZones(zones map[string]Zone) []error {
 	var errs []error
 	weft := zone.New(zone.Options{})
 	heeding := map[string]bool{zone.OwnZone: true}
-	s.ttls = map[string]time.Duration{}
+	s.TTLs = map[string]time.Duration{}
 	for _, text := range slices.Sorted(maps.Keys(zones)) {
 		fqdn, err := domain(text)
 		if err != nil {
@@ -152,23 +153,23 @@ func (s *static) readZones(zones map[string]Zone) []error {
 			errs = append(errs, fmt.Errorf("zones: %q is in the zone %s: that one, or one outside of Weft's, is allowed", text, strings.TrimSuffix(apex, ".")))
 			continue
 		case !own:
-			s.zones = append(s.zones, name)
+			s.Zones = append(s.Zones, name)
 		}
 		ttl, err := readTTL(zones[text].TTL)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("zones: %s: %w", name, err))
 		}
 		if ttl > 0 {
-			s.ttls[name] = ttl
+			s.TTLs[name] = ttl
 		}
 		if h := zones[text].Health; h != nil {
 			heeding[name] = *h
 		}
 	}
-	s.heeding = []string{} // not as usual: as it is here
+	s.Heeding = []string{} // not as usual: as it is here
 	for _, name := range slices.Sorted(maps.Keys(heeding)) {
 		if heeding[name] {
-			s.heeding = append(s.heeding, name)
+			s.Heeding = append(s.Heeding, name)
 		}
 	}
 	return errs
@@ -216,7 +217,7 @@ func readForward(forward map[string][]string) (map[string][]netip.AddrPort, erro
 			errs = append(errs, fmt.Errorf("forward: %s has no resolver: one or more are needed", name))
 		}
 		for _, text := range list {
-			addr, err := resolver(text)
+			addr, err := Resolver(text)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("forward: %s: %w", name, err))
 			}
@@ -226,7 +227,7 @@ func readForward(forward map[string][]string) (map[string][]netip.AddrPort, erro
 	return all, errors.Join(errs...)
 }
 
-func (r StaticRecord) read(path string) (made record.Record, err error) {
+func (r Record) read(path string) (made record.Record, err error) {
 	made = record.Record{TTL: r.TTL, Network: r.Network, From: "static/" + path}
 	if made.Name, err = domain(r.Name); err != nil {
 		return made, fmt.Errorf("name: %w", err)
@@ -281,8 +282,8 @@ func domain(text string) (string, error) {
 	return name + ".", nil
 }
 
-// resolver reads an address, or address:port.
-func resolver(text string) (netip.AddrPort, error) {
+// Resolver reads an address, or address:port.
+func Resolver(text string) (netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		return netip.AddrPortFrom(a, 53), nil
 	}
