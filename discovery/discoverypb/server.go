@@ -5,11 +5,11 @@ package discoverypb
 import (
 	"context"
 	"slices"
-	"time"
 
 	"google.golang.org/grpc"
 
 	"weft/discovery"
+	"weft/discovery/wire"
 )
 
 // Of what one message carries. A row has up to 1 MiB, mostly 300 bytes; records and nodes have 3,000 at most.
@@ -34,7 +34,7 @@ func (s *server) Announce(ctx context.Context, r *AnnounceRequest) (*AnnounceRes
 	if err != nil {
 		return nil, failures.Status(err)
 	}
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	if err := s.service.Announce(ctx, name); err != nil {
 		return nil, failures.Status(err)
@@ -44,7 +44,7 @@ func (s *server) Announce(ctx context.Context, r *AnnounceRequest) (*AnnounceRes
 
 // Retract implements DiscoveryServer.
 func (s *server) Retract(ctx context.Context, r *RetractRequest) (*RetractResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	if err := s.service.Retract(ctx, r.GetTask()); err != nil {
 		return nil, failures.Status(err)
@@ -54,7 +54,7 @@ func (s *server) Retract(ctx context.Context, r *RetractRequest) (*RetractRespon
 
 // Lookup implements DiscoveryServer.
 func (s *server) Lookup(r *LookupRequest, stream grpc.ServerStreamingServer[LookupResponse]) error {
-	ctx, cancel := sooner(stream.Context())
+	ctx, cancel := wire.Sooner(stream.Context())
 	defer cancel()
 	records, err := s.service.Lookup(ctx, r.GetNetwork(), r.GetName())
 	if err != nil {
@@ -70,7 +70,7 @@ func (s *server) Lookup(r *LookupRequest, stream grpc.ServerStreamingServer[Look
 
 // Nodes implements DiscoveryServer.
 func (s *server) Nodes(_ *NodesRequest, stream grpc.ServerStreamingServer[NodesResponse]) error {
-	ctx, cancel := sooner(stream.Context())
+	ctx, cancel := wire.Sooner(stream.Context())
 	defer cancel()
 	nodes, err := s.service.Nodes(ctx)
 	if err != nil {
@@ -86,7 +86,7 @@ func (s *server) Nodes(_ *NodesRequest, stream grpc.ServerStreamingServer[NodesR
 
 // Rows implements DiscoveryServer.
 func (s *server) Rows(r *RowsRequest, stream grpc.ServerStreamingServer[RowsResponse]) error {
-	ctx, cancel := sooner(stream.Context())
+	ctx, cancel := wire.Sooner(stream.Context())
 	defer cancel()
 	rows, err := s.service.Rows(ctx, discovery.Kind(r.GetKind()))
 	if err != nil {
@@ -104,15 +104,4 @@ func (s *server) Rows(r *RowsRequest, stream grpc.ServerStreamingServer[RowsResp
 		rows = rows[n:]
 	}
 	return nil
-}
-
-// sooner ends a little before the client's deadline, so that the client still hears what was being
-// waited for.
-func sooner(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	early := min(time.Until(deadline)/10, 100*time.Millisecond)
-	return context.WithDeadline(ctx, deadline.Add(-early))
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -70,3 +71,14 @@ type remote struct {
 
 func (r *remote) Error() string { return r.text }
 func (r *remote) Unwrap() error { return r.is }
+
+// Sooner ends a little before the client's deadline, so that the client still hears what was being
+// waited for.
+func Sooner(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	early := min(time.Until(deadline)/10, 100*time.Millisecond)
+	return context.WithDeadline(ctx, deadline.Add(-early))
+}

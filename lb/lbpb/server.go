@@ -7,10 +7,10 @@ package lbpb
 import (
 	"context"
 	"iter"
-	"time"
 
 	"google.golang.org/grpc"
 
+	"weft/discovery/wire"
 	"weft/lb"
 )
 
@@ -30,7 +30,7 @@ func (s *server) Publish(ctx context.Context, r *PublishRequest) (*PublishRespon
 	if err != nil {
 		return nil, failures.Status(err)
 	}
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	vips, err := s.service.Publish(ctx, lb.Registration{
 		Task: r.GetTask(), Network: r.GetNetwork(), Framework: r.GetFramework(), Addrs: addrs, Labels: r.GetLabels(), Health: lb.Health(r.GetHealth()),
@@ -44,7 +44,7 @@ func (s *server) Publish(ctx context.Context, r *PublishRequest) (*PublishRespon
 
 // SetState implements LoadBalancingServer.
 func (s *server) SetState(ctx context.Context, r *SetStateRequest) (*SetStateResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	late, err := s.service.SetState(ctx, r.GetTask(), lb.State{Health: lb.Health(r.GetHealth()), Detail: r.GetDetail(), Draining: r.GetDraining()})
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *server) SetState(ctx context.Context, r *SetStateRequest) (*SetStateRes
 
 // Withdraw implements LoadBalancingServer.
 func (s *server) Withdraw(ctx context.Context, r *WithdrawRequest) (*WithdrawResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	if err := s.service.Withdraw(ctx, r.GetTask()); err != nil {
 		return nil, failures.Status(err)
@@ -69,7 +69,7 @@ func (s *server) Withdraw(ctx context.Context, r *WithdrawRequest) (*WithdrawRes
 
 // VIPs implements LoadBalancingServer.
 func (s *server) VIPs(r *VIPsRequest, stream grpc.ServerStreamingServer[VIPsResponse]) error {
-	ctx, cancel := sooner(stream.Context())
+	ctx, cancel := wire.Sooner(stream.Context())
 	defer cancel()
 	vips, err := s.service.VIPs(ctx, r.GetNetwork())
 	if err != nil {
@@ -112,15 +112,4 @@ func parts(vips []lb.VIPStatus) iter.Seq[[]lb.VIPStatus] {
 			yield(part)
 		}
 	}
-}
-
-// sooner ends a little before the client's deadline, so that the client still hears what was being
-// waited for.
-func sooner(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	early := min(time.Until(deadline)/10, 100*time.Millisecond)
-	return context.WithDeadline(ctx, deadline.Add(-early))
 }

@@ -6,10 +6,10 @@ package overlaypb
 
 import (
 	"context"
-	"time"
 
 	"google.golang.org/grpc"
 
+	"weft/discovery/wire"
 	"weft/overlay"
 )
 
@@ -25,7 +25,7 @@ type server struct {
 
 // Attach implements OverlayServer.
 func (s *server) Attach(ctx context.Context, r *AttachRequest) (*AttachResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	a, err := attachmentIn(r.GetAttachment())
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *server) Attach(ctx context.Context, r *AttachRequest) (*AttachResponse,
 
 // Detach implements OverlayServer.
 func (s *server) Detach(ctx context.Context, r *DetachRequest) (*DetachResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	if err := s.service.Detach(ctx, r.GetId()); err != nil {
 		return nil, failures.Status(err)
@@ -50,7 +50,7 @@ func (s *server) Detach(ctx context.Context, r *DetachRequest) (*DetachResponse,
 
 // Endpoints implements OverlayServer.
 func (s *server) Endpoints(ctx context.Context, _ *EndpointsRequest) (*EndpointsResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	list, err := s.service.Endpoints(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *server) Endpoints(ctx context.Context, _ *EndpointsRequest) (*Endpoints
 
 // Networks implements OverlayServer.
 func (s *server) Networks(ctx context.Context, _ *NetworksRequest) (*NetworksResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	list, err := s.service.Networks(ctx)
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *server) Networks(ctx context.Context, _ *NetworksRequest) (*NetworksRes
 
 // Explain implements OverlayServer.
 func (s *server) Explain(ctx context.Context, r *ExplainRequest) (*ExplainResponse, error) {
-	ctx, cancel := sooner(ctx)
+	ctx, cancel := wire.Sooner(ctx)
 	defer cancel()
 	q, err := questionIn(r)
 	if err != nil {
@@ -108,15 +108,4 @@ func (s *server) Events(r *EventsRequest, stream grpc.ServerStreamingServer[Even
 		return failures.Status(err)
 	}
 	return nil
-}
-
-// sooner ends a little before the client's deadline, so that the client still hears what was being
-// waited for.
-func sooner(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	early := min(time.Until(deadline)/10, 100*time.Millisecond)
-	return context.WithDeadline(ctx, deadline.Add(-early))
 }
