@@ -105,7 +105,7 @@ func parseHost(s string) (string, netip.Addr, error) {
 		return "", addr, err
 	case literal != s || strings.ContainsAny(s, "[]:"):
 		return "", netip.Addr{}, fmt.Errorf("%q is no IPv6 address; write it like [fd01:c::5], or /NAME for a name", s)
-	case strings.Contains(s, ".") && strings.Trim(s, "0123456789.") == "":
+	case strings.Contains(s, ".") && strings.Trim(s, "0123456789. ") == "":
 		return "", netip.Addr{}, fmt.Errorf("%q looks like an IPv4 address but is none; write four numbers up to 255, or /%s when a name is meant", s, s)
 	}
 	return s, netip.Addr{}, checkName(s)

@@ -23,6 +23,13 @@ func TestMangle(t *testing.T) {
 		{"a..b.", "weft", "a.b.weft"},
 		{"/./a", "weft", "a.weft"},
 		{"ä1", "weft", "1.weft"},
+		{"my app", "weft", "myapp.weft"}, // labels as people write them in DC/OS (net.md B2, B3)
+		{" web\t\n", "weft", "web.weft"},
+		{"//web//", "weft", "web.weft"},
+		{"/WEB.Api", "Beta-Kafka", "web.api.beta-kafka"},
+		{"/a/b.c/d", "/x/y.z", "ab.cd.xy.z"},
+		{"/%2Fweb", "weft", "2fweb.weft"},
+		{"fd01::1", "weft", "fd011.weft"}, // who wants an address is told so by ParseLabel
 		{a(70), "weft", a(63) + ".weft"},
 		{a(62) + "-b", "weft", a(62) + "b.weft"},
 		{a(60) + "----b-c-d-e", "weft", a(60) + "bcd.weft"},

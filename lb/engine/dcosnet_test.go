@@ -169,13 +169,16 @@ func TestFamiliesOfDcosNetsVIPs(t *testing.T) {
 	both := []string{"9.0.1.5", "fd01:b::1:8000:0:5"}
 	n.publish(marathon("dual.1", both, "1.2.3.4:80=8080/tcp", "fd01:c::7:80=8080/tcp", "/named:80=8080/tcp"))
 	n.publish(marathon("four.1", both[:1], "1.2.3.4:80=8080/tcp", "/named:80=8081/tcp", "/only4:80=8080/tcp"))
-	n.want("1.2.3.4", 80, lb.TCP, "9.0.1.5:8080=1")
+	sdk := marathon("sdk.1", []string{"9.0.1.6"}, "1.2.3.4:80=8080/tcp", "/named:80=8080/tcp")
+	sdk.Framework = "kafka" // literal VIPs have no framework, names have one (net.md B1)
+	n.publish(sdk)
+	n.want("1.2.3.4", 80, lb.TCP, "9.0.1.5:8080=1 9.0.1.6:8080=1")
 	n.want("fd01:c::7", 80, lb.TCP, "[fd01:b::1:8000:0:5]:8080=1")
 	n.want(lb.HashAddr4("named.marathon").String(), 80, lb.TCP, "9.0.1.5:8080=1 9.0.1.5:8081=1")
 	n.want(lb.HashAddr6("named.marathon").String(), 80, lb.TCP, "[fd01:b::1:8000:0:5]:8080=1")
 	n.want(lb.HashAddr6("only4.marathon").String(), 80, lb.TCP, "")
 	for _, name := range n.Snapshot().Names["prod"] {
-		if families := len(name.Addrs); families != map[string]int{"named.marathon": 2, "only4.marathon": 1}[name.Name] {
+		if families := len(name.Addrs); families != map[string]int{"named.marathon": 2, "named.kafka": 1, "only4.marathon": 1}[name.Name] {
 			t.Errorf("%s has addresses %v", name.Name, name.Addrs)
 		}
 	}
