@@ -57,6 +57,11 @@ const (
 	NameServer6 = "fd01:d::c633:6401"
 )
 
+// NameServersDCOS are those that nodes of DC/OS answer at besides, see HostOptions.NameServers.
+func NameServersDCOS() []netip.Addr {
+	return []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, 2}), netip.AddrFrom4([4]byte{198, 51, 100, 3})}
+}
+
 // LinkName returns the name of the host end of an attachment's link.
 func LinkName(attachment string) string {
 	sum := sha256.Sum256([]byte(attachment))

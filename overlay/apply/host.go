@@ -27,6 +27,8 @@ type HostOptions struct {
 	Underlay Underlay
 	Port     uint16 // of tunnels; 0: DefaultPort
 	Port2    uint16 // for nodes that Port does not reach; 0: none
+	// NameServers are on the loopback beside NameServer4 and NameServer6: some of NameServersDCOS.
+	NameServers []netip.Addr
 	// Dir keeps what settings were before, for Remove by a later process; empty: nowhere.
 	Dir string
 	Log *slog.Logger // nil: none
@@ -126,9 +128,9 @@ func (h *Host) Remove(ctx context.Context) (removed []string, err error) {
 		was, err := removeLink(name)
 		note("device "+name, was, err)
 	}
-	for _, a := range []string{NameServer4, NameServer6} {
-		was, err := removeFromLoopback(netip.MustParseAddr(a))
-		note("address "+a+" of lo", was, err)
+	for _, a := range append(NameServersDCOS(), netip.MustParseAddr(NameServer4), netip.MustParseAddr(NameServer6)) {
+		was, err := removeFromLoopback(a)
+		note("address "+a.String()+" of lo", was, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.settings.was)) {
 		was := h.settings.was[name]
@@ -165,8 +167,10 @@ func (h *Host) ensureLoopback() error {
 		return fmt.Errorf("set lo up: %w", err)
 	}
 	// Of host scope, so that no packet of the node's own takes it for its source.
-	if err := addAddress(lo, netip.MustParseAddr(NameServer4), netlink.SCOPE_HOST); err != nil {
-		return err
+	for _, a := range append([]netip.Addr{netip.MustParseAddr(NameServer4)}, h.o.NameServers...) {
+		if err := addAddress(lo, a, netlink.SCOPE_HOST); err != nil {
+			return err
+		}
 	}
 	err = addAddress(lo, netip.MustParseAddr(NameServer6), netlink.SCOPE_UNIVERSE)
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EACCES) {

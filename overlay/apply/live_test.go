@@ -435,7 +435,7 @@ func TestHostEnsureAndRemoveLeaveNoTrace(t *testing.T) {
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "under0"}}))
 	must(t, writeSysctl("net/ipv6/conf/under0/accept_ra", "1"))
 	before := snapshot(t)
-	o := HostOptions{Underlay: Underlay{MTU: 1500}, Dir: dir}
+	o := HostOptions{Underlay: Underlay{MTU: 1500}, Dir: dir, NameServers: NameServersDCOS()}
 	host, err := NewHost(o)
 	must(t, err)
 	tunnel, _, err := host.Ensure(t.Context())
@@ -459,12 +459,12 @@ func TestHostEnsureAndRemoveLeaveNoTrace(t *testing.T) {
 		}
 	}
 	// Another process removes, as after a crash.
-	host, err = NewHost(o)
+	host, err = NewHost(HostOptions{Dir: dir})
 	must(t, err)
 	removed, err := host.Remove(t.Context())
 	must(t, err)
 	for _, want := range []string{
-		"nftables table inet weft", "device weft-vx0", "address 198.51.100.1 of lo", "sysctl net/ipv4/ip_forward, which is 0 again",
+		"nftables table inet weft", "device weft-vx0", "address 198.51.100.1 of lo", "address 198.51.100.3 of lo", "sysctl net/ipv4/ip_forward, which is 0 again",
 	} {
 		if !slices.Contains(removed, want) {
 			t.Errorf("got %q, want it to name %q", removed, want)

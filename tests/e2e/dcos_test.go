@@ -144,6 +144,11 @@ func TestDCOSPreset(t *testing.T) {
 			t.Errorf("%s: %+v", h.Name, x)
 		}
 	}
+	// A master answers for the agent of its host, which has none here.
+	if err := fetch(m, "GET", "http://127.0.0.1:5050/overlay-agent/overlay", "", &compat.Agent{}); err == nil ||
+		!strings.Contains(err.Error(), "404") || !strings.Contains(err.Error(), "no node is at "+m.Addr.String()) {
+		t.Errorf("the agent of a master's host: %v", err)
+	}
 	if !blocks["9.0.0.0/24"] || !blocks["9.0.1.0/24"] || !blocks["9.0.2.0/24"] {
 		t.Errorf("got blocks %v, want the three lowest", blocks)
 	}
@@ -161,6 +166,21 @@ func TestDCOSPreset(t *testing.T) {
 		_, err := l.Hosts[1].Weft(t.Context(), "run", "--network", "dcos", "--name", "client", "--", peer, "ask", "tcp", "server:80").Output()
 		return err
 	})
+	// Names are answered at each of DC/OS' three addresses, to processes of the host and to tasks.
+	for _, at := range []string{"198.51.100.1", "198.51.100.2", "198.51.100.3"} {
+		dig := []string{"dig", "+short", "+time=2", "+tries=1", "@" + at, "server.weft.autoip.dcos.thisdcos.directory"}
+		eventually(t, func() error {
+			out, err := l.Hosts[0].Command(t.Context(), dig[0], dig[1:]...).Output()
+			if err == nil && !strings.HasPrefix(out, "9.0.") {
+				err = fmt.Errorf("%s answers %q", at, out)
+			}
+			return err
+		})
+		out, err := l.Hosts[0].Weft(t.Context(), append([]string{"task", "exec", "server", "--"}, dig...)...).Output()
+		if err != nil || !strings.HasPrefix(out, "9.0.") {
+			t.Errorf("a task asks %s: %q, %v", at, out, err)
+		}
+	}
 	if ports, err := l.Hosts[0].Command(t.Context(), "cat", "/proc/net/udp").Output(); err != nil || !strings.Contains(ports, ":FA00 ") {
 		t.Errorf("nobody is at UDP port 64000: %s %v", ports, err)
 	}
@@ -243,4 +263,41 @@ func TestDCOSPreset(t *testing.T) {
 	if got := state.Agents[2].Overlays[0].Subnet; got != before.Agents[2].Overlays[0].Subnet {
 		t.Errorf("the next agent has %s, want the block that is free", got)
 	}
+	noRoomForAll(t, l)
+}
+
+// noRoomForAll adds an overlay that has one block: the agents without one are failed, with the masters' reason, in their
+// own documents as in the master's. The other overlays are what they were.
+func noRoomForAll(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	if _, err := l.Masters[0].Weft(t.Context(), "network", "add", "small", "--vni", "1030", "--subnet", "12.0.1.0/26", "--block", "26").Output(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		var state compat.State
+		if err := fetch(l.Masters[0], "GET", "http://127.0.0.1:5050/overlay-master/state", "", &state); err != nil {
+			return err
+		}
+		got := make(map[string]int)
+		for i, a := range state.Agents {
+			var mine compat.Agent
+			if err := fetch(l.Hosts[i], "GET", "http://127.0.0.1:5051/overlay-agent/overlay", "", &mine); err != nil {
+				return err
+			}
+			if mine.Attempts = nil; !reflect.DeepEqual(mine, a) {
+				return fmt.Errorf("%s says %+v, the master %+v", l.Hosts[i].Name, mine, a)
+			}
+			for _, o := range a.Overlays {
+				got[o.Info.Name+" "+o.State.Status]++
+				if o.State.Status == compat.StatusFailed && !strings.Contains(o.State.Error, "network small has no free block left") {
+					return fmt.Errorf("agent %s: %+v", a.IP, o)
+				}
+			}
+		}
+		want := map[string]int{"dcos STATUS_OK": 3, "dcos6 STATUS_OK": 3, "later STATUS_OK": 3, "later6 STATUS_OK": 3, "small STATUS_OK": 1, "small STATUS_FAILED": 2}
+		if !reflect.DeepEqual(got, want) {
+			return fmt.Errorf("overlays are %v, want %v", got, want)
+		}
+		return nil
+	})
 }

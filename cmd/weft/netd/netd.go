@@ -191,7 +191,7 @@ func (d *daemon) openRows(ctx context.Context) (err error) {
 
 // prepareHost makes what a node needs once: tunnel device, name server's address, forwarding.
 func (d *daemon) prepareHost(context.Context) (err error) {
-	d.host, err = apply.NewHost(apply.HostOptions{Underlay: d.underlay, Port: d.o.Tunnel, Port2: d.o.Tunnel2, Dir: d.o.State, Log: d.log.WithGroup("host")})
+	d.host, err = apply.NewHost(apply.HostOptions{Underlay: d.underlay, Port: d.o.Tunnel, Port2: d.o.Tunnel2, Dir: d.o.State, NameServers: d.o.moreNameServers(), Log: d.log.WithGroup("host")})
 	return err
 }
 
@@ -278,7 +278,7 @@ func (d *daemon) makeLB(context.Context) (err error) {
 		Store: d.store, Members: d.gossip, Tables: lbapply.Tables{VIPs: t.VIPs, Backends: t.Backends, Maglevs: t.Maglevs}, Traffic: d.plane,
 		Peers: d.asker, RefuseUnhealthy: d.o.Preset == process.PresetDCOS,
 		Follow:   func(ctx context.Context) error { return d.edge.Follow(ctx) },
-		Reserved: []netip.Addr{netip.MustParseAddr(apply.NameServer4), netip.MustParseAddr(apply.NameServer6)},
+		Reserved: d.o.nameServers(),
 		Log:      d.log.WithGroup("lb"),
 	})
 	return err
@@ -293,11 +293,12 @@ func (d *daemon) makeNames(context.Context) error {
 	if d.static, err = names.Read(d.o.Names); err != nil {
 		return err
 	}
+	var listen []netip.AddrPort
+	for _, a := range d.o.nameServers() {
+		listen = append(listen, netip.AddrPortFrom(a, 53))
+	}
 	d.names, err = dns.Open(dns.Options{
-		Listen: []netip.AddrPort{
-			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer4), 53),
-			netip.AddrPortFrom(netip.MustParseAddr(apply.NameServer6), 53),
-		},
+		Listen:    listen,
 		Resolvers: resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
 		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
