@@ -8,8 +8,10 @@ package overlay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"weft/discovery"
@@ -98,6 +100,14 @@ type PortRange struct {
 	Last  uint16 `json:"last"`
 }
 
+// String is the range in the form of the command line: 80, 5000-5010.
+func (p PortRange) String() string {
+	if p.First == p.Last {
+		return strconv.Itoa(int(p.First))
+	}
+	return fmt.Sprintf("%d-%d", p.First, p.Last)
+}
+
 // Rule adds to what common groups allow, in one direction; replies are allowed by the flow.
 type Rule struct {
 	ID       RuleID      `json:"id"`
@@ -108,6 +118,18 @@ type Rule struct {
 	Ports    []PortRange `json:"ports,omitempty"`    // empty: all
 	Action   Action      `json:"action"`
 	Audit    bool        `json:"audit,omitempty"` // report what would be dropped, drop nothing
+}
+
+// Service is what the rule is about, in the form of the command line: icmp, tcp/80,443, udp/5000-5010; empty: everything.
+func (r Rule) Service() string {
+	if r.Protocol == "" {
+		return ""
+	}
+	text, before := r.Protocol, "/"
+	for _, p := range r.Ports {
+		text, before = text+before+p.String(), ","
+	}
+	return text
 }
 
 // Block is a piece of a network's subnet that a node gives addresses from.

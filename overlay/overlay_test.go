@@ -232,3 +232,15 @@ func TestNodeAddressesAreOfTheirOwn(t *testing.T) {
 		t.Errorf("the first has %s and %s", four, six)
 	}
 }
+
+func TestARuleSaysItsService(t *testing.T) {
+	t.Parallel()
+	for want, r := range map[string]overlay.Rule{
+		"": {}, "icmp": {Protocol: "icmp"}, "tcp": {Protocol: "tcp"}, "tcp/80": {Protocol: "tcp", Ports: []overlay.PortRange{{First: 80, Last: 80}}},
+		"udp/53,5000-5010": {Protocol: "udp", Ports: []overlay.PortRange{{First: 53, Last: 53}, {First: 5000, Last: 5010}}},
+	} {
+		if got := r.Service(); got != want {
+			t.Errorf("%+v: %q, want %q", r, got, want)
+		}
+	}
+}

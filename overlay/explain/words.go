@@ -107,9 +107,9 @@ func (a asked) nearest(n overlay.Network) string {
 	id, near := a.ruling(n).Nearest(a.service)
 	switch r := a.ruleOf(id); near {
 	case compile.NearService:
-		return fmt.Sprintf("rule %d lets it on%s only", id, ports(r))
+		return fmt.Sprintf("rule %d lets it on%s only", id, about(r))
 	case compile.NearSource:
-		return fmt.Sprintf("rule %d lets %s reach it on%s", id, source(r), cmp.Or(ports(r), " all"))
+		return fmt.Sprintf("rule %d lets %s reach it on%s", id, source(r), cmp.Or(about(r), " all"))
 	case compile.NearDirection:
 		return fmt.Sprintf("rule %d is about the other direction", id)
 	default:
@@ -141,25 +141,15 @@ func (a asked) rule(id uint32) string {
 	if r.ID == 0 {
 		return fmt.Sprintf("rule %d", id)
 	}
-	return fmt.Sprintf("rule %d (%s %s to %s%s)", id, r.Action, r.From, r.To, ports(r))
+	return fmt.Sprintf("rule %d (%s %s to %s%s)", id, r.Action, r.From, r.To, about(r))
 }
 
-func ports(r overlay.Rule) string {
-	if r.Protocol == "" {
-		return ""
+// about is what a rule is about, as it stands behind a word.
+func about(r overlay.Rule) string {
+	if s := r.Service(); s != "" {
+		return " " + s
 	}
-	var list []string
-	for _, p := range r.Ports {
-		if p.First == p.Last {
-			list = append(list, fmt.Sprint(p.First))
-		} else {
-			list = append(list, fmt.Sprintf("%d-%d", p.First, p.Last))
-		}
-	}
-	if list == nil {
-		return " " + r.Protocol
-	}
-	return " " + r.Protocol + "/" + strings.Join(list, ",")
+	return ""
 }
 
 // wanted is the service in the form of the command line: tcp/80.

@@ -3,6 +3,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -93,32 +94,13 @@ func parsePorts(flags []string) (protocol string, ports []overlay.PortRange, err
 // sentence says a rule in words: allow web to db tcp/5432.
 func sentence(r overlay.Rule) string {
 	text := fmt.Sprintf("%s %s to %s", r.Action, r.From, r.To)
-	if what := traffic(r); what != "any" {
+	if what := r.Service(); what != "" {
 		text += " " + what
 	}
 	if r.Audit {
 		text += " (audit: reported, not dropped)"
 	}
 	return text
-}
-
-// traffic says what a rule is about: any, icmp, tcp/80,443, udp/5000-5010.
-func traffic(r overlay.Rule) string {
-	if r.Protocol == "" {
-		return "any"
-	}
-	var ports []string
-	for _, p := range r.Ports {
-		if p.First == p.Last {
-			ports = append(ports, strconv.Itoa(int(p.First)))
-		} else {
-			ports = append(ports, fmt.Sprintf("%d-%d", p.First, p.Last))
-		}
-	}
-	if ports == nil {
-		return r.Protocol
-	}
-	return r.Protocol + "/" + strings.Join(ports, ",")
 }
 
 func (o *operator) ruleList() *cobra.Command {
@@ -136,7 +118,7 @@ func (o *operator) ruleList() *cobra.Command {
 			return show.Value(o.env.Stdout, *output, list, func(w io.Writer) {
 				show.Row(w, "NETWORK", "ID", "ACTION", "FROM", "TO", "TRAFFIC", "AUDIT")
 				for _, r := range list {
-					show.Row(w, r.Network, r.ID, r.Action, r.From, r.To, traffic(r), r.Audit)
+					show.Row(w, r.Network, r.ID, r.Action, r.From, r.To, cmp.Or(r.Service(), "any"), r.Audit)
 				}
 			})
 		})
