@@ -52,13 +52,11 @@ func (c *client) why() *cobra.Command {
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		protocol, port, err := parseService(args[2])
+		q, err := question(args, *network)
 		if err != nil {
 			return err
 		}
-		verdict, err := d.Overlay.Explain(ctx, overlay.Question{
-			Source: args[0], Destination: args[1], Network: *network, Protocol: protocol, Port: port,
-		})
+		verdict, err := d.Overlay.Explain(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -68,29 +66,35 @@ func (c *client) why() *cobra.Command {
 				word = "yes"
 			}
 			fmt.Fprintf(w, "%s: %s (%s)\n", word, verdict.Text, verdict.Reason)
-			if verdict.Owner != "" {
-				fmt.Fprintf(w, "who can change it: %s\n", verdict.Owner)
-			}
-			if verdict.Suggestion != "" {
-				fmt.Fprintf(w, "to change it: %s\n", verdict.Suggestion)
-			}
+			advise(w, verdict.Owner, verdict.Suggestion)
 		})
 	})
 }
 
-// parseService reads tcp/80, udp/53 or icmp.
-func parseService(text string) (string, uint16, error) {
-	protocol, number, hasPort := strings.Cut(text, "/")
+// advise says who can change what was answered, and how, as far as there is any change to it.
+func advise(w io.Writer, owner, suggestion string) {
+	if owner != "" {
+		fmt.Fprintf(w, "who can change it: %s\n", owner)
+	}
+	if suggestion != "" {
+		fmt.Fprintf(w, "to change it: %s\n", suggestion)
+	}
+}
+
+// question reads SOURCE DESTINATION PROTOCOL[/PORT]; the last is tcp/80, udp/53 or icmp.
+func question(args []string, network string) (overlay.Question, error) {
+	protocol, number, hasPort := strings.Cut(args[2], "/")
+	q := overlay.Question{Source: args[0], Destination: args[1], Network: network, Protocol: protocol}
 	switch {
 	case protocol == "icmp" && !hasPort:
-		return protocol, 0, nil
+		return q, nil
 	case (protocol == "tcp" || protocol == "udp") && hasPort:
 		port, err := strconv.ParseUint(number, 10, 16)
-		if err == nil && port > 0 {
-			return protocol, uint16(port), nil
+		if q.Port = uint16(port); err == nil && port > 0 {
+			return q, nil
 		}
 	}
-	return "", 0, fmt.Errorf("%w: service is %q: tcp/PORT, udp/PORT (1 to 65535) or icmp are allowed", show.ErrUsage, text)
+	return q, fmt.Errorf("%w: service is %q: tcp/PORT, udp/PORT (1 to 65535) or icmp are allowed", show.ErrUsage, args[2])
 }
 
 func (c *client) doctor() *cobra.Command {

@@ -5,7 +5,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -29,11 +28,10 @@ func (c *client) trace() *cobra.Command {
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		protocol, port, err := parseService(args[2])
+		q, err := question(args, *network)
 		if err != nil {
 			return err
 		}
-		q := overlay.Question{Source: args[0], Destination: args[1], Network: *network, Protocol: protocol, Port: port}
 		var walk []overlay.Event
 		err = d.Overlay.Events(ctx, overlay.Filter{Trace: &q}, func(e overlay.Event) error {
 			walk = append(walk, e)
@@ -61,10 +59,5 @@ func walkTable(w io.Writer, walk []overlay.Event) {
 			after, e.Reason, e.Text)
 	}
 	last := walk[len(walk)-1]
-	if last.Owner != "" {
-		fmt.Fprintf(w, "who can change it: %s\n", last.Owner)
-	}
-	if last.Suggestion != "" {
-		fmt.Fprintf(w, "to change it: %s\n", last.Suggestion)
-	}
+	advise(w, last.Owner, last.Suggestion)
 }
