@@ -5,6 +5,7 @@ package compat_test
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -272,6 +273,52 @@ func TestAMasterAnswersForTheAgentOfItsHost(t *testing.T) {
 	c.nodes = c.nodes[1:]
 	if code, body, _ := c.ask("GET", "/overlay-agent/overlay", ""); code != http.StatusNotFound || !strings.Contains(body, "no node is at 10.0.0.1") {
 		t.Errorf("without an agent there: %d %s", code, body)
+	}
+}
+
+// Who takes protobuf alone gets that (net.md A8). The bytes are those that protoc makes by the definitions of DC/OS' module.
+func TestProtobufForWhoTakesNoJSON(t *testing.T) {
+	t.Parallel()
+	vxlan := compat.VXLAN{
+		VNI: 1024, VTEPName: "weft-vx0", VTEPIP: "44.128.0.1/20", VTEPIP6: "fd01:a::1/64", VTEPMAC: "70:b3:d5:80:00:01", VTEPMTU: 1450,
+	}
+	none := func(vni uint32) compat.Backend {
+		return compat.Backend{VXLAN: compat.VXLAN{VNI: vni, VTEPName: "weft-vx0"}}
+	}
+	handler := compat.AgentHandler(func(context.Context) (compat.Agent, error) {
+		return compat.Agent{IP: "10.0.0.1", Overlays: []compat.Overlay{
+			{Info: compat.Info{Name: "dcos", Subnet: "9.0.0.0/8", Prefix: 24}, Subnet: "9.0.0.0/24", Backend: compat.Backend{VXLAN: vxlan}, State: compat.Status{Status: compat.StatusOK}},
+			{
+				Info: compat.Info{Name: "dcos6", Subnet6: "fd01:b::/64", Prefix6: 80}, Subnet6: "fd01:b::/80", Backend: none(1025),
+				State: compat.Status{Status: compat.StatusFailed, Error: "no block"},
+			},
+			{Info: compat.Info{Name: "x"}, Backend: none(1026), State: compat.Status{Status: compat.StatusConfiguring}},
+		}}, nil
+	})
+	want := "0a0831302e302e302e3112690a130a0464636f731209392e302e302e302f381818120a392e302e302e302f32342a420a4008" +
+		"80081208776566742d7678301a0d34342e3132382e302e312f3230221137303a62333a64353a38303a30303a30312a0c6664" +
+		"30313a613a3a312f363430aa0b3202080112480a160a0564636f7336220b666430313a623a3a2f363428502a130a11088108" +
+		"1208776566742d7678301a002200320c080212086e6f20626c6f636b3a0b666430313a623a3a2f3830121e0a030a01782a13" +
+		"0a110882081208776566742d7678301a002200320208031801"
+	for accept, protobuf := range map[string]bool{
+		"": false, "*/*": false, "application/json": false, "application/x-protobuf, application/json": false, "text/html": false,
+		"application/x-protobuf": true, "text/html, Application/X-Protobuf;q=0.5": true,
+	} {
+		r, w := httptest.NewRequest("GET", "/overlay-agent/overlay", nil), httptest.NewRecorder()
+		if accept != "" {
+			r.Header.Set("Accept", accept)
+		}
+		handler.ServeHTTP(w, r)
+		kind := "application/json"
+		if protobuf {
+			kind = "application/x-protobuf"
+		}
+		if got := w.Header().Get("Content-Type"); w.Code != http.StatusOK || got != kind {
+			t.Errorf("accepting %q: %d %s, want %s", accept, w.Code, got, kind)
+		}
+		if got := hex.EncodeToString(w.Body.Bytes()); protobuf && got != want {
+			t.Errorf("accepting %q: %s, want %s", accept, got, want)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strings"
 
 	"weft/control"
 )
@@ -94,8 +95,26 @@ func handleAgent(mux *http.ServeMux, agent func(context.Context) (Agent, error))
 		}
 		first := 1
 		a.Attempts = &first
+		const protobuf = "application/x-protobuf"
+		if !accepts(r, "application/json") && accepts(r, protobuf) {
+			w.Header().Set("Content-Type", protobuf)
+			_, _ = w.Write(a.protobuf()) // who asked has gone
+			return
+		}
 		answer(w, r, a)
 	})
+}
+
+// accepts tells whether who asks takes a media type of application (RFC 9110, 12.5.1).
+func accepts(r *http.Request, media string) bool {
+	all := strings.Join(r.Header.Values("Accept"), ",")
+	for item := range strings.SplitSeq(all, ",") {
+		item, _, _ = strings.Cut(item, ";")
+		if slices.Contains([]string{media, "application/*", "*/*"}, strings.ToLower(strings.TrimSpace(item))) {
+			return true
+		}
+	}
+	return all == ""
 }
 
 // agentsOf reads {"agents": ["10.0.0.5"]}.
