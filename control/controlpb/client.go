@@ -98,7 +98,7 @@ func (m masters) Invoke(ctx context.Context, method string, args, reply any, opt
 
 // why says in words what a master with a secret does to those who have none.
 func why(err error) string {
-	text := status.Convert(err).Message()
+	text, _ := wire.Unreached(status.Convert(err).Message())
 	if strings.Contains(text, "server preface") {
 		text += "; a cluster with a secret answers those who have it: --secret-file FILE"
 	}

@@ -112,7 +112,7 @@ func (f *Fabric) AddPlainNode(ctx context.Context, n overlay.PlainNode) (made ov
 // RemoveNode implements control.Service.
 func (f *Fabric) RemoveNode(ctx context.Context, id discovery.NodeID, force bool) error {
 	if f.alive(id) && !force {
-		return fmt.Errorf("%w: node %s is alive: its tasks would lose their networks; stop its daemon first, or force it", control.ErrInUse, id)
+		return fmt.Errorf("%w: node %s is alive: its tasks would lose their networks; stop its daemon first, or force it (--force)", control.ErrInUse, id)
 	}
 	incarnation := f.incarnation(id)
 	for left := true; left; {

@@ -7,6 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -50,6 +53,12 @@ func (e Errors) Error(err error) error {
 		return nil
 	}
 	answer := status.Convert(err)
+	if why, failed := Unreached(answer.Message()); failed && (answer.Code() == codes.Unavailable || answer.Code() == codes.DeadlineExceeded) {
+		if answer.Code() == codes.DeadlineExceeded {
+			err = context.DeadlineExceeded
+		}
+		return &remote{text: fmt.Sprintf("%s does not answer: %s", e.Peer, why), is: err}
+	}
 	for _, list := range [][]Sentinel{e.Sentinels, ofContext} {
 		for _, s := range list {
 			if answer.Code() == s.Code {
@@ -58,9 +67,26 @@ func (e Errors) Error(err error) error {
 		}
 	}
 	if answer.Code() == codes.Unavailable {
-		return fmt.Errorf("%s does not answer: %w", e.Peer, err)
+		return &remote{text: fmt.Sprintf("%s does not answer: %s", e.Peer, answer.Message()), is: err}
 	}
 	return &remote{text: answer.Message(), is: err}
+}
+
+// unreached is how gRPC says that a connection could not be made: once it gave up, or while it still tried.
+var unreached = regexp.MustCompile(`^(?:latest balancer error: )?connection error: desc = ("transport: .*")$`)
+
+// Unreached returns why a connection was not made, without gRPC's own words around it, and whether a text says that at all.
+func Unreached(text string) (why string, ok bool) {
+	m := unreached.FindStringSubmatch(text)
+	if m == nil {
+		return text, false
+	}
+	why, err := strconv.Unquote(m[1])
+	if err != nil {
+		return text, false
+	}
+	why = strings.TrimPrefix(why, "transport: ")
+	return strings.TrimPrefix(why, "Error while dialing: "), true
 }
 
 // remote is an error that came over the wire.

@@ -6,10 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"weft/discovery/wire"
 )
@@ -35,10 +39,30 @@ func TestErrorsTravel(t *testing.T) {
 		t.Errorf("an error without sentinel came as %q", unknown)
 	}
 	away := e.Error(status.Error(codes.Unavailable, "connection refused"))
-	if want := "the peer does not answer: rpc error: code = Unavailable desc = connection refused"; away.Error() != want {
-		t.Errorf("got %q, want %q", away, want)
+	if want := "the peer does not answer: connection refused"; away.Error() != want || status.Code(away) != codes.Unavailable {
+		t.Errorf("got %q of code %s, want %q", away, status.Code(away), want)
 	}
 	if err := e.Error(nil); err != nil {
 		t.Errorf("nil came as %v", err)
+	}
+}
+
+// TestAnAbsentPeerIsToldInOurWords asks nobody, at once and patiently.
+func TestAnAbsentPeerIsToldInOurWords(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "none.sock")
+	e := wire.Errors{Peer: "the peer"}
+	want := "the peer does not answer: dial unix " + socket + ": connect: no such file or directory"
+	for _, patient := range []bool{false, true} {
+		conn, err := wire.Connect("unix:"+socket, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		err = e.Error(conn.Invoke(ctx, "/any/Method", &emptypb.Empty{}, &emptypb.Empty{}, grpc.WaitForReady(patient)))
+		if err == nil || err.Error() != want || errors.Is(err, context.DeadlineExceeded) != patient {
+			t.Errorf("patient %t: got %v, want %q", patient, err, want)
+		}
 	}
 }
