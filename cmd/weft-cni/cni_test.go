@@ -246,7 +246,7 @@ func TestLinkConstantsAreTheOverlays(t *testing.T) {
 
 func TestOlderVersionsGetTheirForm(t *testing.T) {
 	d := serve(t)
-	for i, version := range []string{"0.3.1", "0.4.0", "1.0.0"} {
+	for i, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0"} {
 		var got struct {
 			CNIVersion string
 			IPs        []struct{ Address string }
@@ -259,7 +259,7 @@ func TestOlderVersionsGetTheirForm(t *testing.T) {
 			t.Errorf("%s: %+v", version, got)
 		}
 	}
-	refused(t, "0.2.0", d.do(t, call{verb: "ADD", container: "c", config: map[string]any{"cniVersion": "0.2.0"}}, nil),
+	refused(t, "9.9.9", d.do(t, call{verb: "ADD", container: "c", config: map[string]any{"cniVersion": "9.9.9"}}, nil),
 		types.ErrIncompatibleCNIVersion, "incompatible")
 	var version struct {
 		SupportedVersions []string
@@ -269,6 +269,48 @@ func TestOlderVersionsGetTheirForm(t *testing.T) {
 	}
 	if !slices.Contains(version.SupportedVersions, "1.1.0") {
 		t.Errorf("%+v, want 1.1.0", version)
+	}
+}
+
+// A Mesos agent reads results in the form of CNI 0.2.0, and configurations of DC/OS have no version (net.md A6). What else of
+// mesos-cni-port-mapper they have is left there.
+func TestConfigurationOfDCOS(t *testing.T) {
+	d := serve(t)
+	for i, version := range []any{nil, "0.1.0", "0.2.0"} {
+		c := call{container: fmt.Sprint("c", i), config: map[string]any{
+			"cniVersion": version, "excludeDevices": []string{"m-dcos"}, "chain": "M-DCOS", "delegate": map[string]any{
+				"type": "bridge", "bridge": "m-dcos", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": 1420,
+				"ipam": map[string]any{"type": "host-local", "subnet": "9.0.0.0/25", "routes": []map[string]string{{"dst": "0.0.0.0/0"}}},
+			},
+			"args": map[string]any{"org.apache.mesos": map[string]any{"network_info": map[string]any{"name": "dcos"}}},
+		}}
+		c.verb = "ADD"
+		type part struct {
+			IP, Gateway string
+			Routes      []struct{ Dst, GW string }
+		}
+		var got struct {
+			IP4, IP6 part
+			DNS      struct{ Nameservers []string }
+		}
+		if err := d.do(t, c, &got); err != nil {
+			t.Fatalf("version %v: %v", version, err)
+		}
+		endpoints, err := d.overlay.Endpoints(t.Context())
+		if err != nil || len(endpoints) != 1 {
+			t.Fatalf("version %v: %v %v", version, endpoints, err)
+		}
+		e := endpoints[0]
+		if got.IP4.IP != e.Addr4.String()+"/32" || got.IP6.IP != e.Addr6.String()+"/128" || got.IP4.Gateway != gateway4 || got.IP6.Gateway != gateway6 ||
+			len(got.IP4.Routes) != 1 || got.IP4.Routes[0].Dst != "0.0.0.0/0" || len(got.IP6.Routes) != 1 || got.IP6.Routes[0].Dst != "::/0" ||
+			!slices.Equal(got.DNS.Nameservers, []string{nameServer4, nameServer6}) {
+			t.Errorf("version %v: %+v, of %s and %s", version, got, e.Addr4, e.Addr6)
+		}
+		c.verb = "DEL"
+		if err := d.do(t, c, nil); err != nil {
+			t.Errorf("version %v: %v", version, err)
+		}
+		d.expect(t)
 	}
 }
 

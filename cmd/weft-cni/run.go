@@ -33,7 +33,7 @@ const (
 // run is the plugin: one verb per process, from environment and standard input to standard output
 // (CNI 1.1, section 2).
 func run() int {
-	supported := cniversion.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+	supported := cniversion.PluginSupports("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
 		Add:    verb((*plugin).add, types.ErrTryAgainLater),
 		Check:  verb((*plugin).check, types.ErrTryAgainLater),
