@@ -186,6 +186,7 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":          {"cmd"},
 	"github.com/prometheus":           {"cmd"},
 	"github.com/go-zookeeper/zk":      {"cmd/weft/mesosdns"},
+	"github.com/golang-jwt":           {"cmd/weft/mesosdns"},
 	"github.com/vmware/go-ipfix":      {"cmd/weft/ipfix"},
 	"k8s.io/klog":                     {"cmd/weft/ipfix"},
 	"github.com/containernetworking":  {"cmd/weft-cni"},

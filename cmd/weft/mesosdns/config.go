@@ -151,9 +151,11 @@ func (c *Config) validateSources() error {
 			errs = append(errs, errors.New("mesosCredentials: basic authentication needs a principal or a secret"))
 		}
 	case "iam":
-		errs = append(errs, errors.New("mesosAuthentication: \"iam\" is not there yet: \"basic\" and nothing are allowed"))
+		if c.IAMConfigFile == "" {
+			errs = append(errs, errors.New("IAMConfigFile: iam authentication needs the file of a service account"))
+		}
 	default:
-		errs = append(errs, fmt.Errorf("mesosAuthentication: %q: \"basic\" and nothing are allowed", c.MesosAuthentication))
+		errs = append(errs, fmt.Errorf("mesosAuthentication: %q: \"basic\", \"iam\" and nothing are allowed", c.MesosAuthentication))
 	}
 	return errors.Join(errs...)
 }

@@ -38,6 +38,7 @@ type source struct {
 	config Config
 	client *http.Client
 	scheme string
+	login  *login // nil: masters don't ask for a token
 	// lookUp resolves a host name.
 	lookUp func(ctx context.Context, host string) ([]netip.Addr, error)
 	// known are the addresses of host names when they were last resolved.
@@ -53,13 +54,37 @@ func newSource(c Config) (*source, error) {
 		return nil, err
 	}
 	if c.MesosHTTPSOn {
-		s.scheme, transport.TLSClientConfig = "https", certificates
+		s.scheme = "https"
 	}
-	s.client = &http.Client{Transport: transport, Timeout: time.Duration(c.StateTimeoutSeconds) * time.Second}
+	if c.MesosHTTPSOn || c.CACertFile != "" { // an account may log in by https even so
+		transport.TLSClientConfig = certificates
+	}
+	s.client = &http.Client{
+		Transport: transport, Timeout: time.Duration(c.StateTimeoutSeconds) * time.Second, CheckRedirect: stayWho,
+	}
+	if c.MesosAuthentication == "iam" {
+		if s.login, err = newLogin(c.IAMConfigFile, s.client); err != nil {
+			return nil, err
+		}
+	}
 	s.lookUp = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 	return s, nil
+}
+
+// maxRedirects is the standard library's.
+const maxRedirects = 10
+
+// stayWho takes credentials along: a master sends who asks to the one that leads, and Go's client goes on as nobody then.
+func stayWho(next *http.Request, before []*http.Request) error {
+	if len(before) >= maxRedirects {
+		return fmt.Errorf("%d redirections", len(before))
+	}
+	if who := before[0].Header.Get("Authorization"); who != "" && next.URL.Scheme == before[0].URL.Scheme {
+		next.Header.Set("Authorization", who)
+	}
+	return nil
 }
 
 // tlsConfig trusts who CACertFile says; without it anybody, as Mesos-DNS does.
@@ -96,6 +121,11 @@ func (s *source) fetch(ctx context.Context, found []string) (*mesos.Facts, error
 	}
 	if len(masters) == 0 {
 		return nil, errors.New("no master is known")
+	}
+	if s.login != nil {
+		if err := s.login.begin(ctx); err != nil {
+			return nil, err
+		}
 	}
 	var errs []error
 	for _, master := range masters {
@@ -159,16 +189,7 @@ func (s *source) pages() []string {
 }
 
 func (s *source) page(ctx context.Context, master, page string) (state *mesos.State, from string, found bool, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.scheme+"://"+master+page, nil)
-	if err != nil {
-		return nil, "", false, err
-	}
-	r.Header.Set("Accept", "application/json")
-	r.Header.Set("User-Agent", "Mesos-DNS")
-	if s.config.MesosAuthentication != "" {
-		r.SetBasicAuth(s.config.MesosCredentials.Principal, s.config.MesosCredentials.Secret)
-	}
-	answer, err := s.client.Do(r)
+	answer, err := s.ask(ctx, s.scheme+"://"+master+page)
 	if err != nil {
 		return nil, "", false, err
 	}
@@ -188,6 +209,40 @@ func (s *source) page(ctx context.Context, master, page string) (state *mesos.St
 		err = resolvable(state.Actors())
 	}
 	return state, answer.Request.URL.Hostname(), err == nil, err
+}
+
+// ask sends a request, and once more with another token when this one is not taken.
+func (s *source) ask(ctx context.Context, page string) (*http.Response, error) {
+	answer, err := s.send(ctx, page)
+	if err != nil || answer.StatusCode != http.StatusUnauthorized || s.login == nil {
+		return answer, err
+	}
+	another, err := s.login.again(ctx)
+	if !another {
+		return answer, nil
+	}
+	_ = answer.Body.Close() // nothing of it matters
+	if err != nil {
+		return nil, err
+	}
+	return s.send(ctx, page)
+}
+
+// send asks for a page as who the configuration says.
+func (s *source) send(ctx context.Context, page string) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, page, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("User-Agent", "Mesos-DNS")
+	switch {
+	case s.login != nil:
+		r.Header.Set("Authorization", "token="+s.login.token)
+	case s.config.MesosAuthentication != "":
+		r.SetBasicAuth(s.config.MesosCredentials.Principal, s.config.MesosCredentials.Secret)
+	}
+	return s.client.Do(r)
 }
 
 // resolvable errs when an address, host:port, can't be resolved: Mesos-DNS reads no document with such a PID.
