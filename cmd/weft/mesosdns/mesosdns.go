@@ -125,6 +125,11 @@ func New(c Config, version string, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesos-dns: %w", err)
 	}
+	if c.ExternalOn && len(c.Resolvers) == 0 {
+		if c.Resolvers, err = hostResolvers(hostConfig); err != nil {
+			return nil, fmt.Errorf("mesos-dns: resolvers: %w", err)
+		}
+	}
 	d := &Daemon{
 		config: c, version: version, log: log, source: s, every: time.Duration(c.RefreshSeconds) * time.Second, ready: make(chan struct{}),
 		local: func() ([]netip.Addr, error) { return localAddrs(true) },
@@ -315,16 +320,6 @@ func (d *Daemon) dnsOptions() (dns.Options, error) {
 		return o, nil
 	}
 	o.Resolvers = resolvers(c.Resolvers)
-	if len(c.Resolvers) == 0 {
-		if o.Resolvers, err = foreign.SystemResolvers(hostConfig); err != nil {
-			return o, err
-		}
-		local, err := localAddrs(false)
-		if err != nil {
-			return o, err
-		}
-		o.Resolvers = slices.DeleteFunc(o.Resolvers, func(a netip.AddrPort) bool { return slices.Contains(local, a.Addr()) })
-	}
 	o.ZoneResolvers = map[string][]netip.AddrPort{}
 	for name, list := range c.ZoneResolvers {
 		if c.Strict && name != strings.ToLower(name) {
@@ -333,6 +328,25 @@ func (d *Daemon) dnsOptions() (dns.Options, error) {
 		o.ZoneResolvers[name] = resolvers(list)
 	}
 	return o, nil
+}
+
+// hostResolvers are those that a file in the form of resolv.conf(5) has, but for this host itself.
+func hostResolvers(path string) ([]string, error) {
+	found, err := foreign.SystemResolvers(path)
+	if err != nil {
+		return nil, err
+	}
+	local, err := localAddrs(false)
+	if err != nil {
+		return nil, err
+	}
+	list := []string{}
+	for _, a := range found {
+		if !slices.Contains(local, a.Addr()) {
+			list = append(list, a.Addr().String())
+		}
+	}
+	return list, nil
 }
 
 // servers are the addresses at which DNS is served: that of the listener, or all of this host. Mesos-DNS takes :: for an

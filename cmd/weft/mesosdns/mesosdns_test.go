@@ -125,7 +125,8 @@ func TestBadConfigurationNamesTheKey(t *testing.T) {
 	check(`{`+m+`, "resolvers": ["8.8.8.8", "8.8.8.8:53"]}`, "resolvers", "twice")
 	check(`{`+m+`, "zoneResolvers": {"a.mesos": ["8.8.8.8"], "b": []}}`, "a.mesos", "lies in mesos", "b: at least one")
 	check(`{`+m+`, "certFile": "x"}`, "KeyFile")
-	check(`{`+m+`, "mesosAuthentication": "iam"}`, "iam")
+	check(`{`+m+`, "mesosAuthentication": "iam"}`, "IAMConfigFile", "service account")
+	check(`{`+m+`, "mesosAuthentication": "digest"}`, "mesosAuthentication", `"digest"`, `"basic", "iam"`)
 	check(`{`+m+`, "mesosAuthentication": "basic"}`, "mesosCredentials")
 	if _, err := Load("~/mesos-dns.json", "/nowhere"); err == nil || !strings.Contains(err.Error(), "/nowhere/mesos-dns.json") {
 		t.Errorf("no file: %v", err)
@@ -623,6 +624,23 @@ func TestForeignNamesAreRefusedOrForwarded(t *testing.T) {
 	}
 	if got := second.addresses("web.marathon.other."); got != "10.0.0.1" {
 		t.Errorf("own: %s, want 10.0.0.1", got)
+	}
+}
+
+// Without resolvers those of the host are asked, and shown: in their order, but for the host itself.
+func TestResolversOfTheHost(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	text := "search a.example\nnameserver 127.0.0.1\nnameserver 2001:db8::53\nnameserver ::1\nnameserver 192.0.2.53\nnameserver none\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := hostResolvers(path)
+	if d := gocmp.Diff(got, []string{"2001:db8::53", "192.0.2.53"}); d != "" || err != nil {
+		t.Errorf("%v (got -, want +):\n%s", err, d)
+	}
+	if _, err := hostResolvers(path + ".none"); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("no file: %v", err)
 	}
 }
 
