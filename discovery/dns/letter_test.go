@@ -3,6 +3,7 @@
 package dns
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -101,5 +102,30 @@ func TestForwardingToTheLetter(t *testing.T) {
 	}
 	if asked[failing.Addr] != 1 || asked[good.Addr] != 2 {
 		t.Errorf("asked %v, want the failing one once, the other twice", asked)
+	}
+}
+
+// A resolver hears of the size that the asker takes, however long that is.
+func TestQuestionIsForwardedAsItCame(t *testing.T) {
+	var list []string
+	for i := range 300 {
+		list = append(list, fmt.Sprintf("example.com. 300 IN A 192.0.2.%d", i%250))
+	}
+	r := newResolver(t, func(w wire.ResponseWriter, m *wire.Msg) {
+		reply := new(wire.Msg).SetReply(m)
+		reply.Answer = records(list...)
+		reply.SetEdns0(8192, false)
+		reply.Truncate(int(m.IsEdns0().UDPSize()))
+		_ = w.WriteMsg(reply)
+	})
+	for _, strict := range []bool{true, false} {
+		f := start(t, Options{Mesos: &Mesos{Recursion: true, Truncate: true, Strict: strict}, Resolvers: []netip.AddrPort{r.Addr}}, nil)
+		f.SetZone(mesosZone(t, "../mesos/testdata/golden/003-one-task", strict), zone.Diff{})
+		c := wire.Client{UDPSize: 8192}
+		got, _, err := c.Exchange(new(wire.Msg).SetQuestion("example.com.", wire.TypeA).SetEdns0(8192, false), f.addr)
+		if err != nil || got.Truncated != !strict || strict && len(got.Answer) != len(list) {
+			t.Errorf("strict %t: %d answers, tc %t, %v", strict, len(got.Answer), got.Truncated, err)
+		}
+		f.stop()
 	}
 }

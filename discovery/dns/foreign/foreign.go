@@ -137,7 +137,7 @@ func (f *Resolvers) Ask(ctx context.Context, q *Question) (Reply, error) {
 }
 
 // InTurn has the question answered by the first resolver, in the order in which they were given, that says anything in the
-// size that the asker takes. Nothing is remembered. The reply has an id of its own.
+// size that the asker takes; they are asked for that size, too. Nothing is remembered. The reply has an id of its own.
 func (f *Resolvers) InTurn(ctx context.Context, q *Question) (*wire.Msg, error) {
 	err, size := errNone, wire.MinMsgSize
 	if opt := q.Msg.IsEdns0(); opt != nil {
@@ -145,7 +145,7 @@ func (f *Resolvers) InTurn(ctx context.Context, q *Question) (*wire.Msg, error) 
 	}
 	for _, u := range f.upstreams {
 		var r Reply
-		if r, err = u.exchange(ctx, q); err == nil && (q.TCP || len(r.Raw) <= size) {
+		if r, err = u.exchange(ctx, q.Msg.Copy(), q.TCP); err == nil && (q.TCP || len(r.Raw) <= size) {
 			return r.Msg, nil
 		}
 		err = cmp.Or(err, errLong)
@@ -191,7 +191,7 @@ func (f *Resolvers) race(ctx context.Context, q *Question) result {
 		u := order[asked]
 		asked++
 		f.slower.Go(func() {
-			r, err := u.exchange(ctx, q)
+			r, err := u.exchange(ctx, ours(q.Msg), q.TCP)
 			replies <- result{r, err}
 		})
 	}

@@ -83,10 +83,10 @@ func choose(all []*upstream) []*upstream {
 	return order
 }
 
-// exchange asks over the transport of the asker, and counts.
-func (u *upstream) exchange(ctx context.Context, q *Question) (Reply, error) {
+// exchange asks over a transport, and counts.
+func (u *upstream) exchange(ctx context.Context, ask *wire.Msg, tcp bool) (Reply, error) {
 	u.asked.Add(1)
-	r, err := u.try(ctx, q)
+	r, err := u.try(ctx, ask, tcp)
 	failure := err
 	if err == nil && r.Msg.Rcode == wire.RcodeRefused {
 		failure = errRefused
@@ -107,8 +107,8 @@ func (u *upstream) exchange(ctx context.Context, q *Question) (Reply, error) {
 
 // try sends the question from a socket of its own, connected, with an id of its own: whoever wants to
 // forge the answer has to guess the port and the id.
-func (u *upstream) try(ctx context.Context, q *Question) (Reply, error) {
-	ask := ours(q.Msg)
+func (u *upstream) try(ctx context.Context, ask *wire.Msg, tcp bool) (Reply, error) {
+	ask.Id = wire.Id()
 	packed, err := ask.Pack()
 	if err != nil {
 		return Reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
@@ -116,7 +116,7 @@ func (u *upstream) try(ctx context.Context, q *Question) (Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.within)
 	defer cancel()
 	network := "udp"
-	if q.TCP {
+	if tcp {
 		network = "tcp"
 	}
 	var d net.Dialer
@@ -129,18 +129,17 @@ func (u *upstream) try(ctx context.Context, q *Question) (Reply, error) {
 		stop()
 		_ = conn.Close()
 	}()
-	r, err := transfer(conn, packed, ask, q.TCP)
+	r, err := transfer(conn, packed, ask, tcp)
 	if err != nil {
 		return Reply{}, fmt.Errorf("resolver %s: %w", u.addr, err)
 	}
 	return r, nil
 }
 
-// ours is a question as this node asks it: with an id of its own, for an answer over UDP that is not fragmented, and without
-// the options that are between an asker and this node alone (RFC 7873, 7828, 7830).
+// ours is a question as this node asks it: for an answer over UDP that is not fragmented, and without the options that are
+// between an asker and this node alone (RFC 7873, 7828, 7830).
 func ours(m *wire.Msg) *wire.Msg {
 	ask := m.Copy()
-	ask.Id = wire.Id()
 	if opt := ask.IsEdns0(); opt != nil {
 		opt.SetUDPSize(min(max(opt.UDPSize(), wire.MinMsgSize), udpSize))
 		opt.Option = slices.DeleteFunc(opt.Option, func(o wire.EDNS0) bool { return slices.Contains(hopByHop, o.Option()) })
@@ -156,8 +155,12 @@ func transfer(conn net.Conn, packed []byte, ask *wire.Msg, tcp bool) (Reply, err
 	if _, err := conn.Write(packed); err != nil {
 		return Reply{}, err
 	}
+	size := uint16(wire.DefaultMsgSize)
+	if opt := ask.IsEdns0(); opt != nil {
+		size = max(size, opt.UDPSize())
+	}
 	for {
-		raw, err := receive(conn, tcp)
+		raw, err := receive(conn, tcp, size)
 		if err != nil {
 			return Reply{}, err
 		}
@@ -170,17 +173,18 @@ func transfer(conn net.Conn, packed []byte, ask *wire.Msg, tcp bool) (Reply, err
 	}
 }
 
-func receive(conn net.Conn, tcp bool) ([]byte, error) {
+// receive reads one message, over UDP one that is no longer than size.
+func receive(conn net.Conn, tcp bool, size uint16) ([]byte, error) {
 	if !tcp {
-		buf := make([]byte, wire.DefaultMsgSize)
+		buf := make([]byte, size)
 		n, err := conn.Read(buf)
 		return buf[:n], err
 	}
-	var size [2]byte
-	if _, err := io.ReadFull(conn, size[:]); err != nil {
+	var length [2]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
 		return nil, err
 	}
-	buf := make([]byte, binary.BigEndian.Uint16(size[:]))
+	buf := make([]byte, binary.BigEndian.Uint16(length[:]))
 	_, err := io.ReadFull(conn, buf)
 	return buf, err
 }
