@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"weft/discovery/zone"
 	"weft/discovery/zone/record"
 )
@@ -77,7 +79,10 @@ func (m Moment) MarshalJSON() ([]byte, error) {
 }
 
 // node answers requests of one node.
-type node struct{ NodeOptions }
+type node struct {
+	NodeOptions
+	watchers *semaphore.Weighted
+}
 
 // NewNode returns what a node serves: the HTTP API of dcos-net, and two pages of ours.
 //
@@ -111,7 +116,7 @@ func newNode(o NodeOptions) *node {
 	if o.Hold == nil {
 		o.Hold = func(context.Context, string) bool { return true }
 	}
-	return &node{o}
+	return &node{o, semaphore.NewWeighted(maxWatchers)}
 }
 
 func (n *node) missing(w http.ResponseWriter, _ *http.Request) {

@@ -4,7 +4,10 @@ package httpapi
 
 import (
 	"bufio"
+	"errors"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -12,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"weft/discovery"
@@ -204,4 +208,104 @@ func TestWatchTellsWhatChanges(t *testing.T) {
 	c.zone.Store(z)
 	close(c.changed)
 	next("name", `{"name":"db.marathon.mesos.","records":[{"type":"A"`)
+}
+
+// One more than may watch is told so, and may when another has gone.
+func TestWatchersAreCounted(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(newCluster().handler())
+	t.Cleanup(server.Close)
+	watch := func() *http.Response {
+		t.Helper()
+		r, err := server.Client().Get(server.URL + "/v1/watch?nodes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = r.Body.Close() })
+		return r
+	}
+	var first *http.Response
+	for i := range maxWatchers {
+		r := watch()
+		if r.StatusCode != http.StatusOK {
+			t.Fatalf("%d of %d gets %s", i+1, maxWatchers, r.Status)
+		}
+		first = r
+	}
+	r := watch()
+	if text, err := io.ReadAll(r.Body); r.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(text), "64 watch") {
+		t.Errorf("one more gets %s: %s (%v), want 503", r.Status, text, err)
+	}
+	if err := first.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); watch().StatusCode != http.StatusOK; {
+		if time.Now().After(deadline) {
+			t.Fatal("a place that was given back is nobody's")
+		}
+	}
+}
+
+// pipe is a listener of one connection, which takes nothing that is not read.
+type pipe struct {
+	net.Conn
+	taken, closed chan struct{}
+}
+
+func (p *pipe) Accept() (net.Conn, error) {
+	select {
+	case p.taken <- struct{}{}:
+		return p.Conn, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipe) Addr() net.Addr { return p.LocalAddr() }
+
+func (p *pipe) Close() error {
+	close(p.closed)
+	return nil
+}
+
+// A reader that takes nothing loses its connection: the first event, or the next sign of life, is not waited with for ever.
+func TestWhoDoesNotReadIsNoWatcher(t *testing.T) {
+	t.Parallel()
+	for reads, want := range []time.Duration{takeWithin, keepAlive + takeWithin} {
+		synctest.Test(t, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			p := &pipe{Conn: ours, taken: make(chan struct{}, 1), closed: make(chan struct{})}
+			ended := make(chan time.Time, 1)
+			page := newCluster().handler()
+			server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				page.ServeHTTP(w, r)
+				ended <- time.Now()
+			})}
+			done := make(chan error, 1)
+			go func() { done <- server.Serve(p) }()
+			began := time.Now()
+			if _, err := io.WriteString(theirs, "GET /v1/watch?nodes HTTP/1.1\r\nHost: node\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			for range reads {
+				buf := make([]byte, 1<<16)
+				if n, err := theirs.Read(buf); err != nil || !strings.Contains(string(buf[:n]), `"anew":true`) {
+					t.Fatalf("read %s, %v", buf[:n], err)
+				}
+			}
+			if took := (<-ended).Sub(began); took != want {
+				t.Errorf("after %d events it is given up in %v, want %v", reads, took, want)
+			}
+			synctest.Wait()
+			if n, err := theirs.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("then %d bytes, %v, want the end", n, err)
+			}
+			if err := server.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+				t.Error(err)
+			}
+		})
+	}
 }

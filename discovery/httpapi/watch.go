@@ -14,7 +14,8 @@ import (
 
 // Limits of a watch.
 const (
-	maxWatched = 100 // names
+	maxWatched  = 100 // names
+	maxWatchers = 64  // at a time: each change is looked for once for each of them
 	// keepAlive is how often a line goes out when nothing changes, so that who is gone is noticed.
 	keepAlive = 15 * time.Second
 	// takeWithin is how long a reader may take for one event; then it is taken for gone.
@@ -37,6 +38,11 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Sprintf("name (up to %d times), vips and nodes can be watched, for example /v1/watch?name=web.weft.mesos&vips", maxWatched))
 		return
 	}
+	if !n.watchers.TryAcquire(1) {
+		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d watch this node now, which is as many as may at a time", maxWatchers))
+		return
+	}
+	defer n.watchers.Release(1)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
