@@ -5,7 +5,6 @@ package dns
 import (
 	"context"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -55,7 +54,7 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 	q := question{
 		msg: m, name: strings.ToLower(m.Question[0].Name), qtype: m.Question[0].Qtype, zone: s.zone.Load(),
 	}
-	_, q.tcp = w.RemoteAddr().(*net.TCPAddr)
+	q.tcp = w.RemoteAddr().Network() == "tcp"
 	q.name, q.renamed = q.zone.Present(q.name)
 	var apex string
 	apex, q.own = q.zone.Apex(q.name)

@@ -4,7 +4,6 @@ package dns
 
 import (
 	"context"
-	"net"
 	"slices"
 	"strings"
 
@@ -32,7 +31,7 @@ func (s *Server) serveLetter(ctx context.Context, w wire.ResponseWriter, m *wire
 		return
 	}
 	q := question{msg: m, name: strings.ToLower(m.Question[0].Name), qtype: m.Question[0].Qtype, zone: s.zone.Load()}
-	_, q.tcp = w.RemoteAddr().(*net.TCPAddr)
+	q.tcp = w.RemoteAddr().Network() == "tcp"
 	_, q.own = q.zone.Apex(q.name)
 	// Questions for DS go to who has the parent (RFC 4035, 3.1.4.1): to nobody else than the resolvers of all.
 	if q.own && q.qtype != wire.TypeDS {

@@ -238,6 +238,7 @@ func (s *Server) Forget(of func(name string) bool) { s.answers.Forget(of) }
 func (s *Server) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	handler := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) { s.serve(gctx, w, m) })
+	besides := wire.HandlerFunc(func(w wire.ResponseWriter, m *wire.Msg) { s.serveTCP(gctx, w, m) })
 	admit, size := admit, maxUDP
 	if s.mesos != nil && s.mesos.Strict {
 		admit, size = admitAll, wire.MinMsgSize // what is longer than that Mesos-DNS can't read
@@ -250,7 +251,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		g.Go(func() error {
 			return run(gctx, &wire.Server{
-				Listener: s.listen(k.tcp), Handler: handler, MsgAcceptFunc: admit, MaxTCPQueries: -1,
+				Listener: s.listen(k.tcp), Handler: besides, MsgAcceptFunc: admit, MaxTCPQueries: -1,
 				IdleTimeout: func() time.Duration { return idle },
 			})
 		})
