@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"weft/tests/lab"
 	"weft/tests/lab/labtest"
@@ -75,6 +76,7 @@ func TestCNI(t *testing.T) {
 	if _, err := cni("STATUS", nil); err != nil {
 		t.Fatal(err)
 	}
+	newsIsWaitedFor(t, h1, cni)
 	out, err := cni("ADD", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -146,4 +148,29 @@ func TestCNI(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// newsIsWaitedFor joins networks that the node does not know: one that is added meanwhile, and one that never is.
+func newsIsWaitedFor(t *testing.T, h *lab.Host, cni func(command string, more map[string]any) (string, error)) {
+	t.Helper()
+	began := time.Now()
+	_, err := cni("ADD", map[string]any{"network": "never", "groups": nil})
+	if took := time.Since(began); err == nil || took < 2*time.Second || !strings.Contains(err.Error(), `"code": 7`) || !strings.Contains(err.Error(), "known are prod") {
+		t.Errorf("a network that nobody adds: %v after %v, want code 7 with the networks that are known, after two seconds", err, took)
+	}
+	fresh := map[string]any{"network": "fresh", "groups": nil}
+	added := make(chan error, 1)
+	go func() {
+		_, err := cni("ADD", fresh)
+		added <- err
+	}()
+	if _, err := h.Weft(t.Context(), "network", "add", "fresh", "--subnet", "9.2.0.0/16").Output(); err != nil {
+		t.Error(err)
+	}
+	if err := <-added; err != nil {
+		t.Errorf("a network that is added just now: %v", err)
+	}
+	if _, err := cni("DEL", fresh); err != nil {
+		t.Error(err)
+	}
 }

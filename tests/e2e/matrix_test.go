@@ -274,7 +274,7 @@ func TestVIPMatrix(t *testing.T) {
 	if _, err := l.Hosts[0].Weft(t.Context(), "network", "add", "prod", "--subnet", "9.1.0.0/16", "--subnet6", "fd01:b:1::/64").Output(); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range l.Hosts { // weft-cni does not wait for news
+	for _, h := range l.Hosts { // so that no ADD waits for it
 		knows(t, h, "prod")
 	}
 	var places []*place
