@@ -405,11 +405,20 @@ func TestNetworkInfoOfAMesosAgent(t *testing.T) {
 	d := serve(t)
 	d.add(t, call{container: "c1", config: map[string]any{"args": map[string]any{"org.apache.mesos": map[string]any{
 		"network_info": map[string]any{
-			"name": "prod", "groups": []string{"db"},
+			"name": "prod", "groups": []string{"db"}, "labels": map[string]any{"labels": []map[string]string{{"key": "groups", "value": "web"}, {"key": "x", "value": "y"}}},
+			"ip_addresses":  []map[string]string{{"protocol": "IPv6"}, {"ip_address": "9.0.0.77"}},
 			"port_mappings": []map[string]any{{"host_port": 31000, "container_port": 80}, {"host_port": 31001, "container_port": 53, "protocol": "udp"}},
 		},
 	}}}})
-	d.expect(t, "endpoint cni/prod/c1/eth0 prod c1 [db]", "port 31000:80/tcp", "port 31001:53/udp")
+	d.expect(t, "endpoint cni/prod/c1/eth0 prod c1 [db web]", "port 31000:80/tcp", "port 31001:53/udp")
+	endpoints, err := d.overlay.Endpoints(t.Context())
+	if err != nil || len(endpoints) != 1 || endpoints[0].Addr4.String() != "9.0.0.77" || !endpoints[0].Addr6.IsValid() {
+		t.Errorf("%+v, %v, want the address that was asked for, and any of IPv6", endpoints, err)
+	}
+	taken := map[string]any{"args": map[string]any{"org.apache.mesos": map[string]any{"network_info": map[string]any{
+		"ip_addresses": []map[string]string{{"ip_address": "9.0.0.77"}},
+	}}}}
+	refused(t, "taken", d.do(t, call{verb: "ADD", container: "c2", config: taken}, nil), types.ErrInternal, "9.0.0.77") // the task fails
 }
 
 func TestCheck(t *testing.T) {

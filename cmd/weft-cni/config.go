@@ -85,8 +85,9 @@ func parse(args *skel.CmdArgs) (config, error) {
 			return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
 		}
 	}
-	c.Groups = append(c.Groups, c.Args.Mesos.NetworkInfo.Groups...)
-	if c.fixed, err = fixed(c.RuntimeConfig.IPs, c.Args.CNI.IPs, list(given["IP"])); err != nil {
+	mesos := c.Args.Mesos.NetworkInfo
+	c.Groups = append(c.Groups, mesos.groups()...)
+	if c.fixed, err = fixed(c.RuntimeConfig.IPs, c.Args.CNI.IPs, list(given["IP"]), mesos.fixed()); err != nil {
 		return c, fmt.Errorf("network configuration %s: %w", c.Name, err)
 	}
 	if c.ports, err = c.mappings(); err != nil {

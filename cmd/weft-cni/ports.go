@@ -20,16 +20,6 @@ type portMapping struct {
 	HostIP        string `json:"hostIP"`   // every address of the node when empty
 }
 
-// networkInfo is what of Mesos' NetworkInfo concerns a network.
-type networkInfo struct {
-	Groups       []string `json:"groups"`
-	PortMappings []struct {
-		HostPort      int    `json:"host_port"`
-		ContainerPort int    `json:"container_port"`
-		Protocol      string `json:"protocol"`
-	} `json:"port_mappings"`
-}
-
 // mappings returns what both say. A mapping without a port of the node asks for none: runtimes list the
 // ports of a container that way.
 func (c config) mappings() ([]overlay.PortMapping, error) {
