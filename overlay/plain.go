@@ -92,7 +92,9 @@ func (n PlainNode) Validate() error {
 		p.addf("blocks are %d: 1 to %d are allowed", len(n.Blocks), maxPlainBlocks)
 	}
 	for _, b := range n.Blocks {
-		if !b.IsValid() || b != b.Masked() {
+		if !b.IsValid() {
+			p.addf("block is empty: ADDRESS/LENGTH is allowed, such as 9.0.250.0/24")
+		} else if b != b.Masked() {
 			p.addf("block %s has bits behind its length: allowed is %s", b, b.Masked())
 		}
 	}

@@ -76,7 +76,7 @@ func TestAnswer(t *testing.T) {
 		"no family":          {"db", "six", "tcp/80", "no_endpoint", "no address family in common", "ask for a task by an address of the family that both have"},
 		"other network":      {"web-1", "9.1.5.1", "tcp/80", "other_network", "networks never meet", "run both in one network: weft run --network dev"},
 		"nobody there":       {"web-1", "9.0.1.77", "tcp/80", "no_endpoint", "no task has 9.0.1.77; its block 9.0.1.0/24 is node n2's", "ask for the name again (weft name show NAME): the task has ended or has another address"},
-		"no block":           {"web-1", "9.0.9.1", "tcp/80", "no_block", "no node holds the block of 9.0.9.1", "ask for the name again (weft name show NAME); weft network list shows who holds blocks"},
+		"no block":           {"web-1", "9.0.9.1", "tcp/80", "no_block", "no node holds the block of 9.0.9.1", "ask for the name again (weft name show NAME); weft network show NETWORK lists who holds which block"},
 		"to the world":       {"web-1", "8.8.8.8", "tcp/80", "to_host", "leaves by its node", ""},
 		"from the world":     {"world", "web-1", "tcp/80", "not_public", "is in group web, not in group public", "weft rule add prod --from world --to web --port tcp/80"},
 		"own node":           {"10.0.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},

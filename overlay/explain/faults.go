@@ -104,7 +104,7 @@ var faults = map[row.Reason]Fault{
 	row.ReasonNoBlock: {
 		Owner: OwnerTask, Step: "leave",
 		Means: "The address is of the network, but of a block that no node holds.",
-		Check: "ask for the name again (weft name show NAME); weft network list shows who holds blocks",
+		Check: "ask for the name again (weft name show NAME); weft network show NETWORK lists who holds which block",
 	},
 	row.ReasonOtherNetwork: {
 		Owner: OwnerOperator, Step: "leave",

@@ -46,6 +46,11 @@ func up(env node.Env, dir *string) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		for flag, value := range map[string]int{"hosts": o.Hosts, "masters": o.Masters, "mtu": o.MTU} {
+			if value == 0 { // Up would take the default
+				return fmt.Errorf("%w: --%s is 0: a lab has some", show.ErrUsage, flag)
+			}
+		}
 		o.Dir, o.Binary = *dir, binary
 		began := time.Now()
 		l, err := lab.Up(cmd.Context(), o)
@@ -56,10 +61,18 @@ func up(env node.Env, dir *string) *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(env.Stdout, "lab: up in %.1f s, %s and %s; state in %s\n", time.Since(began).Seconds(), names(l.Hosts), names(l.Masters), l.Dir)
-		fmt.Fprintf(env.Stdout, "try: weft lab exec h1 -- weft node list\n")
+		fmt.Fprintf(env.Stdout, "try: weft lab %sexec h1 -- weft node list\n", elsewhere(*dir))
 		return nil
 	}
 	return cmd
+}
+
+// elsewhere is the flag that names a lab which is not in the default folder.
+func elsewhere(dir string) string {
+	if dir == lab.DefaultDir {
+		return ""
+	}
+	return "--dir " + dir + " "
 }
 
 // names is h1, or h1 to h3.

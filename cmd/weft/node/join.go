@@ -3,16 +3,19 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"weft/agent/sandbox"
 	"weft/cmd/weft/show"
 	"weft/discovery"
+	"weft/discovery/dnsname"
 	"weft/lb"
 	"weft/overlay"
 )
@@ -63,6 +66,9 @@ func (w *wish) group(name string) error {
 }
 
 func (w *wish) vip(label string) error {
+	if _, err := lb.ParseLabel(label); err != nil {
+		return err
+	}
 	m := w.last()
 	m.vips = append(m.vips, label)
 	return nil
@@ -92,6 +98,10 @@ func (w *wish) publish(text string) error {
 func (w *wish) validate() error {
 	if len(w.joins) == 0 || w.joins[0].network == "" {
 		return fmt.Errorf("%w: --network is needed: the virtual network to join, or %s for the node's own", show.ErrUsage, discovery.HostNetwork)
+	}
+	if label := dnsname.Label(w.name); label != w.name {
+		return fmt.Errorf("%w: --name is %q: 1 to 63 of a-z, 0-9 and -, with no - at either end, are allowed, such as %q",
+			show.ErrUsage, w.name, cmp.Or(label, "web"))
 	}
 	var all []overlay.PortMapping
 	for _, m := range w.joins {
@@ -186,9 +196,9 @@ func joinOne(ctx context.Context, d *Daemon, task *sandbox.Task, w wish, i int) 
 	return endpoint, b, d.Discovery.Announce(ctx, name)
 }
 
-// leave takes the task out of VIPs, names and networks.
-func leave(ctx context.Context, d *Daemon, w wish) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+// leave takes the task out of VIPs, names and networks, if the daemon answers within patience.
+func leave(ctx context.Context, d *Daemon, w wish, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var errs []error
 	for i := range w.joins {

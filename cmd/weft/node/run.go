@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -24,7 +26,9 @@ import (
 	"weft/agent/sandbox"
 	"weft/cmd/weft/show"
 	"weft/discovery"
+	"weft/discovery/dnsname"
 	"weft/lb"
+	"weft/overlay"
 )
 
 // Framework is what tasks without a scheduler belong to: web.weft.mesos.
@@ -92,7 +96,7 @@ func (c *client) run() *cobra.Command {
 	cmd.Flags().StringVar(&w.cgroup, "cgroup", c.env.Getenv("WEFT_CGROUP"), "cgroup2 folder for the task (WEFT_CGROUP; default: the daemon's)")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
 		if w.name == "" {
-			w.name = strings.ToLower(filepath.Base(args[0]))
+			w.name = cmp.Or(dnsname.Label(filepath.Base(args[0])), "task")
 		}
 		return c.runTask(ctx, d, w, args)
 	}, patient()...)
@@ -135,8 +139,17 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 		return err
 	}
 	defer func() { err = errors.Join(err, task.Close()) }()
-	defer func() { err = errors.Join(err, leave(ctx, d, w)) }()
-	endpoints, behind, err := join(ctx, d, task, w)
+	var endpoints []overlay.Endpoint
+	var behind []behind
+	err = c.await(ctx, w.id, signals, func(ctx context.Context) (err error) {
+		endpoints, behind, err = join(ctx, d, task, w)
+		return err
+	})
+	if unanswered := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errInterrupted); unanswered {
+		_ = leave(ctx, d, w, time.Second) // else the daemon finds out by the end of the process, when it is there
+		return err
+	}
+	defer func() { err = errors.Join(err, leave(ctx, d, w, callTimeout)) }()
 	if err != nil {
 		return err
 	}
@@ -150,6 +163,32 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 		return err
 	}
 	return r.attend(ctx, w.health, signals)
+}
+
+var errInterrupted = errors.New("a signal came first")
+
+// tellAfter is how long a task waits for its daemon before it says so.
+const tellAfter = 3 * time.Second
+
+// await carries out f, which waits for a daemon, or a master behind it, that is away: it tells that, and a signal ends it.
+func (c *client) await(ctx context.Context, id string, signals <-chan os.Signal, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	late := time.After(tellAfter)
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-late:
+			fmt.Fprintf(c.env.Stderr, "weft: task %s waits: the node daemon at %s, or a master that it asks, does not answer\n", id, c.socket)
+		case s := <-signals:
+			cancel()
+			<-done
+			return fmt.Errorf("task %s has not begun: %w: %s", id, errInterrupted, s)
+		}
+	}
 }
 
 // attend checks the task and hands it signals until it ends.
@@ -243,8 +282,8 @@ func parsePorts(texts []string) ([]discovery.NamedPort, error) {
 		}
 		protocol, number, _ := strings.Cut(service, "/")
 		port, err := strconv.ParseUint(number, 10, 16)
-		if err != nil || port == 0 || protocol != "tcp" && protocol != "udp" {
-			return nil, fmt.Errorf("%w: port is %q: [NAME=]tcp/PORT or udp/PORT, 1 to 65535, are allowed", show.ErrUsage, text)
+		if err != nil || port == 0 || protocol != "tcp" && protocol != "udp" || dnsname.Label(name) != name {
+			return nil, fmt.Errorf("%w: --port is %q: [NAME=]tcp/PORT or udp/PORT, 1 to 65535, are allowed, NAME of a-z, 0-9 and -", show.ErrUsage, text)
 		}
 		ports = append(ports, discovery.NamedPort{Name: name, Protocol: protocol, Port: uint16(port)})
 	}

@@ -7,12 +7,16 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"weft/agent/sandbox"
@@ -80,7 +84,7 @@ func TestATaskInTheNodesNetworkHasNothingOfANetwork(t *testing.T) {
 		{func(w *wish) error { return w.vip("/web:80=8080") }, ""},
 	} {
 		for _, order := range []string{"before", "after"} {
-			var w wish
+			w := wish{name: "web"}
 			host := func(w *wish) error { return w.join("host") }
 			steps := []func(*wish) error{host, c.give}
 			if order == "before" {
@@ -130,7 +134,7 @@ func TestJoinTheNodesNetwork(t *testing.T) {
 	if err != nil || len(found) != 1 || found[0].Data != overlayfake.Addr.String() {
 		t.Errorf("got %v, %v, want the node's address", found, err)
 	}
-	if err := leave(t.Context(), daemon, w); err != nil {
+	if err := leave(t.Context(), daemon, w, callTimeout); err != nil {
 		t.Error(err)
 	}
 	if left, err := daemon.Overlay.Endpoints(t.Context()); err != nil || len(left) > 0 {
@@ -182,5 +186,42 @@ func TestJoinOutlivesTheDaemon(t *testing.T) {
 	found, err := daemon.Discovery.Lookup(t.Context(), "", "web.weft.mesos.")
 	if err != nil || len(found) == 0 {
 		t.Errorf("the name is not there: %v %v", found, err)
+	}
+}
+
+// A task whose daemon does not answer tells so, and ends at the first signal.
+func TestATaskThatWaitsCanBeEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		c := &client{env: Env{Stderr: out}, socket: "/run/none"}
+		signals := make(chan os.Signal, 1)
+		time.AfterFunc(tellAfter+time.Second, func() { signals <- unix.SIGINT })
+		err = c.await(t.Context(), "web-1", signals, func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if !errors.Is(err, errInterrupted) {
+			t.Errorf("got %v, want that a signal ended it", err)
+		}
+		said, err := os.ReadFile(out.Name())
+		if err != nil || !strings.Contains(string(said), "task web-1 waits: the node daemon at /run/none") {
+			t.Errorf("it said %q, %v", said, err)
+		}
+	})
+}
+
+func TestANameIsALabel(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"web": "", "Web_1": `such as "web-1"`, strings.Repeat("a", 64): "1 to 63", "-": `such as "web"`, "a b": `such as "ab"`,
+	} {
+		w := wish{name: name, joins: []membership{{network: "prod"}}}
+		if err := w.validate(); (err == nil) != (want == "") || err != nil && (!errors.Is(err, show.ErrUsage) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("name %q: %v, want %q", name, err, want)
+		}
 	}
 }

@@ -49,37 +49,58 @@ func taskTable(w io.Writer, endpoints []overlay.Endpoint) {
 }
 
 func (c *client) taskShow() *cobra.Command {
-	cmd := &cobra.Command{Use: "show TASK", Short: "show one task", Args: show.Args(1, 1), Example: "  weft task show web"}
-	output := show.Output(cmd)
+	cmd := &cobra.Command{
+		Use: "show TASK", Short: "show one task, in every network that it is in", Args: show.Args(1, 1),
+		Long:    "Show prints a task with all its networks; as JSON, what it is in the first one, or in that of --network.",
+		Example: "  weft task show web\n  weft task show web --network prod -o json",
+	}
+	output, network := show.Output(cmd), cmd.Flags().String("network", "", "network that is shown, where the task is in several")
 	return c.command(cmd, func(ctx context.Context, d *Daemon, args []string) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		e, err := find(ctx, d, args[0])
+		in, err := memberships(ctx, d, args[0])
 		if err != nil {
 			return err
 		}
-		return show.Value(c.env.Stdout, *output, e, func(w io.Writer) {
-			for _, line := range [][2]any{
-				{"task", e.Task},
-				{"name", e.Name},
-				{"network", e.Network},
-				{"groups", show.List(e.Groups)},
-				{"interface", e.Interface},
-				{"addresses", show.List(e.Addrs())},
-				{"ports", show.List(e.Ports)},
-				{"mac", e.MAC},
-				{"mtu", e.MTU},
-				{"identity", e.Identity},
-				{"link", e.HostInterface},
-				{"namespace", e.NetNS},
-				{"cgroup", e.Cgroup},
-				{"pid", e.OwnerPID},
-				{"since", e.Since.Format(time.RFC3339)},
-			} {
-				show.Row(w, line[0], line[1])
+		if *network != "" {
+			e, err := pick(in, *network)
+			if err != nil {
+				return err
 			}
-		})
+			in = []overlay.Endpoint{e}
+		}
+		return show.Value(c.env.Stdout, *output, in[0], func(w io.Writer) { taskRows(w, in) })
 	})
+}
+
+// taskRows are what there is of a task as a whole, then of each of its networks.
+func taskRows(w io.Writer, in []overlay.Endpoint) {
+	e := in[0]
+	for _, line := range [][2]any{
+		{"task", e.Task},
+		{"name", e.Name},
+		{"namespace", e.NetNS},
+		{"cgroup", e.Cgroup},
+		{"pid", e.OwnerPID},
+		{"since", e.Since.Format(time.RFC3339)},
+	} {
+		show.Row(w, line[0], line[1])
+	}
+	for _, e := range in {
+		for _, line := range [][2]any{
+			{"network", e.Network},
+			{"groups", show.List(e.Groups)},
+			{"interface", e.Interface},
+			{"addresses", show.List(e.Addrs())},
+			{"ports", show.List(e.Ports)},
+			{"mac", e.MAC},
+			{"mtu", e.MTU},
+			{"identity", e.Identity},
+			{"link", e.HostInterface},
+		} {
+			show.Row(w, line[0], line[1])
+		}
+	}
 }
 
 func (c *client) taskExec() *cobra.Command {
@@ -170,29 +191,45 @@ func (c *client) taskGroups() *cobra.Command {
 
 // member finds a task's endpoint in a network, in the only one when that is empty.
 func member(ctx context.Context, d *Daemon, task, network string) (overlay.Endpoint, error) {
+	in, err := memberships(ctx, d, task)
+	if err != nil {
+		return overlay.Endpoint{}, err
+	}
+	return pick(in, network)
+}
+
+// memberships returns the endpoints of a task, in the order of its networks.
+func memberships(ctx context.Context, d *Daemon, task string) (in []overlay.Endpoint, err error) {
 	found, err := find(ctx, d, task)
 	if err != nil {
-		return found, err
+		return nil, err
 	}
 	all, err := d.Overlay.Endpoints(ctx)
 	if err != nil {
-		return found, err
+		return nil, err
 	}
-	var in []string
 	for _, e := range all {
-		if e.Task != found.Task {
-			continue
+		if e.Task == found.Task {
+			in = append(in, e)
 		}
-		in = append(in, e.Network)
-		if e.Network == network {
+	}
+	if in == nil { // it ended meanwhile
+		return nil, fmt.Errorf("no task %q on this node: `weft task list` shows them", task)
+	}
+	return in, nil
+}
+
+// pick returns a task's endpoint in a network, the only one when that is empty.
+func pick(in []overlay.Endpoint, network string) (overlay.Endpoint, error) {
+	var names []string
+	for _, e := range in {
+		if e.Network == network || network == "" && len(in) == 1 {
 			return e, nil
 		}
+		names = append(names, e.Network)
 	}
-	switch {
-	case network != "":
-		return found, fmt.Errorf("task %s is not in network %q; it is in %s", found.Task, network, strings.Join(in, ", "))
-	case len(in) > 1:
-		return found, fmt.Errorf("task %s is in %s: say which by --network", found.Task, strings.Join(in, ", "))
+	if network != "" {
+		return overlay.Endpoint{}, fmt.Errorf("task %s is not in network %q; it is in %s", in[0].Task, network, strings.Join(names, ", "))
 	}
-	return found, nil
+	return overlay.Endpoint{}, fmt.Errorf("task %s is in %s: say which by --network", in[0].Task, strings.Join(names, ", "))
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // ErrUsage marks an error in how a command was called: exit status 2.
@@ -56,7 +57,7 @@ func Args(low, high int) cobra.PositionalArgs {
 	}
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < low || len(args) > high {
-			return fmt.Errorf("%w: %s: %d arguments given, %s allowed", ErrUsage, cmd.UseLine(), len(args), wanted)
+			return fmt.Errorf("%w: %s: arguments given: %d, allowed: %s", ErrUsage, cmd.UseLine(), len(args), wanted)
 		}
 		return nil
 	}
@@ -66,6 +67,13 @@ func Args(low, high int) cobra.PositionalArgs {
 // one of the user's, which stands behind --.
 func FlagError(cmd *cobra.Command, err error) error {
 	given := cmd.Flags().Args() // as far as they were read
+	if wrong, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		allowed := wrong.Unwrap().Error()
+		if known := allowedOf[wrong.GetFlag().Value.Type()]; known != "" {
+			allowed = known + " allowed"
+		}
+		return fmt.Errorf("%w: --%s is %q: %s", ErrUsage, wrong.GetFlag().Name, wrong.GetValue(), allowed)
+	}
 	switch {
 	case len(given) > 0 && cmd.HasSubCommands():
 		return Choose(cmd, given)
@@ -73,6 +81,12 @@ func FlagError(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w: %w; a command with flags of its own stands behind --: %s", ErrUsage, err, cmd.UseLine())
 	}
 	return fmt.Errorf("%w: %w", ErrUsage, err)
+}
+
+// allowedOf says in words what flags of a type take.
+var allowedOf = map[string]string{
+	"uint16": "0 to 65535 are", "uint32": "0 to 4294967295 are", "int": "a whole number is", "bool": "true and false are",
+	"duration": "a duration such as 500ms, 30s or 5m is",
 }
 
 // format is how a command prints what it read.
