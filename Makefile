@@ -127,9 +127,9 @@ test-zookeeper: ## weft mesos-dns finds masters by a ZooKeeper of Debian's, whic
 	$(GO) test -count=1 -run ZooKeeper ./cmd/weft/mesosdns
 
 .PHONY: bench-dns
-bench-dns: ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root); SHORT=1 only that it runs
+bench-dns: build ## names beside CoreDNS, NSD, Knot, Unbound and a plain server (root); SHORT=1 only that it runs
 	@.ci/need.sh nsd knotd unbound
-	$(GO) run ./tests/bench/dns $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
+	$(GO) run ./tests/bench/dns -weft bin/weft $(if $(SHORT),-short,-page docs/benchmarks.md) $(BENCH)
 
 # Once for all that go to another layout and back.
 .PHONY: next

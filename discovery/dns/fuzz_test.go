@@ -34,6 +34,11 @@ func (s *sink) WriteMsg(m *wire.Msg) error {
 	return err
 }
 
+func (s *sink) Write(raw []byte) (int, error) {
+	s.raw = raw
+	return len(raw), nil
+}
+
 // FuzzMessages feeds what may come in on the socket: whatever it is, the reply fits the asker, parses,
 // and answers that question; and what the kernel learns of it is well-formed and true.
 func FuzzMessages(f *testing.F) {

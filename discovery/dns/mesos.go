@@ -42,7 +42,7 @@ func (s *Server) serveMesos(w wire.ResponseWriter, q *question) {
 		s.send(w, q, failure(q.msg, wire.RcodeBadVers)) // RFC 6891, 6.1.3
 		return
 	}
-	r := composeMesos(q, &o)
+	r, lot := composeMesos(q, &o)
 	r.Authoritative, r.RecursionAvailable = true, s.mesos.Recursion
 	size, length := wire.MinMsgSize, (*wire.Msg).Len
 	if o.Strict {
@@ -64,13 +64,20 @@ func (s *Server) serveMesos(w wire.ResponseWriter, q *question) {
 	if r.Rcode == wire.RcodeNameError {
 		s.stats.missing.Add(1)
 	}
-	// Who went away gets no answer; with Strict nobody gets one that can't be packed.
-	_ = w.WriteMsg(r)
+	text, err := r.Pack()
+	if err != nil {
+		s.log.Debug("answer can't be packed", "name", q.name, "type", wire.Type(q.qtype), "error", err)
+		return // with Strict nobody gets one
+	}
+	if !q.tcp {
+		s.spoken.Load().keep(q.msg, q.zone, r.Rcode, text, lot)
+	}
+	_, _ = w.Write(text) // who went away gets no answer
 }
 
-// composeMesos makes the answer, whatever its size.
-func composeMesos(q *question, o *zone.Options) *wire.Msg {
-	r := new(wire.Msg).SetReply(q.msg)
+// composeMesos makes the answer, whatever its size. Lot tells that it may be another one the next time.
+func composeMesos(q *question, o *zone.Options) (r *wire.Msg, lot bool) {
+	r = new(wire.Msg).SetReply(q.msg)
 	r.Compress = true
 	asked, apex := q.msg.Question[0].Name, o.Domain+"."
 	name := strings.ToLower(strings.ReplaceAll(asked, ".*", "")) // wildcards are as if they were not there
@@ -80,14 +87,12 @@ func composeMesos(q *question, o *zone.Options) *wire.Msg {
 	look := q.zone.Lookup("", name)
 	all := q.qtype == wire.TypeANY
 	if all || q.qtype == wire.TypeSRV {
-		addServices(r, q.zone, o, asked, look)
+		lot = addServices(r, q.zone, o, asked, look)
 	}
 	for _, t := range [...]record.Type{record.A, record.AAAA} {
 		if all || q.qtype == uint16(t) {
-			for _, rec := range look.Of(t) {
-				if rec.Answerable() {
-					r.Answer = append(r.Answer, answer.Record(rec))
-				}
+			for _, rec := range answerable(look.Of(t)) {
+				r.Answer = append(r.Answer, answer.Record(rec))
 			}
 		}
 	}
@@ -105,16 +110,18 @@ func composeMesos(q *question, o *zone.Options) *wire.Msg {
 		emptyMesos(r, q, o, owner, len(look.Records) > 0 || !o.Strict && name == apex)
 	}
 	rand.Shuffle(len(r.Answer), func(i, j int) { r.Answer[i], r.Answer[j] = r.Answer[j], r.Answer[i] })
-	return r
+	return r, lot || len(r.Answer) > 1
 }
 
-// addServices adds the SRV records, and one address of each family for each target, by lot.
-func addServices(r *wire.Msg, z *zone.Zone, o *zone.Options, asked string, look zone.Answer) {
+// answerable are those of some records that can be in an answer.
+func answerable(records []record.Record) []record.Record {
+	return slices.DeleteFunc(records, func(r record.Record) bool { return !r.Answerable() })
+}
+
+// addServices adds the SRV records, and one address of each family for each target: by lot, where there are more.
+func addServices(r *wire.Msg, z *zone.Zone, o *zone.Options, asked string, look zone.Answer) (lot bool) {
 	var targets []string
-	for _, rec := range look.Of(record.SRV) {
-		if !rec.Answerable() {
-			continue
-		}
+	for _, rec := range answerable(look.Of(record.SRV)) {
 		r.Answer = append(r.Answer, &wire.SRV{
 			Hdr: headerMesos(o, asked, wire.TypeSRV), Priority: record.Priority, Weight: o.Weight, Port: rec.Port, Target: rec.Target,
 		})
@@ -124,12 +131,14 @@ func addServices(r *wire.Msg, z *zone.Zone, o *zone.Options, asked string, look 
 		targets = append(targets, rec.Target)
 		there := z.Lookup("", rec.Target)
 		for _, t := range [...]record.Type{record.A, record.AAAA} {
-			addrs := slices.DeleteFunc(there.Of(t), func(a record.Record) bool { return !a.Answerable() })
+			addrs := answerable(there.Of(t))
 			if len(addrs) > 0 {
 				r.Extra = append(r.Extra, answer.Record(addrs[rand.IntN(len(addrs))]))
+				lot = lot || len(addrs) > 1
 			}
 		}
 	}
+	return lot
 }
 
 // apexMesos returns the records that make a name a zone, those of them that are asked for.

@@ -112,14 +112,16 @@ type Server struct {
 	zones   []forwarded // the longest first
 	fixed   bool
 	mesos   *Mesos
+	spoken  atomic.Pointer[spoken] // in its place: of the zone
 	stats   counters
 	sockets []socket
 }
 
 // socket is one address, both ways.
 type socket struct {
-	udp *net.UDPConn
-	tcp *net.TCPListener
+	udp     *net.UDPConn
+	packets []net.PacketConn // readers of udp
+	tcp     *net.TCPListener
 }
 
 // counters are read without a lock.
@@ -158,7 +160,7 @@ func Open(o Options) (*Server, error) {
 			return n.VNI, n.Name
 		}
 	}
-	s.zone.Store(zone.New(zone.Options{}))
+	s.serveZone(zone.New(zone.Options{}))
 	var err error
 	if s.answers, err = resident.Open(resident.Options{
 		Cache: o.Cache, Limit: o.CacheLimit, Journal: o.Journal, Fixed: o.Fixed, Log: s.log,
@@ -198,7 +200,11 @@ func (s *Server) try(a netip.AddrPort) error {
 	if err != nil {
 		return errors.Join(err, udp.Close())
 	}
-	s.sockets = append(s.sockets, socket{udp, tcp})
+	packets, err := s.packets(udp)
+	if err != nil {
+		return errors.Join(err, udp.Close(), tcp.Close())
+	}
+	s.sockets = append(s.sockets, socket{udp, packets, tcp})
 	return nil
 }
 
@@ -224,7 +230,13 @@ func (s *Server) isOwn(a netip.AddrPort) bool {
 // SetZone makes z the zone to answer from. diff is how it differs from the one before; answers in the
 // kernel that it changes are replaced or deleted before z is served. One call at a time.
 func (s *Server) SetZone(z *zone.Zone, diff zone.Diff) {
-	s.answers.Renew(z, diff, func() { s.zone.Store(z) })
+	s.answers.Renew(z, diff, func() { s.serveZone(z) })
+}
+
+// serveZone has questions answered from z. What is said from here on is remembered of it, and nothing that was said before.
+func (s *Server) serveZone(z *zone.Zone) {
+	s.spoken.Store(newSpoken(z))
+	s.zone.Store(z)
 }
 
 // Resident calls yield for the names that have resident answers, or a part in one.
@@ -244,7 +256,7 @@ func (s *Server) Run(ctx context.Context) error {
 		admit, size = admitAll, wire.MinMsgSize // what is longer than that Mesos-DNS can't read
 	}
 	for _, k := range s.sockets {
-		for _, packets := range s.packets(k.udp) {
+		for _, packets := range k.packets {
 			g.Go(func() error {
 				return run(gctx, &wire.Server{PacketConn: packets, UDPSize: size, Handler: handler, MsgAcceptFunc: admit})
 			})

@@ -144,6 +144,8 @@ func askerAt(a net.Addr) netip.Addr {
 	switch a := a.(type) {
 	case *net.UDPAddr:
 		return a.AddrPort().Addr().Unmap()
+	case caller:
+		return askerAt(a.RemoteAddr())
 	case *net.TCPAddr:
 		return a.AddrPort().Addr().Unmap()
 	}

@@ -3,11 +3,16 @@
 package dns
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	wire "github.com/miekg/dns"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 
 	"weft/discovery/dns/resident"
 )
@@ -15,8 +20,8 @@ import (
 // readers is how many goroutines read a socket, so that one core's work keeps no other waiting.
 const readers = 2
 
-// quick is a socket that answers from memory what is there, and returns the rest as read. It is the
-// same answer at a fraction of the cost: no message is taken apart or put together.
+// quick is a socket that answers at once what was answered before, and returns the rest as read. It is the same answer at a
+// fraction of the cost: no message is taken apart or put together.
 type quick struct {
 	*net.UDPConn
 	s *Server
@@ -30,45 +35,88 @@ func (q quick) ReadFrom(buf []byte) (int, net.Addr, error) {
 		if err != nil {
 			return n, nil, err
 		}
-		asker := from.Addr().Unmap()
-		vni, _ := q.s.view(asker)
-		if vni != 0 && !q.s.limits.ask(asker, time.Now()) {
-			q.refuse(buf[:n], from)
-			continue
-		}
-		out, rcode, hit := q.s.answers.To(space[:0], buf[:n], vni)
-		if !hit {
+		out, done := q.s.quickly(space[:0], buf[:n], from.Addr().Unmap())
+		if !done {
 			return n, net.UDPAddrFromAddrPort(from), nil
 		}
-		q.s.stats.own.Add(1)
-		if rcode == wire.RcodeNameError {
-			q.s.stats.missing.Add(1)
-		}
 		_, _ = q.WriteToUDPAddrPort(out, from) // who went away gets no answer
-	}
-}
-
-// refuse sends a question back as refused: cheaper than what would be answered, and no longer.
-func (q quick) refuse(m []byte, to netip.AddrPort) {
-	q.s.stats.limited.Add(1)
-	if m, ok := resident.Refusal(m); ok {
-		_, _ = q.WriteToUDPAddrPort(m, to) // who went away gets no answer
 	}
 }
 
 // Close leaves the socket to the server, as several readers share it.
 func (quick) Close() error { return nil }
 
-// packets returns what the library's servers of a socket read. One that is bound to no address has to
-// say in each answer which one was asked, and the library knows how for plain sockets.
-func (s *Server) packets(conn *net.UDPConn) []net.PacketConn {
-	local, ok := conn.LocalAddr().(*net.UDPAddr)
-	if !ok || local.IP.IsUnspecified() || s.mesos != nil {
-		return []net.PacketConn{conn}
+// anyone is a quick socket that is bound to no address: each answer says which one was asked.
+type anyone struct{ quick }
+
+// caller is who asked at such a socket, and where.
+type caller struct{ *wire.SessionUDP }
+
+// Network implements net.Addr.
+func (caller) Network() string { return "udp" }
+
+// String implements net.Addr.
+func (c caller) String() string { return c.RemoteAddr().String() }
+
+// ReadFrom implements net.PacketConn. Its addresses are callers.
+func (a anyone) ReadFrom(buf []byte) (int, net.Addr, error) {
+	var space [maxUDP]byte
+	for {
+		n, from, err := wire.ReadFromSessionUDP(a.UDPConn, buf)
+		if err != nil {
+			return n, nil, err
+		}
+		out, done := a.s.quickly(space[:0], buf[:n], askerAt(from.RemoteAddr()))
+		if !done {
+			return n, caller{from}, nil
+		}
+		_, _ = wire.WriteToSessionUDP(a.UDPConn, out, from) // who went away gets no answer
 	}
-	list := make([]net.PacketConn, readers)
-	for i := range list {
-		list[i] = quick{conn, s}
+}
+
+// WriteTo implements net.PacketConn for callers.
+func (a anyone) WriteTo(m []byte, to net.Addr) (int, error) {
+	c, ok := to.(caller)
+	if !ok {
+		return 0, fmt.Errorf("%v is none who asked here: %w", to, errors.ErrUnsupported)
 	}
-	return list
+	return wire.WriteToSessionUDP(a.UDPConn, m, c.SessionUDP)
+}
+
+// quickly answers a message, into space, if that needs no thought. Not done, it is for the long way.
+func (s *Server) quickly(space, m []byte, asker netip.Addr) (out []byte, done bool) {
+	var rcode int
+	if s.mesos != nil {
+		out, rcode, done = s.spoken.Load().again(space, m)
+	} else {
+		vni, _ := s.view(asker)
+		if vni != 0 && !s.limits.ask(asker, time.Now()) {
+			s.stats.limited.Add(1)
+			return resident.Refusal(m)
+		}
+		out, rcode, done = s.answers.To(space, m, vni)
+	}
+	if !done {
+		return nil, false
+	}
+	s.stats.own.Add(1)
+	if rcode == wire.RcodeNameError {
+		s.stats.missing.Add(1)
+	}
+	return out, true
+}
+
+// packets returns what the library's servers of a socket read.
+func (s *Server) packets(conn *net.UDPConn) ([]net.PacketConn, error) {
+	var one net.PacketConn = quick{conn, s}
+	if local, ok := conn.LocalAddr().(*net.UDPAddr); !ok || local.IP.IsUnspecified() {
+		// A socket of one family refuses the other's option.
+		err4 := ipv4.NewPacketConn(conn).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
+		err6 := ipv6.NewPacketConn(conn).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
+		if err4 != nil && err6 != nil {
+			return nil, fmt.Errorf("which address is asked at %v: %w", conn.LocalAddr(), errors.Join(err4, err6))
+		}
+		one = anyone{quick{conn, s}}
+	}
+	return slices.Repeat([]net.PacketConn{one}, readers), nil
 }

@@ -48,6 +48,8 @@ func bars() []bar {
 		{"a", goAlone, []string{file}, 1.3},
 		{"a", goAlone, best, 0},
 		{"srv", goAlone, []string{file}, 1.3},
+		{"a", weftMesos, []string{mesosDNS}, 0},
+		{"srv", weftMesos, []string{mesosDNS}, 0},
 	}
 }
 
@@ -117,7 +119,10 @@ func write(out io.Writer, o options, samples []sample, lines []report.Line, abou
 	for _, row := range slices.Concat(costs, [][]string{{}}, report.Table(lines)) {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	err := errors.Join(w.Flush(),
+	if err := w.Flush(); err != nil || o.results == "" {
+		return err
+	}
+	err := errors.Join(
 		report.ReplaceLines(filepath.Join(o.results, "discovery.jsonl"), lines),
 		report.WriteLines(filepath.Join(o.results, "discovery-raw.jsonl"), samples))
 	if o.page == "" || err != nil {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,19 +25,21 @@ import (
 
 // options of a run.
 type options struct {
-	rounds  int
-	span    time.Duration
-	short   bool
-	few     int    // names of the ordinary zone, and those of the large one that are in use
-	many    int    // names of the large zone, more than few
-	coredns string // executable; empty: it is built
-	only    string // servers, with commas between; empty: all
-	results string // folder
-	page    string // with the table; empty: none
-	role    string // of a child: generate, weft, server, plain, mirror or zone
-	names   string // file of a child
-	ifindex int    // of the link, for weft and mirror
-	tasks   int    // for zone
+	rounds   int
+	span     time.Duration
+	short    bool
+	few      int    // names of the ordinary zone, and those of the large one that are in use
+	many     int    // names of the large zone, more than few
+	coredns  string // executable; empty: it is built
+	weft     string // executable; empty: weft mesos-dns is left out
+	mesosDNS string // executable of Mesos-DNS; empty: it is left out
+	only     string // servers, with commas between; empty: all
+	results  string // folder
+	page     string // with the table; empty: none
+	role     string // of a child: generate, weft, server, plain, mirror or zone
+	names    string // file of a child
+	ifindex  int    // of the link, for weft and mirror
+	tasks    int    // for zone
 }
 
 func main() {
@@ -47,8 +50,10 @@ func main() {
 	flag.IntVar(&o.few, "few", 10000, "names of the ordinary zone, and how many of the large one are in use")
 	flag.IntVar(&o.many, "many", 1000000, "names of the large zone; 0: none")
 	flag.StringVar(&o.coredns, "coredns", "", "CoreDNS's executable; none: it is left out (default: it is built)")
+	flag.StringVar(&o.weft, "weft", "", "Weft's executable, for weft mesos-dns; none: that is left out")
+	flag.StringVar(&o.mesosDNS, "mesos-dns", "", "Mesos-DNS' executable; none: it is left out")
 	flag.StringVar(&o.only, "only", "", "only these servers, with commas between, such as weft,nsd")
-	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
+	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured; empty: it is only printed")
 	flag.StringVar(&o.page, "page", "", "markdown page that shows it; the plot goes beside it")
 	flag.StringVar(&o.role, "role", "", "what a child process is")
 	flag.StringVar(&o.names, "names", "", "a child's tasks")
@@ -130,7 +135,11 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	lines = append(lines, held...)
+	reads, err := measureReads(ctx, o, dir)
+	if err != nil {
+		return err
+	}
+	lines = slices.Concat(lines, held, reads)
 	if o.short {
 		fmt.Fprintf(out, "bench-dns: %d conversations, all of them answered\n", len(samples))
 		skipped(out, o)

@@ -71,6 +71,13 @@ func measureZone(ctx context.Context, out io.Writer, o options, dir string, name
 			err = errors.Join(err, s.stop())
 		}
 	}()
+	if !large && (o.has(weftMesos) || o.has(mesosDNS)) {
+		m, err := startMaster(names)
+		if err != nil {
+			return nil, err
+		}
+		defer m.Close()
+	}
 	list := measures(o, f, large)
 	for _, name := range serverNames(o, large) {
 		s, err := startServer(ctx, o, dir, f, name, st.link(name), names)
@@ -118,7 +125,9 @@ func measures(o options, f files, large bool) []measure {
 			{"a_large_uniform", f.a, window, serverNames(o, true)},
 		}
 	}
-	services := serverNames(o, true) // who knows only addresses has no services
+	services := slices.DeleteFunc(serverNames(o, false), func(name string) bool { // who knows only addresses has none
+		return slices.Contains([]string{plain, unbound, hosts}, name)
+	})
 	return []measure{
 		{"a", f.a, window, serverNames(o, false)},
 		{"srv", f.srv, window, services},

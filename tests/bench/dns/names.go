@@ -101,12 +101,13 @@ func label(i int) string { return fmt.Sprintf("app-%07d", i) }
 type files struct {
 	zone, hosts, local, plain string // zone file, hosts file, Unbound's lines, "name address" lines
 	a, srv, few               string // questions: every name, every service, a few of the names
+	refresh                   int    // seconds, of who reads a master's state in their place
 }
 
 // writeFiles writes the same records for everybody; inUse is how many names are asked for where they are a few.
 func writeFiles(dir string, z *zone.Zone, inUse int) (files, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
-	f := files{at("zone"), at("hosts"), at("local"), at("plain"), at("a"), at("srv"), at("few")}
+	f := files{at("zone"), at("hosts"), at("local"), at("plain"), at("a"), at("srv"), at("few"), refreshUsual}
 	zoneOut, err1 := create(f.zone)
 	hosts, err2 := create(f.hosts)
 	local, err3 := create(f.local)

@@ -33,7 +33,7 @@ const (
 )
 
 // allServers in the order of tables.
-var allServers = []string{kernel, goAlone, nsd, knot, unbound, plain, hosts, file, mirror}
+var allServers = []string{kernel, goAlone, nsd, knot, unbound, plain, hosts, file, weftMesos, mesosDNS, mirror}
 
 // server is one that runs.
 type server struct {
@@ -45,19 +45,32 @@ type server struct {
 
 func at(port uint16) netip.AddrPort { return netip.AddrPortFrom(wireNode.Addr(), port) }
 
-// serverNames are those that serve a zone. Who takes minutes to read a large one is left out there, and
-// CoreDNS, which takes a minute to build, where it is not there.
+// serverNames are those that serve a zone. Who takes minutes to read a large one, or reads a master, is left out there.
 func serverNames(o options, large bool) []string {
-	list := []string{kernel, goAlone, nsd, knot, mirror}
-	if o.coredns != "" {
-		list = append(list, file)
-	}
+	list := []string{kernel, goAlone, nsd, knot, mirror, file}
 	if !large {
-		if list = append(list, plain, unbound); o.coredns != "" {
-			list = append(list, hosts)
+		list = append(list, plain, unbound, hosts, weftMesos, mesosDNS)
+	}
+	return slices.DeleteFunc(list, func(name string) bool { return !o.has(name) })
+}
+
+// has tells whether a server is compared. What is not there is left out.
+func (o options) has(name string) bool {
+	switch name {
+	case file, hosts:
+		if o.coredns == "" {
+			return false
+		}
+	case weftMesos:
+		if o.weft == "" {
+			return false
+		}
+	case mesosDNS:
+		if o.mesosDNS == "" {
+			return false
 		}
 	}
-	return slices.DeleteFunc(list, func(name string) bool { return o.only != "" && !slices.Contains(strings.Split(o.only, ","), name) })
+	return o.only == "" || slices.Contains(strings.Split(o.only, ","), name)
 }
 
 // startServer writes a server's configuration and starts it.
@@ -97,6 +110,12 @@ func startServer(ctx context.Context, o options, dir string, f files, name strin
 		}
 		text = fmt.Sprintf("server:\n interface: %s@%d\n username: \"\"\n chroot: \"\"\n directory: %s\n pidfile: \"\"\n do-daemonize: no\n use-syslog: no\n"+
 			" num-threads: 2\n so-reuseport: yes\n access-control: 10.9.0.0/24 allow\n local-zone: \"mesos.\" static\n%s", s.addr.Addr(), s.addr.Port(), own, local)
+	case weftMesos:
+		s.addr, args = at(portWeftMesos), []string{o.weft, "mesos-dns", "-config", config}
+		text = mesosConfig(s.addr.Port(), f.refresh)
+	case mesosDNS:
+		s.addr, args = at(portMesosDNS), []string{o.mesosDNS, "-config", config}
+		text = mesosConfig(s.addr.Port(), f.refresh)
 	case hosts:
 		s.addr, args = at(portHosts), []string{o.coredns, "-conf", config}
 		text = fmt.Sprintf(".:%d {\n bind %s\n hosts %s mesos {\n no_reverse\n reload 0\n }\n}\n", s.addr.Port(), s.addr.Addr(), f.hosts)

@@ -36,6 +36,8 @@ const (
 	portUnbound
 	portHosts
 	portFile
+	portWeftMesos
+	portMesosDNS
 )
 
 // serveKernel is what netd is to a task: the packet path on its link, and the server that teaches it.
