@@ -36,6 +36,7 @@ func TestDaemonsRefuseClearly(t *testing.T) {
 		{"port in use", m, []string{"netd", "--node", "other", "--state", m.Dir + "/other", "--socket", m.Dir + "/other.sock", "--pin", l.Dir + "/bpf/other", "--cgroup", m.Cgroup(), "--gossip-port", "7798", "--metrics", "127.0.0.1:7781"}, "127.0.0.1:7781"},
 		{"unknown underlay", h, []string{"netd", "--underlay", "nothere0", "--state", h.Dir + "/other"}, "nothere0"},
 		{"master that is no address", h, []string{"netd", "--master", "nowhere"}, "nowhere"},
+		{"names at no address", h, []string{"netd", "--dns", "localhost:61053"}, `dns is "localhost:61053"`},
 		{"state folder that is read-only", m, []string{"netd", "--node", "other", "--state", readOnly(t), "--socket", m.Dir + "/other.sock", "--pin", l.Dir + "/bpf/other", "--cgroup", m.Cgroup(), "--underlay", "eth0"}, "read-only file system"},
 		{"secret that is too short", h, []string{"netd", "--secret-file", shortSecret(t)}, "16 or more"},
 		{"master without address", m, []string{"master", "--state", m.Dir + "/other"}, "addr"},

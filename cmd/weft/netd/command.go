@@ -39,11 +39,13 @@ type Options struct {
 	Join                 []string
 	Port                 uint16 // TCP, where peers stream rows
 	Gossip               uint16
-	Tunnel               uint16 // UDP
-	Tunnel2              uint16 // UDP; 0: none
-	Metrics              string // address:port of Prometheus metrics; empty: none
-	HTTP                 string // address:port of the pages of names, VIPs and nodes; empty: none
-	MesosHTTP            string // address:port of the pages of Mesos-DNS; empty: none
+	Tunnel               uint16   // UDP
+	Tunnel2              uint16   // UDP; 0: none
+	Metrics              string   // address:port of Prometheus metrics; empty: none
+	HTTP                 string   // address:port of the pages of names, VIPs and nodes; empty: none
+	MesosHTTP            string   // address:port of the pages of Mesos-DNS; empty: none
+	DNS                  []string // address:port where names are answered besides
+	dns                  []netip.AddrPort
 	Resolvers            []string
 	Names                string // file of static records and forwarded zones; empty: none
 	SecretFile           string
@@ -90,6 +92,7 @@ func Command(env node.Env, version string) *cobra.Command {
 	f.StringVar(&o.Metrics, "metrics", o.Metrics, "address of the Prometheus metrics; empty: none")
 	f.StringVar(&o.HTTP, "http", o.HTTP, "address of the pages of names, VIPs and nodes, as dcos-net has them; empty: none")
 	f.StringVar(&o.MesosHTTP, "mesos-dns-http", o.MesosHTTP, "address of the pages of Mesos-DNS; empty: none")
+	f.StringArrayVar(&o.DNS, "dns", nil, "address:port of the host where names are answered too (repeatable), such as 127.0.0.1:61053 on masters of DC/OS")
 	f.StringArrayVar(&o.Resolvers, "resolver", nil, "address[:port] that answers foreign names (repeatable; default: the host's)")
 	f.StringVar(&o.Names, "names", "", "file of static records, zones and who answers for foreign ones (docs/dns-operations.md)")
 	f.StringVar(&o.SecretFile, "secret-file", "", "file with the cluster's secret: membership is encrypted, rows only from who knows it")
@@ -161,6 +164,13 @@ func (o *Options) Complete() error {
 		} else {
 			errs = append(errs, fmt.Errorf("master is %q: HOST:PORT is allowed, for example 10.0.0.1:7700", m))
 		}
+	}
+	for _, text := range o.DNS {
+		a, err := netip.ParseAddrPort(text)
+		if err != nil || a.Port() == 0 {
+			errs = append(errs, fmt.Errorf("dns is %q: ADDRESS:PORT is allowed, for example 127.0.0.1:61053", text))
+		}
+		o.dns = append(o.dns, a)
 	}
 	return errors.Join(errs...)
 }

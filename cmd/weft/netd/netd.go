@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -293,7 +294,7 @@ func (d *daemon) makeNames(context.Context) error {
 	if d.static, err = names.Read(d.o.Names); err != nil {
 		return err
 	}
-	var listen []netip.AddrPort
+	listen := slices.Clone(d.o.dns)
 	for _, a := range d.o.nameServers() {
 		listen = append(listen, netip.AddrPortFrom(a, 53))
 	}
