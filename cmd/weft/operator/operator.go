@@ -9,11 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"weft/cmd/weft/process"
+	"weft/cmd/weft/show"
 	"weft/control"
 	"weft/control/controlpb"
 )
@@ -98,7 +101,15 @@ func (o *operator) ask(ctx context.Context, f func(context.Context, control.Serv
 	if list == "" {
 		list = defaultMaster
 	}
-	client, err := o.env.Dial(strings.Split(list, ","), secret)
+	masters := strings.Split(list, ",")
+	for i, m := range masters {
+		masters[i] = strings.TrimSpace(m)
+		host, port, err := net.SplitHostPort(masters[i])
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 || host == "" {
+			return fmt.Errorf("%w: master is %q: HOST:PORT is allowed, such as %s (--master, $%s)", show.ErrUsage, m, defaultMaster, envMaster)
+		}
+	}
+	client, err := o.env.Dial(masters, secret)
 	if err != nil {
 		return err
 	}

@@ -78,13 +78,13 @@ func nodes() *facts {
 	return f
 }
 
-// start runs a master and returns its address.
-func start(t *testing.T) string {
+// start runs a master, of a cluster with a secret if there is one, and returns its address.
+func start(t *testing.T, secret string) string {
 	t.Helper()
 	f := nodes()
 	m, err := master.Open(master.Options{
 		ID: "m1", Addr: netip.MustParseAddr("10.0.0.9"), Listen: "127.0.0.1:0", Facts: f, Members: f,
-		Ledger: ledger.Options{Dir: t.TempDir()}, Emit: func([]discovery.Row) error { return nil },
+		Ledger: ledger.Options{Dir: t.TempDir()}, Emit: func([]discovery.Row) error { return nil }, Secret: secret,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func weft(t *testing.T, master string, line string) string {
 
 // TestSession is a session of an operator: each command of the golden file, with what it answers.
 func TestSession(t *testing.T) {
-	master := start(t)
+	master := start(t, "")
 	path := filepath.Join("testdata", "session.txt")
 	golden, err := os.ReadFile(path)
 	if err != nil {
@@ -181,6 +181,24 @@ func TestNoMasterIsSaid(t *testing.T) {
 	got := weft(t, "127.0.0.1:1", "network list")
 	if !strings.HasPrefix(got, "error: no master answers (MASTER: ") || strings.Count(got, "\n") != 1 {
 		t.Errorf("got %q, want one line that names the master", got)
+	}
+}
+
+// While a cluster changes its secret the file has two: the first is shown.
+func TestTheFirstSecretIsShown(t *testing.T) {
+	const secret = "sixteen bytes, and more"
+	master, file := start(t, secret), filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret+"\nanother one, accepted too\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := weft(t, master, "network list --secret-file "+file); !strings.HasPrefix(got, "NAME") {
+		t.Errorf("got %q, want a table", got)
+	}
+	if got := weft(t, master, "network list --secret-file "+filepath.Join(t.TempDir(), "none")); !strings.HasPrefix(got, "error: read the cluster's secret") {
+		t.Errorf("got %q, want that there is no file", got)
+	}
+	if got := weft(t, master, "network list --master 10.0.0.1"); !strings.HasPrefix(got, `exit 2: usage: master is "10.0.0.1": HOST:PORT is allowed`) {
+		t.Errorf("got %q, want what a master's address looks like", got)
 	}
 }
 

@@ -46,6 +46,14 @@ func TestASecretIsChangedInThreeSteps(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
 	}
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do("show")
+	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+		t.Errorf("show wrote the file anew (%v): it changes nothing", err)
+	}
 	cmd := Command(&out)
 	cmd.SetArgs([]string{"use", path})
 	cmd.SetErr(&out)
