@@ -87,7 +87,8 @@ func Command(env node.Env, _ string) *cobra.Command {
 
 // Complete fills in what depends on the machine and joins every problem.
 func (o *Options) Complete() error {
-	errs := []error{process.CheckPreset(o.Preset)}
+	ports := map[string]uint16{"port": o.Port, "etcd-port": o.EtcdPort, "gossip-port": o.Gossip}
+	errs := []error{process.CheckPreset(o.Preset), process.CheckPorts(ports)}
 	var err error
 	if o.addr, err = netip.ParseAddr(o.Addr); err != nil {
 		errs = append(errs, fmt.Errorf("addr is %q: an IP address that the nodes reach is needed", o.Addr))

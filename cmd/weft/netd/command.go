@@ -141,7 +141,8 @@ func (o *Options) tunnelFlags(f *pflag.FlagSet) {
 
 // Complete fills in what depends on the machine and joins every problem.
 func (o *Options) Complete() error {
-	errs := []error{process.CheckPreset(o.Preset), o.checkEdge()}
+	ports := map[string]uint16{"port": o.Port, "gossip-port": o.Gossip, "tunnel-port": o.Tunnel}
+	errs := []error{process.CheckPreset(o.Preset), process.CheckPorts(ports), o.checkEdge()}
 	if os.Geteuid() != 0 {
 		errs = append(errs, errors.New("netd needs root: it loads BPF programs and makes links"))
 	}

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -23,6 +25,17 @@ func CheckPreset(name string) error {
 		return fmt.Errorf("preset is %q: %s, or none, is allowed", name, PresetDCOS)
 	}
 	return nil
+}
+
+// CheckPorts refuses port 0 of flags, by their names.
+func CheckPorts(ports map[string]uint16) error {
+	var errs []error
+	for _, flag := range slices.Sorted(maps.Keys(ports)) {
+		if ports[flag] == 0 {
+			errs = append(errs, fmt.Errorf("%s is 0: 1 to 65535 are allowed", flag))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ServeHTTP answers at addr until ctx ends; without addr it does nothing.
