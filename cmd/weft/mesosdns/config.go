@@ -255,7 +255,7 @@ func resolver(text string) (netip.AddrPort, error) {
 	if err != nil || a.Port() == 0 {
 		return netip.AddrPort{}, errors.New("an IP address or IP:port is allowed")
 	}
-	return a, nil
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
 }
 
 func resolvers(list []string) []netip.AddrPort {

@@ -123,6 +123,7 @@ func TestBadConfigurationNamesTheKey(t *testing.T) {
 	check(`{`+m+`, "listener": "x", "httplistener": "localhost"}`, "listener")
 	check(`{`+m+`, "resolvers": ["dns.example"]}`, "resolvers", "dns.example")
 	check(`{`+m+`, "resolvers": ["8.8.8.8", "8.8.8.8:53"]}`, "resolvers", "twice")
+	check(`{`+m+`, "resolvers": ["192.0.2.53", "[::ffff:192.0.2.53]:53"]}`, "resolvers", "twice")
 	check(`{`+m+`, "zoneResolvers": {"a.mesos": ["8.8.8.8"], "b": []}}`, "a.mesos", "lies in mesos", "b: at least one")
 	check(`{`+m+`, "certFile": "x"}`, "KeyFile")
 	check(`{`+m+`, "mesosAuthentication": "iam"}`, "IAMConfigFile", "service account")
