@@ -215,31 +215,31 @@ func TestWatchersAreCounted(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(newCluster().handler())
 	t.Cleanup(server.Close)
-	watch := func() *http.Response {
+	watch := func() (status int, body io.ReadCloser) {
 		t.Helper()
 		r, err := server.Client().Get(server.URL + "/v1/watch?nodes")
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = r.Body.Close() })
-		return r
+		return r.StatusCode, r.Body
 	}
-	var first *http.Response
+	var last io.ReadCloser
 	for i := range maxWatchers {
-		r := watch()
-		if r.StatusCode != http.StatusOK {
-			t.Fatalf("%d of %d gets %s", i+1, maxWatchers, r.Status)
+		status, body := watch()
+		if status != http.StatusOK {
+			t.Fatalf("%d of %d gets %d", i+1, maxWatchers, status)
 		}
-		first = r
+		last = body
 	}
-	r := watch()
-	if text, err := io.ReadAll(r.Body); r.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(text), "64 watch") {
-		t.Errorf("one more gets %s: %s (%v), want 503", r.Status, text, err)
+	status, body := watch()
+	if text, err := io.ReadAll(body); status != http.StatusServiceUnavailable || !strings.Contains(string(text), "64 watch") {
+		t.Errorf("one more gets %d: %s (%v), want 503", status, text, err)
 	}
-	if err := first.Body.Close(); err != nil {
+	if err := last.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); watch().StatusCode != http.StatusOK; {
+	for deadline := time.Now().Add(10 * time.Second); status != http.StatusOK; status, _ = watch() {
 		if time.Now().After(deadline) {
 			t.Fatal("a place that was given back is nobody's")
 		}
