@@ -22,7 +22,7 @@ var ErrOccupied = errors.New("not in bpffs and not empty")
 
 // EnsureBPFFS makes dir, and mounts bpffs on it if it lies in none and is empty; else the error is ErrOccupied.
 func EnsureBPFFS(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := ensureFolder(dir); err != nil {
 		return err
 	}
 	ok, err := isBPFFS(dir)
@@ -34,8 +34,30 @@ func EnsureBPFFS(dir string) error {
 	} else if len(entries) > 0 {
 		return fmt.Errorf("%w (%s)", ErrOccupied, entries[0].Name())
 	}
+	return mountBPFFS(source, dir)
+}
+
+// usual is where bpffs mostly is. Where nobody mounted it the folder is sysfs', in which none can be made.
+const usual = "/sys/fs/bpf"
+
+// ensureFolder makes a folder, and mounts bpffs in its usual place, for everybody and for good, if that is what it lacks.
+func ensureFolder(dir string) error {
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil || !strings.HasPrefix(dir, usual+"/") {
+		return err
+	}
+	if there, unknown := isBPFFS(usual); there || unknown != nil {
+		return err
+	}
+	if err := mountBPFFS("bpf", usual); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+func mountBPFFS(source, dir string) error {
 	if err := unix.Mount(source, dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount bpffs: %w", err)
+		return fmt.Errorf("mount bpffs at %s: %w", dir, err)
 	}
 	return nil
 }
