@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -130,9 +131,15 @@ func carryOf(spec *ebpf.MapSpec, old *ebpf.Map) (carry, error) {
 	return c, nil
 }
 
+// written tells the maps that programs write. What Go writes is carried over once, by adopt: an answer to a name that it
+// deleted since is not to come back.
+func written(spec *ebpf.MapSpec) bool {
+	return spec.Type == ebpf.LRUHash && !strings.HasPrefix(spec.Name, "dns_")
+}
+
 // known remembers which rows that programs wrote were carried over: each goes once, so that what came last goes fast.
 func (p *Plane) known(spec *ebpf.MapSpec) map[string]bool {
-	if spec.Type != ebpf.LRUHash {
+	if !written(spec) {
 		return nil
 	}
 	if p.knows[spec.Name] == nil {
@@ -234,7 +241,7 @@ func rowsOf(size uint32, n int) reflect.Value {
 func (p *Plane) merge(dir string) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(p.specs)) {
-		if p.specs[name].Type == ebpf.LRUHash {
+		if written(p.specs[name]) {
 			errs = append(errs, p.mergeMap(dir, name))
 		}
 	}

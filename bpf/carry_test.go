@@ -159,6 +159,56 @@ func TestRowsThatHadAnotherNameAreCarriedOver(t *testing.T) {
 	must(t, p.Remove())
 }
 
+// TestAnswersOfLayout4AreCarriedOver: rows had room for long answers. Those that fit are given, the rest is left to the
+// server; and what was deleted meanwhile does not come back with a later start.
+func TestAnswersOfLayout4AreCarriedOver(t *testing.T) {
+	anyKernel(t)
+	enterNamespace(t)
+	pin := pinFolder(t)
+	p := open(t, options(pin))
+	must(t, p.Close())
+	other := asAnotherLayout(t, pin)
+	specs, err := bpf.Specs()
+	must(t, err)
+	spec := specs["dns"].Maps["dns_long"].Copy()
+	was, _ := btf.As[*btf.Struct](spec.Value)
+	spec.Name, spec.Pinning, spec.Value = "dns_answers", ebpf.PinNone, &btf.Struct{Name: "dns_answer", Size: was.Size, Members: was.Members}
+	must(t, os.Remove(filepath.Join(other, "dns_answers")), os.Remove(filepath.Join(other, "dns_long")))
+	old, err := ebpf.NewMap(spec)
+	must(t, err, old.Pin(filepath.Join(other, "dns_answers")))
+	defer closing(t, old)
+	gone, short, long := wire("gone.mesos."), wire("short.mesos."), wire("long.mesos.")
+	for i, name := range [][]byte{gone, short, long} {
+		a := records(typeA, i+1)
+		a.Seal(row.DNSKeyOf(0, name, typeA), 7)
+		must(t, old.Put(row.DNSKeyOf(0, name, typeA), a))
+	}
+
+	p = open(t, options(pin))
+	must(t, p.Answers().Delete(0, gone, typeA), p.Close())
+	p = open(t, options(pin))
+	must(t, p.TakeOver())
+	now, err := ebpf.LoadPinnedMap(filepath.Join(pin, layoutFolder, "dns_answers"), nil)
+	must(t, err)
+	defer closing(t, now)
+	n := newNames(t)
+	count := 0
+	var key row.DNSKey
+	var value row.DNSAnswer
+	for rows := now.Iterate(); rows.Next(&key, &value); count++ {
+		must(t, n.maps["dns_answers"].Put(key, value))
+	}
+	if count != 2 {
+		t.Errorf("%d answers were carried over, want the two that were not deleted", count)
+	}
+	n.answered(ask("short.mesos.", typeA))
+	n.left(ask("long.mesos.", typeA).frame())
+	a := records(typeA, 3)
+	must(t, n.answers.Put(0, long, typeA, 0, 3, 0, 0, a.Rotate, a.Data[:a.Len]))
+	n.answered(ask("long.mesos.", typeA))
+	must(t, p.Remove())
+}
+
 // TestTrafficGoesOnOverALayout: a conversation never waits, from the old layout's programs to this one's.
 func TestTrafficGoesOnOverALayout(t *testing.T) {
 	anyKernel(t)

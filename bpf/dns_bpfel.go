@@ -26,6 +26,7 @@ const (
 	dnsMapCounters        = "counters"
 	dnsMapDatagrams       = "datagrams"
 	dnsMapDnsAnswers      = "dns_answers"
+	dnsMapDnsLong         = "dns_long"
 	dnsMapDnsScratch      = "dns_scratch"
 	dnsMapEndpoints       = "endpoints"
 	dnsMapEvents          = "events"
@@ -131,6 +132,7 @@ type dnsMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsLong        *ebpf.MapSpec `ebpf:"dns_long"`
 	DnsScratch     *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
@@ -212,6 +214,7 @@ type dnsMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsLong        *ebpf.Map `ebpf:"dns_long"`
 	DnsScratch     *ebpf.Map `ebpf:"dns_scratch"`
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
@@ -251,6 +254,7 @@ func (m *dnsMaps) Close() error {
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
+		m.DnsLong,
 		m.DnsScratch,
 		m.Endpoints,
 		m.Events,

@@ -21,7 +21,6 @@ import (
 	"weft/bpf/answers"
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
-	"weft/bpf/table"
 )
 
 // The tables of question.h and answer.h, by way of from_host: one valid question, one field changed per row.
@@ -47,11 +46,11 @@ type nameCache struct {
 func newNames(tb testing.TB) *nameCache {
 	tb.Helper()
 	c := loadAlone(tb, "dns", bpf.Config{DNS4: dnsServer4, DNS6: dnsServer6})
-	rows, err := table.NewKernel[row.DNSKey, row.DNSAnswer](c.Maps["dns_answers"], "dns_answers")
+	cache, err := bpftest.Answers(c.Maps)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &nameCache{t: tb, prog: c.Programs["from_host"], maps: c.Maps, answers: answers.New(rows)}
+	return &nameCache{t: tb, prog: c.Programs["from_host"], maps: c.Maps, answers: cache}
 }
 
 // loadAlone loads one object onto maps that nobody shares.
@@ -78,12 +77,12 @@ func loadAlone(tb testing.TB, object string, config bpf.Config) *ebpf.Collection
 }
 
 // put makes the kernel know an answer for the host.
-func (n *nameCache) put(name string, qtype uint16, a row.DNSAnswer) {
+func (n *nameCache) put(name string, qtype uint16, a row.DNSLong) {
 	n.t.Helper()
 	n.putIn(0, name, qtype, a)
 }
 
-func (n *nameCache) putIn(vni uint32, name string, qtype uint16, a row.DNSAnswer) {
+func (n *nameCache) putIn(vni uint32, name string, qtype uint16, a row.DNSLong) {
 	n.t.Helper()
 	err := n.answers.Put(vni, wire(name), qtype, a.Rcode, a.Ancount, a.Nscount, a.Arcount, a.Rotate, a.Data[:a.Len])
 	if err != nil {
@@ -296,12 +295,12 @@ func (n *nameCache) left(frame []byte) {
 }
 
 // records makes an answer of count records of type A or AAAA, whose last byte is their number.
-func records(qtype uint16, count int) row.DNSAnswer {
+func records(qtype uint16, count int) row.DNSLong {
 	size := 4
 	if qtype == typeAAAA {
 		size = 16
 	}
-	a := row.DNSAnswer{Ancount: uint16(count), Rotate: uint8(12 + size)}
+	a := row.DNSLong{Ancount: uint16(count), Rotate: uint8(12 + size)}
 	var data []byte
 	for i := range count {
 		data = append(data, 0xc0, 12, 0, byte(qtype), 0, 1, 0, 0, 0, 30, 0, byte(size))
@@ -310,6 +309,14 @@ func records(qtype uint16, count int) row.DNSAnswer {
 	}
 	a.Len = uint16(copy(a.Data[:], data))
 	return a
+}
+
+// shortOf is an answer as a row of dns_answers.
+func shortOf(a row.DNSLong) row.DNSAnswer {
+	return row.DNSAnswer{
+		Len: a.Len, Rcode: a.Rcode, Rotate: a.Rotate, Ancount: a.Ancount, Nscount: a.Nscount, Arcount: a.Arcount,
+		Mark: a.Mark, Data: [row.DNSData]uint8(a.Data[:]), Stamp: a.Stamp,
+	}
 }
 
 // reply is the message that answers q with data.
@@ -335,10 +342,10 @@ func TestKernelAnswersNames(t *testing.T) {
 	one := records(typeA, 1)
 	n.put("web.weft.mesos.", typeA, one)
 	n.put("web.weft.mesos.", typeAAAA, records(typeAAAA, 1))
-	soa := row.DNSAnswer{Rcode: 3, Nscount: 1, Len: 30}
+	soa := row.DNSLong{Rcode: 3, Nscount: 1, Len: 30}
 	n.put("gone.weft.mesos.", typeA, soa)
-	n.put("web.weft.mesos.", 16, row.DNSAnswer{Nscount: 1, Len: 30})
-	srv := row.DNSAnswer{Ancount: 2, Arcount: 2, Len: 77}
+	n.put("web.weft.mesos.", 16, row.DNSLong{Nscount: 1, Len: 30})
+	srv := row.DNSLong{Ancount: 2, Arcount: 2, Len: 77}
 	for i := range srv.Len {
 		srv.Data[i] = byte(i)
 	}
@@ -402,19 +409,23 @@ func TestKernelLeavesToTheServer(t *testing.T) {
 	long := strings.Repeat(strings.Repeat("x", 63)+".", 4)
 	n.put("web.weft.mesos.", typeA, one)
 	n.putIn(7, "other.weft.mesos.", typeA, one)
-	rows := n.maps["dns_answers"]
-	spoil := func(name string, change func(*row.DNSAnswer)) {
-		key, a := row.DNSKeyOf(0, wire(name), typeA), one
-		a.Seal(key, 7)
-		change(&a)
-		if err := rows.Put(key, a); err != nil {
-			t.Fatal(err)
-		}
+	// A row in either map; of the long one the true answer is there too, behind the spoilt one.
+	spoil := func(name string, change func(a *row.DNSLong, room uint16)) {
+		key := row.DNSKeyOf(0, wire(name), typeA)
+		short, whole := one, records(typeA, 3)
+		short.Seal(key, 7)
+		change(&short, row.DNSData)
+		whole.Seal(key, 8)
+		must(t, n.maps["dns_answers"].Put(key, shortOf(short)), n.maps["dns_long"].Put(key, whole))
+		key = row.DNSKeyOf(0, wire("long."+name), typeA)
+		whole.Seal(key, 8)
+		change(&whole, row.DNSLongData)
+		must(t, n.maps["dns_long"].Put(key, whole))
 	}
-	spoil("mark.", func(a *row.DNSAnswer) { a.Mark++ })
-	spoil("stamp.", func(a *row.DNSAnswer) { a.Stamp++ })
-	spoil("len.", func(a *row.DNSAnswer) { a.Len = row.DNSData + 1 })
-	spoil("block.", func(a *row.DNSAnswer) { a.Ancount = 2 })
+	spoil("mark.", func(a *row.DNSLong, _ uint16) { a.Mark++ })
+	spoil("stamp.", func(a *row.DNSLong, _ uint16) { a.Stamp++ })
+	spoil("len.", func(a *row.DNSLong, room uint16) { a.Len = room + 1 })
+	spoil("block.", func(a *row.DNSLong, _ uint16) { a.Ancount++ })
 
 	tests := map[string]func(*question){
 		"another port":          func(q *question) { q.dport = 54 },
@@ -455,6 +466,11 @@ func TestKernelLeavesToTheServer(t *testing.T) {
 		"a reused row, back":    func(q *question) { q.name = wire("stamp.") },
 		"a row too long":        func(q *question) { q.name = wire("len.") },
 		"a row of less records": func(q *question) { q.name = wire("block.") },
+
+		"a reused long row, front":   func(q *question) { q.name = wire("long.mark.") },
+		"a reused long row, back":    func(q *question) { q.name = wire("long.stamp.") },
+		"a long row too long":        func(q *question) { q.name = wire("long.len.") },
+		"a long row of less records": func(q *question) { q.name = wire("long.block.") },
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -550,7 +566,7 @@ func TestKernelCutsWhatDoesNotFit(t *testing.T) {
 	plain := ask(long, typeA)
 	asked := len(plain.message())
 	for _, over := range []int{0, 1} {
-		a := row.DNSAnswer{Ancount: 1, Nscount: 2, Arcount: 3, Len: uint16(512 - asked + over)}
+		a := row.DNSLong{Ancount: 1, Nscount: 2, Arcount: 3, Len: uint16(512 - asked + over)}
 		for i := range a.Len {
 			a.Data[i] = byte(i)
 		}
@@ -579,12 +595,12 @@ func TestKernelCutsWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// The largest answer there can be: sums over more than 512 bytes.
+// The largest answers of either map: sums over more than 512 bytes.
 func TestKernelGivesFullRows(t *testing.T) {
 	n := newNames(t)
 	name := strings.Repeat(strings.Repeat("y", 63)+".", 3) + strings.Repeat("z", 61) + "." // 255 bytes
-	for _, size := range []int{440, 447, row.DNSData} {
-		a := row.DNSAnswer{Ancount: 1, Len: uint16(size)}
+	for _, size := range []int{row.DNSData - 1, row.DNSData, row.DNSData + 1, 440, 447, row.DNSLongData} {
+		a := row.DNSLong{Ancount: 1, Len: uint16(size)}
 		for i := range a.Len {
 			a.Data[i] = byte(i*7 + 1)
 		}
@@ -607,7 +623,7 @@ func TestKernelRotatesAnswers(t *testing.T) {
 	}{{typeA, 2}, {typeA, 3}, {typeA, 28}, {typeAAAA, 3}, {typeAAAA, 16}} {
 		a := records(tt.qtype, tt.count)
 		size := int(a.Rotate)
-		if int(a.Len)+9 <= row.DNSData { // what follows the answers stays where it is
+		if int(a.Len)+9 <= row.DNSLongData { // what follows the answers stays where it is
 			a.Len += uint16(copy(a.Data[a.Len:], "behind it"))
 			a.Arcount = 1
 		}
@@ -666,8 +682,8 @@ func TestKernelHashesAsGo(t *testing.T) {
 func TestKernelAnswersWellOrNotAtAll(t *testing.T) {
 	n := newNames(t)
 	rng := rand.New(rand.NewPCG(3, 4))
-	n.put("web.weft.mesos.", typeA, records(typeA, 3))
-	n.put("web.weft.mesos.", typeAAAA, records(typeAAAA, 2))
+	n.put("web.weft.mesos.", typeA, records(typeA, 2))
+	n.put("web.weft.mesos.", typeAAAA, records(typeAAAA, 2)) // long
 	rounds, changed := bpftest.Packets(t), 0
 	bases := []question{
 		ask("web.weft.mesos.", typeA), ask6("web.weft.mesos.", typeA),

@@ -26,6 +26,7 @@ const (
 	edgeMapCounters            = "counters"
 	edgeMapDatagrams           = "datagrams"
 	edgeMapDnsAnswers          = "dns_answers"
+	edgeMapDnsLong             = "dns_long"
 	edgeMapEdgeBackends        = "edge_backends"
 	edgeMapEdgeCache           = "edge_cache"
 	edgeMapEdgeConnections     = "edge_connections"
@@ -146,6 +147,7 @@ type edgeMapSpecs struct {
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams       *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers      *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsLong         *ebpf.MapSpec `ebpf:"dns_long"`
 	EdgeBackends    *ebpf.MapSpec `ebpf:"edge_backends"`
 	EdgeCache       *ebpf.MapSpec `ebpf:"edge_cache"`
 	EdgeConnections *ebpf.MapSpec `ebpf:"edge_connections"`
@@ -240,6 +242,7 @@ type edgeMaps struct {
 	Counters        *ebpf.Map `ebpf:"counters"`
 	Datagrams       *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers      *ebpf.Map `ebpf:"dns_answers"`
+	DnsLong         *ebpf.Map `ebpf:"dns_long"`
 	EdgeBackends    *ebpf.Map `ebpf:"edge_backends"`
 	EdgeCache       *ebpf.Map `ebpf:"edge_cache"`
 	EdgeConnections *ebpf.Map `ebpf:"edge_connections"`
@@ -289,6 +292,7 @@ func (m *edgeMaps) Close() error {
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
+		m.DnsLong,
 		m.EdgeBackends,
 		m.EdgeCache,
 		m.EdgeConnections,

@@ -26,6 +26,7 @@ const (
 	feedbackMapCounters       = "counters"
 	feedbackMapDatagrams      = "datagrams"
 	feedbackMapDnsAnswers     = "dns_answers"
+	feedbackMapDnsLong        = "dns_long"
 	feedbackMapEndpoints      = "endpoints"
 	feedbackMapEvents         = "events"
 	feedbackMapFeedbacks      = "feedbacks"
@@ -112,6 +113,7 @@ type feedbackMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsLong        *ebpf.MapSpec `ebpf:"dns_long"`
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
@@ -174,6 +176,7 @@ type feedbackMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsLong        *ebpf.Map `ebpf:"dns_long"`
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
@@ -212,6 +215,7 @@ func (m *feedbackMaps) Close() error {
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
+		m.DnsLong,
 		m.Endpoints,
 		m.Events,
 		m.Feedbacks,

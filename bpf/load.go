@@ -240,7 +240,8 @@ type Tables struct {
 
 func (p *Plane) openTables() error {
 	t := &p.tables
-	var dns table.Table[row.DNSKey, row.DNSAnswer]
+	var short table.Table[row.DNSKey, row.DNSAnswer]
+	var long table.Table[row.DNSKey, row.DNSLong]
 	err := errors.Join(
 		openTable(p, "workloads", &t.Workloads),
 		openTable(p, "endpoints", &t.Endpoints),
@@ -260,9 +261,10 @@ func (p *Plane) openTables() error {
 		openTable(p, "served", &t.Served),
 		openTable(p, "relays", &t.Relays),
 		openTable(p, "client_answers", &t.ClientAnswers),
-		openTable(p, "dns_answers", &dns),
+		openTable(p, "dns_answers", &short),
+		openTable(p, "dns_long", &long),
 	)
-	p.answers = answers.New(dns)
+	p.answers = answers.New(short, long)
 	return err
 }
 

@@ -26,6 +26,7 @@ const (
 	nodeMapCounters        = "counters"
 	nodeMapDatagrams       = "datagrams"
 	nodeMapDnsAnswers      = "dns_answers"
+	nodeMapDnsLong         = "dns_long"
 	nodeMapEndpoints       = "endpoints"
 	nodeMapEvents          = "events"
 	nodeMapFeedbacks       = "feedbacks"
@@ -131,6 +132,7 @@ type nodeMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsLong        *ebpf.MapSpec `ebpf:"dns_long"`
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
@@ -212,6 +214,7 @@ type nodeMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsLong        *ebpf.Map `ebpf:"dns_long"`
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
@@ -250,6 +253,7 @@ func (m *nodeMaps) Close() error {
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
+		m.DnsLong,
 		m.Endpoints,
 		m.Events,
 		m.Feedbacks,

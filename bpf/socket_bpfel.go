@@ -26,6 +26,7 @@ const (
 	socketMapCounters       = "counters"
 	socketMapDatagrams      = "datagrams"
 	socketMapDnsAnswers     = "dns_answers"
+	socketMapDnsLong        = "dns_long"
 	socketMapEndpoints      = "endpoints"
 	socketMapEvents         = "events"
 	socketMapFeedbacks      = "feedbacks"
@@ -126,6 +127,7 @@ type socketMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsLong        *ebpf.MapSpec `ebpf:"dns_long"`
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
@@ -188,6 +190,7 @@ type socketMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsLong        *ebpf.Map `ebpf:"dns_long"`
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
@@ -226,6 +229,7 @@ func (m *socketMaps) Close() error {
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
+		m.DnsLong,
 		m.Endpoints,
 		m.Events,
 		m.Feedbacks,

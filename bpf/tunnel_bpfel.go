@@ -26,6 +26,7 @@ const (
 	tunnelMapCounters        = "counters"
 	tunnelMapDatagrams       = "datagrams"
 	tunnelMapDnsAnswers      = "dns_answers"
+	tunnelMapDnsLong         = "dns_long"
 	tunnelMapEndpoints       = "endpoints"
 	tunnelMapEvents          = "events"
 	tunnelMapFeedbacks       = "feedbacks"
@@ -134,6 +135,7 @@ type tunnelMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsLong        *ebpf.MapSpec `ebpf:"dns_long"`
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
 	Feedbacks      *ebpf.MapSpec `ebpf:"feedbacks"`
@@ -216,6 +218,7 @@ type tunnelMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsLong        *ebpf.Map `ebpf:"dns_long"`
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
 	Feedbacks      *ebpf.Map `ebpf:"feedbacks"`
@@ -255,6 +258,7 @@ func (m *tunnelMaps) Close() error {
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
+		m.DnsLong,
 		m.Endpoints,
 		m.Events,
 		m.Feedbacks,

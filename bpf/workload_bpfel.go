@@ -26,6 +26,7 @@ const (
 	workloadMapCounters        = "counters"
 	workloadMapDatagrams       = "datagrams"
 	workloadMapDnsAnswers      = "dns_answers"
+	workloadMapDnsLong         = "dns_long"
 	workloadMapDnsScratch      = "dns_scratch"
 	workloadMapEndpoints       = "endpoints"
 	workloadMapEvents          = "events"
@@ -135,6 +136,7 @@ type workloadMapSpecs struct {
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams      *ebpf.MapSpec `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsLong        *ebpf.MapSpec `ebpf:"dns_long"`
 	DnsScratch     *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Endpoints      *ebpf.MapSpec `ebpf:"endpoints"`
 	Events         *ebpf.MapSpec `ebpf:"events"`
@@ -218,6 +220,7 @@ type workloadMaps struct {
 	Counters       *ebpf.Map `ebpf:"counters"`
 	Datagrams      *ebpf.Map `ebpf:"datagrams"`
 	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsLong        *ebpf.Map `ebpf:"dns_long"`
 	DnsScratch     *ebpf.Map `ebpf:"dns_scratch"`
 	Endpoints      *ebpf.Map `ebpf:"endpoints"`
 	Events         *ebpf.Map `ebpf:"events"`
@@ -258,6 +261,7 @@ func (m *workloadMaps) Close() error {
 		m.Counters,
 		m.Datagrams,
 		m.DnsAnswers,
+		m.DnsLong,
 		m.DnsScratch,
 		m.Endpoints,
 		m.Events,

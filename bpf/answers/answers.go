@@ -28,14 +28,21 @@ const maxName = 255
 
 // Cache is the kernel's answers. It is a cache: the kernel drops what is asked least when it is full.
 // Its methods may be called from several goroutines.
+//
+// An answer is in the map of its size. The kernel half asks the short ones first, so a short one hides a
+// long one of the same question. Both are there while one takes the other's place, and after a process
+// that was killed between the two steps; whatever is done next to that question leaves one, or none. So
+// the name server puts or deletes anew all that an earlier process put. Until then the kernel may drop
+// the short one of such a pair, and gives the long one: another answer from before.
 type Cache struct {
-	rows table.Table[row.DNSKey, row.DNSAnswer]
-	puts atomic.Uint32 // marks of answers
+	short table.Table[row.DNSKey, row.DNSAnswer]
+	long  table.Table[row.DNSKey, row.DNSLong]
+	puts  atomic.Uint32 // marks of answers
 }
 
-// New returns the cache over the map dns_answers, or another form of it.
-func New(rows table.Table[row.DNSKey, row.DNSAnswer]) *Cache {
-	c := &Cache{rows: rows}
+// New returns the cache over the maps dns_answers and dns_long, or other forms of them.
+func New(short table.Table[row.DNSKey, row.DNSAnswer], long table.Table[row.DNSKey, row.DNSLong]) *Cache {
+	c := &Cache{short: short, long: long}
 	c.puts.Store(rand.Uint32()) // an earlier process left marks, too
 	return c
 }
@@ -44,7 +51,8 @@ func New(rows table.Table[row.DNSKey, row.DNSAnswer]) *Cache {
 // the view of vni (0: the host), with data: the records that follow the question, compression pointers
 // counted from the start of the message, with the question at offset 12 (RFC 1035 section 4.1.4).
 // rotate is the size of an answer record when all answer records have one size and are to be rotated
-// per query, else 0. An earlier answer is replaced in one step.
+// per query, else 0. Until the new answer is given an earlier one is. After an error either may be given:
+// the caller deletes the answer.
 //
 //nolint:revive // argument-limit: plain values, so that the name server needs no type of ours
 func (c *Cache) Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount, nscount, arcount uint16,
@@ -53,8 +61,8 @@ func (c *Cache) Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount
 	if err := checkName(qname); err != nil {
 		return err
 	}
-	if len(data) > row.DNSData {
-		return fmt.Errorf("%w: %d bytes of records, %d is the most", ErrTooLong, len(data), row.DNSData)
+	if len(data) > row.DNSLongData {
+		return fmt.Errorf("%w: %d bytes of records, %d is the most", ErrTooLong, len(data), row.DNSLongData)
 	}
 	if rcode > 15 {
 		return fmt.Errorf("rcode %d: %w: at most 15 without EDNS", rcode, ErrInvalid)
@@ -67,12 +75,37 @@ func (c *Cache) Put(vni uint32, qname []byte, qtype uint16, rcode uint8, ancount
 		return fmt.Errorf("rotate %d: %w: an even number, by which their sum (RFC 1071) stays the same", rotate, ErrInvalid)
 	}
 	key := row.DNSKeyOf(vni, qname, qtype)
-	answer := row.DNSAnswer{
+	long := row.DNSLong{
 		Len: uint16(len(data)), Rcode: rcode, Rotate: rotate, Ancount: ancount, Nscount: nscount, Arcount: arcount,
 	}
-	copy(answer.Data[:], data)
-	answer.Seal(key, uint16(c.puts.Add(1)))
-	return c.rows.Put(key, answer)
+	mark := uint16(c.puts.Add(1))
+	if len(data) <= row.DNSData {
+		short := row.DNSAnswer{
+			Len: long.Len, Rcode: rcode, Rotate: rotate, Ancount: ancount, Nscount: nscount, Arcount: arcount,
+		}
+		copy(short.Data[:], data)
+		short.Seal(key, mark)
+		return c.putShort(key, short)
+	}
+	copy(long.Data[:], data)
+	long.Seal(key, mark)
+	return c.putLong(key, long)
+}
+
+// putShort hides an earlier long answer at once, and then deletes it.
+func (c *Cache) putShort(key row.DNSKey, a row.DNSAnswer) error {
+	if err := c.short.Put(key, a); err != nil {
+		return err
+	}
+	return c.long.Delete(key)
+}
+
+// putLong puts the answer behind an earlier short one, and then deletes that.
+func (c *Cache) putLong(key row.DNSKey, a row.DNSLong) error {
+	if err := c.long.Put(key, a); err != nil {
+		return err
+	}
+	return c.short.Delete(key)
 }
 
 // Delete makes the kernel leave that question to the server. What is not there is no error.
@@ -80,19 +113,34 @@ func (c *Cache) Delete(vni uint32, qname []byte, qtype uint16) error {
 	if err := checkName(qname); err != nil {
 		return err
 	}
-	return c.rows.Delete(row.DNSKeyOf(vni, qname, qtype))
+	return c.delete(row.DNSKeyOf(vni, qname, qtype))
+}
+
+// delete takes the long one first: when that is refused, what hides it stays.
+func (c *Cache) delete(key row.DNSKey) error {
+	if err := c.long.Delete(key); err != nil {
+		return err
+	}
+	return c.short.Delete(key)
 }
 
 // Clear makes the kernel leave every question to the server, which fills the cache again.
 func (c *Cache) Clear() error {
-	_, err := table.Sync(c.rows, nil)
+	if _, err := table.Sync(c.long, nil); err != nil { // first, as in delete
+		return err
+	}
+	_, err := table.Sync(c.short, nil)
 	return err
 }
 
 // Len returns how many answers the kernel holds.
 func (c *Cache) Len() (int, error) {
-	all, err := c.rows.All()
-	return len(all), err
+	short, err := c.short.All()
+	if err != nil {
+		return 0, err
+	}
+	long, err := c.long.All()
+	return len(short) + len(long), err
 }
 
 // checkName walks the labels of a wire name: without pointers, ended by the root, 255 bytes at most.

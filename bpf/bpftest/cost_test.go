@@ -14,10 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"weft/bpf/answers"
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
-	"weft/bpf/table"
 )
 
 // BenchmarkInstructions tells what a packet costs in each program, on the ways that packets take most. In a
@@ -182,16 +180,15 @@ func question() bpftest.Packet {
 // know makes the kernel know question's answer, where the object answers names.
 func know(b *testing.B, set *bench) {
 	b.Helper()
-	known := set.Maps["dns_answers"]
-	if known == nil {
+	if set.Maps["dns_answers"] == nil {
 		return
 	}
-	rows, err := table.NewKernel[row.DNSKey, row.DNSAnswer](known, "dns_answers")
+	known, err := bpftest.Answers(set.Maps)
 	if err != nil {
 		b.Fatal(err)
 	}
 	record := []byte("\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x05\x00\x04\x09\x00\x00\x09")
-	if err := answers.New(rows).Put(set.Workloads[webLink].VNI, []byte(name), 1, 0, 1, 0, 0, uint8(len(record)), record); err != nil {
+	if err := known.Put(set.Workloads[webLink].VNI, []byte(name), 1, 0, 1, 0, 0, uint8(len(record)), record); err != nil {
 		b.Fatal(err)
 	}
 }

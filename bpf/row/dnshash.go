@@ -53,7 +53,9 @@ func DNSKeyOf(vni uint32, qname []byte, qtype uint16) DNSKey {
 
 // Seal writes into a the marks by which the kernel half sees that an answer belongs to key and that
 // it read the whole of it; mark is to be another one each time. An answer without them is never given.
-func (a *DNSAnswer) Seal(key DNSKey, mark uint16) {
-	a.Mark = mark
-	a.Stamp = uint32(key.Hash[0]) ^ uint32(mark)*0x9e3779b1
-}
+func (a *DNSAnswer) Seal(key DNSKey, mark uint16) { a.Mark, a.Stamp = mark, key.stamp(mark) }
+
+// Seal does for a long answer what it does for others.
+func (a *DNSLong) Seal(key DNSKey, mark uint16) { a.Mark, a.Stamp = mark, key.stamp(mark) }
+
+func (k DNSKey) stamp(mark uint16) uint32 { return uint32(k.Hash[0]) ^ uint32(mark)*0x9e3779b1 }

@@ -101,7 +101,7 @@ type DNSAnswer struct {
 	Nscount uint16
 	Arcount uint16
 	Mark    uint16
-	Data    [448]uint8
+	Data    [40]uint8
 	Stamp   uint32
 }
 
@@ -112,6 +112,20 @@ type DNSKey struct {
 	VNI   uint32
 	Qtype uint16
 	Len   uint16
+}
+
+// DNSLong is struct dns_long of src/shared.
+type DNSLong struct {
+	_       structs.HostLayout
+	Len     uint16
+	Rcode   uint8
+	Rotate  uint8
+	Ancount uint16
+	Nscount uint16
+	Arcount uint16
+	Mark    uint16
+	Data    [448]uint8
+	Stamp   uint32
 }
 
 // EdgeBackend is struct edge_backend of src/shared.
@@ -506,7 +520,8 @@ const (
 
 // Values of enum dns_size.
 const (
-	DNSData = 448
+	DNSData     = 40
+	DNSLongData = 448
 )
 
 // Values of enum edge_backend_flags.
@@ -553,7 +568,7 @@ const (
 
 // Values of enum layout.
 const (
-	LayoutVersion = 4
+	LayoutVersion = 5
 )
 
 // Values of enum maglev_size.

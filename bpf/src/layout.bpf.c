@@ -53,6 +53,7 @@ struct edge_served_key *layout_edge_served_key;
 struct edge_served *layout_edge_served;
 struct dns_key *layout_dns_key;
 struct dns_answer *layout_dns_answer;
+struct dns_long *layout_dns_long;
 struct counter *layout_counter;
 struct event *layout_event;
 struct trace_key *layout_trace_key;

@@ -21,7 +21,6 @@ import (
 	"weft/bpf/answers"
 	"weft/bpf/bpftest"
 	"weft/bpf/row"
-	"weft/bpf/table"
 	"weft/discovery"
 	"weft/discovery/dns/foreign"
 	"weft/discovery/dns/resident"
@@ -60,7 +59,7 @@ func everyZone() *zone.Zone {
 		{Name: "only.mesos.", Type: record.AAAA, TTL: 1, Addr: addrs("fd00::9")[0], Network: "prod", From: "static/test"},
 	}
 	long := strings.Repeat("long-label-of-thirty-characters.", 7) + "corp.example."
-	for i := range row.DNSData / 16 {
+	for i := range row.DNSLongData / 16 {
 		static = append(static, record.Record{Name: long, Type: record.A, TTL: 9, Addr: netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), From: "static/test"})
 	}
 	z := zone.New(zone.Options{
@@ -209,7 +208,7 @@ func may(whole *sink, name string, z *zone.Zone) bool {
 		size -= opt
 	}
 	alias := len(whole.msg.Answer) > 1 && whole.msg.Answer[0].Header().Rrtype == wire.TypeCNAME
-	return own && !alias && size <= row.DNSData && whole.msg.Rcode != wire.RcodeServerFailure && whole.msg.Rcode != wire.RcodeRefused &&
+	return own && !alias && size <= row.DNSLongData && whole.msg.Rcode != wire.RcodeServerFailure && whole.msg.Rcode != wire.RcodeRefused &&
 		whole.msg.Question[0].Qtype != wire.TypeANY
 }
 
@@ -237,14 +236,14 @@ func beside(t *testing.T, vni uint32, network string) (*Server, func([]byte) []b
 		t.Fatal(err)
 	}
 	t.Cleanup(set.Close)
-	rows, err := table.NewKernel[row.DNSKey, row.DNSAnswer](set.Maps["dns_answers"], "dns_answers")
+	cache, err := bpftest.Answers(set.Maps)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
 	s := &Server{foreign: foreign.New([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, 0, log), limits: newLimits(-1), log: log}
 	s.view = func(netip.Addr) (uint32, string) { return vni, network }
-	if s.answers, err = resident.Open(resident.Options{Cache: oneView{answers.New(rows), vni}, Limit: row.DNSData, Log: log}); err != nil {
+	if s.answers, err = resident.Open(resident.Options{Cache: oneView{cache, vni}, Limit: row.DNSLongData, Log: log}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.answers.Close() })

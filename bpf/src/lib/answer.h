@@ -2,10 +2,10 @@
 #pragma once
 
 /*
- * Names answered in the kernel: a question whose answer is in dns_answers becomes that answer, in
- * place.
+ * Names answered in the kernel: a question whose answer is in dns_answers or dns_long becomes that
+ * answer, in place.
  *
- *   1. find    the answer of (view, name, type); the question is parsed by lib/question.h
+ *   1. find    the row of (view, name, type); the question is parsed by lib/question.h
  *   2. make    what becomes of header and size; TC when the records do not fit
  *   3. put     records behind the question, rotated; the packet is restored if they were torn
  *   4. turn    header, checksums, ports, addresses, MACs
@@ -15,6 +15,16 @@
 
 #include "lib/deliver.h"
 #include "lib/question.h"
+
+/* A row of either map. What follows is walked by the verifier once for each. */
+struct dns_row {
+	const struct dns_answer *head; /* up to data; what is behind is at room */
+	__u32 room; /* for records: DNS_DATA or DNS_LONG_DATA */
+};
+
+_Static_assert(__builtin_offsetof(struct dns_answer, data) ==
+		       __builtin_offsetof(struct dns_long, data),
+	       "dns_row");
 
 /* What becomes of a question. */
 struct dns_made {
@@ -26,18 +36,30 @@ struct dns_made {
 	struct dns_head head; /* flags and counts; of the others the question's are kept */
 };
 
-/*
- * Whether a is (still) the answer of the key in scratch, as it was when its mark was read. Rows of
- * an LRU map are reused as soon as they are free, for the same name too, and written front to back.
- * Each time a row is written it gets another mark, at the front, and a stamp made of name and mark,
- * at the end. So a reader takes the mark first and looks at both last.
- */
-static __always_inline bool dns_sealed(const volatile struct dns_answer *a, struct dns_scratch *s,
-				       __u16 mark)
+/* 1. Finds the answer of the key in scratch. Most are in the first map. */
+static __always_inline struct dns_row dns_find(const struct dns_scratch *s)
 {
-	__u32 stamp = (__u32)s->key.hash[0] ^ mark * 0x9e3779b1U;
+	struct dns_row row = {bpf_map_lookup_elem(&dns_answers, &s->key), DNS_DATA};
 
-	return a->stamp == stamp && a->mark == mark;
+	if (!row.head) {
+		row.head = bpf_map_lookup_elem(&dns_long, &s->key);
+		row.room = DNS_LONG_DATA;
+	}
+	return row;
+}
+
+/*
+ * Whether a row is (still) the answer of the key in scratch, as it was when its mark was read. Rows
+ * of an LRU map are reused as soon as they are free, for the same name too, and written front to
+ * back. Each time a row is written it gets another mark, at the front, and a stamp made of name and
+ * mark, at the end. So a reader takes the mark first and looks at both last.
+ */
+static __always_inline bool dns_sealed(struct dns_row row, struct dns_scratch *s, __u16 mark)
+{
+	const volatile __u32 *stamp = (const void *)(row.head->data + row.room);
+	const volatile struct dns_answer *head = row.head;
+
+	return *stamp == ((__u32)s->key.hash[0] ^ mark * 0x9e3779b1U) && head->mark == mark;
 }
 
 /* Sums of RFC 1071 are of 16-bit words; that of bytes from an odd offset on is turned. */
@@ -49,16 +71,16 @@ static __always_inline __u16 dns_sum_at(__u32 sum, __u32 at)
 }
 
 /*
- * Of the first len bytes of an answer's data, at offset at; those behind are zero. Records that are
+ * Of the first len bytes of a row's data, at offset at; those behind are zero. Records that are
  * turned have an even size, so that any order has the same sum.
  */
-static __always_inline __u16 dns_sum_records(const struct dns_answer *a, __u32 len, __u32 at)
+static __always_inline __u16 dns_sum_records(struct dns_row row, __u32 len, __u32 at)
 {
 	len = (len + 3) & ~3U;
 	opaque(len);
-	if (len > DNS_DATA)
+	if (len > row.room)
 		return 0; /* never */
-	return dns_sum_at(bpf_csum_diff(NULL, 0, (__be32 *)a->data, len, 0), at);
+	return dns_sum_at(bpf_csum_diff(NULL, 0, (__be32 *)row.head->data, len, 0), at);
 }
 
 /* Of the OPT record that the asker sent, with its options. */
@@ -90,21 +112,21 @@ static __always_inline __u32 dns_sum_head(const struct dns_head *was, const stru
 }
 
 /* 2. Makes the answer but for its records. */
-static __always_inline int dns_make(const struct dns_answer *a, struct dns_scratch *s,
+static __always_inline int dns_make(struct dns_row row, struct dns_scratch *s,
 				    struct dns_made *made)
 {
-	const volatile struct dns_answer *row = a;
+	const volatile struct dns_answer *head = row.head;
 	const struct dns_head *asked = (const void *)s->msg;
 	__u16 flags;
 
-	made->mark = row->mark;
-	flags = DNS_QR | DNS_AA | (row->rcode & DNS_RCODE);
-	made->len = row->len;
+	made->mark = head->mark;
+	flags = DNS_QR | DNS_AA | (head->rcode & DNS_RCODE);
+	made->len = head->len;
 	made->opt = s->edns ? DNS_OPT : 0;
-	made->head.ancount = bpf_htons(row->ancount);
-	made->head.nscount = bpf_htons(row->nscount);
-	made->head.arcount = bpf_htons(row->arcount + s->edns);
-	if (made->len > DNS_DATA || !dns_sealed(a, s, made->mark))
+	made->head.ancount = bpf_htons(head->ancount);
+	made->head.nscount = bpf_htons(head->nscount);
+	made->head.arcount = bpf_htons(head->arcount + s->edns);
+	if (made->len > row.room || !dns_sealed(row, s, made->mark))
 		return -1;
 	if (s->end + made->len + made->opt > s->limit) {
 		made->head.ancount = made->head.nscount = 0;
@@ -116,25 +138,24 @@ static __always_inline int dns_make(const struct dns_answer *a, struct dns_scrat
 		flags |= DNS_RA;
 	made->head.flags = bpf_htons(flags) | (asked->flags & bpf_htons(DNS_RD | DNS_CD));
 	made->diff = dns_sum_head(asked, &made->head);
-	made->diff += dns_sum_records(a, made->len, s->end);
+	made->diff += dns_sum_records(row, made->len, s->end);
 	if (made->opt)
 		made->diff += (__u16)~dns_sum_asked(s) + dns_sum_opt(s, s->end + made->len);
 	return 0;
 }
 
 /*
- * Copies n bytes of a's data from offset from to offset at of the packet, by words, the last of
- * which may overlap the one before: no record is shorter than a word. Global: the verifier walks
- * its loop once.
+ * Copies n bytes of records, of a row with that room, from offset from to offset at of the packet,
+ * by words, the last of which may overlap the one before: no record is shorter than a word.
  */
-__noinline int dns_copy(struct __sk_buff *skb, const struct dns_answer *a, __u32 from, __u32 at,
-			__u32 n)
+static __always_inline int dns_copy_words(struct __sk_buff *skb, const __u8 *records, __u32 room,
+					  __u32 from, __u32 at, __u32 n)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-	if (!a || (n && n < 8))
+	if (n && n < 8)
 		return -1;
-	for (__u32 i = 0; i < DNS_DATA; i += 8) {
+	for (__u32 i = 0; i < room; i += 8) {
 		__u32 off = i + 8 > n ? n - 8 : i, src = from + off, dst = at + off;
 		__u64 *to;
 
@@ -142,14 +163,35 @@ __noinline int dns_copy(struct __sk_buff *skb, const struct dns_answer *a, __u32
 			break;
 		opaque(src);
 		opaque(dst);
-		if (src > DNS_DATA - 8 || dst > DNS_FRAME_MAX)
+		if (src > room - 8 || dst > DNS_FRAME_MAX)
 			return -1;
 		to = data + dst;
 		if ((void *)(to + 1) > end)
 			return -1;
-		*to = *(const __u64 *)(a->data + src);
+		*to = *(const __u64 *)(records + src);
 	}
 	return 0;
+}
+
+/* Global, each with its own type of row: the verifier walks their loops once. */
+__noinline int dns_copy_short(struct __sk_buff *skb, const struct dns_answer *a, __u32 from,
+			      __u32 at, __u32 n)
+{
+	return a ? dns_copy_words(skb, a->data, DNS_DATA, from, at, n) : -1;
+}
+
+__noinline int dns_copy_long(struct __sk_buff *skb, const struct dns_long *a, __u32 from, __u32 at,
+			     __u32 n)
+{
+	return a ? dns_copy_words(skb, a->data, DNS_LONG_DATA, from, at, n) : -1;
+}
+
+static __always_inline int dns_copy(struct __sk_buff *skb, struct dns_row row, __u32 from, __u32 at,
+				    __u32 n)
+{
+	if (row.room == DNS_DATA)
+		return dns_copy_short(skb, row.head, from, at, n);
+	return dns_copy_long(skb, (const void *)row.head, from, at, n);
 }
 
 /* The server's OPT record at offset at of the packet. */
@@ -172,25 +214,25 @@ static __always_inline int dns_put_opt(struct __sk_buff *skb, __u32 at, __u8 dns
 }
 
 /* Puts records and OPT behind the question. */
-static __always_inline int dns_put(struct __sk_buff *skb, const struct dns_answer *a,
-				   struct dns_scratch *s, const struct dns_made *made)
+static __always_inline int dns_put(struct __sk_buff *skb, struct dns_row row, struct dns_scratch *s,
+				   const struct dns_made *made)
 {
-	const volatile struct dns_answer *row = a;
-	__u32 at = made->at, len = made->len, size = row->rotate, count = row->ancount;
+	const volatile struct dns_answer *head = row.head;
+	__u32 at = made->at, len = made->len, size = head->rotate, count = head->ancount;
 	__u32 block = size * count, first;
 	int failed;
 
 	if (size == 0 || count < 2 || len == 0) {
-		failed = dns_copy(skb, a, 0, at, len);
+		failed = dns_copy(skb, row, 0, at, len);
 	} else {
 		first = bpf_get_prandom_u32() % count * size;
-		failed = dns_copy(skb, a, first, at, block - first);
-		failed |= dns_copy(skb, a, 0, at + block - first, first);
-		failed |= dns_copy(skb, a, block, at + block, len - block);
+		failed = dns_copy(skb, row, first, at, block - first);
+		failed |= dns_copy(skb, row, 0, at + block - first, first);
+		failed |= dns_copy(skb, row, block, at + block, len - block);
 	}
 	if (made->opt)
 		failed |= dns_put_opt(skb, at + len, s->dnssec);
-	return failed || !dns_sealed(a, s, made->mark) ? -1 : 0;
+	return failed || !dns_sealed(row, s, made->mark) ? -1 : 0;
 }
 
 /* Makes the packet what it was before dns_put; returns 0 when it is. */
@@ -311,8 +353,8 @@ static __always_inline int dns_turn(struct __sk_buff *skb, const struct packet *
 __noinline int dns_answer(struct __sk_buff *skb, const struct packet *p)
 {
 	struct dns_scratch *s = dns_paper();
-	const struct dns_answer *a;
 	struct dns_made made = {};
+	struct dns_row row;
 	__u32 at;
 
 	if (!s || !p)
@@ -322,13 +364,13 @@ __noinline int dns_answer(struct __sk_buff *skb, const struct packet *p)
 		return 0;
 	if (dns_hash(s, s->key.len))
 		return 0;
-	a = bpf_map_lookup_elem(&dns_answers, &s->key);
-	if (!a || dns_make(a, s, &made))
+	row = dns_find(s);
+	if (!row.head || dns_make(row, s, &made))
 		return 0;
 	made.at = at + s->end;
 	if (bpf_skb_change_tail(skb, made.at + made.len + made.opt, 0))
 		return 0;
-	if (dns_put(skb, a, s, &made))
+	if (dns_put(skb, row, s, &made))
 		return dns_restore(skb, s, made.at);
 	return dns_turn(skb, p, s, &made) ? -1 : 1;
 }

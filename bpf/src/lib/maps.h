@@ -42,6 +42,7 @@ enum {
 	MAX_CLIENT_ANSWERS = 131072,
 	MAX_CLIENT_ATTEMPTS = 32768,
 	MAX_DNS_ANSWERS = 65536,
+	MAX_DNS_LONG = 16384,
 	MAX_TRACES = 256,
 	EVENT_BYTES = 1 << 20, /* 10,000 events and more before a slow reader loses some */
 };
@@ -338,7 +339,7 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } client_attempts SEC(".maps");
 
-/* Go writes. LRU: what is asked stays. */
+/* Go writes. LRU: what is asked stays. An answer that fits a row is here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct dns_key);
@@ -346,6 +347,18 @@ struct {
 	__uint(max_entries, MAX_DNS_ANSWERS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } dns_answers SEC(".maps");
+
+/*
+ * Go writes. LRU as dns_answers, for what does not fit there: rows of one size for all took twice
+ * the memory, and a question for an address more lines of the cache.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct dns_key);
+	__type(value, struct dns_long);
+	__uint(max_entries, MAX_DNS_LONG);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} dns_long SEC(".maps");
 
 /* Programs write, index enum reason. */
 struct {

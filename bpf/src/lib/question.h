@@ -26,7 +26,7 @@ enum {
 	DNS_NAME_MAX = 255,
 	DNS_LABELS_MAX = 128,
 	DNS_ASK_MAX = 512, /* longer questions are left to the server */
-	DNS_FRAME_MAX = 1023, /* offset in the frame of an answer; 62 + 259 + DNS_DATA + DNS_OPT */
+	DNS_FRAME_MAX = 1023, /* offset in the frame of an answer; 62 + 259 + DNS_LONG_DATA + 11 */
 	DNS_PLAIN_MAX = 512, /* what an asker without EDNS takes (RFC 1035 4.2.1) */
 	DNS_EDNS_MAX = 1232, /* what passes every path unfragmented */
 	DNS_TYPE_OPT = 41,

@@ -4,7 +4,7 @@
 #include "types.h"
 
 enum layout {
-	LAYOUT_VERSION = 4,
+	LAYOUT_VERSION = 5,
 };
 
 /* 4-byte aligned so that copies and compares are done by words. */

@@ -5,12 +5,16 @@
 
 #include "shared/types.h"
 
+/* Bytes of resource records kept per answer. */
 enum dns_size {
-	DNS_DATA =
-		448, /* bytes of resource records kept per answer; longer ones go to the server */
+	DNS_DATA = 40, /* an element of the kernel's hash has 128 bytes: two cache lines */
+	DNS_LONG_DATA = 448, /* longer ones go to the server */
 };
 
-/* dns_answers: LRU; Go writes (answers learnt from misses), the kernel half reads. */
+/*
+ * dns_answers and dns_long: LRU; Go writes (answers learnt from misses), the kernel half reads. An
+ * answer is in the map of its size.
+ */
 struct dns_key {
 	__u64 hash[2]; /* of the lower-cased wire name, two independent seeds */
 	__u32 vni; /* view of the asker, 0: host */
@@ -32,4 +36,19 @@ struct dns_answer {
 	__u32 stamp; /* of hash[0] and mark (dns_sealed): a torn read is seen and passed on */
 };
 
-_Static_assert(sizeof(struct dns_answer) == 464, "dns_answer");
+_Static_assert(sizeof(struct dns_answer) == 56, "dns_answer");
+
+/* The same with more room; up to data both are one. */
+struct dns_long {
+	__u16 len;
+	__u8 rcode;
+	__u8 rotate;
+	__u16 ancount;
+	__u16 nscount;
+	__u16 arcount;
+	__u16 mark;
+	__u8 data[DNS_LONG_DATA];
+	__u32 stamp;
+};
+
+_Static_assert(sizeof(struct dns_long) == 464, "dns_long");

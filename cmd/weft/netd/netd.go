@@ -300,7 +300,7 @@ func (d *daemon) makeNames(context.Context) error {
 	}
 	d.names, err = dns.Open(dns.Options{
 		Listen:    listen,
-		Resolvers: resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSData,
+		Resolvers: resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSLongData,
 		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})

@@ -36,8 +36,8 @@ func (l *Answers) affected(diff zone.Diff) []*entry {
 	return out
 }
 
-// settle accounts, once, for what an earlier process left in the kernel. Until the zone is complete
-// that is the best answer there is.
+// settle accounts, once, for what an earlier process left in the kernel: each answer is put or deleted, by which what it was
+// killed in the middle of is whole too (bpf/answers). Until the zone is complete that is the best answer there is.
 func (l *Answers) settle() {
 	if l.settled || !l.zone.Complete() {
 		return

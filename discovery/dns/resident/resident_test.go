@@ -16,6 +16,9 @@ import (
 	wire "github.com/miekg/dns"
 	"pgregory.net/rapid"
 
+	"weft/bpf/answers"
+	"weft/bpf/row"
+	"weft/bpf/table"
 	"weft/discovery/dns/answer"
 	"weft/discovery/dns/dnstest"
 	"weft/discovery/zone"
@@ -61,6 +64,97 @@ func TestMissingNamesPushOutNoAnswer(t *testing.T) {
 	if l.Stats().Resident != k.Len() {
 		t.Errorf("%d resident, %d in the kernel", l.Stats().Resident, k.Len())
 	}
+}
+
+// TestAnAnswerThatWasHalfReplacedIsSettled: a process that is killed between the two steps leaves a short answer that hides the
+// long one, or the other way about. The next process leaves the true one alone, whichever that is by then.
+func TestAnAnswerThatWasHalfReplacedIsSettled(t *testing.T) {
+	const name = "web.weft.mesos."
+	one, many := dnstest.Task("t1", "web", "127.1.0.2"), dnstest.Task("t1", "web", "127.1.0.3", "127.1.0.4", "127.1.0.5")
+	for what, changes := range map[string][3]zone.Change{
+		"longer": {one, many, many}, "shorter": {many, one, one}, "longer and back": {one, many, one}, "shorter and back": {many, one, many},
+		"longer and gone": {one, many, dnstest.Gone(one)}, "shorter and gone": {many, one, dnstest.Gone(one)},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var short table.Memory[row.DNSKey, row.DNSAnswer]
+			var long table.Memory[row.DNSKey, row.DNSLong]
+			killed := false
+			deaf := func(op table.Op, _ row.DNSKey) error {
+				if killed && op == table.OpDelete {
+					return errors.New("killed")
+				}
+				return nil
+			}
+			o := Options{Log: slog.New(slog.DiscardHandler), Journal: filepath.Join(t.TempDir(), "answers"), Cache: answers.New(
+				&table.Faulty[row.DNSKey, row.DNSAnswer]{Table: &short, Fail: deaf}, &table.Faulty[row.DNSKey, row.DNSLong]{Table: &long, Fail: deaf})}
+			z := zone.New(zone.Options{}).Completed()
+			start := func(c zone.Change) (*Answers, error) {
+				l, err := Open(o)
+				if err == nil {
+					next, diff := z.With([]zone.Change{c})
+					z = next
+					l.Renew(z, diff, func() {})
+				}
+				return l, err
+			}
+			l, err := start(changes[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			learn(l, z, name, wire.TypeA)
+			killed = true
+			next, diff := z.With(changes[1:2])
+			z = next
+			l.Renew(z, diff, func() {})
+			if _, half, _ := short.Get(row.DNSKeyOf(0, []byte("\x03web\x04weft\x05mesos\x00"), wire.TypeA)); !half {
+				t.Error("no short answer was left")
+			}
+			killed = false
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if l, err = start(changes[2]); err != nil {
+				t.Fatal(err)
+			}
+			shorts, _ := short.All()
+			longs, _ := long.All()
+			apex, _ := z.Apex(name)
+			want := answer.Compose(z, "", apex, name, wire.TypeA)
+			var got []wire.RR
+			for _, a := range shorts {
+				got = unpack(t, name, a.Ancount, a.Data[:a.Len])
+			}
+			for _, a := range longs {
+				got = unpack(t, name, a.Ancount, a.Data[:a.Len])
+			}
+			if diff := cmp.Diff(sorted(want.Records), sorted(got)); diff != "" || len(shorts)+len(longs) > 1 {
+				t.Errorf("%d short answers and %d long ones (-want +got):\n%s", len(shorts), len(longs), diff)
+			}
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// unpack reads the answer records of a row.
+func unpack(t *testing.T, name string, count uint16, records []byte) []wire.RR {
+	t.Helper()
+	packed, err := new(wire.Msg).SetQuestion(name, wire.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed[7] = byte(count)
+	var rrs []wire.RR
+	packed = append(packed, records...)
+	for at := len(packed) - len(records); len(rrs) < int(count); {
+		var rr wire.RR
+		if rr, at, err = wire.UnpackRR(packed, at); err != nil {
+			t.Fatal(err)
+		}
+		rrs = append(rrs, rr)
+	}
+	return rrs
 }
 
 // An answer composed from a zone that is no longer served is not learnt.

@@ -61,7 +61,7 @@ func serveKernel(ctx context.Context, o options) error {
 	}
 	o.names = "" // no journal: nothing outlives this
 	err = serveZone(ctx, o, dns.Options{
-		Listen: []netip.AddrPort{netip.AddrPortFrom(dnsAddr, 53)}, Cache: plane.Answers(), CacheLimit: row.DNSData,
+		Listen: []netip.AddrPort{netip.AddrPortFrom(dnsAddr, 53)}, Cache: plane.Answers(), CacheLimit: row.DNSLongData,
 	})
 	return errors.Join(err, plane.Close())
 }
