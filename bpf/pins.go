@@ -77,7 +77,7 @@ func (p pins) others() ([]string, error) {
 	return others, nil
 }
 
-// remove unpins all of every layout, and unmounts root if this package mounted it.
+// remove unpins all of every layout, and unmounts root if this package mounted it. Root goes if nobody has anything in it.
 func (p pins) remove() error {
 	if !p.on() {
 		return nil
@@ -97,7 +97,9 @@ func (p pins) remove() error {
 	if err != nil {
 		return fmt.Errorf("unpin: %w", err)
 	}
-	return mounts.RemoveBPFFS(p.root)
+	err = mounts.RemoveBPFFS(p.root)
+	_ = os.Remove(p.root) // it has others' things, or is others' mount
+	return err
 }
 
 // linkNames lists a folder of pinned links.
