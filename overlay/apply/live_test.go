@@ -43,6 +43,7 @@ func inHost(t *testing.T) {
 		t.Fatalf("make network namespace: %v", err)
 	}
 	must(t, setUp("lo"))
+	must(t, writeSysctl("net/ipv4/ip_forward", "0")) // a new one has the machine's
 }
 
 // newTask returns the path of a new namespace, held by an open file until the test ends.

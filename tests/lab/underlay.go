@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -112,8 +113,11 @@ func (l *Lab) plug(h *Host) error {
 	if err != nil {
 		return err
 	}
-	return withNetlink(h.netns(), h.address)
+	return errors.Join(h.In(unforwarding), withNetlink(h.netns(), h.address))
 }
+
+// unforwarding has a namespace forward nothing, as hosts do by default; a new one does what the machine's own does.
+func unforwarding() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) }
 
 // address gives a host its addresses and its ways out.
 func (h *Host) address(handle *netlink.Handle) error {
