@@ -201,6 +201,27 @@ func TestLongRememberedAnswerIsCutForAShortAsker(t *testing.T) {
 	}
 }
 
+// A resolver that sends more than anybody takes has failed, and the next one is asked at once.
+func TestAnswerBeyondEverySizeIsAFailure(t *testing.T) {
+	r := newResolver(t, func(w wire.ResponseWriter, m *wire.Msg) {
+		reply := new(wire.Msg).SetReply(m)
+		for i := range 400 {
+			reply.Answer = append(reply.Answer, records(fmt.Sprintf("example.com. 300 IN A 192.0.2.%d", i%250))...)
+		}
+		_ = w.WriteMsg(reply)
+	})
+	good := newResolver(t, answering("example.com. 0 IN A 192.0.2.1"))
+	for _, strict := range []bool{true, false} {
+		f := start(t, Options{
+			Mesos: &Mesos{Strict: strict}, ResolverTimeout: time.Minute, Resolvers: []netip.AddrPort{r.Addr, good.Addr},
+		}, nil)
+		if got := f.query("example.com.", wire.TypeA); len(got.Answer) != 1 {
+			t.Errorf("strict %t: %v, want the other one's answer", strict, got)
+		}
+		f.stop()
+	}
+}
+
 // A name that was resolved once does not fail while the resolvers do, in whatever way.
 func TestOldAnswerIsBetterThanNone(t *testing.T) {
 	var fails atomic.Bool

@@ -233,8 +233,11 @@ func TestWatchersAreCounted(t *testing.T) {
 		last = body
 	}
 	status, body := watch()
-	if text, err := io.ReadAll(body); status != http.StatusServiceUnavailable || !strings.Contains(string(text), "64 watch") {
-		t.Errorf("one more gets %d: %s (%v), want 503", status, text, err)
+	if status != http.StatusServiceUnavailable {
+		t.Fatalf("one more gets %d, want 503", status)
+	}
+	if text, err := io.ReadAll(body); err != nil || !strings.Contains(string(text), "64 watch") {
+		t.Errorf("one more reads %s (%v), want how many watch", text, err)
 	}
 	if err := last.Close(); err != nil {
 		t.Fatal(err)

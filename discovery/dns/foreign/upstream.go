@@ -155,9 +155,9 @@ func transfer(conn net.Conn, packed []byte, ask *wire.Msg, tcp bool) (Reply, err
 	if _, err := conn.Write(packed); err != nil {
 		return Reply{}, err
 	}
-	size := uint16(wire.DefaultMsgSize)
+	size := wire.DefaultMsgSize
 	if opt := ask.IsEdns0(); opt != nil {
-		size = max(size, opt.UDPSize())
+		size = max(size, int(opt.UDPSize()))
 	}
 	for {
 		raw, err := receive(conn, tcp, size)
@@ -165,18 +165,21 @@ func transfer(conn net.Conn, packed []byte, ask *wire.Msg, tcp bool) (Reply, err
 			return Reply{}, err
 		}
 		m := new(wire.Msg)
-		if err := m.Unpack(raw); err == nil && answers(m, ask) {
+		switch err := m.Unpack(raw); {
+		case !tcp && len(raw) > size && m.Id == ask.Id: // a part of it, and nothing else will come
+			return Reply{}, errLong
+		case err == nil && answers(m, ask):
 			return Reply{Raw: raw, Msg: m}, nil
-		} else if tcp {
+		case tcp:
 			return Reply{}, errors.Join(errors.New("the answer is to another question"), err)
 		}
 	}
 }
 
-// receive reads one message, over UDP one that is no longer than size.
-func receive(conn net.Conn, tcp bool, size uint16) ([]byte, error) {
+// receive reads one message, over UDP size bytes of it and, if it is longer, one more.
+func receive(conn net.Conn, tcp bool, size int) ([]byte, error) {
 	if !tcp {
-		buf := make([]byte, size)
+		buf := make([]byte, size+1)
 		n, err := conn.Read(buf)
 		return buf[:n], err
 	}
