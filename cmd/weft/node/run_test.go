@@ -196,7 +196,7 @@ func TestATaskThatWaitsCanBeEnded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer out.Close()
+		defer out.Close() //nolint:errcheck // what was written is read below
 		c := &client{env: Env{Stderr: out}, socket: "/run/none"}
 		signals := make(chan os.Signal, 1)
 		time.AfterFunc(tellAfter+time.Second, func() { signals <- unix.SIGINT })
