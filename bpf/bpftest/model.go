@@ -107,7 +107,8 @@ func (o Outcome) Action() Action {
 		return Redirect
 	}
 	switch o.Reason {
-	case row.ReasonToHost, row.ReasonFromHost, row.ReasonNotOurs, row.ReasonSlowPath, row.ReasonDNSMiss:
+	case row.ReasonToHost, row.ReasonFromHost, row.ReasonNotOurs, row.ReasonSlowPath,
+		row.ReasonDNSMiss, row.ReasonDNSUnread, row.ReasonDNSChanged:
 		return Next
 	default:
 	}
@@ -165,7 +166,7 @@ func (m Model) FromWorkload(frame []byte, meta Meta) Outcome {
 		return end(row.ReasonSpoofedAddress)
 	}
 	if h.proto == UDP && h.dport == 53 && (h.dst == m.DNS4 || h.dst == m.DNS6) {
-		return end(row.ReasonDNSMiss)
+		return p.question(meta)
 	}
 	return m.route(p, w, meta)
 }

@@ -78,7 +78,7 @@ func TestFromWorkload(t *testing.T) {
 	t.Run("link of nobody", func(t *testing.T) { testNobody(t, b, "from_workload") })
 	b.sawEvery(t, []row.Reason{
 		row.ReasonEncapsulated, row.ReasonDelivered, row.ReasonToHost, row.ReasonAnsweredARP, row.ReasonAnsweredND,
-		row.ReasonAnsweredTooBig, row.ReasonDNSMiss, row.ReasonAudited, row.ReasonChatter, row.ReasonMalformed,
+		row.ReasonAnsweredTooBig, row.ReasonDNSMiss, row.ReasonDNSUnread, row.ReasonAudited, row.ReasonChatter, row.ReasonMalformed,
 		row.ReasonUnknownLink, row.ReasonSpoofedMAC, row.ReasonSpoofedAddress, row.ReasonSpoofedTunnel,
 		row.ReasonNotIP, row.ReasonNoEndpoint, row.ReasonNoBlock, row.ReasonOtherNetwork, row.ReasonNoCommonGroup,
 		row.ReasonDenied, row.ReasonTooBig, row.ReasonFragment, row.ReasonEncapFailed, row.ReasonMulticast,
@@ -175,7 +175,7 @@ func routeRows(a addrs) []packetRow {
 	if a.web.Is4() {
 		unspecified, loopback = netip.IPv4Unspecified(), addr("127.0.0.1")
 	}
-	query := with(udp(a.web, a.dns), func(p *bpftest.Packet) { p.DPort = 53 })
+	query := with(udp(a.web, a.dns), func(p *bpftest.Packet) { p.DPort, p.Payload = 53, question().Payload })
 	tunnel := with(udp(a.web, a.world), func(p *bpftest.Packet) { p.DPort = 4789 })
 	return []packetRow{
 		{name: "a task of another node", packet: to(a.remote), want: row.ReasonEncapsulated},
@@ -188,6 +188,7 @@ func routeRows(a addrs) []packetRow {
 		{name: "unspecified", packet: to(unspecified), want: row.ReasonMalformed},
 		{name: "loopback", packet: to(loopback), want: row.ReasonMalformed},
 		{name: "a name", packet: query, want: row.ReasonDNSMiss},
+		{name: "no question", packet: with(query, func(p *bpftest.Packet) { p.Payload = p.Payload[1:] }), want: row.ReasonDNSUnread},
 		{name: "a name by tcp", packet: with(query, func(p *bpftest.Packet) { p.Proto = bpftest.TCP }), want: row.ReasonToHost},
 		{name: "another port of the name server", packet: with(query, func(p *bpftest.Packet) { p.DPort = 54 }), want: row.ReasonToHost},
 		{name: "another node", packet: to(a.other), want: row.ReasonEncapsulated},

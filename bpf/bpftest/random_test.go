@@ -289,6 +289,9 @@ func (g *generator) packet(a addrs, own bool) bpftest.Packet {
 	if own && g.chance(12) {
 		p.Dst, p.DPort, p.Proto = pick(g, a.vip, a.vip2), pick(g, vipPorts...), pick[uint8](g, bpftest.TCP, bpftest.UDP)
 	}
+	if own && g.chance(5) {
+		p.Dst, p.DPort, p.Proto, p.Payload = a.dns, 53, bpftest.UDP, g.question()
+	}
 	if g.chance(20) {
 		g.again(&p, a)
 	}
@@ -311,6 +314,19 @@ func (g *generator) packet(a addrs, own bool) bpftest.Packet {
 		p.Payload = g.quote(a)
 	}
 	return p
+}
+
+// question is a plain one about a name, with an OPT record or not, of which a bit may be another, or the end be gone.
+func (g *generator) question() []byte {
+	m := question().Payload
+	if g.chance(50) {
+		m[11] = 1
+		m = append(m, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 10, 0, 0)
+	}
+	if g.chance(60) {
+		m[g.IntN(len(m))] ^= 1 << g.IntN(8)
+	}
+	return m[:len(m)-pick(g, 0, 0, 0, g.IntN(len(m)))]
 }
 
 func (g *generator) port() uint16 { return pick[uint16](g, 22, 53, 80, 80, 5432, 4789, 40000, 40000) }
@@ -446,7 +462,7 @@ func TestTruncatedPackets(t *testing.T) {
 			"udp here":   udp(a.web, a.peer).Bytes(),
 			"ping here":  a.ping(a.web, a.peer, true).Bytes(),
 			"world":      udp(a.web, a.world).Bytes(),
-			"name":       with(udp(a.web, a.dns), func(p *bpftest.Packet) { p.DPort = 53 }).Bytes(),
+			"name":       with(udp(a.web, a.dns), func(p *bpftest.Packet) { p.DPort, p.Payload = 53, question().Payload }).Bytes(),
 			"fragment":   with(udp(a.web, a.peer), func(p *bpftest.Packet) { p.Frag = bpftest.MoreFragments }).Bytes(),
 		}
 		if a.web.Is4() {

@@ -607,6 +607,8 @@ const (
 	ReasonAnsweredProbe  Reason = 14
 	ReasonToClient       Reason = 15
 	ReasonRelayed        Reason = 16
+	ReasonDNSUnread      Reason = 17
+	ReasonDNSChanged     Reason = 18
 	ReasonDrop           Reason = 64
 	ReasonMalformed      Reason = 64
 	ReasonUnknownLink    Reason = 65
@@ -713,13 +715,15 @@ var reasons = map[Reason][2]string{
 	7:  {"answered_too_big", "larger than the path: ICMP told the sender"},
 	8:  {"slow_path", "left to the kernel's VXLAN device"},
 	9:  {"not_ours", "underlay traffic that is no tunnel frame for this node"},
-	10: {"dns_miss", "question left to the name server of the node"},
+	10: {"dns_miss", "name or type without an answer here: left to the name server"},
 	11: {"audited", "delivered, though a rule in audit mode would drop it"},
 	12: {"from_host", "from the node's own stack to its task"},
 	13: {"chatter", "router and group noise of a task's stack: dropped, no fault"},
 	14: {"answered_probe", "another node tries what the path carries: told it came"},
 	15: {"to_client", "a task's answer to a client of the edge, sent from the VIP"},
 	16: {"relayed", "such an answer by another node's task, sent on by this edge node"},
+	17: {"dns_unread", "question of a form not read here: left to the name server"},
+	18: {"dns_changed", "answer changed while it was read: left to the name server"},
 	64: {"malformed", "headers shorter than they say, or not sensible"},
 	65: {"unknown_link", "the link belongs to no task"},
 	66: {"spoofed_mac", "source MAC is not the task's"},

@@ -7,7 +7,7 @@
  *   from_host, ingress of lo
  *     parse -> not a question: next
  *     dns   -> answered: on into the stack, as if the server had sent it
- *              unknown: on to the server
+ *              else: on to the server
  */
 
 #include "lib/answer.h"
@@ -19,22 +19,12 @@ SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
 	struct packet p = {.len = skb->len};
-	int verdict = TCX_NEXT;
 
 	if (parse(skb, &p, 0) != CONTINUE || !dns_asked(&p))
 		return TCX_NEXT;
-	switch (dns_answer(skb, &p)) {
-	case 1:
-		p.reason = REASON_ANSWERED_DNS;
-		break;
-	case 0:
-		p.reason = REASON_DNS_MISS;
-		break;
-	default:
-		verdict = drop(&p, REASON_REDIRECT_FAILED);
-	}
+	p.reason = dns_answer(skb, &p);
 	count(skb, &p, PROGRAM_DNS);
-	return verdict;
+	return p.reason < REASON_DROP ? TCX_NEXT : TCX_DROP;
 }
 
 char licence[] SEC("license") = "Dual BSD/GPL";

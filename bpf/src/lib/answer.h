@@ -346,9 +346,10 @@ static __always_inline int dns_turn(struct __sk_buff *skb, const struct packet *
 }
 
 /*
- * Turns a question (dns_asked) in the view of p->vni into its answer. Returns 1 when it did: the
- * caller sends the packet back where it came from; 0 when the packet is as it was; -1 when it is
- * spoilt and only to be dropped. Global, to have a stack of its own.
+ * Turns a question (dns_asked) in the view of p->vni into its answer. Returns the reason: when it
+ * is REASON_ANSWERED_DNS the caller sends the packet back where it came from; from REASON_DROP on
+ * the packet is spoilt and only to be dropped; else it is as it was. Global, to have a stack of its
+ * own.
  */
 __noinline int dns_answer(struct __sk_buff *skb, const struct packet *p)
 {
@@ -358,33 +359,34 @@ __noinline int dns_answer(struct __sk_buff *skb, const struct packet *p)
 	__u32 at;
 
 	if (!s || !p)
-		return 0;
+		return REASON_DNS_UNREAD;
 	at = p->l4 + sizeof(struct udp);
 	if (dns_read(skb, at, dns_size(skb, p), s) || dns_parse(s, p->vni))
-		return 0;
+		return REASON_DNS_UNREAD;
 	if (dns_hash(s, s->key.len))
-		return 0;
+		return REASON_DNS_UNREAD; /* never */
 	row = dns_find(s);
-	if (!row.head || dns_make(row, s, &made))
-		return 0;
+	if (!row.head)
+		return REASON_DNS_MISS;
+	if (dns_make(row, s, &made))
+		return REASON_DNS_CHANGED;
 	made.at = at + s->end;
 	if (bpf_skb_change_tail(skb, made.at + made.len + made.opt, 0))
-		return 0;
+		return REASON_DNS_CHANGED; /* or no memory */
 	if (dns_put(skb, row, s, &made))
-		return dns_restore(skb, s, made.at);
-	return dns_turn(skb, p, s, &made) ? -1 : 1;
+		return dns_restore(skb, s, made.at) ? REASON_REDIRECT_FAILED : REASON_DNS_CHANGED;
+	return dns_turn(skb, p, s, &made) ? REASON_REDIRECT_FAILED : REASON_ANSWERED_DNS;
 }
 
 /* Step of a task's link: its questions to the node's name server. */
 static __always_inline int answer_name(struct __sk_buff *skb, struct packet *p)
 {
+	int reason;
+
 	if (!dns_asked(p))
 		return CONTINUE;
-	switch (dns_answer(skb, p)) {
-	case 1:
+	reason = dns_answer(skb, p);
+	if (reason == REASON_ANSWERED_DNS)
 		return send_back(skb, p, REASON_ANSWERED_DNS);
-	case 0:
-		return end(p, REASON_DNS_MISS, TCX_NEXT);
-	}
-	return drop(p, REASON_REDIRECT_FAILED);
+	return end(p, reason, reason < REASON_DROP ? TCX_NEXT : TCX_DROP);
 }

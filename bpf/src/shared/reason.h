@@ -17,13 +17,15 @@ enum reason {
 	REASON_ANSWERED_TOO_BIG = 7, /* larger than the path: ICMP told the sender */
 	REASON_SLOW_PATH = 8, /* left to the kernel's VXLAN device */
 	REASON_NOT_OURS = 9, /* underlay traffic that is no tunnel frame for this node */
-	REASON_DNS_MISS = 10, /* question left to the name server of the node */
+	REASON_DNS_MISS = 10, /* name or type without an answer here: left to the name server */
 	REASON_AUDITED = 11, /* delivered, though a rule in audit mode would drop it */
 	REASON_FROM_HOST = 12, /* from the node's own stack to its task */
 	REASON_CHATTER = 13, /* router and group noise of a task's stack: dropped, no fault */
 	REASON_ANSWERED_PROBE = 14, /* another node tries what the path carries: told it came */
 	REASON_TO_CLIENT = 15, /* a task's answer to a client of the edge, sent from the VIP */
 	REASON_RELAYED = 16, /* such an answer by another node's task, sent on by this edge node */
+	REASON_DNS_UNREAD = 17, /* question of a form not read here: left to the name server */
+	REASON_DNS_CHANGED = 18, /* answer changed while it was read: left to the name server */
 
 	REASON_DROP = 64,
 	REASON_MALFORMED = 64, /* headers shorter than they say, or not sensible */
