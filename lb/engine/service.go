@@ -166,6 +166,7 @@ func (e *Engine) check(r lb.Registration, backends []lb.Backend) error {
 	if len(literals) == 0 {
 		return nil
 	}
+	literals = slices.CompactFunc(literals, func(a, b lb.Backend) bool { return a.VIP.Addr == b.VIP.Addr }) // by both protocols
 	pins := all[lb.Pin](e.store, discovery.KindPin, e.log)
 	var errs []error
 	for _, b := range literals {
