@@ -300,6 +300,31 @@ static __always_inline bool vip_finds_nobody(struct __sk_buff *skb, const struct
 	return p->icmp == ICMPV6_UNREACHABLE;
 }
 
+/* Finds what an ICMP error is about: the answer's translation, the backend in own, the VIP in
+ * choice. */
+static __always_inline struct translation *vip_quoted(struct __sk_buff *skb, const struct packet *p,
+						      struct vip_scratch *s)
+{
+	struct translation *known;
+
+	if (quoted_flow(skb, p, &s->key) || !same_addr(&s->key.src, &p->dst))
+		return NULL;
+	vip_flow(p, &s->answer);
+	s->answer.src = s->key.dst;
+	s->answer.sport = s->key.dport;
+	s->answer.dport = s->key.sport;
+	s->answer.proto = s->key.proto;
+	if (s->answer.proto != PROTO_TCP && s->answer.proto != PROTO_UDP) /* ports were not read */
+		return NULL;
+	known = bpf_map_lookup_elem(&translations, &s->answer);
+	if (!known)
+		return NULL;
+	s->own.addr = s->key.dst;
+	s->own.port = s->key.dport;
+	s->choice.to = known->to;
+	return known;
+}
+
 /* An ICMP error, by a backend or on the way to it, becomes one about the VIP. Global as
  * vip_restore. */
 __noinline int vip_news(struct __sk_buff *skb, struct packet *p)
@@ -308,21 +333,11 @@ __noinline int vip_news(struct __sk_buff *skb, struct packet *p)
 	struct translation *known;
 	bool by_backend;
 
-	if (!p || !s || quoted_flow(skb, p, &s->key) || !same_addr(&s->key.src, &p->dst))
+	if (!p || !s)
 		return CONTINUE;
-	vip_flow(p, &s->answer);
-	s->answer.src = s->key.dst;
-	s->answer.sport = s->key.dport;
-	s->answer.dport = s->key.sport;
-	s->answer.proto = s->key.proto;
-	if (s->answer.proto != PROTO_TCP && s->answer.proto != PROTO_UDP) /* ports were not read */
-		return CONTINUE;
-	known = bpf_map_lookup_elem(&translations, &s->answer);
+	known = vip_quoted(skb, p, s);
 	if (!known)
 		return CONTINUE;
-	s->own.addr = s->key.dst;
-	s->own.port = s->key.dport;
-	s->choice.to = known->to;
 	if (vip_finds_nobody(skb, p))
 		outcome_unreachable(known, s->answer.proto);
 	by_backend = same_addr(&p->src, &s->own.addr);
@@ -342,21 +357,11 @@ __noinline int vip_own_news(struct __sk_buff *skb, struct packet *p)
 	struct vip_scratch *s = vip_paper();
 	struct translation *known;
 
-	if (!p || !s || quoted_flow(skb, p, &s->key) || !same_addr(&s->key.src, &p->dst) ||
-	    !same_addr(&s->key.dst, &p->src))
+	if (!p || !s)
 		return CONTINUE;
-	vip_flow(p, &s->answer);
-	s->answer.sport = s->key.dport;
-	s->answer.dport = s->key.sport;
-	s->answer.proto = s->key.proto;
-	if (s->answer.proto != PROTO_TCP && s->answer.proto != PROTO_UDP) /* ports were not read */
+	known = vip_quoted(skb, p, s);
+	if (!known || !same_addr(&s->own.addr, &p->src) || !same_addr(&known->to.addr, &p->dst))
 		return CONTINUE;
-	known = bpf_map_lookup_elem(&translations, &s->answer);
-	if (!known || !same_addr(&known->to.addr, &p->dst))
-		return CONTINUE;
-	s->own.addr = p->src;
-	s->own.port = s->key.dport;
-	s->choice.to = known->to;
 	if (vip_finds_nobody(skb, p))
 		outcome_unreachable(known, s->answer.proto);
 	if (translate_news(skb, p, &s->own, &s->choice.to, true, true))
@@ -377,10 +382,11 @@ static __always_inline int vip_out(struct __sk_buff *skb, struct packet *p)
 	const struct vip *vip = NULL;
 	int found;
 
-	if (is_icmp(p) && is_icmp_error(p) && vip_link(skb->ifindex, VIP_LINK_ASKS))
-		return vip_own_news(skb, p);
-	if (!vip_carried(p))
+	if (!vip_carried(p)) {
+		if (is_icmp(p) && is_icmp_error(p) && vip_link(skb->ifindex, VIP_LINK_ASKS))
+			return vip_own_news(skb, p);
 		return CONTINUE;
+	}
 	if (p->fragment != FRAGMENT_LATER)
 		vip = bpf_map_lookup_elem(&vips, &key);
 	if (!vip && !vip_link(skb->ifindex, VIP_LINK_ASKS))
