@@ -185,7 +185,7 @@ func (c *client) await(ctx context.Context, id string, signals <-chan os.Signal,
 			fmt.Fprintf(c.env.Stderr, "weft: task %s waits: the node daemon at %s, or a master that it asks, does not answer\n", id, c.socket)
 		case s := <-signals:
 			cancel()
-			_ = <-done // what it came to does not count any more
+			<-done //nolint:errcheck // what it came to does not count any more
 			return fmt.Errorf("task %s has not begun: %w: %s", id, errInterrupted, s)
 		}
 	}
