@@ -50,13 +50,19 @@ func (c *client) flows() *cobra.Command {
 		if *collector != "" {
 			return d.export(ctx, f, *follow || f.All, *collector)
 		}
-		return d.eachEvent(ctx, f, *follow || f.All, func(e overlay.Event) error {
+		found := false
+		err := d.eachEvent(ctx, f, *follow || f.All, func(e overlay.Event) error {
+			found = true
 			if *output == "json" {
 				return json.NewEncoder(c.env.Stdout).Encode(e)
 			}
 			_, err := fmt.Fprintln(c.env.Stdout, eventLine(e))
 			return err
 		})
+		if err == nil && !found {
+			_, err = fmt.Fprintln(c.env.Stderr, "weft: this node reported no packet that matches")
+		}
+		return err
 	})
 }
 

@@ -225,3 +225,23 @@ func TestANameIsALabel(t *testing.T) {
 		}
 	}
 }
+
+func TestFlowsOfNothingSaySo(t *testing.T) {
+	t.Parallel()
+	m := &mortal{t: t, socket: filepath.Join(t.TempDir(), "netd.sock"), overlay: overlayfake.New(overlayfake.Options{}), discovery: discoveryfake.New("fake"), balancer: lbfake.New()}
+	m.start()
+	t.Cleanup(func() { m.server.Stop() })
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close() //nolint:errcheck // what was written is read below
+	cmd := (&client{env: Env{Stderr: out, Getenv: func(string) string { return m.socket }}}).flows()
+	cmd.SetArgs([]string{"--task", "nothere"})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := os.ReadFile(out.Name()); err != nil || !strings.Contains(string(said), "no packet that matches") {
+		t.Errorf("it said %q, %v", said, err)
+	}
+}
