@@ -45,7 +45,12 @@ type nameCache struct {
 
 func newNames(tb testing.TB) *nameCache {
 	tb.Helper()
-	c := loadAlone(tb, "dns", bpf.Config{DNS4: dnsServer4, DNS6: dnsServer6})
+	return newNamesOf(tb, bpf.Config{DNS4: dnsServer4, DNS6: dnsServer6})
+}
+
+func newNamesOf(tb testing.TB, config bpf.Config) *nameCache {
+	tb.Helper()
+	c := loadAlone(tb, "dns", config)
 	cache, err := bpftest.Answers(c.Maps)
 	if err != nil {
 		tb.Fatal(err)
@@ -400,6 +405,17 @@ func TestKernelAnswersNames(t *testing.T) {
 	n.t = t
 	if got := n.counted(row.ReasonAnsweredDNS); got != uint64(2*len(tests)-1) {
 		t.Errorf("answered counter is %d, want %d", got, 2*len(tests)-1)
+	}
+}
+
+// TestKernelHasNoRecursionWithoutResolvers: as the server says of itself.
+func TestKernelHasNoRecursionWithoutResolvers(t *testing.T) {
+	n := newNamesOf(t, bpf.Config{DNS4: dnsServer4, DNS6: dnsServer6, NoRecursion: true})
+	one := records(typeA, 1)
+	n.put("web.weft.mesos.", typeA, one)
+	q := ask("web.weft.mesos.", typeA)
+	if diff := cmp.Diff(n.answered(q), q.reply(flagsAnswer&^0x80, [3]uint16{1}, one.Data[:16])); diff != "" {
+		t.Errorf("message (-got +want):\n%s", diff)
 	}
 }
 

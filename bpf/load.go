@@ -83,6 +83,7 @@ func (c Config) constants() map[string]any {
 		"tunnel_port2":      c.TunnelPort2,
 		"dns_addr4":         row.AddrOf(c.DNS4),
 		"dns_addr6":         row.AddrOf(c.DNS6),
+		"dns_recursion":     !c.NoRecursion,
 		"slow_encap":        c.SlowEncap,
 		"slow_decap":        c.SlowDecap,
 		"events_per_second": c.EventsPerSecond,

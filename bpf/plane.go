@@ -73,6 +73,7 @@ type Config struct {
 	TunnelPort2 uint16
 	DNS4        netip.Addr // the node's name server, as tasks see it; zero: none
 	DNS6        netip.Addr
+	NoRecursion bool // the name server has no resolvers: answers say that foreign names are not answered (RA)
 	SlowEncap   bool // leave encapsulation to the VXLAN device
 	SlowDecap   bool // the same for decapsulation
 	// EventsPerSecond limits events per CPU and reason; 0: none are sent.

@@ -202,12 +202,16 @@ func (d *daemon) openPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	resolvers, err := d.resolvers()
+	if err != nil {
+		return err
+	}
 	d.plane, err = bpf.Open(bpf.Options{
 		Pin: d.o.Pin, Classic: apply.Classic{}, Log: d.log.WithGroup("bpf"),
 		Config: bpf.Config{
 			NodeAddr: d.underlay.Addr, Underlay: d.underlay.Ifindex, Neighbours: d.underlay.Prefix.Bits(),
 			Tunnel: tunnel, TunnelPort: d.o.Tunnel, Tunnel2: second, TunnelPort2: d.o.Tunnel2,
-			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6),
+			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6), NoRecursion: !forwards(resolvers, d.o.listen()),
 			SlowEncap: d.o.SlowEncap, SlowDecap: d.o.SlowDecap, EventsPerSecond: d.o.Events, EdgeSeed: edgeSeed(d.secret),
 		},
 		Edge: len(d.o.Edge) > 0,
@@ -294,17 +298,27 @@ func (d *daemon) makeNames(context.Context) error {
 	if d.static, err = names.Read(d.o.Names); err != nil {
 		return err
 	}
-	listen := slices.Clone(d.o.dns)
-	for _, a := range d.o.nameServers() {
-		listen = append(listen, netip.AddrPortFrom(a, 53))
-	}
 	d.names, err = dns.Open(dns.Options{
-		Listen:    listen,
+		Listen:    d.o.listen(),
 		Resolvers: resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSLongData,
 		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})
 	return err
+}
+
+// listen is where names are answered.
+func (o *Options) listen() []netip.AddrPort {
+	listen := slices.Clone(o.dns)
+	for _, a := range o.nameServers() {
+		listen = append(listen, netip.AddrPortFrom(a, 53))
+	}
+	return listen
+}
+
+// forwards tells whether foreign names are answered: by resolvers that are not this server, as it says of itself.
+func forwards(resolvers, own []netip.AddrPort) bool {
+	return slices.ContainsFunc(resolvers, func(a netip.AddrPort) bool { return !slices.Contains(own, a) })
 }
 
 // resolvers are those of the flags, or the host's.
