@@ -42,7 +42,7 @@ enum {
 	MAX_CLIENT_ANSWERS = 131072,
 	MAX_CLIENT_ATTEMPTS = 32768,
 	MAX_DNS_ANSWERS = 65536,
-	MAX_DNS_LONG = 16384,
+	MAX_DNS_LONG = 32768,
 	MAX_TRACES = 256,
 	EVENT_BYTES = 1 << 20, /* 10,000 events and more before a slow reader loses some */
 };
@@ -349,8 +349,9 @@ struct {
 } dns_answers SEC(".maps");
 
 /*
- * Go writes. LRU as dns_answers, for what does not fit there: rows of one size for all took twice
- * the memory, and a question for an address more lines of the cache.
+ * Go writes. LRU as dns_answers, for what does not fit there: with rows of one size for all a
+ * question for an address took more lines of the cache. Half as many: who asks for both families of
+ * a name that has one gets an address, and that there is no such record, which is long.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
