@@ -40,7 +40,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 12, "rounds; each measures everything once, in random order")
 	flag.DurationVar(&o.span, "span", 200*time.Millisecond, "how long one conversation lasts; choices are watched for ten of them")
 	flag.BoolVar(&o.short, "short", false, "one short round: that all of it works, no numbers")
-	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
+	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured; empty: it is only printed")
 	flag.StringVar(&o.page, "page", "", "markdown page that shows it; the plot goes beside it")
 	flag.Parse()
 	if err := run(context.Background(), os.Stdout, o); err != nil {
@@ -188,7 +188,10 @@ func write(out io.Writer, o options, c costs, lines []report.Line, about string)
 	for _, r := range table {
 		fmt.Fprintln(w, strings.Join(r, "\t"))
 	}
-	err := errors.Join(w.Flush(), report.ReplaceLines(filepath.Join(o.results, "lb.jsonl"), lines))
+	if err := w.Flush(); err != nil || o.results == "" {
+		return err
+	}
+	err := report.ReplaceLines(filepath.Join(o.results, "lb.jsonl"), lines)
 	if o.page == "" {
 		return err
 	}

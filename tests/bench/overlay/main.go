@@ -48,7 +48,7 @@ func main() {
 	flag.BoolVar(&o.wires, "wires", false, "bulk and questions on other links between hosts")
 	flag.StringVar(&o.only, "only", "", "measures, separated by commas (default: all)")
 	flag.StringVar(&o.among, "variants", "", "variants to measure, separated by commas (default: all)")
-	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured")
+	flag.StringVar(&o.results, "results", "tests/bench/results", "folder for what was measured; empty: it is only printed")
 	flag.StringVar(&o.page, "page", "", "markdown page that shows it; plots go beside it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)

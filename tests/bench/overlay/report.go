@@ -32,6 +32,9 @@ func (r result) write(out io.Writer) error {
 	if err := show(out, slices.Concat(r.costs(), [][]string{{}}, report.Table(r.Lines))); err != nil {
 		return err
 	}
+	if r.Options.results == "" {
+		return nil
+	}
 	err := errors.Join(
 		report.ReplaceLines(filepath.Join(r.Options.results, "overlay.jsonl"), r.Lines),
 		report.WriteLines(filepath.Join(r.Options.results, "overlay-raw.jsonl"), r.Samples),

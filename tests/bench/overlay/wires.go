@@ -51,7 +51,10 @@ func measureWires(ctx context.Context, out io.Writer, o options) error {
 		return nil
 	}
 	table := report.Table(lines)
-	err := errors.Join(show(out, table), report.ReplaceLines(filepath.Join(o.results, "overlay.jsonl"), lines))
+	if err := show(out, table); err != nil || o.results == "" {
+		return err
+	}
+	err := report.ReplaceLines(filepath.Join(o.results, "overlay.jsonl"), lines)
 	if o.page != "" {
 		about := fmt.Sprintf("%s, %d rounds of %s each.", report.About(began, load), o.rounds, o.span)
 		err = errors.Join(err, report.Show(o.page, "wires", about+"\n\n"+report.Markdown(table)))
