@@ -60,6 +60,28 @@ func TestDaemonsRefuseClearly(t *testing.T) {
 	}
 }
 
+// What an operator wrote wrong is refused before a host is changed.
+func TestRefusedBeforeTheHostIsTouched(t *testing.T) {
+	l := labtest.Up(t, lab.Options{Hosts: 1, Bare: true})
+	h := l.Hosts[0]
+	file := filepath.Join(t.TempDir(), "names.json")
+	if err := os.WriteFile(file, []byte(`{"ttl": "soon"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for flag, value := range map[string]string{"--names": file, "--resolver": "nowhere"} {
+		_, err := h.Weft(t.Context(), "netd", "--node", "h1", "--state", h.Dir+"/netd", "--socket", h.Socket(), "--pin", h.Pins(), "--cgroup", h.Cgroup(), flag, value).Output()
+		if err == nil || !strings.Contains(err.Error(), value) {
+			t.Errorf("%s %s: %v", flag, value, err)
+		}
+		if out, err := h.Command(t.Context(), "ip", "-o", "link").Output(); err != nil || strings.Contains(out, "weft") {
+			t.Errorf("%s %s left %s, %v", flag, value, out, err)
+		}
+		if out, err := h.Command(t.Context(), "cat", "/proc/sys/net/ipv4/ip_forward").Output(); err != nil || strings.TrimSpace(out) != "0" {
+			t.Errorf("%s %s: forwarding is %s, %v", flag, value, out, err)
+		}
+	}
+}
+
 func lastLine(err error) string {
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	return lines[len(lines)-1]

@@ -69,6 +69,7 @@ type daemon struct {
 	interest     *interest.Interest
 	names        *dns.Server
 	static       names.Static
+	resolvers    []netip.AddrPort
 	prober       *paths.UDPProber
 
 	pinsLost atomic.Uint64 // pins that somebody removed
@@ -110,6 +111,7 @@ func run(ctx context.Context, o Options, log *slog.Logger) (err error) {
 		name string
 		make func(context.Context) error
 	}{
+		{"names", d.readNames},
 		{"rows", d.openRows},
 		{"host", d.prepareHost},
 		{"kernel half", d.openPlane},
@@ -148,6 +150,25 @@ func claimNamespace(ctx context.Context) (net.Listener, error) {
 
 // dying is how long a killed daemon may take to be gone.
 const dying = 2 * time.Second
+
+// readNames reads what an operator wrote of names, before anything of the host is changed: it may be wrong.
+func (d *daemon) readNames(context.Context) (err error) {
+	if d.static, err = names.Read(d.o.Names); err != nil {
+		return err
+	}
+	if len(d.o.Resolvers) == 0 {
+		d.resolvers, err = foreign.SystemResolvers("/etc/resolv.conf")
+		return err
+	}
+	for _, text := range d.o.Resolvers {
+		addr, err := names.Resolver(text)
+		if err != nil {
+			return err
+		}
+		d.resolvers = append(d.resolvers, addr)
+	}
+	return nil
+}
 
 // openRows reads the facts that the node knew last and prepares to hear of new ones.
 func (d *daemon) openRows(ctx context.Context) (err error) {
@@ -202,16 +223,12 @@ func (d *daemon) openPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	resolvers, err := d.resolvers()
-	if err != nil {
-		return err
-	}
 	d.plane, err = bpf.Open(bpf.Options{
 		Pin: d.o.Pin, Classic: apply.Classic{}, Log: d.log.WithGroup("bpf"),
 		Config: bpf.Config{
 			NodeAddr: d.underlay.Addr, Underlay: d.underlay.Ifindex, Neighbours: d.underlay.Prefix.Bits(),
 			Tunnel: tunnel, TunnelPort: d.o.Tunnel, Tunnel2: second, TunnelPort2: d.o.Tunnel2,
-			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6), NoRecursion: !forwards(resolvers, d.o.listen()),
+			DNS4: netip.MustParseAddr(apply.NameServer4), DNS6: netip.MustParseAddr(apply.NameServer6), NoRecursion: !forwards(d.resolvers, d.o.listen()),
 			SlowEncap: d.o.SlowEncap, SlowDecap: d.o.SlowDecap, EventsPerSecond: d.o.Events, EdgeSeed: edgeSeed(d.secret),
 		},
 		Edge: len(d.o.Edge) > 0,
@@ -290,17 +307,10 @@ func (d *daemon) makeLB(context.Context) (err error) {
 }
 
 // makeNames opens the name server of the node.
-func (d *daemon) makeNames(context.Context) error {
-	resolvers, err := d.resolvers()
-	if err != nil {
-		return err
-	}
-	if d.static, err = names.Read(d.o.Names); err != nil {
-		return err
-	}
+func (d *daemon) makeNames(context.Context) (err error) {
 	d.names, err = dns.Open(dns.Options{
 		Listen:    d.o.listen(),
-		Resolvers: resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSLongData,
+		Resolvers: d.resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSLongData,
 		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})
@@ -319,22 +329,6 @@ func (o *Options) listen() []netip.AddrPort {
 // forwards tells whether foreign names are answered: by resolvers that are not this server, as it says of itself.
 func forwards(resolvers, own []netip.AddrPort) bool {
 	return slices.ContainsFunc(resolvers, func(a netip.AddrPort) bool { return !slices.Contains(own, a) })
-}
-
-// resolvers are those of the flags, or the host's.
-func (d *daemon) resolvers() ([]netip.AddrPort, error) {
-	if len(d.o.Resolvers) == 0 {
-		return foreign.SystemResolvers("/etc/resolv.conf")
-	}
-	var list []netip.AddrPort
-	for _, text := range d.o.Resolvers {
-		addr, err := names.Resolver(text)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, addr)
-	}
-	return list, nil
 }
 
 // makeDiscovery makes the room that answers for names, and tells the cluster who this node is.
