@@ -13,7 +13,8 @@
 //  3. fit: EDNS size, truncation                                         (handle.go)
 //  4. learn: the answer becomes resident, in the kernel and here         (discovery/dns/resident)
 //
-// A question whose answer is resident is answered where it is read instead  (udp.go)
+// A question whose answer is resident is answered where it is read instead  (udp.go), and in place of Mesos-DNS one that was
+// answered before from the same zone  (spoken.go)
 //
 // A name is never called missing before the zone is complete (zone.Zone.Complete): a node that has
 // just started, with an empty disk and nobody to ask, answers SERVFAIL ("not ready", RFC 8914) to

@@ -174,18 +174,22 @@ const tellAfter = 3 * time.Second
 func (c *client) await(ctx context.Context, id string, signals <-chan os.Signal, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = f(ctx)
+	}()
 	late := time.After(tellAfter)
 	for {
 		select {
-		case err := <-done:
+		case <-done:
 			return err
 		case <-late:
 			fmt.Fprintf(c.env.Stderr, "weft: task %s waits: the node daemon at %s, or a master that it asks, does not answer\n", id, c.socket)
 		case s := <-signals:
 			cancel()
-			<-done //nolint:errcheck // what it came to does not count any more
+			<-done // what it came to does not count any more
 			return fmt.Errorf("task %s has not begun: %w: %s", id, errInterrupted, s)
 		}
 	}
