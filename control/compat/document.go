@@ -122,7 +122,7 @@ type (
 		VTEPIP   string `json:"vtep_ip,omitempty"`
 		VTEPIP6  string `json:"vtep_ip6,omitempty"`
 		VTEPMAC  string `json:"vtep_mac,omitempty"`
-		VTEPMTU  int    `json:"vtep_mtu,omitempty"` // what tasks' links have, bytes
+		VTEPMTU  int    `json:"vtep_mtu,omitempty"` // what tasks' links have, bytes; 0 until the agent told the master
 	}
 	// Status tells whether the agent serves the overlay.
 	Status struct {

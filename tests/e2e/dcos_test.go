@@ -234,10 +234,22 @@ func TestDCOSPreset(t *testing.T) {
 	if err := errors.Join(l.Hosts[1].Signal("netd", syscall.SIGKILL), l.Hosts[1].StartNetd(), m.StartMaster()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, read)
-	if !reflect.DeepEqual(before, state) {
-		t.Errorf("after restarts: %+v, was %+v", state, before)
-	}
+	eventually(t, func() error {
+		if err := read(); err != nil {
+			return err
+		}
+		for i, a := range state.Agents { // what the ledger has is there at once; the agents' MTUs when they have spoken
+			for k, o := range a.Overlays {
+				if was := before.Agents[i].Overlays[k]; o.Subnet != was.Subnet || o.Subnet6 != was.Subnet6 {
+					t.Errorf("after restarts agent %s has %s and %s, had %s and %s", a.IP, o.Subnet, o.Subnet6, was.Subnet, was.Subnet6)
+				}
+			}
+		}
+		if !reflect.DeepEqual(before, state) {
+			return fmt.Errorf("after restarts: %+v, was %+v", state, before)
+		}
+		return nil
+	})
 	remove := func(h *lab.Host) error {
 		return fetch(m, "POST", "http://127.0.0.1:5050/overlay-master/agents/delete", fmt.Sprintf(`{"agents": [%q]}`, h.Addr), &state)
 	}
