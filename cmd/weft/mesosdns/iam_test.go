@@ -145,7 +145,7 @@ func TestServiceAccountLogsInOnceForManyLooks(t *testing.T) {
 		login.lasts = 5 * 24 * time.Hour
 		refused := login.guard(m)
 		m.say(task(m.addr, "10.0.0.1"))
-		s, err := newSource(withAccount(login.file(t, text), m.addr))
+		s, err := newSource(withAccount(login.file(t, text), m.addr), nobody)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,7 @@ func TestTokenIsRenewed(t *testing.T) {
 	login.lasts = 100 * time.Hour
 	refused := login.guard(m)
 	m.say(task(m.addr, "10.0.0.1"))
-	s, err := newSource(withAccount(login.file(t, pkcs8(t, key)), m.addr))
+	s, err := newSource(withAccount(login.file(t, pkcs8(t, key)), m.addr), nobody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestEveryTokenRefusedIsOneLoginALook(t *testing.T) {
 	m.answer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
 	c := withAccount(login.file(t, pkcs8(t, key)), m.addr, strings.Replace(m.addr, "127.0.0.1", "localhost", 1))
 	c.Strict = false
-	s, err := newSource(c)
+	s, err := newSource(c, nobody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,12 +222,10 @@ func TestTokenGoesWithRedirections(t *testing.T) {
 	login, leader, other := newIAM(t, &key.PublicKey), newMaster(t, "127.0.0.3:0"), newMaster(t, "127.0.0.2:0")
 	refused := login.guard(leader)
 	leader.say(task("127.0.0.3:1", "10.0.0.1"))
-	other.answer(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "http://"+leader.addr+r.URL.Path, http.StatusTemporaryRedirect)
-	})
-	c := withAccount(login.file(t, pkcs8(t, key)), other.addr)
+	other.send("//" + leader.addr)
+	c := withAccount(login.file(t, pkcs8(t, key)), other.addr, leader.addr)
 	c.Strict = false // Mesos-DNS asks the leader once more, at the other's port
-	s, err := newSource(c)
+	s, err := newSource(c, nobody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +239,7 @@ func TestLoginThatFailsSaysWhoAndWhere(t *testing.T) {
 	login := newIAM(t, &key.PublicKey)
 	check := func(path string, words ...string) {
 		t.Helper()
-		s, err := newSource(withAccount(path, "127.0.0.1:1"))
+		s, err := newSource(withAccount(path, "127.0.0.1:1"), nobody)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -267,7 +265,7 @@ func TestBadAccountNamesFileAndField(t *testing.T) {
 	login := newIAM(t, &key.PublicKey)
 	check := func(path string, words ...string) {
 		t.Helper()
-		_, err := newSource(withAccount(path, "127.0.0.1:1"))
+		_, err := newSource(withAccount(path, "127.0.0.1:1"), nobody)
 		for _, w := range append(words, "IAMConfigFile", path) {
 			if err == nil || !strings.Contains(err.Error(), w) {
 				t.Errorf("%v, want %q in it", err, w)

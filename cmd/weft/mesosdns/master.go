@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -39,16 +40,21 @@ type source struct {
 	client *http.Client
 	scheme string
 	login  *login // nil: masters don't ask for a token
+	log    *slog.Logger
 	// lookUp resolves a host name.
 	lookUp func(ctx context.Context, host string) ([]netip.Addr, error)
 	// known are the addresses of host names when they were last resolved.
 	known map[string][]netip.Addr
+	// masters are told the credentials, each at its host:port; checked is where those are connected to that were named otherwise.
+	masters  map[string]bool
+	checked  sync.Map // of host:port: a connection that came too late for one fetch may still read it in the next
+	stranger string   // who was asked without credentials last
 }
 
-func newSource(c Config) (*source, error) {
-	s := &source{config: c, scheme: "http", known: map[string][]netip.Addr{}}
+func newSource(c Config, log *slog.Logger) (*source, error) {
+	s := &source{config: c, scheme: "http", log: log, known: map[string][]netip.Addr{}}
 	// Masters are asked once in a while: no connection is kept meanwhile.
-	transport := &http.Transport{DisableKeepAlives: true}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: s.dial}
 	certificates, err := tlsConfig(c) // those that can't be read are told of even if nobody needs them
 	if err != nil {
 		return nil, err
@@ -60,10 +66,12 @@ func newSource(c Config) (*source, error) {
 		transport.TLSClientConfig = certificates
 	}
 	s.client = &http.Client{
-		Transport: transport, Timeout: time.Duration(c.StateTimeoutSeconds) * time.Second, CheckRedirect: stayWho,
+		Transport: verifying{transport, c.CACertFile}, Timeout: time.Duration(c.StateTimeoutSeconds) * time.Second, CheckRedirect: s.redirected,
 	}
 	if c.MesosAuthentication == "iam" {
-		if s.login, err = newLogin(c.IAMConfigFile, s.client); err != nil {
+		client := *s.client
+		client.CheckRedirect = stayThere
+		if s.login, err = newLogin(c.IAMConfigFile, &client); err != nil {
 			return nil, err
 		}
 	}
@@ -71,20 +79,6 @@ func newSource(c Config) (*source, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 	return s, nil
-}
-
-// maxRedirects is the standard library's.
-const maxRedirects = 10
-
-// stayWho takes credentials along: a master sends who asks to the one that leads, and Go's client goes on as nobody then.
-func stayWho(next *http.Request, before []*http.Request) error {
-	if len(before) >= maxRedirects {
-		return fmt.Errorf("%d redirections", len(before))
-	}
-	if who := before[0].Header.Get("Authorization"); who != "" && next.URL.Scheme == before[0].URL.Scheme {
-		next.Header.Set("Authorization", who)
-	}
-	return nil
 }
 
 // tlsConfig trusts who CACertFile says; without it anybody, as Mesos-DNS does.
@@ -110,6 +104,25 @@ func tlsConfig(c Config) (*tls.Config, error) {
 	return t, nil
 }
 
+// verifying says of a certificate that is not trusted what decides that.
+type verifying struct {
+	http.RoundTripper
+	authorities string // CACertFile
+}
+
+// RoundTrip implements http.RoundTripper.
+func (v verifying) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := v.RoundTripper.RoundTrip(r)
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+		by := "CACertFile " + v.authorities
+		if v.authorities == "" {
+			by = "the host's certificates, as there is no CACertFile"
+		}
+		err = fmt.Errorf("not trusted by %s: %w", by, err)
+	}
+	return answer, err
+}
+
 // fetch asks the masters in turn until one knows who leads, then that one. Those that ZooKeeper has
 // come before those that are listed; Strict, they come instead.
 func (s *source) fetch(ctx context.Context, found []string) (*mesos.Facts, error) {
@@ -121,6 +134,11 @@ func (s *source) fetch(ctx context.Context, found []string) (*mesos.Facts, error
 	}
 	if len(masters) == 0 {
 		return nil, errors.New("no master is known")
+	}
+	s.masters = map[string]bool{}
+	s.checked.Clear()
+	for _, m := range masters {
+		s.isOne(m)
 	}
 	if s.login != nil {
 		if err := s.login.begin(ctx); err != nil {
@@ -147,7 +165,7 @@ func (s *source) follow(ctx context.Context, master string) (*mesos.State, error
 	if err != nil {
 		return nil, err
 	}
-	state, from, err := s.get(ctx, master)
+	state, by, err := s.get(ctx, master)
 	if err != nil {
 		return nil, err
 	}
@@ -155,29 +173,40 @@ func (s *source) follow(ctx context.Context, master string) (*mesos.State, error
 	if err != nil {
 		return nil, fmt.Errorf("master %s: leader: %w", master, err)
 	}
-	if leader == host || leader == from && !s.config.Strict { // Mesos-DNS asks again after a redirection
+	if leader == host || !s.config.Strict && s.isAt(ctx, by.URL.Hostname(), leader) { // Mesos-DNS asks again
 		return state, nil
 	}
-	state, _, err = s.get(ctx, net.JoinHostPort(leader, port))
+	at := net.JoinHostPort(leader, port)
+	if by.Header.Get("Authorization") != "" { // a master says so
+		s.isOne(at)
+		s.isOne(state.Leader)
+	}
+	state, _, err = s.get(ctx, at)
 	if err != nil {
 		return nil, fmt.Errorf("leader according to %s: %w", master, err)
 	}
 	return state, nil
 }
 
-// get fetches a state; from is the host that sent it, after redirections.
-func (s *source) get(ctx context.Context, master string) (state *mesos.State, from string, err error) {
+// isAt tells whether a host is the one at an address. A name with several addresses may be that of all masters.
+func (s *source) isAt(ctx context.Context, host, addr string) bool {
+	at, err := netip.ParseAddr(addr)
+	return host == addr || err == nil && slices.Equal(s.addrsOf(ctx, []string{host})[host], []netip.Addr{at.Unmap()})
+}
+
+// get fetches a state; by is the last request that it took, after redirections.
+func (s *source) get(ctx context.Context, master string) (state *mesos.State, by *http.Request, err error) {
 	for _, page := range s.pages() {
 		var found bool
-		if state, from, found, err = s.page(ctx, master, page); found || err != nil {
+		if state, by, found, err = s.page(ctx, master, page); found || err != nil {
 			break
 		}
 		err = errors.New("there is no state page")
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("master %s: %w", master, err)
+		return nil, nil, fmt.Errorf("master %s: %w", master, err)
 	}
-	return state, from, nil
+	return state, by, nil
 }
 
 // pages are where a state may be: Mesos-DNS knows the present one alone.
@@ -188,33 +217,33 @@ func (s *source) pages() []string {
 	return statePages
 }
 
-func (s *source) page(ctx context.Context, master, page string) (state *mesos.State, from string, found bool, err error) {
+func (s *source) page(ctx context.Context, master, page string) (state *mesos.State, by *http.Request, found bool, err error) {
 	answer, err := s.ask(ctx, s.scheme+"://"+master+page)
 	if err != nil {
-		return nil, "", false, err
+		return nil, nil, false, err
 	}
 	defer func() { _ = answer.Body.Close() }() // what matters was read
 	switch {
 	case s.config.Strict: // what parses is a state, whatever the status
 	case answer.StatusCode == http.StatusNotFound:
-		return nil, "", false, nil
+		return nil, nil, false, nil
 	case answer.StatusCode != http.StatusOK:
-		return nil, "", false, fmt.Errorf("%s: %s", page, answer.Status)
+		return nil, nil, false, fmt.Errorf("%s: %s", answer.Request.URL, answer.Status)
 	}
 	document, err := io.ReadAll(io.LimitReader(answer.Body, maxDocument))
 	if err != nil {
-		return nil, "", false, err
+		return nil, nil, false, err
 	}
 	if state, err = mesos.Parse(document, s.config.Strict); err == nil && s.config.Strict {
 		err = resolvable(state.Actors())
 	}
-	return state, answer.Request.URL.Hostname(), err == nil, err
+	return state, answer.Request, err == nil, err
 }
 
 // ask sends a request, and once more with another token when this one is not taken.
 func (s *source) ask(ctx context.Context, page string) (*http.Response, error) {
 	answer, err := s.send(ctx, page)
-	if err != nil || answer.StatusCode != http.StatusUnauthorized || s.login == nil {
+	if err != nil || answer.StatusCode != http.StatusUnauthorized || s.login == nil || answer.Request.Header.Get("Authorization") == "" {
 		return answer, err
 	}
 	another, err := s.login.again(ctx)
@@ -236,12 +265,7 @@ func (s *source) send(ctx context.Context, page string) (*http.Response, error) 
 	}
 	r.Header.Set("Accept", "application/json")
 	r.Header.Set("User-Agent", "Mesos-DNS")
-	switch {
-	case s.login != nil:
-		r.Header.Set("Authorization", "token="+s.login.token)
-	case s.config.MesosAuthentication != "":
-		r.SetBasicAuth(s.config.MesosCredentials.Principal, s.config.MesosCredentials.Secret)
-	}
+	s.introduce(r)
 	return s.client.Do(r)
 }
 

@@ -121,7 +121,7 @@ type Daemon struct {
 
 // New returns a daemon; nothing runs before Run.
 func New(c Config, version string, log *slog.Logger) (*Daemon, error) {
-	s, err := newSource(c)
+	s, err := newSource(c, log)
 	if err != nil {
 		return nil, fmt.Errorf("mesos-dns: %w", err)
 	}

@@ -36,6 +36,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// nobody reads a log.
+var nobody = slog.New(slog.DiscardHandler)
+
 const golden = "../../../discovery/mesos/testdata/golden"
 
 func TestFlags(t *testing.T) {
@@ -514,7 +517,7 @@ func TestStrictReadsWhatMesosDNSReads(t *testing.T) {
 		for _, c := range []struct{ strict, want bool }{{true, strict}, {false, lax}} {
 			o := config(m.addr)
 			o.Strict = c.strict
-			s, err := newSource(o)
+			s, err := newSource(o, nobody)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -541,7 +544,7 @@ func TestMastersOfZooKeeperAndOfTheList(t *testing.T) {
 	for strict, want := range map[bool]bool{true: false, false: true} {
 		c := config("10.9.0.9:5050")
 		c.Strict = strict
-		s, err := newSource(c)
+		s, err := newSource(c, nobody)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -655,7 +658,7 @@ func TestPortInUseEndsTheDaemon(t *testing.T) {
 	if err := c.complete(); err != nil {
 		t.Fatal(err)
 	}
-	d, err := New(c, "1", slog.New(slog.DiscardHandler))
+	d, err := New(c, "1", nobody)
 	if err != nil {
 		t.Fatal(err)
 	}
