@@ -31,9 +31,10 @@ import (
 )
 
 const (
-	flowsEvery = time.Minute            // known flows are looked through while a change is in progress
-	firstRetry = 100 * time.Millisecond // after a failed write, doubling
-	lastRetry  = 10 * time.Second
+	flowsEvery   = time.Minute            // known flows are looked through while a change is in progress
+	answersEvery = 10 * time.Second       // answers by edge nodes are looked through
+	firstRetry   = 100 * time.Millisecond // after a failed write, doubling
+	lastRetry    = 10 * time.Second
 )
 
 // VIPs says which backends of a VIP are in; lb/engine implements it.
@@ -120,6 +121,7 @@ type Engine struct {
 	served servedRows
 	relays map[row.EndpointKey]uint32 // nil: to be read
 	ways   []uint32                   // by which answers could go at the last pass; nil: to be looked at
+	moved  time.Time                  // when answers were looked through last
 	looked time.Duration              // when known flows were looked through last
 }
 
@@ -270,6 +272,9 @@ func (e *Engine) pass(now time.Duration) (wait time.Duration, err error) {
 		wait = min(wait, due-now)
 	}
 	stats.Served = len(e.served.have)
+	if e.served.relayed() {
+		wait = min(wait, answersEvery)
+	}
 	err = errors.Join(err, e.relay(facts), e.move(facts))
 	if e.o.Edge != nil {
 		due, eerr := e.steer(facts)
@@ -305,14 +310,15 @@ func (e *Engine) relay(f edge.Facts) (err error) {
 	return nil
 }
 
-// move gives answers whose edge node is gone to one that lives.
+// move gives answers whose edge node is gone to one that lives. It looks again after a while: a packet may have come by one
+// of which membership knew already that it died, or did not know yet that it lives.
 func (e *Engine) move(f edge.Facts) error {
 	ways := edge.Ways(f)
 	lost := e.ways == nil || slices.ContainsFunc(e.ways, func(way uint32) bool { return !slices.Contains(ways, way) })
 	if lost && len(ways) == 0 {
 		return nil // until one comes
 	}
-	if lost && e.served.relayed() {
+	if (lost || time.Since(e.moved) >= answersEvery) && e.served.relayed() {
 		answers, err := e.o.Answers.All()
 		if err == nil {
 			_, err = table.PutAll(e.o.Answers, edge.Move(answers, ways))
@@ -320,6 +326,7 @@ func (e *Engine) move(f edge.Facts) error {
 		if err != nil {
 			return fmt.Errorf("move client_answers: %w", err)
 		}
+		e.moved = time.Now()
 	}
 	e.ways = ways
 	return nil

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -269,7 +270,9 @@ func noAnswers() table.Table[row.FlowKey, row.Translation] {
 }
 
 // TestAnswersOfADeadEdgeMove: a client that says nothing gets its answers by an edge node that lives, when its own died.
-func TestAnswersOfADeadEdgeMove(t *testing.T) {
+func TestAnswersOfADeadEdgeMove(t *testing.T) { synctest.Test(t, answersMove) }
+
+func answersMove(t *testing.T) {
 	store, ledger := newStore(t)
 	c := &cluster{changed: make(chan struct{})}
 	answers := &table.Memory[row.FlowKey, row.Translation]{}
@@ -326,6 +329,15 @@ func TestAnswersOfADeadEdgeMove(t *testing.T) {
 				t.Errorf("%s: answer %d goes by %x, want %x", step.name, port, a.Slot, want)
 			}
 		}
+	}
+	// A client came by one that nobody knows, and no member changes.
+	if err := answers.Put(flow(4), row.Translation{Slot: host(9)}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(11 * time.Second) // of the bubble
+	synctest.Wait()
+	if a, _, err := answers.Get(flow(4)); err != nil || a.Slot != host(2) && a.Slot != host(3) {
+		t.Errorf("the answer to who came by a dead edge node goes by %x (%v), want a living one", a.Slot, err)
 	}
 	cancel()
 	if err := <-done; err != nil {
