@@ -33,6 +33,7 @@ const (
 	traceReady  = 2 * time.Second        // the other node has until then to say that it watches
 	traceSpread = 300 * time.Millisecond // all nodes have that long to hear of a trace that none of them answers
 	traceQuiet  = 400 * time.Millisecond // without a further event the walk is over
+	traceLate   = 2 * time.Second        // that longer, where somebody must have met the packet and has not said so
 	traceWhole  = 5 * time.Second        // or then, whatever comes
 	traceLife   = 30 * time.Second       // of a row in the kernel, should nobody take it away
 	traceLong   = 10 * time.Minute       // the same for Filter.All
@@ -304,6 +305,7 @@ func (w *Watcher) collect(ctx context.Context, t overlay.Trace, r *reader) map[d
 	var own []overlay.Event
 	quiet := time.NewTimer(traceQuiet)
 	defer quiet.Stop()
+	late := false
 	for {
 		changed := w.o.Rows.Changed(discovery.KindWalk)
 		select {
@@ -318,9 +320,21 @@ func (w *Watcher) collect(ctx context.Context, t overlay.Trace, r *reader) map[d
 			continue
 		case <-quiet.C:
 		case <-ctx.Done():
+			late = true
 		}
 		found := w.walks(t.ID)
 		found[w.o.Node] = own
-		return found
+		if late || !isOpen(found, w.o.Node) {
+			return found
+		}
+		late = true
+		quiet.Reset(traceLate)
 	}
+}
+
+// isOpen tells whether a walk that began at a node lacks a step for sure: its first one, or the next one of what was sent
+// off to nodes that watch.
+func isOpen(found map[discovery.NodeID][]overlay.Event, first discovery.NodeID) bool {
+	walk := explain.Chain(maps.Clone(found), first)
+	return len(found[first]) == 0 || len(found) > 1 && walk[len(walk)-1].Reason == row.ReasonEncapsulated.String()
 }

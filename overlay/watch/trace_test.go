@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"weft/bpf/row"
 	"weft/discovery"
@@ -44,6 +47,63 @@ func TestTraceIsTheWalkOfOneProbe(t *testing.T) {
 	}
 	if rows := n.store.Own(discovery.KindTrace); len(rows) != 0 {
 		t.Errorf("rows %v are left", rows)
+	}
+}
+
+// TestALateNodeIsWaitedFor has the other node say that it watches, and tell what it met long after the rest was quiet.
+func TestALateNodeIsWaitedFor(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		ends row.Reason // of what this node met
+		want []string
+		took time.Duration
+	}{
+		{"sent off", row.ReasonEncapsulated, []string{"n1 encapsulated", "n2 delivered"}, traceLate - time.Millisecond + traceQuiet},
+		{"dropped here", row.ReasonNoCommonGroup, []string{"n1 no_common_group"}, traceQuiet},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, _, far := startBeside(t)
+				from := netip.AddrPortFrom(n.endpoint(t, "web").Addr4, 61000)
+				says := func(id string, seq uint64, events ...overlay.Event) {
+					value, err := json.Marshal(overlay.Walk{Events: events})
+					if err == nil {
+						_, err = n.store.Apply([]discovery.Row{{Writer: "n2", Kind: discovery.KindWalk, Key: id, Incarnation: 1, Seq: seq, Value: value}})
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				n.sent = func(frame []byte) {
+					from = netip.AddrPortFrom(from.Addr(), uint16(frame[34])<<8|uint16(frame[35]))
+					id := n.store.Own(discovery.KindTrace)[0].Key
+					go func() {
+						n.meet(t, from, netip.AddrPortFrom(far, 80), row.ProgramFromWorkload, tt.ends)
+						if tt.ends == row.ReasonEncapsulated {
+							time.Sleep(traceLate - time.Millisecond) // of the bubble
+							says(id, 2, overlay.Event{Node: "n2", Reason: row.ReasonDelivered.String()})
+						}
+					}()
+				}
+				go func() { // n2 is ready as soon as it hears of the trace
+					changed := n.store.Changed(discovery.KindTrace)
+					if len(n.store.Own(discovery.KindTrace)) == 0 {
+						<-changed
+					}
+					says(n.store.Own(discovery.KindTrace)[0].Key, 1)
+				}()
+				var got []string
+				q := overlay.Question{Source: "web", Destination: "far", Protocol: "tcp", Port: 80}
+				began := time.Now()
+				err := n.Events(t.Context(), overlay.Filter{Trace: &q}, func(e overlay.Event) error {
+					got = append(got, string(e.Node)+" "+e.Reason)
+					return nil
+				})
+				if took := time.Since(began); err != nil || !slices.Equal(got, tt.want) || took != tt.took {
+					t.Errorf("got %q after %s (%v), want %q after %s", got, took, err, tt.want, tt.took)
+				}
+			})
+		})
 	}
 }
 
