@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +23,6 @@ import (
 func TestDaemonsRefuseClearly(t *testing.T) {
 	l := labtest.Up(t, lab.Options{Hosts: 1})
 	h, m := l.Hosts[0], l.Masters[0]
-	const patience = 30 * time.Second
 	for _, c := range []struct {
 		name string
 		on   *lab.Host

@@ -133,13 +133,14 @@ func TestDCOSPreset(t *testing.T) {
 	blocks := make(map[string]bool)
 	for i, h := range l.Hosts {
 		var mine compat.Agent
-		if err := fetch(h, "GET", "http://127.0.0.1:5051/overlay-agent/overlay", "", &mine); err != nil {
-			t.Fatal(err)
-		}
-		mine.Attempts = nil
-		if !reflect.DeepEqual(mine, state.Agents[i]) {
-			t.Errorf("%s says %+v, the master %+v", h.Name, mine, state.Agents[i])
-		}
+		eventually(t, func() error { // what the master decided is on its way to the agent, and what the agent said to the master
+			mine = compat.Agent{}
+			err := errors.Join(read(), fetch(h, "GET", "http://127.0.0.1:5051/overlay-agent/overlay", "", &mine))
+			if mine.Attempts = nil; err == nil && !reflect.DeepEqual(mine, state.Agents[i]) {
+				err = fmt.Errorf("%s says %+v, the master %+v", h.Name, mine, state.Agents[i])
+			}
+			return err
+		})
 		blocks[mine.Overlays[0].Subnet] = true
 		if x := mine.Overlays[0].Backend.VXLAN; x.VNI != 1024 || !strings.HasPrefix(x.VTEPMAC, "70:b3:d5:80:00:0") || x.VTEPMTU != 8950 {
 			t.Errorf("%s: %+v", h.Name, x)

@@ -44,20 +44,20 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptEventually runs a command again until it succeeds (! until it fails), for at most 20 s: facts
-// travel, and nothing in a script sleeps.
+// scriptEventually runs a command again until it succeeds (! until it fails): facts travel, and nothing in a script
+// sleeps.
 func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 0 {
 		ts.Fatalf("usage: eventually COMMAND [ARG...]")
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		err := ts.Exec(args[0], args[1:]...)
 		if (err == nil) != neg {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s: still %v after 20 s", strings.Join(args, " "), err)
+			ts.Fatalf("%s: still %v after %s", strings.Join(args, " "), err, patience)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

@@ -166,6 +166,15 @@ func (g *grid) askAt(from, to, protocol, at string) error {
 	return err
 }
 
+// heard asks once where no answer may come, else until one does: many ask at once, and an answer may take longer than a
+// question waits.
+func heard(may bool, ask func() error) error {
+	if may {
+		return becomes(ask)
+	}
+	return ask()
+}
+
 func (g *grid) matrix() {
 	// What is to pass first, and until it does: the last task's identity may still be on its way.
 	var wait sync.WaitGroup
@@ -183,7 +192,8 @@ func (g *grid) matrix() {
 					continue
 				}
 				protocol := []string{"tcp", "udp", "ping"}[i%3]
-				if err := g.ask(from.name, to.name, protocol); (err == nil) != mayTalk(from.groups, to.groups) {
+				may := mayTalk(from.groups, to.groups)
+				if err := heard(may, func() error { return g.ask(from.name, to.name, protocol) }); (err == nil) != may {
 					g.Errorf("%s (%s) asks %s (%s) by %s: got %v", from.name, from.groups, to.name, to.groups, protocol, err)
 				}
 			}
@@ -222,7 +232,7 @@ func (g *grid) outside() {
 	eventually(g.T, func() error { return ask(h1, netip.AddrPortFrom(h2.Addr, 9000)) })
 	eventually(g.T, func() error { return ask(h1, netip.AddrPortFrom(g.addrs["collector"], 80)) })
 	for to, from := range map[string]*lab.Host{"a1": h1, "pb": h2, "no1": h2} { // tasks in no group hear all nodes
-		if err := ask(from, netip.AddrPortFrom(g.addrs[to], 80)); err != nil {
+		if err := becomes(func() error { return ask(from, netip.AddrPortFrom(g.addrs[to], 80)) }); err != nil {
 			g.Errorf("%s asks %s: %v", from.Name, to, err)
 		}
 	}
@@ -236,12 +246,14 @@ func (g *grid) outside() {
 		if err := g.lab.Route(at.Addr(), h2); err != nil {
 			g.Fatal(err)
 		}
-		err := g.lab.InWorld(func() error {
-			c, err := net.DialTimeout("tcp", at.String(), 400*time.Millisecond)
-			if err == nil {
-				err = c.Close()
-			}
-			return err
+		err := heard(public, func() error {
+			return g.lab.InWorld(func() error {
+				c, err := net.DialTimeout("tcp", at.String(), 400*time.Millisecond)
+				if err == nil {
+					err = c.Close()
+				}
+				return err
+			})
 		})
 		if (err == nil) != public {
 			g.Errorf("the world asks %s: got %v", to, err)
