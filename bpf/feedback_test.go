@@ -384,8 +384,10 @@ func TestNearBackendsAreAskedFirst(t *testing.T) {
 	f := newFarm(t, func(v *row.VIP) { v.Near = 1 }, one(at4(1), at4(2), at4(3))...)
 	f.serve(at4(2), 0)
 	f.serve(at4(3), 0)
-	if failed := f.askAll(1, 100); failed != 1 {
-		t.Errorf("%d connects failed, want 1: the near one refuses, then others are asked", failed)
+	began := time.Now()
+	failed := f.askAll(1, 100)
+	if most := triesWithin(time.Since(began)); failed < 1 || failed > most {
+		t.Errorf("%d connects failed, want 1 to %d: the near one refuses, then others are asked", failed, most)
 	}
 	// A near one that the machine lets wait is slow, and others are asked: the best of some tries counts.
 	most := 0
