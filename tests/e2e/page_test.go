@@ -14,6 +14,7 @@ import (
 
 	"weft/tests/lab"
 	"weft/tests/lab/labtest"
+	"weft/tests/lab/owned"
 )
 
 // What pages say is typed into a shell, in a lab of its own, and has to print what the page is about.
@@ -73,7 +74,10 @@ func typePage(t *testing.T, page string) string {
 		t.Fatalf("%s has no session", page)
 	}
 	weft := labtest.Build(t, "cmd/weft")
-	dir := filepath.Join("/run", filepath.Base(t.TempDir())+"-page")
+	dir, err := owned.Folder("/run", "weft-page.", lab.Down) // of this process: another one may type pages, too
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := lab.Down(dir); err != nil {
 			t.Error(err)
@@ -82,7 +86,7 @@ func typePage(t *testing.T, page string) string {
 	commands := strings.NewReplacer(
 		"make build\n", "", "$PWD/bin", filepath.Dir(weft), "weft lab ", "weft lab --dir "+dir+" ", lab.DefaultDir, dir,
 	).Replace(session.String())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	shell := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", commands)
 	shell.Env = append(os.Environ(), "PATH="+filepath.Dir(weft)+":"+os.Getenv("PATH"))
