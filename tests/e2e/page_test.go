@@ -53,6 +53,30 @@ func wantPrinted(t *testing.T, out string, words ...string) {
 	}
 }
 
+// started is how pages start a task that stays.
+var started = regexp.MustCompile(`^(weft lab exec \S+ -- weft )run .*--name (\S+) .*&$`)
+
+// patient lets each pause of a session last until what it is for is so, which takes longer on a busy machine: the tasks that
+// were started have names, and the next command succeeds.
+func patient(session string) string {
+	until := func(command string) string { return "until " + command + "\ndo sleep 0.1; done >/dev/null 2>&1\n" }
+	var typed, tasks strings.Builder
+	paused := false
+	for line := range strings.Lines(session) {
+		command := strings.TrimSuffix(line, "\n")
+		if paused {
+			typed.WriteString(tasks.String() + until(command))
+			tasks.Reset()
+		}
+		if run := started.FindStringSubmatch(command); run != nil {
+			tasks.WriteString(until(run[1] + "name show " + run[2] + ".weft.mesos"))
+		}
+		paused = strings.HasPrefix(command, "sleep ")
+		typed.WriteString(line)
+	}
+	return typed.String()
+}
+
 var shellBlock = regexp.MustCompile("(?s)```sh\n(.*?)```")
 
 // typePage types the commands of a page from `make build` or the first `weft lab up` on, and returns what they
@@ -85,7 +109,7 @@ func typePage(t *testing.T, page string) string {
 	})
 	commands := strings.NewReplacer(
 		"make build\n", "", "$PWD/bin", filepath.Dir(weft), "weft lab ", "weft lab --dir "+dir+" ", lab.DefaultDir, dir,
-	).Replace(session.String())
+	).Replace(patient(session.String()))
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	shell := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", commands)
