@@ -14,9 +14,10 @@ import (
 
 // Sentinels of this room; test with errors.Is.
 var (
-	ErrNotFound = errors.New("not found")
-	ErrConflict = errors.New("conflict")
-	ErrInvalid  = errors.New("invalid")
+	ErrNotFound  = errors.New("not found")
+	ErrConflict  = errors.New("conflict")
+	ErrInvalid   = errors.New("invalid")
+	ErrExhausted = errors.New("exhausted") // as many as may at a time do
 )
 
 // NodeID names a node for good: a DNS label of up to 63 characters, by default its host name.

@@ -20,6 +20,7 @@ var failures = wire.Errors{Peer: "the node daemon", Sentinels: []wire.Sentinel{
 	{Err: discovery.ErrInvalid, Code: codes.InvalidArgument},
 	{Err: discovery.ErrNotFound, Code: codes.NotFound},
 	{Err: discovery.ErrConflict, Code: codes.AlreadyExists},
+	{Err: discovery.ErrExhausted, Code: codes.ResourceExhausted},
 }}
 
 func nameOut(n discovery.Name) *Name {

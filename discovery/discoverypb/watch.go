@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
 	"weft/discovery"
@@ -20,14 +21,16 @@ const maxWatched = 100
 // fails; discovery/httpapi has it.
 type Watcher func(ctx context.Context, names []string, vips, nodes bool, send func(event string, document []byte) error) error
 
-// RegisterWatch serves w on r.
-func RegisterWatch(r grpc.ServiceRegistrar, w Watcher) {
-	RegisterWatchServer(r, &watchServer{watch: w})
+// RegisterWatch serves w on r, to so many at a time.
+func RegisterWatch(r grpc.ServiceRegistrar, w Watcher, most int64) {
+	RegisterWatchServer(r, &watchServer{watch: w, most: most, watchers: semaphore.NewWeighted(most)})
 }
 
 type watchServer struct {
 	UnimplementedWatchServer
-	watch Watcher
+	watch    Watcher
+	most     int64
+	watchers *semaphore.Weighted
 }
 
 // Watch implements WatchServer.
@@ -37,6 +40,10 @@ func (s *watchServer) Watch(r *WatchRequest, stream grpc.ServerStreamingServer[W
 		return failures.Status(fmt.Errorf("watch: names are %d: up to %d are allowed, and one of names, vips and nodes is needed: %w",
 			len(names), maxWatched, discovery.ErrInvalid))
 	}
+	if !s.watchers.TryAcquire(1) {
+		return failures.Status(fmt.Errorf("watch: %d watch at this socket now, which is as many as may at a time: %w", s.most, discovery.ErrExhausted))
+	}
+	defer s.watchers.Release(1)
 	return failures.Status(s.watch(stream.Context(), names, r.GetVips(), r.GetNodes(), func(event string, document []byte) error {
 		return stream.Send(&WatchResponse{Event: event, Document: document})
 	}))

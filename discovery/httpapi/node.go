@@ -116,7 +116,7 @@ func newNode(o NodeOptions) *node {
 	if o.Hold == nil {
 		o.Hold = func(context.Context, string) bool { return true }
 	}
-	return &node{o, semaphore.NewWeighted(maxWatchers)}
+	return &node{o, semaphore.NewWeighted(MaxWatchers)}
 }
 
 func (n *node) missing(w http.ResponseWriter, _ *http.Request) {

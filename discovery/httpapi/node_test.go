@@ -225,10 +225,10 @@ func TestWatchersAreCounted(t *testing.T) {
 		return r.StatusCode, r.Body
 	}
 	var last io.ReadCloser
-	for i := range maxWatchers {
+	for i := range MaxWatchers {
 		status, body := watch()
 		if status != http.StatusOK {
-			t.Fatalf("%d of %d gets %d", i+1, maxWatchers, status)
+			t.Fatalf("%d of %d gets %d", i+1, MaxWatchers, status)
 		}
 		last = body
 	}

@@ -14,8 +14,9 @@ import (
 
 // Limits of a watch.
 const (
-	maxWatched  = 100 // names
-	maxWatchers = 64  // at a time: each change is looked for once for each of them
+	maxWatched = 100 // names
+	// MaxWatchers is how many may watch at a time, at each listener: each change is looked for once for each of them.
+	MaxWatchers = 64
 	// keepAlive is how often a line goes out when nothing changes, so that who is gone is noticed.
 	keepAlive = 15 * time.Second
 	// takeWithin is how long a reader may take for one event; then it is taken for gone.
@@ -39,7 +40,7 @@ func (n *node) watch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !n.watchers.TryAcquire(1) {
-		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d watch this node now, which is as many as may at a time", maxWatchers))
+		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d watch this node now, which is as many as may at a time", MaxWatchers))
 		return
 	}
 	defer n.watchers.Release(1)

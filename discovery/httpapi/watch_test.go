@@ -256,7 +256,7 @@ func watchOver(t *testing.T, o NodeOptions) *grpc.ClientConn {
 	server := grpc.NewServer()
 	discoverypb.RegisterWatch(server, func(ctx context.Context, names []string, vips, nodes bool, send func(string, []byte) error) error {
 		return Follow(ctx, o, Watched{names, vips, nodes}, send)
-	})
+	}, MaxWatchers)
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
 	conn, err := grpc.NewClient("passthrough:x", grpc.WithTransportCredentials(insecure.NewCredentials()),

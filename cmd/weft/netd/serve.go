@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"weft/discovery/discoverypb"
+	"weft/discovery/httpapi"
 	"weft/discovery/wire"
 	"weft/lb/lbpb"
 	"weft/overlay/overlaypb"
@@ -37,7 +38,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	lbpb.Register(clients, d.lb)
 	lbpb.RegisterPublications(clients, d.edge)
 	discoverypb.Register(clients, d.discovery)
-	discoverypb.RegisterWatch(clients, d.watch)
+	discoverypb.RegisterWatch(clients, d.watch, httpapi.MaxWatchers)
 	socket, err := d.openSocket(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close())
