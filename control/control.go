@@ -78,6 +78,20 @@ type Node struct {
 	Plain *overlay.PlainNode `json:"plain,omitempty"`
 	// Refusals say what of it can't be granted, and why.
 	Refusals []string `json:"refusals"`
+	// Blockless are those of a block, by network. Masters alone know them apart.
+	Blockless map[string]string `json:"-"`
+}
+
+// Refuse adds to what can't be granted.
+func (n *Node) Refuse(r discovery.Refusal) {
+	n.Refusals = append(n.Refusals, r.Reason)
+	if r.Network == "" {
+		return
+	}
+	if n.Blockless == nil {
+		n.Blockless = map[string]string{}
+	}
+	n.Blockless[r.Network] = r.Reason
 }
 
 // Master is a master as the others know it.

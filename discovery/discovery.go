@@ -120,6 +120,8 @@ type Refusal struct {
 	Kind   Kind   `json:"kind"` // of the row refused: node, want or backend
 	Key    string `json:"key"`  // of the row refused
 	Reason string `json:"reason"`
+	// Network is the one that has no block for the node, where that is why.
+	Network string `json:"network,omitempty"`
 }
 
 // Master is one master as others find it.

@@ -196,11 +196,13 @@ func TestAgentsOfEveryKind(t *testing.T) {
 	}
 	four, both := network("dcos", 1024, "9.0.0.0/8"), network("dcos", 1024, "9.0.0.0/8", "fd01:b::/64")
 	later := network("dcos6", 1025, "fd04::/64")
-	refused := []string{"network dcos6 has no free block left", "VIP name x: every address of the range is taken"}
+	refused := []discovery.Refusal{
+		{Network: "dcos6", Reason: "none is left"}, {Reason: "address 9.9.9.9 is not part of network dcos (9.0.0.0/8)"},
+	}
 	for name, row := range map[string]struct {
 		vtep     string
 		mtu      int
-		refusals []string
+		refusals []discovery.Refusal
 		networks []control.Network
 		blocks   []string // of h1, each of the first network that holds it
 		want     []string // per overlay: subnet subnet6 vtep_ip vtep_mac vtep_mtu status error
@@ -215,7 +217,7 @@ func TestAgentsOfEveryKind(t *testing.T) {
 		}},
 		"an overlay was added, and is full": {"10.0.0.1", 1500, refused, []control.Network{later, four}, []string{"9.0.0.0/24"}, []string{
 			"9.0.0.0/24 - 44.128.0.1/20 70:b3:d5:80:00:01 1450 STATUS_OK -",
-			"- - 44.128.0.1/20 70:b3:d5:80:00:01 1450 STATUS_FAILED " + refused[0],
+			"- - 44.128.0.1/20 70:b3:d5:80:00:01 1450 STATUS_FAILED " + refused[0].Reason,
 		}},
 		"what was refused is no overlay's": {"10.0.0.1", 1500, refused, []control.Network{four}, nil, []string{"- - - - 1450 STATUS_CONFIGURING -"}},
 		"one agent too many": {"10.0.0.1", 1500, nil, []control.Network{four}, []string{"9.15.254.0/24"}, []string{
@@ -231,7 +233,11 @@ func TestAgentsOfEveryKind(t *testing.T) {
 			row.networks[i].Blocks = append(row.networks[i].Blocks, overlay.Block{Node: "h1", Prefix: p})
 		}
 		vtep := netip.MustParseAddr(row.vtep)
-		agent := compat.AgentOf(compat.DefaultPlan(), row.networks, control.Node{Node: discovery.Node{ID: "h1", MTU: row.mtu}, VTEP: vtep, Refusals: row.refusals})
+		node := control.Node{Node: discovery.Node{ID: "h1", MTU: row.mtu}, VTEP: vtep}
+		for _, r := range row.refusals {
+			node.Refuse(r)
+		}
+		agent := compat.AgentOf(compat.DefaultPlan(), row.networks, node)
 		var got []string
 		for _, o := range agent.Overlays {
 			x := o.Backend.VXLAN

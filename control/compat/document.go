@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"weft/control"
 	"weft/discovery"
@@ -185,13 +184,12 @@ func AgentOf(p Plan, networks []control.Network, node control.Node) Agent {
 // statusOf is failed where the masters refuse a block; what else they refuse the agent is no matter of this overlay.
 func statusOf(node control.Node, n control.Network, blocks [2]netip.Prefix, problem error) Status {
 	missing := n.Subnet4.IsValid() && !blocks[0].IsValid() || n.Subnet6.IsValid() && !blocks[1].IsValid()
-	about := func(reason string) bool { return strings.Contains(reason, "network "+n.Name+" ") }
-	i := slices.IndexFunc(node.Refusals, about)
+	refused := node.Blockless[n.Name]
 	switch {
 	case problem != nil:
 		return Status{StatusFailed, problem.Error()}
-	case missing && i >= 0:
-		return Status{StatusFailed, node.Refusals[i]}
+	case missing && refused != "":
+		return Status{StatusFailed, refused}
 	case missing:
 		return Status{Status: StatusConfiguring}
 	}

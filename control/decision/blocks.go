@@ -74,8 +74,10 @@ func (p *planner) grantBlocks(w wantClaim, n overlay.Network, subnet netip.Prefi
 	for cursor.held[w.node] < wanted && !p.d.full() {
 		block, ok := cursor.next(w.Return)
 		if !ok {
-			p.refuse(w.node, discovery.KindWant, w.key, "network %s has no free block left: all %d of %s (each a /%d) are given",
-				n.Name, cursor.given, subnet, cursor.bits)
+			p.note(discovery.Refusal{
+				Node: w.node, Kind: discovery.KindWant, Key: w.key, Network: n.Name,
+				Reason: fmt.Sprintf("network %s has no free block left: all %d of %s (each a /%d) are given", n.Name, cursor.given, subnet, cursor.bits),
+			})
 			return
 		}
 		cursor.take(block, w.node)

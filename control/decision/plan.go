@@ -33,7 +33,7 @@ func Plan(s *Snapshot, c Claims) *Decision {
 		}
 	}
 	for _, r := range c.broken {
-		p.refuse(r.Node, r.Kind, r.Key, "%s", r.Reason)
+		p.note(r)
 	}
 	p.say()
 	return p.d
@@ -53,9 +53,12 @@ type planner struct {
 }
 
 func (p *planner) refuse(node discovery.NodeID, kind discovery.Kind, key, format string, args ...any) {
-	p.refused[fmt.Sprintf("%s/%s/%s", node, kind, key)] = discovery.Refusal{
-		Node: node, Kind: kind, Key: key, Reason: fmt.Sprintf(format, args...),
-	}
+	p.note(discovery.Refusal{Node: node, Kind: kind, Key: key, Reason: fmt.Sprintf(format, args...)})
+}
+
+// note is refuse with what else is to be said of it.
+func (p *planner) note(r discovery.Refusal) {
+	p.refused[fmt.Sprintf("%s/%s/%s", r.Node, r.Kind, r.Key)] = r
 }
 
 // admit takes every node that says who and where it is. Whoever may write rows has shown the

@@ -217,6 +217,14 @@ func TestAFullNetworkIsSaid(t *testing.T) {
 	if diff := cmp.Diff(want, w.reasons()); diff != "" {
 		t.Error(diff)
 	}
+	node := w.s.Nodes(ReadClaims(f, time.Time{}), nil)[0]
+	reason := strings.TrimPrefix(want[0], "n1/want/small: ")
+	if diff := cmp.Diff([]string{reason}, node.Refusals); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(map[string]string{"small": reason}, node.Blockless); diff != "" {
+		t.Errorf("for programs: %s", diff)
+	}
 	f.list = f.list[:1]
 	f.say("n1", discovery.KindWant, "small", overlay.Want{Network: "small", Blocks4: 2})
 	w.settle(t, f)

@@ -109,7 +109,7 @@ func (s *Snapshot) Nodes(told Claims, endpoints []overlay.Endpoint) []control.No
 	for _, key := range s.refusals.keys() {
 		r := s.refusals[key]
 		if n := all[r.Node]; n != nil {
-			n.Refusals = append(n.Refusals, r.Reason)
+			n.Refuse(r)
 		}
 	}
 	for _, share := range s.shares(endpoints) {

@@ -58,7 +58,7 @@ func (d *daemon) agent(ctx context.Context) (compat.Agent, error) {
 	self := control.Node{Node: discovery.Node{ID: discovery.NodeID(d.o.Node), MTU: d.underlay.MTU}, VTEP: d.underlay.Addr}
 	for _, r := range refusals {
 		if r.Node == self.ID {
-			self.Refusals = append(self.Refusals, r.Reason)
+			self.Refuse(r)
 		}
 	}
 	return compat.AgentOf(compat.DefaultPlan(), networks, self), nil
