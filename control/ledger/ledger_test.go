@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -57,12 +58,15 @@ func ready(t *testing.T, l *ledger.Ledger) {
 	}
 }
 
-// ports finds free ports of the loopback.
+// ports finds free ports of the loopback, which stay so until they are listened at.
 func ports(t *testing.T, n int) []string {
 	t.Helper()
+	// Of this process alone: what another one opens meanwhile comes from 127.0.0.1 and listens there.
+	pid := os.Getpid()
+	own := fmt.Sprintf("127.%d.%d.%d:0", 64+pid>>16&63, pid>>8&255, pid&255)
 	var addrs []string
 	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", own)
 		if err != nil {
 			t.Fatal(err)
 		}

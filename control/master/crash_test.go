@@ -136,10 +136,10 @@ func (p *process) kill() {
 func cluster(t *testing.T, n int) map[string]*process {
 	t.Helper()
 	all := map[string]*process{}
-	initial, listen := map[string]string{}, map[string]string{}
+	initial, listen, free := map[string]string{}, map[string]string{}, ports(t, 2*n)
 	for i := range n {
 		id := fmt.Sprint("m", i+1)
-		initial[id], listen[id] = freePort(t), freePort(t)
+		initial[id], listen[id] = free[2*i], free[2*i+1]
 	}
 	for id := range initial {
 		p := &process{child: child{ID: id, Dir: t.TempDir(), Listen: listen[id], Initial: initial}, t: t}
@@ -150,14 +150,21 @@ func cluster(t *testing.T, n int) map[string]*process {
 	return all
 }
 
-func freePort(t *testing.T) string {
+// ports finds free ports of the loopback, which stay so until they are listened at.
+func ports(t *testing.T, n int) (addrs []string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	// Of this process alone: what another one opens meanwhile comes from 127.0.0.1 and listens there.
+	pid := os.Getpid()
+	own := fmt.Sprintf("127.%d.%d.%d:0", 64+pid>>16&63, pid>>8&255, pid&255)
+	for range n {
+		listener, err := net.Listen("tcp", own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close() //nolint:errcheck // nothing was written
+		addrs = append(addrs, listener.Addr().String())
 	}
-	defer listener.Close() //nolint:errcheck // nothing was written
-	return listener.Addr().String()
+	return addrs
 }
 
 func dial(t *testing.T, addrs ...string) *controlpb.Client {

@@ -4,6 +4,7 @@ package foreign
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -207,11 +208,14 @@ func TestOldAnswerComesBeforeTheAskerGivesUp(t *testing.T) {
 	silent.Store(true)
 	key, _ := keyOf(q)
 	f.memory.get(key).expiry = time.Now().Add(-time.Minute)
-	for _, within := range []time.Duration{time.Second, staleAfter / 2} {
+	if staleAfter >= time.Second {
+		t.Errorf("old answers come after %s, want them within a second", staleAfter)
+	}
+	for _, why := range []error{errSlow, errFailing} { // waited for, then not: a busy machine may take its time for either
 		before := time.Now()
 		got, err := f.Ask(ctx, q)
-		if took := time.Since(before); err != nil || got.Stale == nil || took > within {
-			t.Errorf("got %v, %v after %v, want the old answer within %v", got, err, took, within)
+		if took := time.Since(before); err != nil || !errors.Is(got.Stale, why) || took > askFor/2 {
+			t.Errorf("got %v, %v after %v, want the old answer since %v", got, err, took, why)
 		}
 	}
 	if n := r.Asked.Load(); n != 2 {
@@ -249,7 +253,7 @@ func TestSilentResolversDelayTheOthersByASecond(t *testing.T) {
 	}
 	before := time.Now()
 	got, err := f.Ask(t.Context(), ask("example.com."))
-	if took := time.Since(before); err != nil || got.Msg.Rcode != wire.RcodeSuccess || took > 2*nextAfter {
+	if took := time.Since(before); err != nil || got.Msg.Rcode != wire.RcodeSuccess || took > 4*nextAfter {
 		t.Errorf("got %v, %v after %v, want the answer after %v", got.Msg, err, took, nextAfter)
 	}
 }
