@@ -105,7 +105,7 @@ func TestChangesComeToWhatTheRowsSay(t *testing.T) {
 			store: store, members: &members{dead: make(map[discovery.NodeID]bool), changed: make(chan struct{})},
 			seqs: make(map[string]uint64), lives: map[string]uint64{discovery.Ledger: 1, "n2": 1, "n3": 1},
 		}
-		ctx, stop := context.WithTimeout(context.Background(), patience)
+		ctx, stop := context.WithTimeout(context.Background(), 2*patience)
 		old, ended := w.begin(ctx, t)
 		for range rapid.IntRange(1, 4).Draw(t, "looks") {
 			for range rapid.IntRange(1, 8).Draw(t, "changes") {
@@ -118,7 +118,7 @@ func TestChangesComeToWhatTheRowsSay(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []lb.VIPStatus
-			for deadline := time.Now().Add(5 * time.Second); ; {
+			for deadline := time.Now().Add(patience); ; {
 				changed := old.Changed()
 				if got, err = old.VIPs(ctx, ""); err != nil {
 					t.Fatal(err)
