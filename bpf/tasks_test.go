@@ -207,8 +207,8 @@ func TestTasksHearThatABackendRefuses(t *testing.T) {
 			h.do(err)
 			// The kernel sends so many ICMP errors a second, of all namespaces: who hears none asks again.
 			for deadline := time.Now().Add(10 * time.Second); !errors.Is(err, unix.ECONNREFUSED) && time.Now().Before(deadline); {
+				h.do(c.SetDeadline(time.Now().Add(time.Second))) // before Write: one that is over refuses that, too
 				if _, err = c.Write([]byte("hello")); err == nil {
-					h.do(c.SetDeadline(time.Now().Add(time.Second)))
 					_, err = c.Read(make([]byte, 8))
 				}
 			}
