@@ -17,14 +17,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// order is what a stage is told, first of all.
+// order is what a stage is told, first of all; the word that lets it become its command has Resolv alone.
 type order struct {
 	Cgroup   string   `json:"cgroup,omitempty"` // guard
 	Command  []string `json:"command,omitempty"`
 	Env      []string `json:"env,omitempty"`
 	Dir      string   `json:"dir,omitempty"`
 	Hostname string   `json:"hostname,omitempty"`
-	Resolv   string   `json:"resolv,omitempty"`   // text of resolv.conf
+	Resolv   string   `json:"resolv,omitempty"`   // text of resolv.conf, empty: the node's
 	Loopback bool     `json:"loopback,omitempty"` // to be set up
 }
 
@@ -100,9 +100,9 @@ func (c *conn) ask(ctx context.Context, o order) error {
 }
 
 // release lets a stage exec, and waits until it did (its end of the socket closes) or could not.
-func (c *conn) release(ctx context.Context) error {
+func (c *conn) release(ctx context.Context, word order) error {
 	defer c.until(ctx)()
-	if err := json.NewEncoder(c).Encode(order{}); err != nil {
+	if err := json.NewEncoder(c).Encode(word); err != nil {
 		return fault(ctx, err)
 	}
 	if err := c.hear(); !errors.Is(err, io.EOF) {

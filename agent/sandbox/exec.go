@@ -77,7 +77,7 @@ func execIn(ctx context.Context, t Target, v Visit) (Exit, error) {
 	}
 	err = p.conn.ask(ctx, order{Command: v.Command, Env: env, Dir: dir})
 	if err == nil {
-		err = p.conn.release(ctx)
+		err = p.conn.release(ctx, order{})
 	}
 	if err == nil {
 		var exit Exit

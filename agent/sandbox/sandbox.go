@@ -25,7 +25,7 @@ import (
 //	caller ──socket──> guard    makes the cgroup; when the socket closes, by Close or because the
 //	   │                        caller died, it kills what is in the cgroup and removes it
 //	   └────socket──> task      in its namespaces and cgroup from its first instruction: lo up,
-//	                            resolv.conf, host name; "ready"; waits; becomes the command
+//	                            host name; "ready"; waits; resolv.conf; becomes the command
 //
 //	Start ──> ready ──Release──> running ──> ended ──Close──> nothing left
 //	             └────────────Close──────────────────────────────^
@@ -37,15 +37,18 @@ type Spec struct {
 	Env     []string // the whole environment; nil: the caller's
 	Dir     string   // working directory; empty: the caller's
 	// Cgroup is the cgroup2 folder in which the task's own is made. It has to exist.
-	Cgroup string
-	// Resolver are the name servers of the task, Search its search list. Without Resolver the task
-	// has the resolv.conf of its node.
-	Resolver []netip.Addr
-	Search   []string
+	Cgroup   string
 	Hostname string // empty: the node's
 	// HostNetwork leaves the task in the caller's network namespace.
 	HostNetwork bool
 	Stdio       [3]*os.File // standard input, output and error; nil: /dev/null
+}
+
+// Names is where a task asks for names: Servers, and its search list. Without Servers it has the resolv.conf of its
+// node.
+type Names struct {
+	Servers []netip.Addr
+	Search  []string
 }
 
 const (
@@ -68,27 +71,25 @@ func (s Spec) validate() error {
 	if len(s.Hostname) > maxHostname {
 		errs = append(errs, fmt.Errorf("hostname %q: at most %d characters are allowed", s.Hostname, maxHostname))
 	}
-	for _, a := range s.Resolver {
-		if !a.IsValid() {
-			errs = append(errs, errors.New("resolver: an address is not set"))
-		}
-	}
 	return errors.Join(errs...)
 }
 
 // resolvConf returns the text of the task's resolv.conf, empty for the node's.
-func (s Spec) resolvConf() string {
-	if len(s.Resolver) == 0 {
-		return ""
+func (n Names) resolvConf() (string, error) {
+	if len(n.Servers) == 0 {
+		return "", nil
 	}
 	var b strings.Builder
-	for _, a := range s.Resolver {
+	for _, a := range n.Servers {
+		if !a.IsValid() {
+			return "", errors.New("name servers: an address is not set")
+		}
 		b.WriteString("nameserver " + a.String() + "\n")
 	}
-	if len(s.Search) > 0 {
-		b.WriteString("search " + strings.Join(s.Search, " ") + "\n")
+	if len(n.Search) > 0 {
+		b.WriteString("search " + strings.Join(n.Search, " ") + "\n")
 	}
-	return b.String()
+	return b.String(), nil
 }
 
 // Task is a task that Start made. Its methods may be called from any goroutine.
@@ -155,14 +156,17 @@ func (t *Task) start(ctx context.Context, s Spec) (err error) {
 		}
 	}
 	return t.process.conn.ask(ctx, order{
-		Command: s.Command, Env: env, Dir: dir, Hostname: s.Hostname, Resolv: s.resolvConf(), Loopback: !s.HostNetwork,
+		Command: s.Command, Env: env, Dir: dir, Hostname: s.Hostname, Loopback: !s.HostNetwork,
 	})
 }
 
-// Release lets the task become its command. An error tells that it could not; errors.Is knows
-// fs.ErrNotExist and fs.ErrPermission.
-func (t *Task) Release(ctx context.Context) error {
-	err := t.process.conn.release(ctx)
+// Release lets the task become its command, which asks for names at n: which servers it reaches is known when it has its
+// networks. An error tells that it could not; errors.Is knows fs.ErrNotExist and fs.ErrPermission.
+func (t *Task) Release(ctx context.Context, n Names) error {
+	resolv, err := n.resolvConf()
+	if err == nil {
+		err = t.process.conn.release(ctx, order{Resolv: resolv})
+	}
 	if err != nil {
 		return fmt.Errorf("run %s: %w", filepath.Base(t.Cgroup), err)
 	}

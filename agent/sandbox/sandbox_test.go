@@ -51,7 +51,7 @@ func caller(text string) int {
 	}
 	task, err := Start(context.Background(), s.Spec)
 	if err == nil && s.Release {
-		err = task.Release(context.Background())
+		err = task.Release(context.Background(), Names{})
 	}
 	fmt.Println(task.PID, err)
 	<-task.Done()
@@ -121,9 +121,13 @@ func start(t *testing.T, s Spec) *Task {
 	return task
 }
 
-func release(t *testing.T, task *Task) {
+func release(t *testing.T, task *Task, servers ...string) {
 	t.Helper()
-	if err := task.Release(t.Context()); err != nil {
+	n := Names{Search: []string{"weft.mesos", "weft.l4lb.thisdcos.directory"}}
+	for _, s := range servers {
+		n.Servers = append(n.Servers, netip.MustParseAddr(s))
+	}
+	if err := task.Release(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -203,12 +207,10 @@ func TestATaskHasAWorldOfItsOwn(t *testing.T) {
 	dir := folder(t)
 	before := read(t, "/etc/resolv.conf")
 	s := shell(dir, `cat /etc/resolv.conf; uname -n; grep -c : /proc/net/dev; grep -c ' lo$' /proc/net/if_inet6; pwd; echo $COLOR; grep ^0:: /proc/self/cgroup`)
-	s.Resolver = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("fd01:d::c633:6401")}
-	s.Search = []string{"weft.mesos", "weft.l4lb.thisdcos.directory"}
 	s.Hostname, s.Dir, s.Env = "web-1", "/usr", []string{"PATH=" + os.Getenv("PATH"), "COLOR=blue"}
 	out := output(t, &s)
 	task := start(t, s)
-	release(t, task)
+	release(t, task, "198.51.100.1", "fd01:d::c633:6401")
 	for _, want := range []string{
 		"nameserver 198.51.100.1", "nameserver fd01:d::c633:6401", "search weft.mesos weft.l4lb.thisdcos.directory",
 		"web-1", "1", "1", "/usr", "blue", "0::/" + filepath.Base(dir) + "/web.1",
@@ -232,11 +234,11 @@ func TestATaskMayShareTheNodesNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := shell(folder(t), `readlink /proc/self/ns/net; cat /etc/resolv.conf; sleep 1000`)
-	s.Resolver, s.HostNetwork = []netip.Addr{netip.MustParseAddr("198.51.100.1")}, true
+	s.HostNetwork = true
 	out := output(t, &s)
 	task := start(t, s)
-	release(t, task)
-	for _, want := range []string{own, "nameserver 198.51.100.1"} {
+	release(t, task, "198.51.100.1")
+	for _, want := range []string{own, "nameserver 198.51.100.1", "search weft.mesos weft.l4lb.thisdcos.directory"} {
 		if got := line(t, out); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
@@ -327,7 +329,7 @@ func TestCommandsThatCannotRun(t *testing.T) {
 	} {
 		s := Spec{ID: "web.1", Command: []string{command}, Cgroup: dir}
 		task := start(t, s)
-		err := task.Release(t.Context())
+		err := task.Release(t.Context(), Names{})
 		if !errors.Is(err, want) || !strings.Contains(err.Error(), command) {
 			t.Errorf("%s: %v, want %v that names it", command, err, want)
 		}
@@ -509,6 +511,14 @@ func TestAKilledGuardIsReplaced(t *testing.T) {
 	}
 }
 
+func TestANameServerThatIsNotSetIsRefused(t *testing.T) {
+	t.Parallel()
+	task := start(t, Spec{ID: "web.1", Command: []string{"true"}, Cgroup: folder(t)})
+	if err := task.Release(t.Context(), Names{Servers: []netip.Addr{{}}}); err == nil || !strings.Contains(err.Error(), "not set") {
+		t.Errorf("got %v, want that an address is not set", err)
+	}
+}
+
 func TestAnEndedContextLeavesNothing(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
@@ -521,7 +531,7 @@ func TestAnEndedContextLeavesNothing(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	task := start(t, shell(dir, "exec sleep 1000"))
-	if err := task.Release(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	if err := task.Release(ctx, Names{}); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want context.Canceled", err)
 	}
 	if _, err := task.Wait(ctx); !errors.Is(err, context.Canceled) {
@@ -561,9 +571,9 @@ func TestExecJoinsATask(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
 	s := shell(dir, "exec sleep 1000")
-	s.Hostname, s.Resolver = "web-1", []netip.Addr{netip.MustParseAddr("198.51.100.1")}
+	s.Hostname = "web-1"
 	task := start(t, s)
-	release(t, task)
+	release(t, task, "198.51.100.1")
 	target := Target{PID: task.PID, StartTime: task.StartTime, Cgroup: task.Cgroup}
 	var sink Spec
 	out := output(t, &sink)
@@ -583,7 +593,7 @@ func TestExecJoinsATask(t *testing.T) {
 			t.Errorf("%s namespace %s, want %s", kind, got, want)
 		}
 	}
-	for _, want := range []string{"web-1", "nameserver 198.51.100.1", "0::/" + filepath.Base(dir) + "/web.1", "/"} {
+	for _, want := range []string{"web-1", "nameserver 198.51.100.1", "search weft.mesos weft.l4lb.thisdcos.directory", "0::/" + filepath.Base(dir) + "/web.1", "/"} {
 		if got := line(t, out); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
@@ -635,7 +645,6 @@ func TestBadSpecsAreRefused(t *testing.T) {
 		"empty command": {func(s *Spec) { s.Command = []string{""} }, "no command"},
 		"no cgroup":     {func(s *Spec) { s.Cgroup = "" }, `cgroup ""`},
 		"hostname":      {func(s *Spec) { s.Hostname = strings.Repeat("a", 65) }, "at most 64"},
-		"resolver":      {func(s *Spec) { s.Resolver = []netip.Addr{{}} }, "resolver"},
 	} {
 		s := good
 		c.change(&s)
@@ -700,7 +709,7 @@ func BenchmarkTask(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		err = task.Release(b.Context())
+		err = task.Release(b.Context(), Names{})
 		_, waitErr := task.Wait(b.Context())
 		if err := errors.Join(err, waitErr, task.Close()); err != nil {
 			b.Fatal(err)

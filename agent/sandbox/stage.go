@@ -80,7 +80,12 @@ func become(o order, in *json.Decoder, out *json.Encoder, prepare func(order) er
 	if in.Decode(&word) != nil {
 		return statusFailed // the caller ended before the command began
 	}
-	err = execute(o)
+	if word.Resolv != "" {
+		err = mountFile("/etc/resolv.conf", word.Resolv)
+	}
+	if err == nil {
+		err = execute(o)
+	}
 	tell(out, err)
 	if errors.Is(err, os.ErrNotExist) {
 		return statusNotFound
@@ -115,11 +120,6 @@ func prepareTask(o order) error {
 	}
 	if o.Loopback {
 		if err := loopbackUp(); err != nil {
-			return err
-		}
-	}
-	if o.Resolv != "" {
-		if err := mountFile("/etc/resolv.conf", o.Resolv); err != nil {
 			return err
 		}
 	}

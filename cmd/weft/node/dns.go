@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"weft/cmd/weft/show"
 	"weft/discovery"
@@ -21,8 +22,11 @@ import (
 	"weft/discovery/dnsname"
 )
 
-// askAt is where a node answers.
-const askAt = nameServer + ":53"
+// Where a node answers.
+const (
+	askAt  = nameServer4 + ":53"
+	askAt6 = "[" + nameServer6 + "]:53"
+)
 
 func (c *client) dns() *cobra.Command {
 	return show.Noun("dns", "ask this node for a name, and why it answers so", "  weft dns query web.weft.mesos\n  weft dns explain web.weft.mesos",
@@ -37,7 +41,7 @@ func (c *client) dnsQuery() *cobra.Command {
 		Example: "  weft dns query web.weft.mesos\n  weft dns query _web._tcp.weft.mesos SRV\n  weft dns query 9.1.0.2 PTR",
 		Args:    show.Args(1, 2),
 	}
-	output, server := show.Output(cmd), cmd.Flags().String("server", askAt, "address:port to ask")
+	output, server := show.Output(cmd), cmd.Flags().String("server", askAt, "address:port to ask, where IPv4 goes nowhere "+askAt6)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		at, err := netip.ParseAddrPort(*server)
 		if err != nil {
@@ -56,6 +60,9 @@ func (c *client) dnsQuery() *cobra.Command {
 		ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 		defer cancel()
 		reply, err := dns.Ask(ctx, at, name, qtype)
+		if !cmd.Flags().Changed("server") && errors.Is(err, unix.ENETUNREACH) { // in a task of IPv6 alone
+			reply, err = dns.Ask(ctx, netip.MustParseAddrPort(askAt6), name, qtype)
+		}
 		if err != nil {
 			return err
 		}

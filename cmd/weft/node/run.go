@@ -127,8 +127,7 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	defer signal.Stop(signals)
 	spec := sandbox.Spec{
-		ID: w.id, Command: command, Cgroup: w.cgroup, Hostname: w.name, Search: w.search(),
-		Resolver: []netip.Addr{netip.MustParseAddr(nameServer)}, HostNetwork: w.inHost,
+		ID: w.id, Command: command, Cgroup: w.cgroup, Hostname: w.name, HostNetwork: w.inHost,
 		Stdio: [3]*os.File{c.env.Stdin, c.env.Stdout, c.env.Stderr},
 	}
 	if w.inHost {
@@ -159,7 +158,8 @@ func (c *client) runTask(ctx context.Context, d *Daemon, w wish, command []strin
 	}
 	r := &running{id: w.id, daemon: d, task: task, out: c.env.Stderr, addr: addrs[0], inHost: w.inHost, behind: behind}
 	fmt.Fprintf(c.env.Stderr, "weft: task %s is %s on %s\n", w.id, show.List(addrs), endpoints[0].Node)
-	if err := task.Release(ctx); err != nil {
+	names := sandbox.Names{Servers: []netip.Addr{nameServer(endpoints[0])}, Search: w.search()}
+	if err := task.Release(ctx, names); err != nil {
 		return err
 	}
 	return r.attend(ctx, w.health, signals)
@@ -238,7 +238,19 @@ func (r *running) attend(ctx context.Context, check *health.Check, signals <-cha
 }
 
 // Where tasks ask for names; netd answers there.
-const nameServer = "198.51.100.1"
+const (
+	nameServer4 = "198.51.100.1"
+	nameServer6 = "fd01:d::c633:6401"
+)
+
+// nameServer is where a task asks that has this endpoint first: by that it reaches what is no network's. One is enough,
+// both answer alike.
+func nameServer(first overlay.Endpoint) netip.Addr {
+	if first.InHost() || first.Addr4.IsValid() {
+		return netip.MustParseAddr(nameServer4)
+	}
+	return netip.MustParseAddr(nameServer6)
+}
 
 // search makes `db` and `web` names of tasks of the first network, which is the one that names are asked from,
 // then of all tasks, then of VIPs.
