@@ -100,7 +100,7 @@ func dcosRecords(o *Options, f Fact) []record.Record {
 		}
 		auto := container
 		if f.Mapped {
-			auto = f.node
+			auto = mappedAt(f.node, container)
 		}
 		return placeRecords(f.Label, taskFramework(f.Task), f.node, container, auto)
 	case MesosTask:
@@ -141,6 +141,13 @@ func placeRecords(name, framework string, agent, container, auto []netip.Addr) [
 	records := addresses(dnsname.Join(label, framework, "agentip", tail), serviceTTL, agent)
 	records = append(records, addresses(dnsname.Join(label, framework, "containerip", tail), serviceTTL, container)...)
 	return append(records, addresses(dnsname.Join(label, framework, "autoip", tail), serviceTTL, auto)...)
+}
+
+// mappedAt are those of a node's addresses whose ports lead to a task: of the families that it has.
+func mappedAt(node, task []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(node), func(a netip.Addr) bool {
+		return !slices.ContainsFunc(task, func(t netip.Addr) bool { return t.Is4() == a.Is4() })
+	})
 }
 
 // addrs are the leader's address and those of all masters, listed ones first.

@@ -28,7 +28,9 @@ func TestWhereATaskIsReached(t *testing.T) {
 	}{
 		"overlay":      {"prod", addrs("9.0.0.2"), false, [3]string{"10.0.0.11 fd00::11", "9.0.0.2", "9.0.0.2"}},
 		"dual":         {"prod", addrs("9.0.0.2", "fd01:b::2"), false, [3]string{"10.0.0.11 fd00::11", "9.0.0.2 fd01:b::2", "9.0.0.2 fd01:b::2"}},
-		"port mapping": {"prod", addrs("9.0.0.2"), true, [3]string{"10.0.0.11 fd00::11", "10.0.0.11 fd00::11", "9.0.0.2"}},
+		"port mapping": {"prod", addrs("9.0.0.2"), true, [3]string{"10.0.0.11 fd00::11", "10.0.0.11", "9.0.0.2"}},
+		"IPv6 mapping": {"prod", addrs("fd01:b::2"), true, [3]string{"10.0.0.11 fd00::11", "fd00::11", "fd01:b::2"}},
+		"dual mapping": {"prod", addrs("9.0.0.2", "fd01:b::2"), true, [3]string{"10.0.0.11 fd00::11", "10.0.0.11 fd00::11", "9.0.0.2 fd01:b::2"}},
 		"host":         {discovery.HostNetwork, addrs("10.0.0.11"), false, [3]string{"10.0.0.11 fd00::11", "10.0.0.11", "10.0.0.11"}},
 		"no address":   {"prod", nil, false, [3]string{"10.0.0.11 fd00::11", "10.0.0.11 fd00::11", "10.0.0.11 fd00::11"}},
 	} {
