@@ -408,8 +408,12 @@ func (a asked) decision(n overlay.Network) row.Clause {
 	return row.ClauseOf(0, 0, row.VerdictNone, 0)
 }
 
-// mapping returns the port of the destination's node that lets the world in.
+// mapping returns the port of the destination's node that lets the world in. By the tunnel, as another node's processes
+// ask a task at its own address, nothing comes in by it.
 func (a asked) mapping() (overlay.PortMapping, bool) {
+	if a.src.host.ID != "" {
+		return overlay.PortMapping{}, false
+	}
 	for _, m := range a.dst.Ports {
 		m = m.Normal()
 		if proto, _ := compile.Protocol(m.Protocol); !a.src.task && a.service == (compile.Service{Proto: proto, Port: m.Port}) {

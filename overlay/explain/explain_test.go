@@ -43,6 +43,8 @@ func explained() (compile.Facts, explain.World) {
 		}
 	}
 	f.InHost = []overlay.Endpoint{guest("host-1", f.Node, "10.0.0.1")}
+	mapped := far("mapped-1", "9.0.1.7", []string{"db"}, 18)
+	mapped.Ports = []overlay.PortMapping{{HostPort: 8080, Port: 80}}
 	return f, explain.World{
 		NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 		Remote: []overlay.Endpoint{
@@ -50,6 +52,7 @@ func explained() (compile.Facts, explain.World) {
 			far("bare-1", "9.0.1.3", nil, row.IdentityUngrouped), far("six-1", "fd01:b::1:1", []string{"web"}, 16),
 			guest("far-host-1", "n2", "10.0.0.2"),
 			far("open-1", "9.0.1.4", []string{"public"}, 19), far("x-1", "9.0.1.5", nil, 3), far("x-2", "9.0.1.6", []string{"db"}, 18),
+			mapped,
 		},
 	}
 }
@@ -79,6 +82,8 @@ func TestAnswer(t *testing.T) {
 		"no block":           {"web-1", "9.0.9.1", "tcp/80", "no_block", "no node holds the block of 9.0.9.1", "ask for the name again (weft name show NAME); weft network show NETWORK lists who holds which block"},
 		"to the world":       {"web-1", "8.8.8.8", "tcp/80", "to_host", "leaves by its node", ""},
 		"from the world":     {"world", "web-1", "tcp/80", "not_public", "is in group web, not in group public", "weft rule add prod --from world --to web --port tcp/80"},
+		"by a node's port":   {"192.0.2.7", "mapped", "tcp/80", "delivered", "port 8080 of node n2 leads to mapped (9.0.1.7), so tcp/80 is open to the world there", ""},
+		"node, to a mapped":  {"n1", "mapped", "tcp/80", "not_public", "no rule lets this node (44.128.0.1) reach it", "weft rule add prod --from 44.128.0.1/32 --to db --port tcp/80"},
 		"own node":           {"10.0.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
 		"to own node":        {"web-1", "10.0.0.1", "tcp/80", "to_host", "always talk", ""},
 		"own node's own":     {"44.128.0.1", "web-1", "tcp/80", "from_host", "always talk", ""},
