@@ -3,6 +3,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,13 +26,22 @@ func TestTablesThatSomebodyElseWroteAreMended(t *testing.T) {
 		if err := n.backends.Put(row.BackendKey{VIP: 99}, row.Backend{ID: 99}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(31 * time.Second) // the bubble's time
+		// Rows change meanwhile, as they do where there is much to do.
+		for i := range 31 {
+			other := web("other.1", fmt.Sprintf("9.0.1.%d", i))
+			other.Labels = []string{"/other:80=8080/tcp"}
+			n.publish(other)
+			time.Sleep(time.Second) // the bubble's time
+		}
 		synctest.Wait()
 		if got := n.slots(); got != 1 {
 			t.Errorf("%d backends, want the VIP back with 1", got)
 		}
 		if _, ok, err := n.backends.Get(row.BackendKey{VIP: 99}); ok || err != nil {
 			t.Errorf("the strange backend: there %t %v, want it removed", ok, err)
+		}
+		if got := n.Snapshot().Stats.Mended; got != 1 {
+			t.Errorf("%d audits found something, want the one", got)
 		}
 	})
 }

@@ -105,6 +105,7 @@ type Engine struct {
 	compiler *compile.Compiler
 	begun    bool // the compiler began with what the tables held
 	equal    bool // the tables hold what the compiler has; else they are to be read
+	mended   uint64
 }
 
 // Snapshot is load balancing as the tables have it. It is never changed.
@@ -136,6 +137,7 @@ type Stats struct {
 	Passes             uint64
 	Failures           uint64 // passes whose writes failed
 	Wrote              apply.Diff
+	Mended             uint64        // audits that found the tables changed by somebody else
 	Took               time.Duration // by the last pass
 }
 
@@ -168,31 +170,49 @@ func New(o Options) (*Engine, error) {
 // Run keeps the tables equal until ctx ends. It may be called once.
 func (e *Engine) Run(ctx context.Context) error {
 	defer close(e.ended)
+	audit := time.NewTicker(auditEvery) // also where rows change more often than that
+	defer audit.Stop()
 	retry := firstRetry
 	for {
 		rows := e.store.Changed(discovery.KindBackend, discovery.KindPin, discovery.KindNetwork, discovery.KindAdmission, discovery.KindNode)
 		members := e.members.Changed()
-		wait := auditEvery
+		var again <-chan time.Time
 		if err := e.pass(); err != nil {
 			e.log.Error("vip tables not written", "error", err, "retry_in", retry)
-			wait = retry/2 + rand.N(retry/2)
+			again = time.After(retry/2 + rand.N(retry/2))
 			retry = min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
 		}
-		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		case <-rows:
 		case <-members:
 		case <-e.nudged:
-		case <-timer.C:
+		case <-again:
+		case <-audit.C:
 			e.forget()
-			e.equal = false
+			e.audit()
 		}
-		timer.Stop()
+	}
+}
+
+// audit reads the tables again, and mends what somebody else wrote. What can't be is the next pass's to tell.
+func (e *Engine) audit() {
+	if !e.equal {
+		return // they are read in any case
+	}
+	var diff apply.Diff
+	have, err := e.tables.Read()
+	if err == nil {
+		diff, err = e.tables.Sync(have, e.compiler.Rows())
+	}
+	e.equal = err == nil
+	if diff.Changed() {
+		e.mended++
+		e.log.Warn("vip tables were changed by somebody else: they are mended", "vips", diff.VIPs.String(),
+			"backends", diff.Backends.String(), "maglevs", diff.Maglevs.String())
 	}
 }
 
@@ -272,6 +292,7 @@ func (e *Engine) publish(next *Snapshot, step compile.Step, diff apply.Diff, sta
 	}
 	s, counts := &next.Stats, e.compiler.Counts()
 	s.Passes++
+	s.Mended = e.mended
 	if next.Err != nil {
 		s.Failures++
 	}
