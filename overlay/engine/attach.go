@@ -162,11 +162,17 @@ func (e *Engine) known(a overlay.Attachment) (overlay.Network, error) {
 	return n, n.CheckFixed(a.Fixed)
 }
 
+// listOf joins names in order, the first few of many.
 func listOf(names []string) string {
-	if len(names) == 0 {
+	const most = 12
+	names = slices.Sorted(slices.Values(names))
+	switch {
+	case len(names) == 0:
 		return "none"
+	case len(names) > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 	}
-	return strings.Join(slices.Sorted(slices.Values(names)), ", ")
+	return strings.Join(names, ", ")
 }
 
 // identity returns the identity of an attachment's groups, asking the masters for one if need be.

@@ -65,6 +65,22 @@ func (n *node) attach(t *testing.T, a overlay.Attachment) overlay.Endpoint {
 	return e
 }
 
+// A refusal names what could have been meant, and stays readable where that is much.
+func TestARefusalNamesTheFirstOfManyGroups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, options{})
+		for i := range 30 {
+			name := fmt.Sprintf("a%02d", i)
+			n.masters.say(discovery.KindGroup, "prod/"+name, overlay.Group{Network: "prod", Name: name})
+		}
+		synctest.Wait()
+		_, err := n.Attach(t.Context(), task("x", "prod", "nosuch"))
+		if !errors.Is(err, overlay.ErrNotFound) || !strings.Contains(err.Error(), "declared are a00, a01, ") || !strings.Contains(err.Error(), "a11 and 2") {
+			t.Errorf("got %v, want the first 12 groups, and how many more there are", err)
+		}
+	})
+}
+
 func TestAttachFillsEveryTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := start(t, options{})

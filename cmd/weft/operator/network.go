@@ -210,6 +210,7 @@ func networkTable(w io.Writer, n control.Network) {
 	}
 	show.Row(w, "ungrouped", n.Ungrouped)
 	show.Row(w, "groups", show.List(n.Groups))
+	show.Row(w, "sets", fmt.Sprintf("%d of groups, of 65520", n.GroupSets))
 	for _, b := range n.Blocks {
 		show.Row(w, "block", fmt.Sprintf("%s of %s", b.Prefix, b.Node))
 	}
