@@ -82,6 +82,8 @@ type Node struct {
 	Zone     string       `json:"zone,omitempty"`
 	// Version is the build that runs there.
 	Version string `json:"version,omitempty"`
+	// Unprobed says that probes of the way to it are not answered there (--slow-decap), which says nothing of the way.
+	Unprobed bool `json:"unprobed,omitempty"`
 	// Warnings are what an operator should know of it, at most a few lines.
 	Warnings []string `json:"warnings,omitempty"`
 }

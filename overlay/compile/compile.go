@@ -56,6 +56,8 @@ type Node struct {
 	// Former is where its frames came from before, and may still do: it is about to move. Not valid: it is not.
 	Former netip.Addr
 	MTU    int // of its underlay link, bytes; 0: not known
+	// Unprobed says that it answers no probes of the way to it.
+	Unprobed bool
 	// Host4 and Host6 are what its processes have as addresses towards the networks; see discovery.Admission.
 	Host4, Host6 netip.Prefix
 }

@@ -15,16 +15,20 @@ import (
 // own row is void up to the incarnation that was removed, so a row that is there is of a later life.
 func Nodes(admissions []discovery.Admission, rows []discovery.Node) []Node {
 	mtu := make(map[discovery.NodeID]int, len(rows))
+	unprobed := make(map[discovery.NodeID]bool)
 	addrs := make(map[discovery.NodeID][]netip.Addr, len(rows))
 	for _, n := range rows {
 		mtu[n.ID], addrs[n.ID] = max(n.MTU, 1), n.Addrs
+		if n.Unprobed {
+			unprobed[n.ID] = true
+		}
 	}
 	var nodes []Node
 	for _, a := range admissions {
 		if !a.VTEP.IsValid() || a.Gone != 0 && mtu[a.Node] == 0 {
 			continue
 		}
-		n := Node{ID: a.Node, VTEP: a.VTEP.Unmap(), MTU: mtu[a.Node], Host4: a.Host4, Host6: a.Host6}
+		n := Node{ID: a.Node, VTEP: a.VTEP.Unmap(), MTU: mtu[a.Node], Unprobed: unprobed[a.Node], Host4: a.Host4, Host6: a.Host6}
 		if n.MTU == 1 {
 			n.MTU = 0
 		}

@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -79,6 +80,8 @@ type Options struct {
 	Tracer   *watch.Tracer    // nil: packets can't be followed
 	Finder   watch.Finder     // nil: tasks of other nodes have no names here
 	Prober   paths.Prober     // nil: paths are taken to carry what the links do
+	// Alive tells what membership says of a node: of a dead one no path is missed. Nil: all live.
+	Alive func(discovery.NodeID) bool
 	// Eager wants a block of every network from the start, as DC/OS' agents have, not from the first task on.
 	Eager bool
 	// OwnMAC chooses what plain nodes know this node by; nil or zero: overlay.VTEPMAC.
@@ -122,6 +125,8 @@ type Engine struct {
 
 	ids  keyed  // one Attach or Detach of an id at a time
 	sync syncer // of the tables
+
+	mended atomic.Uint64 // see Stats
 
 	mu      sync.Mutex // guards what follows
 	entries map[string]*entry
@@ -167,10 +172,12 @@ type Stats struct {
 	Ended      uint64     // taken down because link, owner or network ended
 	Syncs      uint64     // of the tables
 	SyncErrors uint64     // of them, not complete
+	Mended     uint64     // audits that found the tables changed by somebody else
 	Written    table.Diff // rows, in all
 	Lost       uint64     // events that a reader was too slow for
 	SmallPaths int        // nodes whose path carries less than this node's link
 	SecondPort int        // nodes that are reached by the second port of tunnels
+	SilentPath int        // nodes that live and answer no probe of the path to them
 }
 
 // New returns an Engine that has done nothing yet.
@@ -192,7 +199,7 @@ func New(o Options) (*Engine, error) {
 		returning: make(map[netip.Prefix]bool), empty: make(map[netip.Prefix]time.Time),
 		changed: make(chan struct{}),
 	}
-	e.paths = paths.New(paths.Options{Node: o.Node, VTEP: o.Underlay.Addr, MTU: o.Underlay.MTU, Facts: e.facts, Prober: o.Prober, Log: log})
+	e.paths = paths.New(paths.Options{Node: o.Node, VTEP: o.Underlay.Addr, MTU: o.Underlay.MTU, Facts: e.facts, Prober: o.Prober, Alive: o.Alive, Log: log})
 	e.watch = watch.New(watch.Options{
 		Node: o.Node, Now: e.now, Rows: o.Rows, Verdicts: o.Tables.Verdicts, Clauses: o.Tables.Clauses,
 		Addrs: []netip.Addr{
@@ -223,8 +230,8 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.stats
-	s.SmallPaths, s.SecondPort = e.paths.Counts()
-	s.Lost = e.watch.Lost()
+	s.SmallPaths, s.SecondPort, s.SilentPath = e.paths.Counts()
+	s.Lost, s.Mended = e.watch.Lost(), e.mended.Load()
 	for _, en := range e.entries {
 		if en.phase == live {
 			s.Endpoints++

@@ -109,16 +109,24 @@ func (e *Engine) closePorts(ctx context.Context, en entry) error {
 	return e.o.Host.Release(ctx, compile.PortsOf(en.Endpoint))
 }
 
-// writeTables compiles what changed since the last time and writes that. After a failure, at the start
-// and for an audit it reads the tables and writes what differs. The caller holds e.sync.mu.
+// writeTables compiles what changed since the last time and writes that. After a failure and at the start it reads the
+// tables and writes what differs, as it does for an audit, which finds nothing. The caller holds e.sync.mu.
 func (e *Engine) writeTables(f compile.Facts) (diff table.Diff, err error) {
 	s := &e.sync
 	change := s.policy.Update(f)
 	want := s.policy.Places(f)
-	if audit := s.audit.Swap(false); audit || !s.exact {
-		diff, err = e.o.Tables.Sync(s.policy.All(want))
-	} else {
+	audit := s.audit.Swap(false)
+	if s.exact {
 		diff, err = e.o.Tables.Update(s.last, want, change)
+	} else {
+		diff, err = e.o.Tables.Sync(s.policy.All(want))
+	}
+	if audit && err == nil {
+		var mended table.Diff
+		if mended, err = e.o.Tables.Sync(s.policy.All(want)); mended != (table.Diff{}) {
+			e.mended.Add(1)
+			e.log.Warn("tables were changed by somebody else: they are mended", "rows", mended.String())
+		}
 	}
 	s.exact, s.last = err == nil, want
 	if err != nil {

@@ -5,7 +5,6 @@
 package paths
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -30,7 +29,15 @@ type Prober interface {
 const (
 	every  = 10 * time.Second // each path is looked at; one that grew is found by then
 	atOnce = 16               // nodes that are asked side by side; one that is silent takes 2.4 s
+	// silentAfter is how long a node is silent before that is told: membership notices by then that it is dead.
+	silentAfter = 10 * time.Second
 )
+
+// silence is that of a node that lives.
+type silence struct {
+	since time.Time
+	told  bool
+}
 
 // Options is how New makes Paths.
 type Options struct {
@@ -39,6 +46,7 @@ type Options struct {
 	MTU    int              // of its underlay link, bytes
 	Facts  *facts.Facts
 	Prober Prober
+	Alive  func(discovery.NodeID) bool // by membership; nil: all live
 	Log    *slog.Logger
 }
 
@@ -51,12 +59,16 @@ type Paths struct {
 	mu      sync.Mutex
 	found   map[netip.Addr]compile.Path // replaced by another one when something is found
 	names   map[netip.Addr]discovery.NodeID
-	changed chan struct{} // closed and replaced with found
+	silent  map[netip.Addr]silence // of nodes that live, by VTEP
+	changed chan struct{}          // closed and replaced with found
 }
 
 // New returns Paths of which nothing is known yet.
 func New(o Options) *Paths {
-	return &Paths{o: o, news: make(chan struct{}, 1), changed: make(chan struct{})}
+	if o.Alive == nil {
+		o.Alive = func(discovery.NodeID) bool { return true }
+	}
+	return &Paths{o: o, news: make(chan struct{}, 1), changed: make(chan struct{}), silent: make(map[netip.Addr]silence)}
 }
 
 // Found returns what is known, by VTEP; nobody changes it.
@@ -111,6 +123,38 @@ func (p *Paths) keep(nodes []compile.Node) {
 	found := maps.Clone(p.found)
 	maps.DeleteFunc(found, func(vtep netip.Addr, _ compile.Path) bool { return there[vtep] == "" })
 	p.found = found
+	maps.DeleteFunc(p.silent, func(vtep netip.Addr, _ silence) bool { return there[vtep] == "" })
+}
+
+// answered ends the silence of a node.
+func (p *Paths) answered(n compile.Node) {
+	p.mu.Lock()
+	before := p.silent[n.VTEP]
+	delete(p.silent, n.VTEP)
+	p.mu.Unlock()
+	if before.told {
+		p.o.Log.Info("node answers by the tunnel's port again", "node", n.ID, "vtep", n.VTEP)
+	}
+}
+
+// missed notes that a node answered nothing by any port. It is told once it goes on, of nodes that live: of what is dead
+// membership tells.
+func (p *Paths) missed(n compile.Node) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n.Unprobed || !p.o.Alive(n.ID) {
+		delete(p.silent, n.VTEP)
+		return
+	}
+	s, silent := p.silent[n.VTEP]
+	if !silent {
+		s.since = time.Now()
+	}
+	if !s.told && time.Since(s.since) >= silentAfter {
+		s.told = true
+		p.o.Log.Warn("node lives and answers nothing by the tunnel's port: frames to it may not arrive", "node", n.ID, "vtep", n.VTEP)
+	}
+	p.silent[n.VTEP] = s
 }
 
 // Run asks what the paths to all nodes carry, when nodes come and every ten seconds, until ctx ends.
@@ -151,7 +195,13 @@ func (p *Paths) look(ctx context.Context) error {
 				return ctx.Err()
 			case err != nil:
 				p.o.Log.Error("path can't be probed", "node", n.ID, "vtep", n.VTEP, "error", err.Error())
-			case path.MTU != 0 && p.set(n.VTEP, path):
+				return nil
+			case path.MTU == 0:
+				p.missed(n)
+				return nil
+			}
+			p.answered(n)
+			if p.set(n.VTEP, path) {
 				p.tell(n, path, most)
 			}
 			return nil
@@ -189,10 +239,12 @@ func (p *Paths) tell(n compile.Node, path compile.Path, most int) {
 	}
 }
 
-// Counts returns how many nodes have a path that is smaller than this node's link, and how many are reached by the second
-// port.
-func (p *Paths) Counts() (small, second int) {
-	for _, path := range p.Found() {
+// Counts returns how many nodes have a path that is smaller than this node's link, how many are reached by the second
+// port, and how many live and answer by none.
+func (p *Paths) Counts() (small, second, silent int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, path := range p.found {
 		if path.MTU < p.o.MTU {
 			small++
 		}
@@ -200,22 +252,28 @@ func (p *Paths) Counts() (small, second int) {
 			second++
 		}
 	}
-	return small, second
+	for _, s := range p.silent {
+		if s.told {
+			silent++
+		}
+	}
+	return small, second, silent
 }
 
 // Warnings are what operators should know of this node's paths, at most a few lines.
 func (p *Paths) Warnings() []string {
 	const most = 4
 	p.mu.Lock()
-	found, names := p.found, p.names
-	p.mu.Unlock()
+	defer p.mu.Unlock()
 	var list []string
-	for _, vtep := range slices.SortedFunc(maps.Keys(found), netip.Addr.Compare) {
-		path, node := found[vtep], cmp.Or(string(names[vtep]), vtep.String())
+	for _, vtep := range slices.SortedFunc(maps.Keys(p.names), netip.Addr.Compare) {
+		path, node := p.found[vtep], p.names[vtep]
 		switch {
+		case p.silent[vtep].told:
+			list = append(list, fmt.Sprintf("node %s lives, but answers nothing by the tunnel's UDP port: is that let through, in both directions?", node))
 		case path.Second:
 			list = append(list, fmt.Sprintf("node %s is not reached by the tunnel's port: the second one is used", node))
-		case path.MTU < p.o.MTU:
+		case path.MTU != 0 && path.MTU < p.o.MTU:
 			list = append(list, fmt.Sprintf("the path to node %s carries %d bytes, the link %d", node, path.MTU, p.o.MTU))
 		}
 	}

@@ -46,9 +46,22 @@ func (d *daemon) report(send process.Send) {
 		send("backends", "backends by state", gauge, float64(s.Stats.In), "state", "in")
 		send("backends", "backends by state", gauge, float64(s.Stats.Backends-s.Stats.In), "state", "out")
 	}
+	d.reportTables(send)
 	d.reportVIPs(send)
 	d.reportEdge(send)
 	d.reportNetworks(send)
+}
+
+// reportTables tells how the kernel's tables stand to what they should be.
+func (d *daemon) reportTables(send process.Send) {
+	const failed, mended = "passes over the kernel's tables that failed, and are tried again", "audits that found the kernel's tables changed by somebody else"
+	o := d.overlay.Stats()
+	send("table_failures_total", failed, prometheus.CounterValue, float64(o.SyncErrors), "tables", "overlay")
+	send("table_mends_total", mended, prometheus.CounterValue, float64(o.Mended), "tables", "overlay")
+	if s := d.lb.Snapshot(); s != nil {
+		send("table_failures_total", failed, prometheus.CounterValue, float64(s.Stats.Failures), "tables", "vips")
+		send("table_mends_total", mended, prometheus.CounterValue, float64(s.Stats.Mended), "tables", "vips")
+	}
 }
 
 func (d *daemon) reportEdge(send process.Send) {
@@ -94,5 +107,6 @@ func (d *daemon) reportNetworks(send process.Send) {
 	o := d.overlay.Stats()
 	send("endpoints", "tasks' endpoints on this node", gauge, float64(o.Endpoints))
 	send("small_paths", "nodes whose path carries smaller packets than the underlay", gauge, float64(o.SmallPaths))
+	send("silent_paths", "nodes that live and answer no probe of the path to them: tunnel frames may not arrive", gauge, float64(o.SilentPath))
 	send("second_port_nodes", "nodes that the first port of tunnels does not reach", gauge, float64(o.SecondPort))
 }

@@ -287,7 +287,7 @@ func (d *daemon) makeOverlay(ctx context.Context) (err error) {
 		},
 		Attacher: d.plane, Links: apply.Links{Node4: d.underlay.Addr4, Node6: d.underlay.Addr6}, Host: d.host, Self: d.self, Source: d.plane, Finder: finder{d},
 		Tracer: &watch.Tracer{Table: t.Traces, Switch: d.plane.SetTracing, Send: apply.SendFrame},
-		Prober: d.prober, OwnMAC: d.ownMAC,
+		Prober: d.prober, Alive: d.gossip.Alive, OwnMAC: d.ownMAC,
 		Log: d.log.WithGroup("overlay"),
 	})
 	return err

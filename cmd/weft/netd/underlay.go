@@ -55,7 +55,7 @@ func (d *daemon) node(u apply.Underlay) discovery.Node {
 	}
 	return discovery.Node{
 		ID: discovery.NodeID(d.o.Node), Hostname: d.hostname, Addrs: addrs, Peer: d.peerAddr(), MTU: u.MTU, Zone: d.o.Zone, Version: d.o.Version,
-		Warnings: append(d.o.warnings(), d.overlay.Warnings()...),
+		Unprobed: d.o.SlowDecap, Warnings: append(d.o.warnings(), d.overlay.Warnings()...),
 	}
 }
 
