@@ -72,7 +72,7 @@ var checks = []check{
 		tryRetval,
 	},
 	{"netns_cookie", true, "VIPs by network", "Linux 5.7", programHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
-	{"netkit", false, "not used yet", "not used yet (netkit: Linux 6.7)", tryNetkit},
+	{"netkit", false, "not used yet", "Linux 6.7; not used yet", tryNetkit},
 }
 
 // Features tries every feature of the kernel that the kernel half uses, by loading and attaching; what it

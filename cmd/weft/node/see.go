@@ -101,6 +101,7 @@ func (c *client) doctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "doctor",
 		Short:   "tell which kernel features this node has, and what the absence of one means",
+		Long:    "Doctor tries what the kernel half uses. Where a feature is off something stands in for it; one that is\nmissing is needed: without it netd does not start.",
 		Example: "  weft doctor\n  weft doctor -o json",
 		Args:    show.Args(0, 0),
 	}
@@ -110,13 +111,19 @@ func (c *client) doctor() *cobra.Command {
 		return show.Value(c.env.Stdout, *output, features, func(w io.Writer) {
 			show.Row(w, "FEATURE", "STATE", "WHY")
 			for _, f := range features {
-				state := "off"
-				if f.On {
-					state = "on"
-				}
-				show.Row(w, f.Name, state, f.Why)
+				show.Row(w, f.Name, featureState(f), f.Why)
 			}
 		})
 	}
 	return cmd
+}
+
+func featureState(f probe.Feature) string {
+	switch {
+	case f.On:
+		return "on"
+	case f.Needed:
+		return "missing"
+	}
+	return "off"
 }
