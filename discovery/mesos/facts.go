@@ -79,7 +79,7 @@ func (f *Facts) add(kind discovery.Kind, key, writer string, fact zone.Fact) zon
 }
 
 func (s *State) task(framework string, t Task, o *Options) zone.MesosTask {
-	w, last := &t.wire, t.wire.last()
+	w, last := t.wire, t.wire.last()
 	host := s.agents[s.byID[w.Agent]].host
 	fact := zone.MesosTask{
 		Framework: framework, ID: w.ID, Name: w.Name, Agent: w.Agent,
@@ -108,7 +108,8 @@ func (f *Facts) Listing() []zone.Listed {
 	return f.listing
 }
 
-// Changes returns how facts differ from the ones before (nil: there were none), ordered by source.
+// Changes returns how facts differ from the ones before (nil: there were none), ordered by source. Those that are equal are the
+// ones before from then on, which zones hold: they are in memory once.
 func (f *Facts) Changes(before *Facts) []zone.Change {
 	var changes []zone.Change
 	var old map[zone.Source]zone.Fact
@@ -123,6 +124,8 @@ func (f *Facts) Changes(before *Facts) []zone.Change {
 	for s, fact := range f.all {
 		if was := old[s]; was == nil || !reflect.DeepEqual(was, fact) {
 			changes = append(changes, zone.Change{Source: s, Fact: fact})
+		} else {
+			f.all[s] = was
 		}
 	}
 	slices.SortFunc(changes, func(a, b zone.Change) int {

@@ -349,3 +349,30 @@ func FuzzState(f *testing.F) {
 		}
 	})
 }
+
+// What has not changed is there once: the zone holds what it was told, and so do the facts after it.
+func TestEqualFactsAreThoseBefore(t *testing.T) {
+	t.Parallel()
+	read := func(second string) *Facts {
+		s, err := Parse([]byte(`{"leader": "master@10.0.0.9:5050", "slaves": [{"id": "a"}], "frameworks": [{"id": "f", "name": "f", "tasks": [
+			{"id": "1", "name": "web", "slave_id": "a", "state": "TASK_RUNNING", "resources": {"ports": "[1-2]"}},
+			{"id": "2", "name": "web", "slave_id": "a", "state": "TASK_RUNNING", "resources": {"ports": "`+second+`"}}]}]}`), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Facts(Options{})
+	}
+	before, after := read("[1-2]"), read("[1-3]")
+	if n := len(after.Changes(before)); n != 1 {
+		t.Errorf("%d changes, want 1", n)
+	}
+	for key, same := range map[string]bool{"f/1": true, "f/2": false} {
+		at := func(f *Facts) *int {
+			task, _ := f.all[zone.Source{Kind: KindTask, Key: key, Writer: "10.0.0.9:5050"}].(zone.MesosTask)
+			return &task.HostPorts[0]
+		}
+		if (at(before) == at(after)) != same {
+			t.Errorf("task %s is the one before: %t", key, !same)
+		}
+	}
+}

@@ -56,7 +56,7 @@ type Framework struct {
 type Task struct {
 	ID, Name string
 	running  bool
-	wire     wireTask
+	wire     *wireTask // not nil
 }
 
 // agent is an agent that is registered.
@@ -95,7 +95,8 @@ func Parse(document []byte, strict bool) (*State, error) {
 	for _, f := range w.Frameworks {
 		host, port := place(f.PID, f.Hostname)
 		framework := Framework{ID: f.ID.is, Name: f.Name, host: host, port: port, Tasks: make([]Task, 0, len(f.Tasks))}
-		for _, t := range f.Tasks {
+		for i := range f.Tasks {
+			t := &f.Tasks[i]
 			framework.Tasks = append(framework.Tasks, Task{ID: t.ID, Name: t.Name, running: t.State == running, wire: t})
 		}
 		s.Frameworks = append(s.Frameworks, framework)

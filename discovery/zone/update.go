@@ -20,6 +20,11 @@ type Question struct {
 	Type record.Type // Any: whether the name exists at all has changed
 }
 
+// Compare orders questions by name, then type.
+func (q Question) Compare(o Question) int {
+	return cmp.Or(strings.Compare(q.Name, o.Name), cmp.Compare(q.Type, o.Type))
+}
+
 // Diff is what a resolver of some network sees differently.
 type Diff struct {
 	Questions []Question // ordered by name, then type; each once
@@ -243,9 +248,7 @@ func (z *Zone) apply(before *Zone, edits map[string]*edit) []Question {
 			changed[Question{name, q.Type}] = struct{}{}
 		}
 	}
-	return slices.SortedFunc(maps.Keys(changed), func(a, b Question) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Type, b.Type))
-	})
+	return slices.SortedFunc(maps.Keys(changed), Question.Compare)
 }
 
 // merge returns the ordered records after an edit; old is not touched.

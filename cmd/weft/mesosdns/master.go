@@ -3,6 +3,7 @@
 package mesosdns
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -49,6 +50,7 @@ type source struct {
 	masters  map[string]bool
 	checked  sync.Map // of host:port: a connection that came too late for one fetch may still read it in the next
 	stranger string   // who was asked without credentials last
+	size     int      // of the last document, bytes
 }
 
 func newSource(c Config, log *slog.Logger) (*source, error) {
@@ -230,11 +232,13 @@ func (s *source) page(ctx context.Context, master, page string) (state *mesos.St
 	case answer.StatusCode != http.StatusOK:
 		return nil, nil, false, fmt.Errorf("%s: %s", answer.Request.URL, answer.Status)
 	}
-	document, err := io.ReadAll(io.LimitReader(answer.Body, maxDocument))
-	if err != nil {
+	// It is as long as the last one was, about: grown from nothing it would be twice that, and as much garbage.
+	document := bytes.NewBuffer(make([]byte, 0, s.size+s.size/16+bytes.MinRead))
+	if _, err := document.ReadFrom(io.LimitReader(answer.Body, maxDocument)); err != nil {
 		return nil, nil, false, err
 	}
-	if state, err = mesos.Parse(document, s.config.Strict); err == nil && s.config.Strict {
+	s.size = document.Len()
+	if state, err = mesos.Parse(document.Bytes(), s.config.Strict); err == nil && s.config.Strict {
 		err = resolvable(state.Actors())
 	}
 	return state, answer.Request, err == nil, err

@@ -39,8 +39,10 @@ const (
 	untilFirst  = time.Second
 	hostConfig  = "/etc/resolv.conf"
 	readHeaders = 10 * time.Second
-	serviceName = "Mesos-DNS" // what clients ask for in /v1/version
-	serviceURL  = "https://github.com/mesosphere/mesos-dns"
+	// changesAtOnce is how many changes of the state become records at a time.
+	changesAtOnce = 1024
+	serviceName   = "Mesos-DNS" // what clients ask for in /v1/version
+	serviceURL    = "https://github.com/mesosphere/mesos-dns"
 )
 
 // Command returns `weft mesos-dns`. Its flags are Mesos-DNS's, with one dash or two.
@@ -254,13 +256,27 @@ func pause(ctx context.Context, wait time.Duration, moved <-chan struct{}) bool 
 // publish makes facts true, of which the zone has those before. Its serial number is the time.
 func (d *Daemon) publish(z *zone.Zone, facts, before *mesos.Facts) {
 	changes := facts.Changes(before)
-	next, diff := z.With(changes)
+	next, diff := changed(z, changes)
 	next = next.Completed().Dated(uint32(time.Now().Unix()))
 	d.now.Store(&httpapi.Snapshot{Zone: next, Listing: facts.Listing()})
 	if d.server != nil {
 		d.server.SetZone(next, diff)
 	}
 	d.log.Debug("state read", "changes", len(changes), "records", next.Records())
+}
+
+// changed is z after changes, and what they changed at most. It takes them in pieces: what a change passes through on its way
+// to records is three times what it leaves, and that of all tasks of a cluster at once would be most of what the process takes.
+func changed(z *zone.Zone, changes []zone.Change) (*zone.Zone, zone.Diff) {
+	var all zone.Diff
+	for some := range slices.Chunk(changes, changesAtOnce) {
+		var diff zone.Diff
+		z, diff = z.With(some)
+		all.Questions, all.All = append(all.Questions, diff.Questions...), all.All || diff.All
+	}
+	slices.SortFunc(all.Questions, zone.Question.Compare)
+	all.Questions = slices.Compact(all.Questions)
+	return z, all
 }
 
 // serve binds the sockets and starts the servers.

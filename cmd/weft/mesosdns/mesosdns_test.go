@@ -31,6 +31,7 @@ import (
 	"go.uber.org/goleak"
 
 	"weft/discovery/httpapi"
+	"weft/discovery/mesos"
 	"weft/discovery/zone"
 )
 
@@ -535,6 +536,57 @@ func TestStrictReadsWhatMesosDNSReads(t *testing.T) {
 	check(false, true)
 	document, page = task("127.0.0.1:1", "10.0.0.1"), "/master/state.json"
 	check(false, true)
+}
+
+// A large state becomes records in pieces, of which there are several here: the zone and what it tells of are those of one piece.
+func TestChangesInPiecesAreTheSameZone(t *testing.T) {
+	t.Parallel()
+	facts := func(leader string, moved int) *mesos.Facts {
+		var doc bytes.Buffer
+		fmt.Fprintf(&doc, `{"leader": "master@%s:5050", "slaves": [{"id": "a-S0", "pid": "slave(1)@10.0.0.1:5051"}], "frameworks": [{"name": "f", "tasks": [`, leader)
+		for i := range 2*changesAtOnce + 1 {
+			host := i
+			if i < moved {
+				host++
+			}
+			fmt.Fprintf(&doc, `%s{"id": "t%d", "name": "web-%d", "slave_id": "a-S0", "state": "TASK_RUNNING", "statuses": [{"state": "TASK_RUNNING",
+				"container_status": {"network_infos": [{"ip_addresses": [{"ip_address": "10.1.%d.%d"}]}]}}]}`,
+				map[bool]string{true: "", false: ","}[i == 0], i, i/3, host>>8, host&0xff)
+		}
+		doc.WriteString(`]}]}`)
+		state, err := mesos.Parse(doc.Bytes(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.Facts(mesos.Options{})
+	}
+	c := config("10.0.0.9:5050")
+	c.IPSources = []string{"netinfo"}
+	whole := zone.New(c.zone(nil))
+	pieces := whole
+	var before *mesos.Facts
+	for _, next := range []*mesos.Facts{facts("10.0.0.9", 0), facts("10.0.0.9", 1500), facts("10.0.0.8", 1500), facts("10.0.0.8", 0)} {
+		changes := next.Changes(before)
+		var want, got zone.Diff
+		whole, want = whole.With(changes)
+		pieces, got = changed(pieces, changes)
+		if !slices.Equal(slices.Collect(pieces.All), slices.Collect(whole.All)) || pieces.Records() != whole.Records() {
+			t.Fatalf("%d changes in pieces give other records", len(changes))
+		}
+		told := map[zone.Question]int{}
+		for _, q := range got.Questions {
+			told[q]++
+		}
+		for _, q := range want.Questions {
+			if told[q] != 1 {
+				t.Fatalf("%v is told of %d times", q, told[q])
+			}
+		}
+		if !slices.IsSortedFunc(got.Questions, zone.Question.Compare) {
+			t.Error("questions are in no order")
+		}
+		before = next
+	}
 }
 
 // Masters that ZooKeeper has are those that there are: Mesos-DNS forgets the listed ones.
