@@ -171,3 +171,27 @@ func taskOf(t *testing.T, h *lab.Host, name string) (overlay.Endpoint, error) {
 	}
 	return overlay.Endpoint{}, fmt.Errorf("task %s is not there", name)
 }
+
+// TestATunnelPortThatIsEatenIsToldOf has the nodes' other ports let through, and so both nodes alive: what the cluster
+// looks like to its operator is all there is to notice it by, before the first task does.
+func TestATunnelPortThatIsEatenIsToldOf(t *testing.T) {
+	l := labtest.Up(t, lab.Options{Hosts: 2})
+	told := func(want int) {
+		t.Helper()
+		eventually(t, func() error {
+			out, err := l.Masters[0].Weft(t.Context(), "status").Output()
+			if n := strings.Count(out, "lives, but answers nothing by the tunnel's UDP port"); err == nil && n != want {
+				err = fmt.Errorf("%d nodes say that, want %d:\n%s", n, want, out)
+			}
+			return err
+		})
+	}
+	if err := l.Eat(4789, true); err != nil {
+		t.Fatal(err)
+	}
+	told(2)
+	if err := l.Eat(4789, false); err != nil {
+		t.Fatal(err)
+	}
+	told(0)
+}
