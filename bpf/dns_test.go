@@ -50,35 +50,19 @@ func newNames(tb testing.TB) *nameCache {
 
 func newNamesOf(tb testing.TB, config bpf.Config) *nameCache {
 	tb.Helper()
-	c := loadAlone(tb, "dns", config)
-	cache, err := bpftest.Answers(c.Maps)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return &nameCache{t: tb, prog: c.Programs["from_host"], maps: c.Maps, answers: cache}
-}
-
-// loadAlone loads one object onto maps that nobody shares.
-func loadAlone(tb testing.TB, object string, config bpf.Config) *ebpf.Collection {
-	tb.Helper()
 	requireRoot(tb)
-	specs, err := bpf.Specs()
+	set := bpftest.Borrow(tb, config, func() (*bpftest.Set, error) {
+		spec, err := bpftest.Spec("dns", config)
+		if err != nil {
+			return nil, err
+		}
+		return bpftest.LoadWhole(spec)
+	})
+	cache, err := bpftest.Answers(set.Maps)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	spec := specs[object]
-	if err := bpf.Configure(spec, config); err != nil {
-		tb.Fatal(err)
-	}
-	for _, m := range spec.Maps {
-		m.Pinning = ebpf.PinNone
-	}
-	c, err := ebpf.NewCollection(spec)
-	if err != nil {
-		tb.Fatalf("%+v", err)
-	}
-	tb.Cleanup(c.Close)
-	return c
+	return &nameCache{t: tb, prog: set.Programs["from_host"], maps: set.Maps, answers: cache}
 }
 
 // put makes the kernel know an answer for the host.

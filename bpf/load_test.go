@@ -19,6 +19,10 @@ func TestEveryConfigLoads(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("loading programs needs root")
 	}
+	specs, err := bpf.Specs()
+	if err != nil {
+		t.Fatal(err)
+	}
 	node, node6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	for _, events := range []uint32{0, 100} {
 		for _, slow := range []bool{false, true} {
@@ -36,12 +40,9 @@ func TestEveryConfigLoads(t *testing.T) {
 				c.EventsPerSecond, c.SlowEncap, c.SlowDecap = events, slow, slow
 				t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 					t.Parallel()
-					specs, err := bpf.Specs()
-					if err != nil {
-						t.Fatal(err)
-					}
-					for name, spec := range specs {
-						if err := bpf.Configure(spec, c); err != nil {
+					for name := range specs {
+						spec, err := bpftest.Spec(name, c)
+						if err != nil {
 							t.Fatal(err)
 						}
 						set, err := bpftest.Load(spec)

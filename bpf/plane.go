@@ -177,6 +177,10 @@ func (p *Plane) Answers() *answers.Cache { return p.answers }
 // Tables returns the maps that Go writes.
 func (p *Plane) Tables() Tables { return p.tables }
 
+// Maps returns the maps that all programs share, by name. They are for who lends a Plane from test to test or measures
+// its maps: rows are written through Tables.
+func (p *Plane) Maps() map[string]*ebpf.Map { return maps.Clone(p.maps) }
+
 // Close lets go of the kernel half, which goes on working if it is pinned.
 func (p *Plane) Close() error {
 	p.mu.Lock()

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/bpf"
+	"weft/bpf/bpftest"
 	"weft/bpf/mounts"
 	"weft/bpf/probe"
 	"weft/bpf/row"
@@ -247,11 +248,11 @@ func TestAttachTwiceIsOneLink(t *testing.T) {
 func TestAttachToNothingSaysSo(t *testing.T) {
 	enterNamespace(t)
 	requireTCX(t)
-	p := open(t, options(""))
+	p := bpftest.BorrowPlane(t, options(""))
 	if err := p.AttachWorkload(4711); !errors.Is(err, bpf.ErrNoLink) || !strings.Contains(err.Error(), "4711") {
 		t.Errorf("error %v, want %v that names the interface", err, bpf.ErrNoLink)
 	}
-	must(t, p.DetachWorkload(4711), p.Remove())
+	must(t, p.DetachWorkload(4711))
 }
 
 func TestLinksOfGoneInterfacesAreSwept(t *testing.T) {
@@ -427,16 +428,12 @@ func TestOptionsAreChecked(t *testing.T) {
 func TestCountersAreSummedOverCPUs(t *testing.T) {
 	anyKernel(t)
 	enterNamespace(t)
-	pin := pinFolder(t)
-	p := open(t, options(pin))
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pin, layoutFolder, "counters"), nil)
-	must(t, err)
-	defer closing(t, m)
+	p := bpftest.BorrowPlane(t, options(""))
 	perCPU := make([]row.Counter, ebpf.MustPossibleCPU())
 	for i := range perCPU {
 		perCPU[i] = row.Counter{Packets: uint64(i) + 1, Bytes: 100}
 	}
-	must(t, m.Put(uint32(row.ReasonDenied), perCPU))
+	must(t, p.Maps()["counters"].Put(uint32(row.ReasonDenied), perCPU))
 	got, err := p.Counters()
 	must(t, err)
 	cpus := uint64(len(perCPU))
@@ -444,22 +441,17 @@ func TestCountersAreSummedOverCPUs(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("counters (-want +got):\n%s", diff)
 	}
-	must(t, p.Remove())
 }
 
 // TestEventsAreHandedOut writes events as a program does, before and while they are read.
 func TestEventsAreHandedOut(t *testing.T) {
 	enterNamespace(t)
-	pin := pinFolder(t)
-	p := open(t, options(pin))
+	p := bpftest.BorrowPlane(t, options(""))
 	want := row.Event{
 		Time: 1, Ifindex: 2, VNI: 3, Rule: 4, Len: 5, Proto: 6, Reason: uint8(row.ReasonDenied), Sport: 7,
 		Src: row.AddrOf(taskAddr), Dst: row.AddrOf(nodeAddr),
 	}
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pin, layoutFolder, "events"), nil)
-	must(t, err)
-	defer closing(t, m)
-	emit := eventWriter(t, m, want)
+	emit := eventWriter(t, p.Maps()["events"], want)
 	emit()
 	ctx, cancel := context.WithCancel(t.Context())
 	got := make(chan row.Event, 1)
@@ -483,7 +475,6 @@ func TestEventsAreHandedOut(t *testing.T) {
 	if err := p.Events(t.Context(), func(row.Event) error { return refused }); !errors.Is(err, refused) {
 		t.Errorf("events: %v, want %v", err, refused)
 	}
-	must(t, p.Remove())
 }
 
 // eventWriter returns a function that runs a program which puts e into the ring.
@@ -550,7 +541,7 @@ func TestProbeFindsWhatLoadingNeeds(t *testing.T) {
 		}
 		t.Logf("%-20s %-5v %s", f.Name, f.On, f.Why)
 	}
-	must(t, open(t, options("")).Remove())
+	bpftest.BorrowPlane(t, options(""))
 	if hasTCX() {
 		if links := linksOn(t, 1); len(links) != 0 {
 			t.Errorf("the probe left links %v", links)

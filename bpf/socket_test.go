@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/bpf"
+	"weft/bpf/bpftest"
 	"weft/bpf/row"
 	"weft/tests/lab/owned"
 )
@@ -54,9 +55,9 @@ func newBed(t *testing.T) *bed {
 	}
 	b.cookie = b.netnsCookie()
 	b.joinCgroup()
-	b.plane = open(t, options(""))
+	b.plane = bpftest.BorrowPlane(t, options(""))
 	t.Cleanup(func() {
-		if err := b.plane.Close(); err != nil {
+		if err := b.plane.DetachCgroup(b.cgroup); err != nil {
 			t.Error(err)
 		}
 	})

@@ -38,12 +38,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{namespace: enterNamespace(t), inside: make(map[task]int)}
 	o := options("")
 	o.Config.DNS4, o.Config.DNS6 = dnsServer4, dnsServer6
-	h.plane = open(t, o)
-	t.Cleanup(func() {
-		if err := h.plane.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	h.plane = bpftest.BorrowPlane(t, o)
 	h.addr(1, netip.PrefixFrom(dnsServer4, 32))
 	h.addr(1, netip.PrefixFrom(dnsServer6, 128))
 	tables := h.plane.Tables()
@@ -72,6 +67,11 @@ func (h *house) settle(name string, k task) {
 	h.do(netlink.LinkSetNsFd(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(h.index("eth0"))}}, inside))
 	ifindex := h.index(name)
 	h.up(int(ifindex))
+	h.t.Cleanup(func() {
+		if err := h.plane.DetachWorkload(ifindex); err != nil {
+			h.t.Error(err)
+		}
+	})
 
 	h.in(k, func() {
 		eth0 := int(h.index("eth0"))

@@ -51,14 +51,11 @@ func newWires(t *testing.T, object string) *wires {
 	n := enterNamespace(t)
 	n.do(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a"}, PeerName: "b"}))
 	set := bpftest.Borrow(t, object, func() (*bpftest.Set, error) {
-		specs, err := bpf.Specs()
+		spec, err := bpftest.Spec(object, bpf.Config{NodeAddr: nodeAddr, Underlay: 1, TunnelPort: 4789})
 		if err != nil {
 			return nil, err
 		}
-		if err := bpf.Configure(specs[object], bpf.Config{NodeAddr: nodeAddr, Underlay: 1, TunnelPort: 4789}); err != nil {
-			return nil, err
-		}
-		return bpftest.Load(specs[object])
+		return bpftest.Load(spec)
 	})
 	w := &wires{n, set}
 	for _, k := range []task{client, server} {

@@ -227,13 +227,9 @@ func BenchmarkPrograms(b *testing.B) {
 // benchSet is a world in which web has the gateway's MAC, as what was delivered has.
 func benchSet(b *testing.B, object string) *bpftest.Set {
 	b.Helper()
-	specs, err := bpf.Specs()
-	if err != nil {
-		b.Fatal(err)
-	}
-	spec := specs[object]
 	config := bpf.Config{NodeAddr: node, Underlay: 1, Tunnel: 1, TunnelPort: 4789, DNS4: dns4, DNS6: dns6, EventsPerSecond: 100}
-	if err := bpf.Configure(spec, config); err != nil {
+	spec, err := bpftest.Spec(object, config)
+	if err != nil {
 		b.Fatal(err)
 	}
 	set, err := bpftest.Load(spec)

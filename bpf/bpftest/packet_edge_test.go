@@ -167,12 +167,8 @@ func newEdgeBenchWith(tb testing.TB, at netip.Addr, room bool, second uint16) *e
 }
 
 func loadEdge(config bpf.Config, learns uint32) (*bpftest.Set, error) {
-	specs, err := bpf.Specs()
+	spec, err := bpftest.Spec("edge", config)
 	if err != nil {
-		return nil, err
-	}
-	spec := specs["edge"]
-	if err := bpf.Configure(spec, config); err != nil {
 		return nil, err
 	}
 	if err := spec.Variables["edge_learns_per_second"].Set(learns); err != nil {
@@ -634,11 +630,10 @@ func TestEdgeLearnsUpToItsLimit(t *testing.T) {
 		t.Skip("loading programs needs root")
 	}
 	const limit = 10
-	specs, err := bpf.Specs()
+	spec, err := bpftest.Spec("edge", bpf.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := specs["edge"]
 	if err := spec.Variables["edge_learns_per_second"].Set(uint32(limit)); err != nil {
 		t.Fatal(err)
 	}

@@ -71,12 +71,8 @@ func TestFromNode(t *testing.T) {
 // addTunnel loads what comes by tunnel onto the maps of a bench.
 func (b *bench) addTunnel(t *testing.T) {
 	t.Helper()
-	specs, err := bpf.Specs()
+	spec, err := bpftest.Spec("tunnel", bpf.Config{NodeAddr: node, Underlay: 1, Tunnel: 1, TunnelPort: 4789})
 	if err != nil {
-		t.Fatal(err)
-	}
-	spec := specs["tunnel"]
-	if err := bpf.Configure(spec, bpf.Config{NodeAddr: node, Underlay: 1, Tunnel: 1, TunnelPort: 4789}); err != nil {
 		t.Fatal(err)
 	}
 	if err := bpftest.GiveTunnelKey(spec.Programs["from_tunnel"]); err != nil {

@@ -272,12 +272,8 @@ func newBench(tb testing.TB, object string, c change) *bench {
 }
 
 func loadBench(object string, config bpf.Config) (*bpftest.Set, error) {
-	specs, err := bpf.Specs()
+	spec, err := bpftest.Spec(object, config)
 	if err != nil {
-		return nil, err
-	}
-	spec := specs[object]
-	if err := bpf.Configure(spec, config); err != nil {
 		return nil, err
 	}
 	if object == "tunnel" {

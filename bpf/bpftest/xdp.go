@@ -54,15 +54,16 @@ func (s *Set) RunUncounted(program string, frame []byte, m Meta) (Result, error)
 
 // Moved returns the reasons whose counters moved since it was asked last, with by how many packets.
 func (s *Set) Moved() (map[row.Reason]uint64, error) {
+	all, err := s.packets()
+	if err != nil {
+		return nil, err
+	}
 	moved := make(map[row.Reason]uint64)
-	for reason := range row.ReasonMax {
-		c, err := s.Counter(reason)
-		if err != nil {
-			return nil, err
-		}
-		if more := c.Packets - s.counted[reason]; more != 0 {
+	for i, packets := range all {
+		reason := row.Reason(i)
+		if more := packets - s.counted[reason]; more != 0 {
 			moved[reason] = more
-			s.counted[reason] = c.Packets
+			s.counted[reason] = packets
 		}
 	}
 	return moved, nil

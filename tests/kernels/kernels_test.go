@@ -3,11 +3,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // TestArchiveIsNewc reads what pack writes as the kernel does: names, modes and contents, aligned.
@@ -150,5 +153,48 @@ func TestSilentGuestHangs(t *testing.T) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	if _, err := (guest{silence: 10 * time.Millisecond}).boot(t.Context(), io.Discard); !errors.Is(err, errHangs) {
 		t.Errorf("%v, want %v", err, errHangs)
+	}
+}
+
+// TestAKilledRunLeavesNoGuest has a process boot a guest that would stay, and kills the process.
+func TestAKilledRunLeavesNoGuest(t *testing.T) {
+	if os.Getenv("WEFT_BOOTS") != "" {
+		_, _ = guest{silence: time.Hour}.boot(t.Context(), os.Stdout) // until it is killed
+		return
+	}
+	dir := t.TempDir()
+	emulator := "#!/bin/sh\necho $$\nexec sleep 1000\n"
+	if err := os.WriteFile(filepath.Join(dir, "qemu-system-x86_64"), []byte(emulator), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestAKilledRunLeavesNoGuest$")
+	run.Env = append(os.Environ(), "WEFT_BOOTS=1", "PATH="+dir+":"+os.Getenv("PATH"))
+	out, err := run.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(ended) }()
+	if err := run.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = run.Wait() // killed
+	const soon = 10 * time.Second
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(ended), Events: unix.POLLIN}}, int(soon.Milliseconds())); n != 1 || err != nil {
+		t.Errorf("the guest outlives its run by %s (%v)", soon, errors.Join(err, unix.Kill(pid, unix.SIGKILL)))
 	}
 }

@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"weft/tests/lab/owned"
 )
 
 // wantedModules are the drivers that tests use; those a kernel has built in are not found, and that
@@ -101,11 +103,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp("", "weft-kernels-")
+	work, err := owned.Folder(os.TempDir(), "weft-kernels.", os.RemoveAll)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(work) }() // in the temporary folder
+	defer func() { _ = os.RemoveAll(work) }() // else the next run does
 	binaries, err := build(ctx, work, o.packages)
 	if err != nil {
 		return err
