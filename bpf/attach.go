@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"weft/bpf/pins"
 )
 
 // Classic attaches programs as clsact filters, for kernels without tcx (Linux 6.1 to 6.5). Links are
@@ -140,8 +142,8 @@ func (p *Plane) attachLink(name string, prog *program, alive func(link.Link) (bo
 
 // keep pins a link, holds it, and removes that of the same name that another layout's build had.
 func (p *Plane) keep(name string, made link.Link) error {
-	if p.pins.on() {
-		if err := made.Pin(p.pins.link(name)); err != nil {
+	if p.pins.On() {
+		if err := made.Pin(p.pins.Link(name)); err != nil {
 			return errors.Join(err, made.Close())
 		}
 	}
@@ -151,10 +153,10 @@ func (p *Plane) keep(name string, made link.Link) error {
 
 // openLink returns the link called name, nil if there is none.
 func (p *Plane) openLink(name string) (link.Link, error) {
-	if l := p.links[name]; l != nil || !p.pins.on() {
+	if l := p.links[name]; l != nil || !p.pins.On() {
 		return l, nil
 	}
-	l, err := link.LoadPinnedLink(p.pins.link(name), nil)
+	l, err := link.LoadPinnedLink(p.pins.Link(name), nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -166,9 +168,9 @@ func (p *Plane) openLink(name string) (link.Link, error) {
 
 // dropLink detaches l at once and forgets it.
 func (p *Plane) dropLink(name string, l link.Link) error {
-	err := sever(l)
-	if p.pins.on() {
-		if gone := os.Remove(p.pins.link(name)); !errors.Is(gone, fs.ErrNotExist) {
+	err := pins.Sever(l)
+	if p.pins.On() {
+		if gone := os.Remove(p.pins.Link(name)); !errors.Is(gone, fs.ErrNotExist) {
 			err = errors.Join(err, gone)
 		}
 	}
@@ -176,36 +178,14 @@ func (p *Plane) dropLink(name string, l link.Link) error {
 	return errors.Join(err, l.Close())
 }
 
-// sever detaches l, which closing or unpinning it would leave to a kernel worker.
-func sever(l link.Link) error {
-	err := l.Detach()
-	// Already severed, or a kernel that cannot: closing does it.
-	if errors.Is(err, unix.ENOLINK) || errors.Is(err, link.ErrNotSupported) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil
-	}
-	return err
-}
-
-// unpin severs the link pinned at path and removes the pin. What is not there is no error.
-func unpin(path string) error {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open pinned link %s: %w", path, err)
-	}
-	return errors.Join(sever(l), os.Remove(path), l.Close())
-}
-
 // retire removes the link of the same name that another layout's build had: from here on ours decides.
 func (p *Plane) retire(name string) error {
-	if !p.pins.on() {
+	if !p.pins.On() {
 		return nil
 	}
-	others, err := p.pins.others()
+	others, err := p.pins.Others()
 	for _, dir := range others {
-		err = errors.Join(err, unpin(filepath.Join(dir, "link", name)))
+		err = errors.Join(err, pins.Unpin(filepath.Join(dir, "link", name)))
 	}
 	return err
 }
@@ -351,7 +331,7 @@ func (p *Plane) Remove() error {
 	for name, l := range p.links {
 		errs = append(errs, p.dropLink(name, l))
 	}
-	errs = append(errs, p.pins.remove())
+	errs = append(errs, p.pins.Remove())
 	p.mu.Unlock()
 	return errors.Join(append(errs, p.Close())...)
 }

@@ -46,11 +46,11 @@ func carried(name string, t ebpf.MapType) bool {
 // adopt brings the map called name over from another layout, pinned in this one's folder when adopt
 // returns; where there is none it does nothing.
 func (p *Plane) adopt(spec *ebpf.MapSpec) error {
-	here := filepath.Join(p.pins.layout(), spec.Name)
+	here := filepath.Join(p.pins.Layout(), spec.Name)
 	if _, err := os.Lstat(here); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	others, err := p.pins.others()
+	others, err := p.pins.Others()
 	if err != nil {
 		return err
 	}

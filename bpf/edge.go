@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"weft/bpf/pins"
 	"weft/bpf/row"
 	"weft/bpf/table"
 )
@@ -108,20 +109,20 @@ func (p *Plane) DetachEdges(but ...uint32) error {
 	if p.classic != nil && len(but) == 0 {
 		return p.classic.Remove(classicPrefix + "edge_tc")
 	}
-	if !p.pins.on() {
+	if !p.pins.On() {
 		return nil
 	}
-	dirs, err := p.pins.others()
+	dirs, err := p.pins.Others()
 	errs := []error{err}
-	for _, dir := range append(dirs, p.pins.layout()) {
-		names, err := linkNames(filepath.Join(dir, "link"))
+	for _, dir := range append(dirs, p.pins.Layout()) {
+		names, err := pins.LinkNames(filepath.Join(dir, "link"))
 		errs = append(errs, err)
 		for _, name := range names {
 			var ifindex uint32
 			var program string
 			n, _ := fmt.Sscanf(name, "%d-%s", &ifindex, &program)
 			if n == 2 && (program == "edge" || program == "edge_tc") && !slices.Contains(but, ifindex) {
-				errs = append(errs, unpin(filepath.Join(dir, "link", name)))
+				errs = append(errs, pins.Unpin(filepath.Join(dir, "link", name)))
 			}
 		}
 	}
@@ -142,7 +143,7 @@ func (p *Plane) forgetEdge() error {
 		if m.Pinning != ebpf.PinByName || p.maps[name] != nil {
 			continue
 		}
-		if err := os.Remove(filepath.Join(p.pins.layout(), name)); !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(filepath.Join(p.pins.Layout(), name)); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -172,12 +173,12 @@ func (p *Plane) attachXDP(ifindex uint32) error {
 // inherit makes the link of that name of another layout's build ours: a device has room for one XDP program, so
 // it can't have both for a while.
 func (p *Plane) inherit(name string) error {
-	others, err := p.pins.others()
-	if err != nil || !missing(p.pins.link(name)) {
+	others, err := p.pins.Others()
+	if err != nil || !missing(p.pins.Link(name)) {
 		return err
 	}
 	for _, dir := range others {
-		if err := os.Rename(filepath.Join(dir, "link", name), p.pins.link(name)); !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(filepath.Join(dir, "link", name), p.pins.Link(name)); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -202,15 +202,15 @@ func (p *Plane) openMaps(specs map[string]*ebpf.CollectionSpec) error {
 }
 
 func (p *Plane) openMap(spec *ebpf.MapSpec) (*ebpf.Map, error) {
-	if !p.pins.on() {
+	if !p.pins.On() {
 		spec.Pinning = ebpf.PinNone
 	} else if err := p.adopt(spec); err != nil {
 		return nil, err
 	}
-	m, err := ebpf.NewMapWithOptions(spec, ebpf.MapOptions{PinPath: p.pins.layout()})
+	m, err := ebpf.NewMapWithOptions(spec, ebpf.MapOptions{PinPath: p.pins.Layout()})
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		return nil, fmt.Errorf("%w: what is pinned in %s was made by another build of layout v%d; "+
-			"stop it and remove the folder", err, p.pins.layout(), row.LayoutVersion)
+			"stop it and remove the folder", err, p.pins.Layout(), row.LayoutVersion)
 	}
 	return m, err
 }

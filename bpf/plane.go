@@ -7,7 +7,7 @@
 // Open goes through these stages, one after the other; nothing in the kernel's packet path changes
 // before the first Attach.
 //
-//  1. place:  a folder of bpffs for this layout (mounted if it is none)      pins.go
+//  1. place:  a folder of bpffs for this layout (mounted if it is none)      pins/
 //  2. maps:   taken over when pinned there, else made and pinned             load.go
 //  3. load:   programs with this start's constants, onto these maps          load.go
 //  4. attach: a pinned link gets the new program in place, else a new link   attach.go
@@ -30,6 +30,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"weft/bpf/answers"
+	"weft/bpf/pins"
 	"weft/bpf/probe"
 )
 
@@ -111,7 +112,7 @@ func (o *Options) validate() error {
 // Plane is the kernel half of one node. Its methods may be called from several goroutines.
 type Plane struct {
 	log     *slog.Logger
-	pins    pins
+	pins    pins.Folder
 	fresh   bool    // nothing was pinned
 	classic Classic // nil: tcx
 
@@ -145,7 +146,7 @@ func Open(o Options) (*Plane, error) {
 		return nil, err
 	}
 	var err error
-	if p.pins, p.fresh, err = openPins(o.Pin); err != nil {
+	if p.pins, p.fresh, err = pins.Open(o.Pin); err != nil {
 		return nil, err
 	}
 	if err := p.load(o.Config, o.Edge); err != nil {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf/link"
+
+	"weft/bpf/pins"
 )
 
 // Sweep unpins links whose interface or cgroup is gone (the kernel keeps such a link as an empty
@@ -18,11 +20,11 @@ import (
 func (p *Plane) Sweep() (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.pins.on() {
+	if !p.pins.On() {
 		return 0, nil
 	}
-	swept, _, err := p.sweepDir(p.pins.links())
-	others, oerr := p.pins.others()
+	swept, _, err := p.sweepDir(p.pins.Links())
+	others, oerr := p.pins.Others()
 	err = errors.Join(err, oerr)
 	for _, dir := range others {
 		n, left, serr := p.sweepDir(filepath.Join(dir, "link"))
@@ -42,7 +44,7 @@ func (p *Plane) Sweep() (int, error) {
 
 // sweepDir unpins the dead links of one folder; it returns how many were dead and how many live.
 func (p *Plane) sweepDir(dir string) (swept, left int, err error) {
-	names, err := linkNames(dir)
+	names, err := pins.LinkNames(dir)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -70,7 +72,7 @@ func (p *Plane) sweepDir(dir string) (swept, left int, err error) {
 // forget lets go of a link that is swept.
 func (p *Plane) forget(dir, name string) error {
 	l := p.links[name]
-	if l == nil || dir != p.pins.links() {
+	if l == nil || dir != p.pins.Links() {
 		return nil
 	}
 	delete(p.links, name)

@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"weft/bpf/pins"
 )
 
 // place is where a link of another layout's build sits.
@@ -31,7 +33,7 @@ func (l place) name() string { return fmt.Sprintf("%d-%s", l.ifindex, l.hook.pro
 func (p *Plane) TakeOver() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	others, err := p.pins.others()
+	others, err := p.pins.Others()
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func (p *Plane) TakeOver() error {
 // placesOf lists the links pinned in dir that live. Those of cgroups are left to AttachCgroup, which knows their
 // folders; filters of clsact are no links.
 func (p *Plane) placesOf(dir string) ([]place, error) {
-	names, err := linkNames(dir)
+	names, err := pins.LinkNames(dir)
 	if err != nil || p.classic != nil {
 		return nil, err
 	}
@@ -105,7 +107,7 @@ func (p *Plane) take(places []place) (map[place]link.Link, error) {
 	made := make(map[place]link.Link)
 	var errs []error
 	for _, l := range places {
-		if !missing(p.pins.link(l.name())) { // an earlier start came so far
+		if !missing(p.pins.Link(l.name())) { // an earlier start came so far
 			errs = append(errs, p.attachHook(l.ifindex, l.hook))
 			continue
 		}
@@ -145,34 +147,34 @@ func pinnedOn(path string, ifindex uint32, h hook) (on bool, err error) {
 func (p *Plane) Repair() (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.pins.on() {
+	if !p.pins.On() {
 		return 0, nil
 	}
 	var maps, links []string
 	for name := range p.maps {
-		if missing(filepath.Join(p.pins.layout(), name)) {
+		if missing(filepath.Join(p.pins.Layout(), name)) {
 			maps = append(maps, name)
 		}
 	}
 	for name := range p.links {
-		if missing(p.pins.link(name)) {
+		if missing(p.pins.Link(name)) {
 			links = append(links, name)
 		}
 	}
 	if len(maps)+len(links) == 0 {
 		return 0, nil
 	}
-	if _, _, err := openPins(p.pins.root); err != nil {
+	if _, err := p.pins.Ensure(); err != nil {
 		return 0, err
 	}
 	n := 0
 	var errs []error
 	for _, name := range maps {
-		errs = append(errs, counted(&n, pinTwin(p.maps[name], filepath.Join(p.pins.layout(), name))))
+		errs = append(errs, counted(&n, pinTwin(p.maps[name], filepath.Join(p.pins.Layout(), name))))
 	}
 	for _, name := range links {
 		l := p.links[name]
-		errs = append(errs, counted(&n, errors.Join(l.Unpin(), l.Pin(p.pins.link(name))))) // the link remembers its first pin
+		errs = append(errs, counted(&n, errors.Join(l.Unpin(), l.Pin(p.pins.Link(name))))) // the link remembers its first pin
 	}
 	if err := errors.Join(errs...); err != nil {
 		return n, fmt.Errorf("pin again: %w", err)
