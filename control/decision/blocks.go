@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"weft/control/decision/free"
 	"weft/discovery"
 	"weft/overlay"
 )
@@ -38,20 +39,20 @@ func (p *planner) grantAddrs(w wantClaim, n overlay.Network) {
 			p.refuse(w.node, discovery.KindWant, w.key, "address %s is not part of network %s (%s)", addr, n.Name, n.Form())
 			continue
 		}
-		cursor := p.cursor(n, subnet)
-		block := netip.PrefixFrom(addr, cursor.bits).Masked()
-		switch holder, taken := cursor.taken[block]; {
+		blocks := p.blocksOf(n, subnet)
+		block := blocks.Of(addr)
+		switch holder, taken := blocks.Holder(block); {
 		case p.goingBack(w, block):
 			// Not taken and given in turns: the node asks when the block has gone.
 		case taken && holder != w.node:
 			p.refuse(w.node, discovery.KindWant, w.key, "address %s lies in block %s of node %s: the task can have it there only",
 				addr, block, holder)
 		case taken:
-		case cursor.held[w.node] >= maxBlocks:
+		case blocks.Held(w.node) >= maxBlocks:
 			p.refuse(w.node, discovery.KindWant, w.key, "address %s needs block %s: a node may hold %d of network %s and has them",
 				addr, block, maxBlocks, n.Name)
 		case !p.d.full():
-			cursor.take(block, w.node)
+			blocks.Take(block, w.node)
 			p.give(n, w.node, block)
 		}
 	}
@@ -70,28 +71,39 @@ func (p *planner) grantBlocks(w wantClaim, n overlay.Network, subnet netip.Prefi
 		p.refuse(w.node, discovery.KindWant, w.key, "%d blocks of network %s are wanted: a node may hold %d", wanted, n.Name, maxBlocks)
 		wanted = maxBlocks
 	}
-	cursor := p.cursor(n, subnet)
-	for cursor.held[w.node] < wanted && !p.d.full() {
-		block, ok := cursor.next(w.Return)
+	blocks := p.blocksOf(n, subnet)
+	for blocks.Held(w.node) < wanted && !p.d.full() {
+		block, ok := blocks.Next(w.Return)
 		if !ok {
 			p.note(discovery.Refusal{
 				Node: w.node, Kind: discovery.KindWant, Key: w.key, Network: n.Name,
-				Reason: fmt.Sprintf("network %s has no free block left: all %d of %s (each a /%d) are given", n.Name, cursor.given, subnet, cursor.bits),
+				Reason: fmt.Sprintf("network %s has no free block left: all %d of %s (each a /%d) are given", n.Name, blocks.Given(), subnet, blocks.Bits),
 			})
 			return
 		}
-		cursor.take(block, w.node)
+		blocks.Take(block, w.node)
 		p.give(n, w.node, block)
 	}
 }
 
-// cursor returns the one of a family of a network.
-func (p *planner) cursor(n overlay.Network, subnet netip.Prefix) *blockCursor {
+// blocksOf returns those of a family of a network.
+func (p *planner) blocksOf(n overlay.Network, subnet netip.Prefix) *free.Blocks {
 	key := fmt.Sprintf("%s/%v", n.Name, subnet.Addr().Is4())
-	if p.cursors[key] == nil {
-		p.cursors[key] = newBlockCursor(p.s, n.Name, subnet, n.BlockBits(subnet.Addr()))
+	if p.blocks[key] == nil {
+		p.blocks[key] = p.s.freeBlocks(n.Name, subnet, n.BlockBits(subnet.Addr()))
 	}
-	return p.cursors[key]
+	return p.blocks[key]
+}
+
+// freeBlocks are those of a family of a network.
+func (s *Snapshot) freeBlocks(network string, subnet netip.Prefix, length int) *free.Blocks {
+	b := free.NewBlocks(subnet, length)
+	for _, key := range s.blocks.below(network) {
+		if block := s.blocks[key]; block.Prefix.Addr().Is4() == subnet.Addr().Is4() {
+			b.Take(block.Prefix, block.Node)
+		}
+	}
+	return b
 }
 
 func (p *planner) give(n overlay.Network, node discovery.NodeID, block netip.Prefix) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"weft/control/decision/free"
 	"weft/discovery"
 	"weft/overlay"
 )
@@ -26,7 +27,7 @@ const (
 	Quarantine = 5 * time.Minute
 	// retireFrom is how many sets a network has when the first are retired: three quarters of all. Before that
 	// they stay, so that tasks of known groups start without a master.
-	retireFrom = (lastIdentity - firstIdentity + 1) * 3 / 4
+	retireFrom = (free.LastIdentity - free.FirstIdentity + 1) * 3 / 4
 	// retiredMost bounds how many of a network are retired at once: each is a line in a row of every node.
 	retiredMost = 512
 )
@@ -36,10 +37,10 @@ func (p *planner) grantIdentity(w wantClaim) {
 	if len(groups) == 0 {
 		return
 	}
-	if p.sets[w.Network] == nil {
-		p.sets[w.Network] = newIdentityCursor(p.s, w.Network)
+	if p.identities[w.Network] == nil {
+		p.identities[w.Network] = p.s.freeIdentities(w.Network)
 	}
-	set, isNew, reason := p.s.numbered(p.sets[w.Network], w.Network, groups)
+	set, isNew, reason := p.s.numbered(p.identities[w.Network], w.Network, groups)
 	switch {
 	case reason != "":
 		p.refuse(w.node, discovery.KindWant, w.key, "%s", reason)
@@ -48,10 +49,19 @@ func (p *planner) grantIdentity(w wantClaim) {
 	}
 }
 
+// freeIdentities are those of a network.
+func (s *Snapshot) freeIdentities(network string) *free.Identities {
+	i := free.NewIdentities()
+	for _, key := range s.identities.below(network) {
+		i.Take(s.identities[key])
+	}
+	return i
+}
+
 // numbered returns the set of groups, sorted, with its number, whether that is news, or why there can be none.
-func (s *Snapshot) numbered(cursor *identityCursor, network string, groups []string) (set overlay.GroupSet, isNew bool, reason string) {
+func (s *Snapshot) numbered(identities *free.Identities, network string, groups []string) (set overlay.GroupSet, isNew bool, reason string) {
 	all := strings.Join(groups, ",")
-	if set, known := cursor.known[all]; known {
+	if set, known := identities.Set(groups); known {
 		isNew = set.Retired != 0
 		set.Retired = 0
 		return set, isNew, ""
@@ -65,10 +75,10 @@ func (s *Snapshot) numbered(cursor *identityCursor, network string, groups []str
 		return set, false, fmt.Sprintf("rules of network %s name %d ranges of ports towards tasks in %s together: %d are the limit",
 			network, n, all, overlay.MaxPortRanges)
 	}
-	identity, ok := cursor.next(groups)
+	identity, ok := identities.Next(groups)
 	if !ok {
 		return set, false, fmt.Sprintf("network %s has no identity left for groups %s: all %d are taken by other sets of groups; "+
-			"let tasks share sets of groups, or use several networks", network, all, len(cursor.used))
+			"let tasks share sets of groups, or use several networks", network, all, identities.Given())
 	}
 	return overlay.GroupSet{Network: network, Groups: groups, Identity: identity}, true, ""
 }

@@ -45,7 +45,7 @@ func AddPlainNode(s *Snapshot, n overlay.PlainNode) (overlay.PlainNode, *Decisio
 	d := &Decision{}
 	n.Identity = overlay.IdentityUngrouped
 	if len(n.Groups) > 0 {
-		set, isNew, reason := s.numbered(newIdentityCursor(s, n.Network), n.Network, n.Groups)
+		set, isNew, reason := s.numbered(s.freeIdentities(n.Network), n.Network, n.Groups)
 		if reason != "" {
 			return n, nil, fmt.Errorf("%w: %s", control.ErrInvalid, reason)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"weft/control"
+	"weft/control/decision/free"
 	"weft/discovery"
 	"weft/overlay"
 )
@@ -30,7 +31,7 @@ func withPlain(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.Identity != firstIdentity || n.MAC != "0a:58:0a:00:00:07" {
+	if n.Identity != free.FirstIdentity || n.MAC != "0a:58:0a:00:00:07" {
 		t.Errorf("got %+v, want the first identity and a MAC by the VTEP", n)
 	}
 	w.make(t, d)
@@ -58,7 +59,7 @@ func TestAPlainNodeHoldsItsBlocksAndItsGroups(t *testing.T) {
 	}
 	// A number that a plain node has is in use.
 	p := &planner{s: w.s}
-	if used := p.usedSets("prod", Claims{endpoints: func() []overlay.Endpoint { return nil }}); !used[firstIdentity] {
+	if used := p.usedSets("prod", Claims{endpoints: func() []overlay.Endpoint { return nil }}); !used[free.FirstIdentity] {
 		t.Errorf("identities in use are %v, want the plain node's among them", used)
 	}
 	if shares := w.s.shares(nil); len(shares) != 1 || shares[0].Node != "n1" {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"weft/control/decision/free"
 	"weft/discovery"
 	"weft/lb"
 	"weft/overlay"
@@ -25,7 +26,7 @@ import (
 func Plan(s *Snapshot, c Claims) *Decision {
 	p := &planner{
 		s: s, d: &Decision{}, admitted: map[discovery.NodeID]uint64{}, vteps: map[netip.Addr]discovery.NodeID{}, hosts: map[netip.Prefix]bool{},
-		refused: map[string]discovery.Refusal{}, cursors: map[string]*blockCursor{}, sets: map[string]*identityCursor{},
+		refused: map[string]discovery.Refusal{}, blocks: map[string]*free.Blocks{}, identities: map[string]*free.Identities{},
 	}
 	for _, stage := range []func(Claims){p.admit, p.grant, p.retire, p.pin} {
 		if stage(c); p.d.full() {
@@ -40,16 +41,16 @@ func Plan(s *Snapshot, c Claims) *Decision {
 }
 
 type planner struct {
-	s        *Snapshot
-	d        *Decision
-	wants    []wantClaim
-	admitted map[discovery.NodeID]uint64 // -> incarnations up to this are void
-	vteps    map[netip.Addr]discovery.NodeID
-	hosts    map[netip.Prefix]bool        // addresses of nodes towards the networks that are given
-	numbered uint32                       // those of nodes up to this number are
-	refused  map[string]discovery.Refusal // by key of the ledger
-	cursors  map[string]*blockCursor      // by network/family
-	sets     map[string]*identityCursor   // by network
+	s          *Snapshot
+	d          *Decision
+	wants      []wantClaim
+	admitted   map[discovery.NodeID]uint64 // -> incarnations up to this are void
+	vteps      map[netip.Addr]discovery.NodeID
+	hosts      map[netip.Prefix]bool        // addresses of nodes towards the networks that are given
+	numbered   uint32                       // those of nodes up to this number are
+	refused    map[string]discovery.Refusal // by key of the ledger
+	blocks     map[string]*free.Blocks      // by network/family
+	identities map[string]*free.Identities  // by network
 }
 
 func (p *planner) refuse(node discovery.NodeID, kind discovery.Kind, key, format string, args ...any) {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"weft/control/decision/free"
 	"weft/control/ledger"
 	"weft/discovery"
 	"weft/lb"
@@ -422,7 +423,7 @@ func TestIdentitiesRunOutWithAWord(t *testing.T) {
 	w.network(t, "prod", "9.0.0.0/16", "", 0)
 	next := *w.s
 	next.identities = table[overlay.GroupSet]{}
-	for id := firstIdentity; id <= lastIdentity; id++ {
+	for id := free.FirstIdentity; id <= free.LastIdentity; id++ {
 		next.identities[fmt.Sprintf("prod/%d", id)] = overlay.GroupSet{Network: "prod", Groups: []string{fmt.Sprint("g", id)}, Identity: overlay.Identity(id)}
 	}
 	w.s = &next
@@ -525,7 +526,7 @@ func checkBlocks(t failer, s *Snapshot) {
 		if b.Prefix.Addr().Is6() {
 			subnet = n.Subnet6
 		}
-		walk := newBlockCursor(&Snapshot{}, b.Network, subnet, b.Prefix.Bits())
+		walk := free.NewBlocks(subnet, b.Prefix.Bits())
 		for range count[id] - 1 {
 			nextOf(walk)
 		}
@@ -536,35 +537,10 @@ func checkBlocks(t failer, s *Snapshot) {
 }
 
 // nextOf takes the lowest free block.
-func nextOf(c *blockCursor) (netip.Prefix, bool) {
-	p, ok := c.next(nil)
+func nextOf(b *free.Blocks) (netip.Prefix, bool) {
+	p, ok := b.Next(nil)
 	if ok {
-		c.take(p, "n")
+		b.Take(p, "n")
 	}
 	return p, ok
-}
-
-func TestBlocksEndWithTheirSubnet(t *testing.T) {
-	for _, tt := range []struct {
-		subnet string
-		bits   int
-		want   string
-	}{
-		{"255.255.254.0/23", 24, "255.255.254.0/24 255.255.255.0/24"},
-		{"9.0.0.0/30", 30, "9.0.0.0/30"},
-		{"fd00:0:0:ffff::/63", 64, "fd00:0:0:fffe::/64 fd00:0:0:ffff::/64"},
-		{"ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/124", 126, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/126 " +
-			"ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff4/126 ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8/126 ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc/126"},
-		{"fd00::ffff:ffff:ffff:fffe/127", 128, "fd00::ffff:ffff:ffff:fffe/128 fd00::ffff:ffff:ffff:ffff/128"},
-	} {
-		c := newBlockCursor(&Snapshot{}, "n", netip.MustParsePrefix(tt.subnet).Masked(), tt.bits)
-		all := c.free()
-		var got []string
-		for p, ok := nextOf(c); ok; p, ok = nextOf(c) {
-			got = append(got, p.String())
-		}
-		if strings.Join(got, " ") != tt.want || all != len(got) || c.free() != 0 {
-			t.Errorf("%s in /%d: %s (%d were free), want %s", tt.subnet, tt.bits, got, all, tt.want)
-		}
-	}
 }

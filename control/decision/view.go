@@ -40,10 +40,10 @@ func (s *Snapshot) Networks(names []string, endpoints []overlay.Endpoint) []cont
 		}
 		slices.SortFunc(n.Blocks, func(a, b overlay.Block) int { return overlay.ComparePrefixes(a.Prefix, b.Prefix) })
 		if n.Subnet4.IsValid() {
-			n.Free4 = newBlockCursor(s, name, n.Subnet4, n.Block4).free()
+			n.Free4 = s.freeBlocks(name, n.Subnet4, n.Block4).Left()
 		}
 		if n.Subnet6.IsValid() {
-			n.Free6 = newBlockCursor(s, name, n.Subnet6, n.Block6).free()
+			n.Free6 = s.freeBlocks(name, n.Subnet6, n.Block6).Left()
 		}
 		list = append(list, n)
 	}
