@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/tests/bench/dns/generator"
 	"weft/tests/bench/report"
 	"weft/tests/lab/owned"
 )
@@ -73,7 +74,7 @@ func start(ctx context.Context, o options) error {
 	case "":
 		return run(ctx, os.Stdout, o)
 	case "generate":
-		return generate(os.Stdin, os.Stdout)
+		return generator.Run(os.Stdin, os.Stdout)
 	case "weft":
 		return serveKernel(ctx, o)
 	case "server":

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 
+	"weft/tests/bench/dns/generator"
 	"weft/tests/bench/ends"
 	"weft/tests/bench/report"
 )
@@ -173,7 +174,7 @@ func rounds(ctx context.Context, out io.Writer, o options, st *stage, servers ma
 func converse(a *asker, s *server, m measure, o options, cpu int, threads ends.Threads) (sample, error) {
 	served, err1 := s.cpu()
 	softirq, err2 := threads.Time()
-	r, err3 := a.ask(order{Questions: s.questions(m.questions), Addr: s.addr, CPU: cpu, Span: o.span, Window: m.window})
+	r, err3 := a.ask(generator.Order{Questions: s.questions(m.questions), Addr: s.addr, CPU: cpu, Span: o.span, Window: m.window})
 	after, err4 := threads.Time()
 	end, err5 := s.cpu()
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {

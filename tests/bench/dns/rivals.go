@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"weft/tests/bench/dns/generator"
 )
 
 // Servers, by the name that results have for them.
@@ -153,7 +155,7 @@ func (s *server) ready(a *asker, questions ...string) error {
 	deadline := time.Now().Add(startWithin)
 	for _, q := range questions {
 		for {
-			_, err := a.ask(order{Questions: s.questions(q), Addr: s.addr, All: true})
+			_, err := a.ask(generator.Order{Questions: s.questions(q), Addr: s.addr, All: true})
 			if err == nil {
 				break
 			}

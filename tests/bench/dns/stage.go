@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"weft/tests/bench/dns/generator"
 	"weft/tests/bench/ends"
 )
 
@@ -63,18 +64,18 @@ func (a *asker) inside(f func() error) error {
 }
 
 // ask has the generator carry out an order.
-func (a *asker) ask(o order) (outcome, error) {
+func (a *asker) ask(o generator.Order) (generator.Outcome, error) {
 	line, err := json.Marshal(o)
 	if err != nil {
-		return outcome{}, err
+		return generator.Outcome{}, err
 	}
 	if _, err := a.in.Write(append(line, '\n')); err != nil {
-		return outcome{}, err
+		return generator.Outcome{}, err
 	}
 	if !a.out.Scan() {
-		return outcome{}, fmt.Errorf("a generator ended: %s", a.complaint.String())
+		return generator.Outcome{}, fmt.Errorf("a generator ended: %s", a.complaint.String())
 	}
-	var r outcome
+	var r generator.Outcome
 	if err := json.Unmarshal(a.out.Bytes(), &r); err != nil {
 		return r, err
 	}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package generator asks a name server as much as it can, or one question after the other, from one thread, and counts
+// answers, time and processor. What is asked, and of whom, it is told; what the numbers mean it leaves to who tells it.
+package generator
 
 import (
 	"bufio"
@@ -22,8 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// order is what a generator is told, one a line; outcome is what it says then.
-type order struct {
+// Order is what a generator is told, one a line.
+type Order struct {
 	Questions string         `json:"questions,omitempty"` // a file, kept from then on under its name
 	Addr      netip.AddrPort `json:"addr"`
 	CPU       int            `json:"cpu"`
@@ -32,7 +34,8 @@ type order struct {
 	All       bool           `json:"all"`    // each question once, however long that takes
 }
 
-type outcome struct {
+// Outcome is what it says then.
+type Outcome struct {
 	Answers int64         `json:"answers"`
 	Lost    int64         `json:"lost"`
 	CPU     int64         `json:"cpu"` // ns of the thread
@@ -42,14 +45,14 @@ type outcome struct {
 	Error   string        `json:"error,omitempty"`
 }
 
-// generate carries out orders until its input ends.
-func generate(in io.Reader, out io.Writer) error {
+// Run carries out orders until its input ends.
+func Run(in io.Reader, out io.Writer) error {
 	runtime.LockOSThread()
 	files := map[string][][]byte{}
 	lines := bufio.NewScanner(in)
 	answers := json.NewEncoder(out)
 	for lines.Scan() {
-		var o order
+		var o Order
 		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
 			return err
 		}
@@ -64,11 +67,11 @@ func generate(in io.Reader, out io.Writer) error {
 	return lines.Err()
 }
 
-func carryOut(o order, files map[string][][]byte) (outcome, error) {
+func carryOut(o Order, files map[string][][]byte) (Outcome, error) {
 	if files[o.Questions] == nil {
 		text, err := os.ReadFile(o.Questions)
 		if err != nil {
-			return outcome{}, err
+			return Outcome{}, err
 		}
 		for len(text) > 0 {
 			n := int(binary.BigEndian.Uint16(text))
@@ -79,11 +82,11 @@ func carryOut(o order, files map[string][][]byte) (outcome, error) {
 	var set unix.CPUSet
 	set.Set(o.CPU)
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return outcome{}, err
+		return Outcome{}, err
 	}
 	c, err := dial(o.Addr)
 	if err != nil {
-		return outcome{}, err
+		return Outcome{}, err
 	}
 	defer c.close()
 	c.questions = files[o.Questions]
@@ -101,7 +104,7 @@ func carryOut(o order, files map[string][][]byte) (outcome, error) {
 	default:
 		err = c.flood(o.Span, o.Window)
 	}
-	r := outcome{Answers: c.answers, Lost: c.lost, CPU: threadTime() - busy, Span: int64(time.Since(began))}
+	r := Outcome{Answers: c.answers, Lost: c.lost, CPU: threadTime() - busy, Span: int64(time.Since(began))}
 	if len(took) > 0 {
 		slices.Sort(took)
 		r.P50, r.P999 = took[len(took)/2], took[len(took)*999/1000]
