@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package node
+package origin
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func TestExplainNamesRowAndWriter(t *testing.T) {
 		"web.weft.mesos.":       "address of task t1",
 		"_web._tcp.weft.mesos.": "a port of task t1, at its own name",
 	} {
-		list, err := explain(t.Context(), s, "", asked)
+		list, err := Of(t.Context(), s, "", asked)
 		if err != nil || len(list) == 0 {
 			t.Errorf("%s: %v, %v", asked, list, err)
 			continue
@@ -35,7 +35,7 @@ func TestExplainNamesRowAndWriter(t *testing.T) {
 			t.Errorf("%s: %+v, want %q from name/web/t1 of host-a, which lives", asked, e, want)
 		}
 	}
-	if _, err := explain(t.Context(), s, "", "missing.weft.mesos."); err == nil || !strings.Contains(err.Error(), "missing.weft.mesos") {
+	if _, err := Of(t.Context(), s, "", "missing.weft.mesos."); err == nil || !strings.Contains(err.Error(), "missing.weft.mesos") {
 		t.Errorf("a missing name: %v", err)
 	}
 }
@@ -78,7 +78,7 @@ func (s silent) Rows(context.Context, discovery.Kind) ([]discovery.Row, error) {
 func TestExplainTellsWhoseNodeIsSilent(t *testing.T) {
 	s := silent{fake.New("host-a")}
 	for name, want := range map[string]bool{"web.weft.mesos.": true, "_web._tcp.weft.mesos.": true, "db.weft.mesos.": false, "webs.weft.mesos.": false} {
-		_, err := explain(t.Context(), s, "", name)
+		_, err := Of(t.Context(), s, "", name)
 		if told := err != nil && strings.Contains(err.Error(), "task t1 of that name is on host-b, which does not answer since 1970-01-01T00:00:00Z"); told != want || err == nil {
 			t.Errorf("%s: %v, want the silent node told of: %t", name, err, want)
 		}
