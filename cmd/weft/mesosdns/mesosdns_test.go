@@ -538,6 +538,57 @@ func TestStrictReadsWhatMesosDNSReads(t *testing.T) {
 	check(false, true)
 }
 
+// What the file says of answers is in them; its keys are read in any case.
+func TestKeysOfTheFileAreInAnswers(t *testing.T) {
+	m := newMaster(t, "127.0.0.1:0")
+	m.say(fmt.Appendf(nil, `{"leader": "master@%s", "slaves": [{"id": "a-S0", "pid": "slave(1)@10.0.0.1:5051"}], "frameworks": [{"name": "f",
+		"tasks": [{"id": "t", "name": "1-web", "slave_id": "a-S0", "state": "TASK_RUNNING", "resources": {"ports": "[31000-31000]"}}]}]}`, m.addr))
+	c, err := load(t, `{"MASTERS": ["`+m.addr+`"], "Listener": "127.0.0.1", "httplistener": "127.0.0.1", "externalon": false, "ipsources": ["host"],
+		"srvrecorddefaultweight": 7, "TTL": 33, "recurseon": false, "enumerationOn": false, "enforcerfc952": true, "Domain": "Example",
+		"soamname": "ns9.example", "SoaRname": "me@example.com", "soarefresh": 11, "soaretry": 12, "soaexpire": 13, "soaminttl": 14}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Port, c.HTTPPort = 0, 0
+	d := launch(t, c).waitReady()
+	got := d.ask("_web._tcp.f.example.", wire.TypeSRV)
+	if len(got.Answer) != 1 || got.RecursionAvailable {
+		t.Fatalf("got %v, want one record and no recursion", got)
+	}
+	srv, _ := got.Answer[0].(*wire.SRV)
+	if srv == nil || srv.Weight != 7 || srv.Hdr.Ttl != 33 || srv.Port != 31000 {
+		t.Errorf("got %v, want weight 7, TTL 33, port 31000", got.Answer[0])
+	}
+	soa := d.ask("example.", wire.TypeSOA).Answer
+	if len(soa) != 1 {
+		t.Fatalf("SOA: %v", soa)
+	}
+	start, _ := soa[0].(*wire.SOA)
+	start.Serial = 0
+	if text := strings.TrimPrefix(start.String(), start.Hdr.String()); text != "ns9.example. me.example.com. 0 11 12 13 14" {
+		t.Errorf("SOA %s", text)
+	}
+	if status, body := d.get("/v1/enumerate", ""); status != http.StatusNotFound {
+		t.Errorf("enumeration that is off: %d %s", status, body)
+	}
+}
+
+func TestOneServerAlone(t *testing.T) {
+	m := newMaster(t, "127.0.0.1:0")
+	m.say(task(m.addr, "10.0.0.1"))
+	for _, off := range []string{"DnsOn", "HttpOn"} {
+		c, err := load(t, `{"masters": ["`+m.addr+`"], "listener": "127.0.0.1", "HTTPListener": "127.0.0.1", "externalon": false, "`+off+`": false}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Port, c.HTTPPort = 0, 0
+		d := launch(t, c).waitReady()
+		if (d.dns == "") != (off == "DnsOn") || (d.http == "") != (off == "HttpOn") {
+			t.Errorf("%s is false: names are answered at %q, pages at %q", off, d.dns, d.http)
+		}
+	}
+}
+
 // A large state becomes records in pieces, of which there are several here: the zone and what it tells of are those of one piece.
 func TestChangesInPiecesAreTheSameZone(t *testing.T) {
 	t.Parallel()
