@@ -54,6 +54,8 @@ type Server interface {
 type Interest interface {
 	// Use waits for the rows of topics that somebody asks about, and returns whether all of them are here.
 	Use(ctx context.Context, topics ...discovery.Topic) bool
+	// Holds is Use without waiting.
+	Holds(topics ...discovery.Topic) bool
 }
 
 // Options say what the engine works with.

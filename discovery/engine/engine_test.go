@@ -604,6 +604,43 @@ func TestEngineNeedsAStore(t *testing.T) {
 	}
 }
 
+// everything is an interest that holds all.
+type everything struct{}
+
+// Use implements Interest.
+func (everything) Use(context.Context, ...discovery.Topic) bool { return true }
+
+// Holds implements Interest.
+func (everything) Holds(...discovery.Topic) bool { return true }
+
+// asksMeanwhile is a server that is asked while it gets a zone.
+type asksMeanwhile struct {
+	e    *Engine
+	held []bool
+}
+
+// SetZone implements Server.
+func (a *asksMeanwhile) SetZone(*zone.Zone, zone.Diff) {
+	if a.e != nil {
+		a.held = append(a.held, a.e.Held("web.weft.mesos."))
+	}
+}
+
+// Rows that are here, and not in the zone yet, are no proof that a name is missing.
+func TestANameIsHeldWhenItsRowsAreInTheZone(t *testing.T) {
+	s, server := openStore(t, ""), &asksMeanwhile{}
+	e := open(t, Options{Store: s, Server: server, Interest: everything{}})
+	server.e = e
+	apply(t, s, row("host-b", discovery.KindName, "t1", 1, 1, discovery.Name{Task: "t1", Label: "web", Addrs: []netip.Addr{addr("9.1.0.1")}}))
+	before := e.Held("web.weft.mesos.")
+	if !e.Hold(t.Context(), "web.weft.mesos.") || !e.Zone().Lookup("", "web.weft.mesos.").Exists || !e.Held("web.weft.mesos.") {
+		t.Error("the name is not held in the end")
+	}
+	if before || !slices.Equal(server.held, []bool{false}) {
+		t.Errorf("held before the zone has it: %t, and while the server gets that: %v", before, server.held)
+	}
+}
+
 func BenchmarkOneOf20000Names(b *testing.B) {
 	s, err := state.Open(state.Options{Self: "host-a"})
 	if err != nil {

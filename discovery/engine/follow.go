@@ -43,7 +43,7 @@ func (e *Engine) restart() {
 func (e *Engine) refresh() {
 	var changes []zone.Change
 	removed := false
-	e.seen.Store(e.store.Revision())
+	defer e.seen.Store(e.store.Revision()) // as it is now, once the zone is made of it
 	for b := range e.cursor.Next() {
 		changes = e.follow(changes, b, &removed)
 	}

@@ -15,6 +15,12 @@ func (e *Engine) Hold(ctx context.Context, name string) bool {
 	return e.hold(ctx, e.zone.Load().Topics(name))
 }
 
+// Held is Hold for who can't wait: false says that Hold might.
+func (e *Engine) Held(name string) bool {
+	topics := e.zone.Load().Topics(name)
+	return e.wanted == nil || len(topics) == 0 || e.wanted.Holds(topics...) && !e.behind()
+}
+
 // HoldAll is Hold for every name.
 func (e *Engine) HoldAll(ctx context.Context) bool {
 	return e.hold(ctx, []discovery.Topic{{Kind: discovery.KindName, Of: discovery.Every}})

@@ -155,6 +155,21 @@ func (i *Interest) Use(ctx context.Context, topics ...discovery.Topic) bool {
 	}
 }
 
+// Holds is Use for who can't wait: where it is false the topics are as they were.
+func (i *Interest) Holds(topics ...discovery.Topic) bool {
+	now := time.Now()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	topics = i.covered(topics)
+	for _, t := range topics {
+		if u := i.topics[t]; u == nil || !i.isHeld(u, now) {
+			return false
+		}
+	}
+	i.take(topics, now)
+	return true
+}
+
 // use tells whether all topics are held, or how long that is worth waiting for.
 func (i *Interest) use(topics []discovery.Topic) (held bool, left time.Duration) {
 	now := time.Now()
@@ -178,9 +193,6 @@ func (i *Interest) covered(topics []discovery.Topic) []discovery.Topic {
 	if len(i.topics) < maxTopics || !slices.ContainsFunc(topics, fresh) {
 		return topics
 	}
-	if i.topics[everyName] == nil {
-		i.log.Info("many names are asked for; all are taken", "topics", len(i.topics))
-	}
 	return append(slices.DeleteFunc(slices.Clone(topics), fresh), everyName)
 }
 
@@ -190,6 +202,9 @@ func (i *Interest) take(topics []discovery.Topic, now time.Time) {
 	for _, t := range topics {
 		u := i.topics[t]
 		if u == nil {
+			if len(i.topics) >= maxTopics {
+				i.log.Info("many names are asked for; all are taken", "topics", len(i.topics))
+			}
 			u, fresh = &use{began: now}, true
 			i.topics[t] = u
 		}

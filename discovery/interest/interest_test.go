@@ -142,6 +142,9 @@ func TestTheFirstQuestionWaitsForAnAnswerAndOthersDoNot(t *testing.T) {
 		if w.Use(t.Context(), db) || time.Since(began) != 30*time.Millisecond+DefaultPatience {
 			t.Error("nobody answers, and every question waits for that")
 		}
+		if !w.Holds(web) || w.Holds(web, db) || w.Holds(discovery.NameTopic("cache")) || len(w.taken()) != 2 {
+			t.Errorf("who can't wait is told otherwise, or took what is not held: %v", w.taken())
+		}
 	})
 }
 
@@ -220,7 +223,11 @@ func TestManyNamesAreHeldAsAll(t *testing.T) {
 		w.say(1<<32, 0)
 		w.Use(t.Context(), web)
 		for n := range 2 * maxTopics {
-			if !w.Use(t.Context(), discovery.NameTopic(fmt.Sprint("random-", n)), db) {
+			random := discovery.NameTopic(fmt.Sprint("random-", n))
+			if held := w.Holds(random, db); held != (n > maxTopics-2) {
+				t.Fatalf("question %d is held before: %t", n, held)
+			}
+			if !w.Use(t.Context(), random, db) {
 				t.Fatalf("question %d is not held", n)
 			}
 		}
@@ -229,7 +236,7 @@ func TestManyNamesAreHeldAsAll(t *testing.T) {
 		}
 		for range 4 { // it is over: what is asked for stays
 			time.Sleep(DefaultIdle / 2)
-			w.Use(t.Context(), web)
+			w.Holds(web)
 		}
 		if taken := w.taken(); !slices.Equal(taken, []discovery.Topic{web}) || !slices.Contains(w.cooled(), everyName) {
 			t.Errorf("%d topics are taken, want web alone", len(taken))
