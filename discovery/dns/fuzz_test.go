@@ -82,6 +82,8 @@ func FuzzMessages(f *testing.F) {
 		} else if rcode == wire.RcodeSuccess {
 			t.Error("refused with NOERROR")
 		}
+		s.answers.Forget(func(string) bool { return true })
+		atOnce, _, _, composed := s.compose(nil, b, 100, "prod")
 		s.serve(t.Context(), w, m)
 		if w.msg == nil {
 			t.Fatalf("%v has no answer", m)
@@ -96,15 +98,24 @@ func FuzzMessages(f *testing.F) {
 		if err := k.Same(z, views); err != nil {
 			t.Error(err)
 		}
-		_ = k.Clear()
-		if out, _, hit := s.answers.To(nil, b, 100); hit {
+		same := func(way string, out []byte) {
 			quick := new(wire.Msg)
 			if err := quick.Unpack(out); err != nil {
-				t.Fatalf("answer from memory to %v: %v", m, err)
+				t.Fatalf("answer from %s to %v: %v", way, m, err)
 			}
 			if d := cmp.Diff(sections(quick), sections(r)); d != "" && !tcp && !r.Truncated {
-				t.Errorf("%v (from memory -, the long way +):\n%s", m, d)
+				t.Errorf("%v (from %s -, the long way +):\n%s", m, way, d)
 			}
+		}
+		out, _, hit := s.answers.To(nil, b, 100)
+		if hit {
+			same("memory", out)
+		}
+		if composed {
+			same("the reader", atOnce)
+		}
+		if composed && !tcp && !hit {
+			t.Errorf("%v is composed by the reader, and not resident after the long way", m)
 		}
 	})
 }

@@ -86,10 +86,23 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 		s.serveAlias(ctx, w, &q, a)
 		return
 	}
-	s.send(w, &q, s.reply(&q, a))
+	var lesson *resident.Lesson
 	if !q.tcp && !q.renamed {
-		s.answers.Learn(resident.Key{VNI: q.vni, Name: q.name, Type: q.qtype}, q.zone, q.network)
+		lesson = s.lesson(resident.Key{VNI: q.vni, Name: q.name, Type: q.qtype}, q.zone, a)
 	}
+	s.send(w, &q, s.reply(&q, a))
+	if lesson != nil {
+		s.answers.Learn(lesson)
+	}
+}
+
+// lesson is an answer, before its names are as asked, that may become resident; nil if it may not.
+func (s *Server) lesson(k resident.Key, z *zone.Zone, a answer.Answer) *resident.Lesson {
+	p, err := s.answers.Render(k, z, a)
+	if err != nil {
+		return nil
+	}
+	return p
 }
 
 // accept tells whether a message is a question that can be answered, or how it is refused.

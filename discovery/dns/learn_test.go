@@ -3,10 +3,12 @@
 package dns
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,6 +66,30 @@ func TestAnswersAreLearnt(t *testing.T) {
 	}
 	if _, ok := k.Get(100, "weft.mesos.", wire.TypeA); !ok {
 		t.Error("the answer to a task of prod is not under its VNI")
+	}
+}
+
+// Who reads the socket answers what needs no waiting, and leaves the rest to who can wait. Either way the answer is learnt.
+func TestOnlyNamesThatAreNotHeldAreWaitedFor(t *testing.T) {
+	var held atomic.Bool
+	var waited atomic.Int32
+	k := dnstest.NewKernel()
+	f := start(t, Options{
+		Cache: k, Held: func(string) bool { return held.Load() },
+		Hold: func(context.Context, string) bool { waited.Add(1); return true },
+	}, sample())
+	for i, name := range []string{"web.weft.mesos.", "web.weft.l4lb.thisdcos.directory."} {
+		held.Store(i > 0)
+		if r := f.query(name, wire.TypeA); r.Rcode != wire.RcodeSuccess || len(r.Answer) == 0 {
+			t.Errorf("%s: %v", name, r)
+		}
+		f.resident(i + 1)
+	}
+	if n := waited.Load(); n != 1 {
+		t.Errorf("%d questions waited, want the one whose name was not held", n)
+	}
+	if err := k.Same(f.z, views); err != nil || f.Stats().Own != 2 {
+		t.Errorf("%d questions about names of ours, want 2; %v", f.Stats().Own, err)
 	}
 }
 

@@ -13,8 +13,8 @@
 //  3. fit: EDNS size, truncation                                         (handle.go)
 //  4. learn: the answer becomes resident, in the kernel and here         (discovery/dns/resident)
 //
-// A question whose answer is resident is answered where it is read instead  (udp.go), and in place of Mesos-DNS one that was
-// answered before from the same zone  (spoken.go)
+// A plain question about a name of ours whose answer is resident, or can be composed without waiting for rows, is answered where it
+// is read instead  (udp.go), and in place of Mesos-DNS one that was answered before from the same zone  (spoken.go)
 //
 // A name is never called missing before the zone is complete (zone.Zone.Complete): a node that has
 // just started, with an empty disk and nobody to ask, answers SERVFAIL ("not ready", RFC 8914) to
@@ -29,6 +29,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -59,6 +60,8 @@ type Options struct {
 	// Hold waits until all that is known of a name of ours is in the zone, and returns whether it is; nil: it is.
 	// Answers that are resident are given without it.
 	Hold func(ctx context.Context, name string) bool
+	// Held tells whether Hold would return at once that it is; nil: it would not, unless Hold is nil.
+	Held func(name string) bool
 	// Resolvers answer for names that are not ours; see SystemResolvers. Without, such questions get
 	// SERVFAIL. Addresses of Listen are left out, they would ask us.
 	Resolvers []netip.AddrPort
@@ -105,6 +108,7 @@ func (o *Options) validate() error {
 type Server struct {
 	view    func(netip.Addr) (uint32, string)
 	hold    func(context.Context, string) bool
+	held    func(string) bool // nil: all is
 	log     *slog.Logger
 	zone    atomic.Pointer[zone.Zone] // written by SetZone only
 	limits  *limits
@@ -114,6 +118,7 @@ type Server struct {
 	fixed   bool
 	mesos   *Mesos
 	spoken  atomic.Pointer[spoken] // in its place: of the zone
+	taught  sync.WaitGroup         // answers that readers of sockets have others learn
 	stats   counters
 	sockets []socket
 }
@@ -151,9 +156,12 @@ func Open(o Options) (*Server, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("name server: %w", err)
 	}
-	s := &Server{view: o.View, hold: o.Hold, log: o.Log, mesos: o.Mesos, limits: newLimits(o.Rate), fixed: o.Fixed}
+	s := &Server{view: o.View, hold: o.Hold, held: o.Held, log: o.Log, mesos: o.Mesos, limits: newLimits(o.Rate), fixed: o.Fixed}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.held == nil && s.hold != nil {
+		s.held = func(string) bool { return false }
 	}
 	if s.view == nil {
 		s.view = func(a netip.Addr) (uint32, string) {
@@ -274,6 +282,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		err = nil
 	}
+	s.taught.Wait()
 	s.foreign.Wait()
 	for _, z := range s.zones {
 		z.Wait()

@@ -48,7 +48,7 @@ func told(t *testing.T, s *Server, m *wire.Msg) *wire.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, done := s.quickly(nil, asked, netip.Addr{})
+	out, _, done := s.quickly(nil, asked, netip.Addr{})
 	if !done {
 		return nil
 	}

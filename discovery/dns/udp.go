@@ -14,14 +14,15 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
+	"weft/discovery/dns/answer"
 	"weft/discovery/dns/resident"
 )
 
 // readers is how many goroutines read a socket, so that one core's work keeps no other waiting.
 const readers = 2
 
-// quick is a socket that answers at once what was answered before, and returns the rest as read. It is the same answer at a
-// fraction of the cost: no message is taken apart or put together.
+// quick is a socket that answers at once what was answered before, and plain questions about names of ours, and returns the rest
+// as read. It is the same answer at a fraction of the cost: no message is taken apart or put together.
 type quick struct {
 	*net.UDPConn
 	s *Server
@@ -35,11 +36,12 @@ func (q quick) ReadFrom(buf []byte) (int, net.Addr, error) {
 		if err != nil {
 			return n, nil, err
 		}
-		out, done := q.s.quickly(space[:0], buf[:n], from.Addr().Unmap())
+		out, lesson, done := q.s.quickly(space[:0], buf[:n], from.Addr().Unmap())
 		if !done {
 			return n, net.UDPAddrFromAddrPort(from), nil
 		}
 		_, _ = q.WriteToUDPAddrPort(out, from) // who went away gets no answer
+		q.s.teach(lesson)
 	}
 }
 
@@ -66,11 +68,12 @@ func (a anyone) ReadFrom(buf []byte) (int, net.Addr, error) {
 		if err != nil {
 			return n, nil, err
 		}
-		out, done := a.s.quickly(space[:0], buf[:n], askerAt(from.RemoteAddr()))
+		out, lesson, done := a.s.quickly(space[:0], buf[:n], askerAt(from.RemoteAddr()))
 		if !done {
 			return n, caller{from}, nil
 		}
 		_, _ = wire.WriteToSessionUDP(a.UDPConn, out, from) // who went away gets no answer
+		a.s.teach(lesson)
 	}
 }
 
@@ -83,27 +86,57 @@ func (a anyone) WriteTo(m []byte, to net.Addr) (int, error) {
 	return wire.WriteToSessionUDP(a.UDPConn, m, c.SessionUDP)
 }
 
-// quickly answers a message, into space, if that needs no thought. Not done, it is for the long way.
-func (s *Server) quickly(space, m []byte, asker netip.Addr) (out []byte, done bool) {
+// quickly answers a message, into space, if nobody has to be waited for. Not done, it is for the long way. Lesson is the answer
+// if it was not resident.
+func (s *Server) quickly(space, m []byte, asker netip.Addr) (out []byte, lesson *resident.Lesson, done bool) {
 	var rcode int
 	if s.mesos != nil {
 		out, rcode, done = s.spoken.Load().again(space, m)
 	} else {
-		vni, _ := s.view(asker)
+		vni, network := s.view(asker)
 		if vni != 0 && !s.limits.ask(asker, time.Now()) {
 			s.stats.limited.Add(1)
-			return resident.Refusal(m)
+			out, done = resident.Refusal(m)
+			return out, nil, done
 		}
-		out, rcode, done = s.answers.To(space, m, vni)
+		if out, rcode, done = s.answers.To(space, m, vni); !done {
+			out, rcode, lesson, done = s.compose(space, m, vni, network)
+		}
 	}
 	if !done {
-		return nil, false
+		return nil, nil, false
 	}
 	s.stats.own.Add(1)
 	if rcode == wire.RcodeNameError {
 		s.stats.missing.Add(1)
 	}
-	return out, true
+	return out, lesson, true
+}
+
+// compose answers a plain question about a name of ours, all of which is here, that has no resident answer.
+func (s *Server) compose(space, m []byte, vni uint32, network string) (out []byte, rcode int, lesson *resident.Lesson, done bool) {
+	k, ok := s.answers.Question(m, vni)
+	if !ok || s.held != nil && !s.held(k.Name) {
+		return nil, 0, nil, false
+	}
+	z := s.zone.Load() // after its rows are held
+	apex, own := z.Apex(k.Name)
+	if _, former := z.Present(k.Name); !own || former {
+		return nil, 0, nil, false
+	}
+	p, err := s.answers.Render(k, z, answer.Compose(z, network, apex, k.Name, k.Type))
+	if err != nil {
+		return nil, 0, nil, false
+	}
+	out, rcode, done = s.answers.Say(space, m, p)
+	return out, rcode, p, done
+}
+
+// teach has an answer become resident. Who reads the socket does not wait for it, nor for a change of the zone meanwhile.
+func (s *Server) teach(lesson *resident.Lesson) {
+	if lesson != nil {
+		s.taught.Go(func() { s.answers.Learn(lesson) })
+	}
 }
 
 // packets returns what the library's servers of a socket read.

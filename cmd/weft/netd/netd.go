@@ -312,6 +312,7 @@ func (d *daemon) makeNames(context.Context) (err error) {
 		Listen:    d.o.listen(),
 		Resolvers: d.resolvers, ZoneResolvers: d.static.Forward, Rate: d.static.Rate, Fixed: d.static.Fixed, Cache: d.plane.Answers(), CacheLimit: row.DNSLongData,
 		Hold:    func(ctx context.Context, name string) bool { return d.discovery.Hold(ctx, name) },
+		Held:    func(name string) bool { return d.discovery.Held(name) },
 		Journal: filepath.Join(d.o.State, "dns-answers"), Log: d.log.WithGroup("dns"),
 	})
 	return err

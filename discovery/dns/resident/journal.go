@@ -88,21 +88,15 @@ func appendKey(b []byte, k Key) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b = binary.BigEndian.AppendUint32(b, k.VNI)
-	b = binary.BigEndian.AppendUint16(b, k.Type)
-	return append(b, qname...), nil
+	return appendMemoryKey(b, k.VNI, k.Type, qname), nil
 }
 
 // add appends one record in one write.
-func (j *journal) add(k Key) error {
+func (j *journal) add(p *Lesson) error {
 	if j == nil {
 		return nil
 	}
-	b, err := appendKey(nil, k)
-	if err != nil {
-		return err
-	}
-	if _, err := j.file.Write(b); err != nil {
+	if _, err := j.file.Write(p.key); err != nil {
 		return err
 	}
 	j.records++

@@ -3,7 +3,6 @@
 package resident
 
 import (
-	"container/list"
 	"errors"
 	"slices"
 
@@ -60,14 +59,14 @@ func (l *Answers) settle() {
 func (l *Answers) again(r *entry) {
 	l.renewed++
 	network, known := l.zone.Network(r.VNI)
-	p, err := l.prepare(r.Key, network.Name)
+	p, err := l.compose(r.Key, l.zone, network.Name)
 	if r.VNI != 0 && !known {
 		err = errForeign
 	}
 	if r.inherited && !l.zone.Complete() && (errors.Is(err, errForeign) || errors.Is(err, errUnready)) {
 		return // it was true when last heard of, and nobody has said otherwise yet
 	}
-	if err != nil || l.put(r.Key, p) != nil {
+	if err != nil || l.put(p) != nil {
 		l.withdraw(r)
 		return
 	}
@@ -77,40 +76,36 @@ func (l *Answers) again(r *entry) {
 
 // put makes the answer resident: in the kernel, unless it is too long for it, then here. What the
 // kernel refuses to change is not changed here either: the caller withdraws it from both.
-func (l *Answers) put(k Key, p prepared) error {
-	r := &rendered{
-		rcode: uint8(p.Rcode), rotate: p.rotate, data: p.data,
-		counts: [3]uint16{uint16(len(p.Records)), uint16(len(p.Authority)), uint16(len(p.Extra))},
-	}
-	if err := l.putCache(k, p.qname, r); err != nil {
+func (l *Answers) put(p *Lesson) error {
+	if err := l.putCache(p, p.rendered); err != nil {
 		return err
 	}
-	l.memory.put(appendMemoryKey(nil, k.VNI, k.Type, p.qname), r)
+	l.memory.put(p.key, p.rendered)
 	return nil
 }
 
-func (l *Answers) putCache(k Key, qname []byte, r *rendered) error {
+func (l *Answers) putCache(p *Lesson, r *rendered) error {
 	switch {
 	case l.cache == nil:
 		return nil
 	case l.limit > 0 && len(r.data) > l.limit:
-		return l.cache.Delete(k.VNI, qname, k.Type)
+		return l.cache.Delete(p.VNI, p.qname(), p.Type)
 	default:
-		return l.cache.Put(k.VNI, qname, k.Type, r.rcode, r.counts[0], r.counts[1], r.counts[2], r.rotate, r.data)
+		return l.cache.Put(p.VNI, p.qname(), p.Type, r.rcode, r.counts[0], r.counts[1], r.counts[2], r.rotate, r.data)
 	}
 }
 
 // delete takes an answer away here and in the kernel.
 func (l *Answers) delete(k Key) error {
-	qname, err := wireName(k.Name)
+	key, err := appendKey(nil, k)
 	if err != nil {
 		return err
 	}
-	l.memory.remove(appendMemoryKey(nil, k.VNI, k.Type, qname))
+	l.memory.remove(key)
 	if l.cache == nil {
 		return nil
 	}
-	return l.cache.Delete(k.VNI, qname, k.Type)
+	return l.cache.Delete(k.VNI, key[keyHead:], k.Type)
 }
 
 // withdraw takes an answer out of the kernel; the kernel's refusal is remembered and tried again.
@@ -139,23 +134,19 @@ func (l *Answers) retry() {
 // inherit lists an answer that an earlier process put into the kernel.
 func (l *Answers) inherit(k Key) {
 	r := &entry{Key: k}
-	l.insert(r, prepared{})
+	l.insert(r, &Lesson{missing: !record.Type(k.Type).Held()})
 	r.inherited = true
 }
 
-func (l *Answers) insert(r *entry, p prepared) {
-	r.depends, r.missing, r.inherited = p.Depends, p.Rcode == wire.RcodeNameError || !record.Type(r.Type).Held(), false
+func (l *Answers) insert(r *entry, p *Lesson) {
+	r.depends, r.missing, r.inherited = p.depends, p.missing, false
 	l.entries[r.Key] = r
 	for _, n := range append([]string{r.Name}, r.depends...) {
 		if !slices.Contains(l.byName[n], r) {
 			l.byName[n] = append(l.byName[n], r)
 		}
 	}
-	if r.missing {
-		r.place = l.missing.PushBack(r)
-	} else {
-		r.place = l.known.PushBack(r)
-	}
+	l.shelfOf(r.missing).push(r)
 }
 
 func (l *Answers) remove(r *entry) {
@@ -168,17 +159,13 @@ func (l *Answers) remove(r *entry) {
 			l.byName[n] = rest
 		}
 	}
-	if r.missing {
-		l.missing.Remove(r.place)
-	} else {
-		l.known.Remove(r.place)
-	}
+	l.shelfOf(r.missing).remove(r)
 }
 
-// shrink takes away the answers that were learnt first.
-func (l *Answers) shrink(order *list.List, limit int) {
-	for order.Len() > limit {
-		r, ok := order.Front().Value.(*entry)
+// shrink takes away the answers that were learnt first, if they are too many.
+func (l *Answers) shrink(s *shelf) {
+	for s.order.Len() > s.most {
+		r, ok := s.order.Front().Value.(*entry)
 		if !ok {
 			return
 		}

@@ -51,7 +51,13 @@ func newMemory() *memory {
 	return m
 }
 
-// appendMemoryKey builds the key of an answer: the name is in wire form and lower case.
+// Sizes of a key, bytes.
+const (
+	keyHead = 6 // before the name
+	keyMax  = keyHead + 255
+)
+
+// appendMemoryKey builds the key of an answer, which is also its record in the journal: the name is in wire form and lower case.
 func appendMemoryKey(b []byte, vni uint32, qtype uint16, qname []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, vni)
 	b = binary.BigEndian.AppendUint16(b, qtype)
@@ -135,29 +141,42 @@ func parseAsked(m []byte) (a asked, ok bool) {
 	return a, true
 }
 
+// appendKey builds the key of the answer to a question.
+func (a *asked) appendKey(b []byte, vni uint32) []byte {
+	b = appendMemoryKey(b, vni, a.qtype, a.qname)
+	for i := keyHead; i < len(b); i++ { // lengths of labels are below 'A'
+		if c := b[i]; c >= 'A' && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return b
+}
+
 // answer appends the answer to a message to out; nil: it is for the long way. Hit tells what was said.
 func (m *memory) answer(out, msg []byte, vni uint32) (_ []byte, hit *rendered) {
 	a, ok := parseAsked(msg)
 	if !ok {
 		return nil, nil
 	}
-	var space [6 + 256]byte
-	key := appendMemoryKey(space[:0], vni, a.qtype, a.qname)
-	for i := 6; i < len(key); i++ { // lengths of labels are below 'A'
-		if c := key[i]; c >= 'A' && c <= 'Z' {
-			key[i] = c + 'a' - 'A'
-		}
-	}
-	r := m.get(key)
+	var space [keyMax]byte
+	r := m.get(a.appendKey(space[:0], vni))
 	if r == nil || m.kernel && r.given.Add(1)%again == 0 {
 		return nil, nil
 	}
+	if out = m.write(out, msg, &a, r); out == nil {
+		return nil, nil
+	}
+	return out, r
+}
+
+// write appends a rendered answer to a message that was read to out; nil: it is too long for its asker.
+func (m *memory) write(out, msg []byte, a *asked, r *rendered) []byte {
 	size := a.end + len(r.data)
 	if a.edns {
 		size += optSize
 	}
 	if size > a.limit {
-		return nil, nil
+		return nil
 	}
 	out = append(out, msg[:a.end]...)
 	out[2] = bitQR | bitAA | msg[2]&bitRD
@@ -174,7 +193,7 @@ func (m *memory) answer(out, msg []byte, vni uint32) (_ []byte, hit *rendered) {
 	for i, n := range counts {
 		binary.BigEndian.PutUint16(out[6+2*i:], n)
 	}
-	return out, r
+	return out
 }
 
 // appendRecords turns the answer records by a random number of places.
@@ -201,4 +220,22 @@ func Refusal(m []byte) ([]byte, bool) {
 	m[3] = wire.RcodeRefused
 	m[10], m[11] = 0, 0
 	return m, true
+}
+
+// plainName is the text of a name in wire form, lower case, of letters, digits, hyphens and underscores; no other needs escaping.
+func plainName(qname []byte) (string, bool) {
+	var space [256]byte
+	text := append(space[:0], qname[1:]...) // the length of a label is where the dot behind the one before goes
+	left := int(qname[0])
+	for at, c := range text {
+		switch {
+		case left == 0:
+			left, text[at] = int(c), '.'
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_':
+			left--
+		default:
+			return "", false
+		}
+	}
+	return string(text), len(text) > 0
 }

@@ -9,69 +9,101 @@ import (
 	wire "github.com/miekg/dns"
 
 	"weft/discovery/dns/answer"
+	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
-// prepared is an answer as the kernel takes it.
-type prepared struct {
-	answer.Answer
-	qname, data []byte
-	rotate      uint8
+// Lesson is an answer in the form in which it is given and becomes resident.
+type Lesson struct {
+	Key
+	zone     *zone.Zone // says so
+	key      []byte     // in memory
+	rendered *rendered
+	depends  []string // other names with a part in the answer
+	missing  bool     // NXDOMAIN, or a type that no zone has
 }
+
+// qname is the name in wire form.
+func (p *Lesson) qname() []byte { return p.key[keyHead:] }
 
 var (
 	errForeign = errors.New("not a name of ours")
 	errUnready = errors.New("not known yet")
 	errLong    = errors.New("longer than an answer over UDP")
 	errAlias   = errors.New("its records are turned behind a CNAME, or foreign")
+	errAny     = errors.New("of whatever types there are")
 )
 
-// prepare composes an answer from the zone that is served and renders it.
-func (l *Answers) prepare(k Key, network string) (prepared, error) {
-	apex, own := l.zone.Apex(k.Name)
+// compose is Render of what a zone answers to a question in a network.
+func (l *Answers) compose(k Key, z *zone.Zone, network string) (*Lesson, error) {
+	apex, own := z.Apex(k.Name)
 	if !own {
-		return prepared{}, errForeign
+		return nil, errForeign
 	}
-	p := prepared{Answer: answer.Compose(l.zone, network, apex, k.Name, k.Type)}
-	if p.Rcode == wire.RcodeServerFailure {
-		return prepared{}, errUnready
+	return l.Render(k, z, answer.Compose(z, network, apex, k.Name, k.Type))
+}
+
+// Render makes a lesson of what a zone answers to a question. It fails when that can't be resident: the server says it anew
+// to everyone.
+func (l *Answers) Render(k Key, z *zone.Zone, a answer.Answer) (*Lesson, error) {
+	switch {
+	case k.Type == wire.TypeANY:
+		return nil, errAny
+	case a.Rcode == wire.RcodeServerFailure:
+		return nil, errUnready
+	case a.Beyond != "" || len(a.Chain) > 0 && len(a.Records) > 1 && !l.fixed:
+		return nil, errAlias
 	}
-	if p.Beyond != "" || len(p.Chain) > 0 && len(p.Records) > 1 && !l.fixed {
-		return prepared{}, errAlias
+	sections := [...][]wire.RR{append(a.Chain, a.Records...), a.Authority, a.Extra}
+	p := &Lesson{
+		Key: k, zone: z, depends: a.Depends, missing: a.Rcode == wire.RcodeNameError || !record.Type(k.Type).Held(),
+		rendered: &rendered{rcode: uint8(a.Rcode)},
 	}
-	p.Records = append(p.Chain, p.Records...)
-	var err error
-	if p.qname, err = wireName(k.Name); err != nil {
-		return prepared{}, err
+	for i, section := range sections {
+		p.rendered.counts[i] = uint16(len(section))
 	}
-	if err := p.render(k); err != nil {
-		return prepared{}, err
+	if err := p.pack(sections[:]); err != nil {
+		if errors.Is(err, errLong) {
+			l.long.leave(p.key)
+		}
+		return nil, fmt.Errorf("pack %s: %w", k.Name, err)
 	}
-	if l.fixed {
-		p.rotate = 0
-	}
-	if len(p.data) > maxUDP {
-		return prepared{}, errLong
+	alike := len(a.Records) > 1 && len(a.Chain)+len(a.Authority)+len(a.Extra) == 0
+	if alike && !l.fixed && (k.Type == wire.TypeA || k.Type == wire.TypeAAAA) {
+		p.rendered.rotate = uint8(len(p.rendered.data) / len(a.Records)) // 16 or 28: the name is a pointer
 	}
 	return p, nil
 }
 
-// render packs the records as they follow the question, and sets the size of an answer record when
-// rotation makes sense: addresses, more than one.
-func (p *prepared) render(k Key) error {
-	m := &wire.Msg{
-		Question: []wire.Question{{Name: k.Name, Qtype: k.Type, Qclass: wire.ClassINET}},
-		Answer:   p.Records, Ns: p.Authority, Extra: p.Extra, Compress: true,
+// pack packs the records as they follow the question.
+func (p *Lesson) pack(sections [][]wire.RR) error {
+	size := 0
+	for _, section := range sections {
+		for _, rr := range section {
+			size += wire.Len(rr)
+		}
 	}
-	packed, err := m.Pack()
+	const label = 64 // the library wants room for one before it makes a pointer of it
+	message := make([]byte, headSize+len(p.Name)+1+questionTail+min(size, maxUDP+label))
+	names := map[string]int{} // that are pointed to
+	end, err := wire.PackDomainName(p.Name, message, headSize, names, true)
 	if err != nil {
-		return fmt.Errorf("pack %s: %w", k.Name, err)
+		return err
 	}
-	const header, typeAndClass = 12, 4
-	p.data = packed[header+len(p.qname)+typeAndClass:]
-	alike := len(p.Records) > 1 && len(p.Chain) == 0 && len(p.Authority)+len(p.Extra) == 0
-	if alike && (k.Type == wire.TypeA || k.Type == wire.TypeAAAA) {
-		p.rotate = uint8(len(p.data) / len(p.Records)) // 16 or 28: the name is a pointer
+	p.key = appendMemoryKey(nil, p.VNI, p.Type, message[headSize:end])
+	end += questionTail
+	begin := end
+	for _, section := range sections {
+		for _, rr := range section {
+			if end, err = wire.PackRR(rr, message, end, names, true); err != nil {
+				return errors.Join(errLong, err)
+			}
+		}
 	}
+	if end-begin > maxUDP {
+		return errLong
+	}
+	p.rendered.data = message[begin:end]
 	return nil
 }
 

@@ -17,9 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	wire "github.com/miekg/dns"
-
 	"weft/discovery/zone"
+	"weft/discovery/zone/record"
 )
 
 // Limits of what may be resident in the kernel. What is missing for sure, names and types that no zone has, has a share of its
@@ -75,7 +74,7 @@ type Stats struct {
 type entry struct {
 	Key
 	depends []string // other names with a part in the answer
-	missing bool     // NXDOMAIN, or a type that no zone has
+	missing bool     // as Lesson.missing
 	// inherited from an earlier process, and nothing in this one's zone has told yet what is true.
 	inherited bool
 	place     *list.Element
@@ -84,11 +83,14 @@ type entry struct {
 // Answers are those that are resident. They are learnt from the zone that is served only: an answer that was composed from an
 // older one is not put. Make them with Open.
 type Answers struct {
-	memory *memory
-	cache  Cache // nil: memory only
-	limit  int   // bytes of records in cache, 0: none
-	fixed  bool
-	log    *slog.Logger
+	memory  *memory
+	cache   Cache // nil: memory only
+	limit   int   // bytes of records in cache, 0: none
+	fixed   bool
+	log     *slog.Logger
+	known   *shelf
+	missing *shelf // what is missing
+	long    *marks // of answers that are longer than any that is resident
 	// renewing tells who would learn not to wait for a change that may take long.
 	renewing atomic.Bool
 
@@ -96,8 +98,6 @@ type Answers struct {
 	zone     *zone.Zone // served
 	entries  map[Key]*entry
 	byName   map[string][]*entry // by the names an answer depends on, its own too
-	known    *list.List          // of *entry, oldest first
-	missing  *list.List          // the same for what is missing
 	refused  map[Key]struct{}
 	journal  *journal
 	settled  bool // what an earlier process left in the kernel is accounted for
@@ -111,7 +111,7 @@ func Open(o Options) (*Answers, error) {
 	l := &Answers{
 		memory: newMemory(), cache: o.Cache, limit: o.Limit, fixed: o.Fixed, log: o.Log,
 		entries: map[Key]*entry{}, byName: map[string][]*entry{},
-		known: list.New(), missing: list.New(), refused: map[Key]struct{}{},
+		known: newShelf(maxResident), missing: newShelf(maxMissing), long: newMarks(maxMissing), refused: map[Key]struct{}{},
 	}
 	l.memory.kernel = o.Cache != nil
 	if o.Cache == nil {
@@ -146,40 +146,62 @@ func (l *Answers) To(out, msg []byte, vni uint32) (_ []byte, rcode int, hit bool
 // SetRecursion sets what answers from memory say of foreign names: that those are answered too (RA).
 func (l *Answers) SetRecursion(able bool) { l.memory.able.Store(able) }
 
-// Learn makes the answer to a question resident, as a zone has it for a network. It gives way when the zone is being
-// changed: the next asker is as good a teacher.
-func (l *Answers) Learn(k Key, z *zone.Zone, network string) {
-	if k.Type == wire.TypeANY || l.renewing.Load() {
+// Question returns what a message asks in a network, if it asks as To reads it for a name of letters, digits, hyphens and
+// underscores, and no answer to it is resident, nor was too long for that: to compose what is long may take a while.
+func (l *Answers) Question(msg []byte, vni uint32) (Key, bool) {
+	a, ok := parseAsked(msg)
+	if !ok || !record.Type(a.qtype).Held() {
+		return Key{}, false
+	}
+	var space [keyMax]byte
+	key := a.appendKey(space[:0], vni)
+	if l.memory.get(key) != nil || l.long.has(key) {
+		return Key{}, false
+	}
+	name, ok := plainName(key[keyHead:])
+	return Key{VNI: vni, Name: name, Type: a.qtype}, ok
+}
+
+// Say appends a rendered answer to a message that Question read to out, and returns its rcode. It fails when that is too long for
+// the asker.
+func (l *Answers) Say(out, msg []byte, p *Lesson) (_ []byte, rcode int, ok bool) {
+	a, ok := parseAsked(msg)
+	if !ok {
+		return nil, 0, false
+	}
+	out = l.memory.write(out, msg, &a, p.rendered)
+	return out, int(p.rendered.rcode), out != nil
+}
+
+// Learn makes an answer resident. It gives way when the zone is being changed: the next asker is as good a teacher.
+func (l *Answers) Learn(p *Lesson) {
+	if l.renewing.Load() {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.zone != z {
+	if l.zone != p.zone {
 		return
 	}
-	p, err := l.prepare(k, network)
-	if err != nil {
-		return // it is the server's to answer
-	}
-	r := l.entries[k]
+	r := l.entries[p.Key]
 	if r == nil {
 		// First into the journal: the next process has to know more than the kernel, never less.
-		if err := l.journal.add(k); err != nil {
-			l.refuse("journal", k, err)
+		if err := l.journal.add(p); err != nil {
+			l.refuse("journal", p.Key, err)
 			return
 		}
-		r = &entry{Key: k}
+		r = &entry{Key: p.Key}
 	} else {
 		l.remove(r)
 	}
 	l.insert(r, p)
-	if err := l.put(k, p); err != nil {
+	if err := l.put(p); err != nil {
 		l.withdraw(r)
 		return
 	}
 	l.learned++
-	l.shrink(l.known, maxResident)
-	l.shrink(l.missing, maxMissing)
+	l.shrink(l.known)
+	l.shrink(l.missing)
 	l.compact()
 }
 

@@ -41,8 +41,15 @@ func open(t *testing.T, o Options, changes ...zone.Change) (*Answers, *zone.Zone
 	return l, z
 }
 
+// learn is a question of the host, as the server has it.
 func learn(l *Answers, z *zone.Zone, name string, qtype uint16) {
-	l.Learn(Key{Name: name, Type: qtype}, z, "")
+	learnIn(l, z, Key{Name: name, Type: qtype})
+}
+
+func learnIn(l *Answers, z *zone.Zone, k Key) {
+	if p, err := l.compose(k, z, views[k.VNI]); err == nil {
+		l.Learn(p)
+	}
 }
 
 func TestMissingNamesPushOutNoAnswer(t *testing.T) {
@@ -63,6 +70,39 @@ func TestMissingNamesPushOutNoAnswer(t *testing.T) {
 	}
 	if l.Stats().Resident != k.Len() {
 		t.Errorf("%d resident, %d in the kernel", l.Stats().Resident, k.Len())
+	}
+}
+
+// TestALongAnswerIsComposedByTheReaderOnce: then by who keeps nobody waiting, until it is short enough to be resident.
+func TestALongAnswerIsComposedByTheReaderOnce(t *testing.T) {
+	label := strings.Repeat("m", 40) // longer than a record that points to it
+	name := label + ".weft.mesos."
+	var list []string
+	for i := range 1 + maxUDP/16 {
+		list = append(list, fmt.Sprintf("127.1.4.%d", i))
+	}
+	l, z := open(t, Options{}, dnstest.Task("t2", label, list...))
+	q, err := new(wire.Msg).SetQuestion("M"+name[1:], wire.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, ok := l.Question(q, 0)
+	if k.Name != name || k.Type != wire.TypeA || !ok {
+		t.Fatalf("the question is read as %v, %t", k, ok)
+	}
+	if _, err := l.compose(k, z, ""); !errors.Is(err, errLong) {
+		t.Errorf("%d addresses: %v", len(list), err)
+	}
+	if _, ok := l.Question(q, 0); ok {
+		t.Error("the reader is to compose it again")
+	}
+	if _, ok := l.Question(q, 100); !ok {
+		t.Error("another network's answer is taken for as long")
+	}
+	next, diff := z.With([]zone.Change{dnstest.Task("t2", label, list[1:]...)})
+	l.Renew(next, diff, func() {})
+	if learn(l, next, name, wire.TypeA); l.Stats().Resident != 1 {
+		t.Errorf("what fits, of %d bytes, is not learnt", 16*len(list[1:]))
 	}
 }
 
@@ -230,7 +270,7 @@ func TestKernelIsAlwaysTrue(t *testing.T) {
 			"ask": func(t *rapid.T) {
 				vni := rapid.SampledFrom([]uint32{0, 100, 101}).Draw(t, "vni")
 				k := Key{VNI: vni, Name: rapid.SampledFrom(names).Draw(t, "name"), Type: rapid.SampledFrom([]uint16{wire.TypeA, wire.TypeAAAA, wire.TypeSRV, wire.TypePTR}).Draw(t, "type")}
-				l.Learn(k, z, views[vni])
+				learnIn(l, z, k)
 			},
 			"change": func(t *rapid.T) {
 				var changes []zone.Change
