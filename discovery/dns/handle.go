@@ -96,10 +96,10 @@ func (s *Server) serve(ctx context.Context, w wire.ResponseWriter, m *wire.Msg) 
 	}
 }
 
-// lesson is an answer, before its names are as asked, that may become resident; nil if it may not.
+// lesson is an answer, before its names are as asked, that should become resident; nil if it should not.
 func (s *Server) lesson(k resident.Key, z *zone.Zone, a answer.Answer) *resident.Lesson {
 	p, err := s.answers.Render(k, z, a)
-	if err != nil {
+	if err != nil || !s.answers.Wants(p) {
 		return nil
 	}
 	return p

@@ -87,7 +87,7 @@ func (a anyone) WriteTo(m []byte, to net.Addr) (int, error) {
 }
 
 // quickly answers a message, into space, if nobody has to be waited for. Not done, it is for the long way. Lesson is the answer
-// if it was not resident.
+// if it should become resident.
 func (s *Server) quickly(space, m []byte, asker netip.Addr) (out []byte, lesson *resident.Lesson, done bool) {
 	var rcode int
 	if s.mesos != nil {
@@ -128,8 +128,10 @@ func (s *Server) compose(space, m []byte, vni uint32, network string) (out []byt
 	if err != nil {
 		return nil, 0, nil, false
 	}
-	out, rcode, done = s.answers.Say(space, m, p)
-	return out, rcode, p, done
+	if out, rcode, done = s.answers.Say(space, m, p); done && s.answers.Wants(p) {
+		lesson = p
+	}
+	return out, rcode, lesson, done
 }
 
 // teach has an answer become resident. Who reads the socket does not wait for it, nor for a change of the zone meanwhile.

@@ -47,7 +47,7 @@ func learn(l *Answers, z *zone.Zone, name string, qtype uint16) {
 }
 
 func learnIn(l *Answers, z *zone.Zone, k Key) {
-	if p, err := l.compose(k, z, views[k.VNI]); err == nil {
+	if p, err := l.compose(k, z, views[k.VNI]); err == nil && l.Wants(p) {
 		l.Learn(p)
 	}
 }
@@ -70,6 +70,66 @@ func TestMissingNamesPushOutNoAnswer(t *testing.T) {
 	}
 	if l.Stats().Resident != k.Len() {
 		t.Errorf("%d resident, %d in the kernel", l.Stats().Resident, k.Len())
+	}
+}
+
+// TestAFullShelfTakesWhatIsAskedForTwice: and what is asked for once costs the kernel nothing.
+func TestAFullShelfTakesWhatIsAskedForTwice(t *testing.T) {
+	const most = 8
+	k := dnstest.NewKernel()
+	name := func(i int) string { return fmt.Sprintf("n%d.weft.mesos.", i) }
+	var changes []zone.Change
+	for i := range 10 * most {
+		changes = append(changes, dnstest.Task(fmt.Sprint(i), fmt.Sprint("n", i), fmt.Sprintf("127.1.2.%d", i+1)))
+	}
+	l, z := open(t, Options{Cache: k}, changes...)
+	l.known = newShelf(most)
+	writes := 0
+	k.Observe(func() { writes++ })
+	resident := func(i int, vni uint32) bool {
+		_, ok := k.Get(vni, name(i), wire.TypeA)
+		return ok
+	}
+	for i := range most {
+		if learn(l, z, name(i), wire.TypeA); !resident(i, 0) {
+			t.Errorf("%d is not learnt at once, of %d that may be", i, most)
+		}
+	}
+	writes = 0
+	for i := most; i < 10*most; i++ {
+		learn(l, z, name(i), wire.TypeA)
+	}
+	if writes != 0 || k.Len() != most {
+		t.Errorf("%d writes and %d answers after names that were asked for once, want 0 and %d", writes, k.Len(), most)
+	}
+	learn(l, z, name(most), wire.TypeAAAA)
+	learnIn(l, z, Key{VNI: 100, Name: name(most), Type: wire.TypeA})
+	if writes != 0 {
+		t.Error("another type's question, or another network's, is taken for the second one")
+	}
+	learn(l, z, name(0), wire.TypeA) // the kernel passed it on: it goes last now
+	if writes == 0 {
+		t.Error("what is resident is not learnt anew")
+	}
+	for range 2 {
+		learnIn(l, z, Key{VNI: 100, Name: name(3 * most), Type: wire.TypeA})
+	}
+	if !resident(3*most, 100) || resident(1, 0) || !resident(0, 0) || k.Len() != most {
+		t.Errorf("the second question: learnt %t, for the one that was learnt first: %t", resident(3*most, 100), !resident(1, 0))
+	}
+	next, diff := z.With([]zone.Change{
+		dnstest.Task("0", "n0", "127.1.3.1"), dnstest.Task(fmt.Sprint(3*most), fmt.Sprint("n", 3*most), "127.1.3.2"),
+	})
+	l.Renew(next, diff, func() {})
+	if err := k.Same(next, views); err != nil || k.Len() != most {
+		t.Errorf("what a change makes untrue is not replaced at once, %d answers: %v", k.Len(), err)
+	}
+	l.Forget(func(n string) bool { return n == name(0) })
+	if learn(l, next, name(2*most+1), wire.TypeTXT); k.Len() != most { // which is missing: that has its own shelf
+		t.Errorf("%d answers, want %d", k.Len(), most)
+	}
+	if learn(l, next, name(5), wire.TypeAAAA); k.Len() != most+1 {
+		t.Error("where there is room again the first question is not enough")
 	}
 }
 
@@ -239,7 +299,12 @@ func TestJournalIsRewrittenWhenMostOfItIsPast(t *testing.T) {
 	journal := filepath.Join(t.TempDir(), "answers")
 	l, z := open(t, Options{Cache: dnstest.NewKernel(), Journal: journal})
 	for i := range 3 * (maxMissing + 1024) {
-		learn(l, z, fmt.Sprintf("x%d.weft.mesos.", i), wire.TypeA)
+		for range 2 { // at the first there is no place for it
+			learn(l, z, fmt.Sprintf("x%d.weft.mesos.", i), wire.TypeA)
+		}
+	}
+	if got := l.Stats().Learned; got < 3*maxMissing {
+		t.Errorf("%d answers were learnt, want all", got)
 	}
 	content, err := os.ReadFile(journal)
 	if err != nil {
