@@ -105,6 +105,6 @@ func Sooner(ctx context.Context) (context.Context, context.CancelFunc) {
 	if !ok {
 		return context.WithCancel(ctx)
 	}
-	early := min(time.Until(deadline)/10, 100*time.Millisecond)
+	early := min(time.Until(deadline)/10, 500*time.Millisecond) // to be scheduled takes both some time on a busy node
 	return context.WithDeadline(ctx, deadline.Add(-early))
 }

@@ -105,7 +105,7 @@ func (waiting) Attach(ctx context.Context, _ overlay.Attachment) (overlay.Endpoi
 }
 
 func TestADeadlineTellsWhatWasWaitedFor(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // a tenth of it is for the answer
 	defer cancel()
 	_, err := connect(t, waiting{}).Attach(ctx, overlay.Attachment{})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no master gave a block") {
