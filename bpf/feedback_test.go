@@ -82,7 +82,7 @@ func (f *farm) serve(at string, after time.Duration) {
 
 // askVIP connects, reads the answer and closes.
 func askVIP() error {
-	c, err := net.DialTimeout("tcp4", vip4.String(), 10*time.Second)
+	c, err := net.DialTimeout("tcp4", vip4.String(), patience)
 	if err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func askSlow(t *testing.T, slow, asked int) int {
 // leavesNothingInFlight waits for the last FIN.
 func (f *farm) leavesNothingInFlight() {
 	f.t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		feedbacks, err := f.plane.Feedbacks()
 		f.do(err)

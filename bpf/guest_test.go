@@ -2,9 +2,15 @@
 
 package bpf_test
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // The emulated guests of `make test-kernels` run these tests in short form.
+
+// patience is how long what comes at once on an idle machine may take, here or in a guest.
+const patience = time.Minute
 
 // timely skips what counts on connects that take far less than 10 ms.
 func timely(t *testing.T) {

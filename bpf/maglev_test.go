@@ -168,7 +168,7 @@ func (b *bed) whoServes(network string, port uint16, vip netip.AddrPort) string 
 	defer func() { b.do(c.Close()) }()
 	_, err = c.Write([]byte("who"))
 	b.do(err)
-	b.do(c.SetReadDeadline(time.Now().Add(20 * time.Second)))
+	b.do(c.SetReadDeadline(time.Now().Add(patience)))
 	buffer := make([]byte, 64)
 	n, err := c.Read(buffer)
 	b.do(err)

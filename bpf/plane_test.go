@@ -109,7 +109,7 @@ func (c *conversation) run(ctx context.Context) error {
 	defer close(c.sent)
 	answer := make([]byte, 64)
 	for i := 1; ctx.Err() == nil; i++ {
-		if err := c.socket.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.socket.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
 		if _, err := c.socket.Write(binary.BigEndian.AppendUint32(nil, uint32(i))); err != nil {

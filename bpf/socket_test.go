@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -367,7 +366,7 @@ func TestDialerSeesVIP(t *testing.T) {
 	b := newBed(t)
 	b.serveTCP("10.0.0.1:8080")
 	b.vip(vip4, unix.IPPROTO_TCP, one("10.0.0.1:8080"))
-	c, err := net.DialTimeout("tcp", vip4.String(), 5*time.Second)
+	c, err := net.DialTimeout("tcp", vip4.String(), patience)
 	b.do(err)
 	defer func() { _ = c.Close() }()
 	line, err := bufio.NewReader(c).ReadString('\n')

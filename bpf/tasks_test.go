@@ -154,12 +154,12 @@ func (h *house) exchange(network string, to netip.AddrPort) {
 	if network == "tcp" {
 		size = 1 << 20
 	}
-	c, err := net.DialTimeout(network, to.String(), 5*time.Second)
+	c, err := net.DialTimeout(network, to.String(), patience)
 	if err != nil {
 		h.t.Fatalf("%s to %s: %v", network, to, err)
 	}
 	defer func() { _ = c.Close() }()
-	h.do(c.SetDeadline(time.Now().Add(10 * time.Second)))
+	h.do(c.SetDeadline(time.Now().Add(patience)))
 	sent := bytes.Repeat([]byte("weft"), size/4)
 	wrote := make(chan error, 1)
 	go func() {
@@ -206,7 +206,7 @@ func TestTasksHearThatABackendRefuses(t *testing.T) {
 			c, err := net.Dial("udp", v.String())
 			h.do(err)
 			// The kernel sends so many ICMP errors a second, of all namespaces: who hears none asks again.
-			for deadline := time.Now().Add(10 * time.Second); !errors.Is(err, unix.ECONNREFUSED) && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(patience); !errors.Is(err, unix.ECONNREFUSED) && time.Now().Before(deadline); {
 				h.do(c.SetDeadline(time.Now().Add(time.Second))) // before Write: one that is over refuses that, too
 				if _, err = c.Write([]byte("hello")); err == nil {
 					_, err = c.Read(make([]byte, 8))
@@ -223,7 +223,7 @@ func TestTasksHearThatABackendRefuses(t *testing.T) {
 		h.in(client, func() {
 			refused, began := 0, time.Now()
 			for range 40 {
-				c, err := net.DialTimeout("tcp", v.String(), 10*time.Second)
+				c, err := net.DialTimeout("tcp", v.String(), patience)
 				switch {
 				case errors.Is(err, unix.ECONNREFUSED):
 					refused++
@@ -284,7 +284,7 @@ func (h *house) capture() int {
 	h.t.Cleanup(func() { h.closeFD(fd) })
 	h.do(unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(all), Ifindex: int(h.index("eth0"))}))
 	h.do(unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1))
-	h.do(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+	h.do(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience.Seconds())}))
 	return fd
 }
 

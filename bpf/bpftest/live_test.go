@@ -286,10 +286,13 @@ func (m *machine) count(reason row.Reason) uint64 {
 	return counters[reason].Packets
 }
 
+// patience is how long what comes at once on an idle machine may take, here or in a guest.
+const patience = time.Minute
+
 // await waits until the node has counted one more than before.
 func (m *machine) await(reason row.Reason, before uint64) {
 	m.t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for m.count(reason) == before {
 		if time.Now().After(deadline) {
 			counters, _ := m.plane.Counters()
@@ -348,13 +351,13 @@ func (k *livingTask) exchange(network string, to netip.Addr, size int) error {
 	var c net.Conn
 	var err error
 	k.in(func() {
-		c, err = net.DialTimeout(network, netip.AddrPortFrom(to, 80).String(), 5*time.Second)
+		c, err = net.DialTimeout(network, netip.AddrPortFrom(to, 80).String(), patience)
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	sent := bytes.Repeat([]byte("weft"), size/4)
@@ -382,7 +385,7 @@ func (k *livingTask) ping(to netip.Addr, size int) error {
 	}
 	var c net.Conn
 	var err error
-	k.in(func() { c, err = net.DialTimeout(network, to.String(), 5*time.Second) })
+	k.in(func() { c, err = net.DialTimeout(network, to.String(), patience) })
 	if err != nil {
 		return err
 	}
@@ -392,7 +395,7 @@ func (k *livingTask) ping(to netip.Addr, size int) error {
 		sum := bpftest.Sum(message)
 		message[2], message[3] = byte(sum>>8), byte(sum)
 	}
-	for range 3 { // the first may be larger than a path that is not known yet
+	for range 5 { // the first may be larger than a path that is not known yet
 		if err = echoed(c, message, reply, to.Is4()); err == nil {
 			return nil
 		}
@@ -454,7 +457,7 @@ func (k *livingTask) segments(to *livingTask, a addrs, count int) error {
 		if _, err := out.Write(make([]byte, 20*size)); err != nil {
 			return err
 		}
-		if err := in.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := in.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
 		for i := range 20 {

@@ -190,7 +190,7 @@ func TestPathSmallerThanTheTask(t *testing.T) {
 		err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_INTERFACE)
 	}))
 	l.do(err)
-	l.do(c.SetDeadline(time.Now().Add(5 * time.Second)))
+	l.do(c.SetDeadline(time.Now().Add(patience)))
 	if _, err := c.Write(make([]byte, 1400)); err != nil {
 		t.Fatal(err)
 	}

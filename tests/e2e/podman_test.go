@@ -96,25 +96,36 @@ func (p podman) run(t *testing.T, args ...string) (string, error) {
 	return cmd.Output()
 }
 
-// clean removes the cgroups that podman leaves: it keeps the parents of those of its containers.
+// cgroup is above those of its containers: of this process, for podman may run elsewhere on the machine, too.
+func (p podman) cgroup() string { return fmt.Sprint("weft-podman-", os.Getpid()) }
+
+// clean removes the cgroups that podman leaves: it keeps the parents of those of its containers, and what watched one
+// ends a moment after it.
 func (p podman) clean(t *testing.T) {
 	t.Helper()
-	parents, err := filepath.Glob("/sys/fs/cgroup/*/libpod_parent")
-	if err != nil {
-		t.Error(err)
+	var parents []string
+	for _, in := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} { // version 2, and 1
+		found, err := filepath.Glob(in + p.cgroup())
+		if err != nil {
+			t.Error(err)
+		}
+		parents = append(parents, found...)
 	}
 	for _, parent := range parents {
-		var folders []string
-		err := filepath.WalkDir(parent, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				folders = append(folders, path)
+		err := becomes(func() error {
+			var folders []string
+			err := filepath.WalkDir(parent, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					folders = append(folders, path)
+				}
+				return err
+			})
+			slices.Reverse(folders)
+			for _, f := range folders {
+				err = errors.Join(err, os.Remove(f))
 			}
 			return err
 		})
-		slices.Reverse(folders)
-		for _, f := range folders {
-			err = errors.Join(err, os.Remove(f))
-		}
 		if err != nil {
 			t.Error(err)
 		}
@@ -136,7 +147,7 @@ func TestPodman(t *testing.T) {
 		}
 	}
 	// An ulimit, since raising one needs a capability that not every machine gives.
-	_, err := p.run(t, "run", "--detach", "--name", "shop", "--network", "prod:interface_name=eth0", "--network", "dev:interface_name=eth1", "--publish", "8080:80",
+	_, err := p.run(t, "run", "--cgroup-parent", "/"+p.cgroup(), "--detach", "--name", "shop", "--network", "prod:interface_name=eth0", "--network", "dev:interface_name=eth1", "--publish", "8080:80",
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--rootfs", p.dir+"/rootfs",
 		"/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
 	if err != nil {
