@@ -98,7 +98,7 @@ func startServer(ctx context.Context, o options, dir string, f files, name strin
 	case nsd:
 		s.addr, args = at(portNSD), []string{"nsd", "-d", "-c", config}
 		text = fmt.Sprintf("server:\n ip-address: %s@%d\n username: \"\"\n chroot: \"\"\n database: \"\"\n pidfile: %[3]s/pid\n xfrdfile: %[3]s/xfrd\n"+
-			" zonelistfile: %[3]s/zones\n zonesdir: %[3]s\n server-count: 2\n reuseport: yes\n rrl-ratelimit: 0\n"+
+			" zonelistfile: %[3]s/zones\n zonesdir: %[3]s\n xfrdir: %[3]s\n server-count: 2\n reuseport: yes\n rrl-ratelimit: 0\n"+
 			"remote-control:\n control-enable: no\nzone:\n name: mesos\n zonefile: %s\n", s.addr.Addr(), s.addr.Port(), own, f.zone)
 	case knot:
 		s.addr, args = at(portKnot), []string{"knotd", "-c", config}
