@@ -5,8 +5,10 @@
 package e2e
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +44,45 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"eventually": scriptEventually},
 	})
+}
+
+var scriptAdds = regexp.MustCompile(`(?m)^exec on \S+ network add (\S+)(.*)`)
+
+// TestScriptsAddOtherNetworks: scripts run side by side on one lab, so what one adds no other may add.
+func TestScriptsAddOtherNetworks(t *testing.T) {
+	t.Parallel()
+	scripts, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal(scripts, err)
+	}
+	nets, names := make(map[netip.Prefix]string), make(map[string]string)
+	for _, script := range scripts {
+		text, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, add := range scriptAdds.FindAllStringSubmatch(string(text), -1) {
+			if other := names[add[1]]; other != "" {
+				t.Errorf("%s and %s add network %s", other, script, add[1])
+			}
+			names[add[1]] = script
+			for word := range strings.FieldsSeq(add[2]) {
+				net, err := netip.ParsePrefix(word)
+				if err != nil {
+					continue // a flag
+				}
+				for n, other := range nets {
+					if n.Overlaps(net) {
+						t.Errorf("%s and %s add networks with %s and %s", other, script, n, net)
+					}
+				}
+				nets[net] = script
+			}
+		}
+	}
+	if len(nets) < len(names) {
+		t.Errorf("%d subnets of %d networks were found", len(nets), len(names))
+	}
 }
 
 // scriptEventually runs a command again until it succeeds (! until it fails): facts travel, and nothing in a script
