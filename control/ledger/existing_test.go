@@ -8,12 +8,14 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"weft/control/ledger/ledgertest"
 )
 
 // existing starts an etcd as somebody else would run it and returns its client address.
 func existing(t *testing.T) string {
 	t.Helper()
-	addrs := ports(t, 2)
+	addrs := ledgertest.Ports(t, 2)
 	c := embed.NewConfig()
 	c.Dir = t.TempDir()
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())

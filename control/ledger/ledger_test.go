@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"weft/control/ledger"
+	"weft/control/ledger/ledgertest"
 )
 
 // patience bounds every wait for a state.
@@ -56,24 +56,6 @@ func ready(t *testing.T, l *ledger.Ledger) {
 	case <-time.After(patience):
 		t.Fatal("the ledger does not get ready")
 	}
-}
-
-// ports finds free ports of the loopback, which stay so until they are listened at.
-func ports(t *testing.T, n int) []string {
-	t.Helper()
-	// Of this process alone: what another one opens meanwhile comes from 127.0.0.1 and listens there.
-	pid := os.Getpid()
-	own := fmt.Sprintf("127.%d.%d.%d:0", 64+pid>>16&63, pid>>8&255, pid&255)
-	var addrs []string
-	for range n {
-		listener, err := net.Listen("tcp", own)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close() //nolint:errcheck // nothing was written
-		addrs = append(addrs, listener.Addr().String())
-	}
-	return addrs
 }
 
 func put(base uint64, pairs ...string) ledger.Change {
@@ -238,7 +220,7 @@ func TestALeaderThatLostItsLeaseWritesNothing(t *testing.T) {
 
 func three(t *testing.T) (all map[string]*ledger.Ledger, stop map[string]func(), restart func(id string)) {
 	t.Helper()
-	addrs := ports(t, 3)
+	addrs := ledgertest.Ports(t, 3)
 	initial := map[string]string{"m1": addrs[0], "m2": addrs[1], "m3": addrs[2]}
 	all, stop = map[string]*ledger.Ledger{}, map[string]func(){}
 	dirs := map[string]string{}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -27,6 +26,7 @@ import (
 
 	"weft/control"
 	"weft/control/controlpb"
+	"weft/control/ledger/ledgertest"
 	"weft/control/master"
 	"weft/discovery"
 	"weft/overlay"
@@ -136,7 +136,7 @@ func (p *process) kill() {
 func cluster(t *testing.T, n int) map[string]*process {
 	t.Helper()
 	all := map[string]*process{}
-	initial, listen, free := map[string]string{}, map[string]string{}, ports(t, 2*n)
+	initial, listen, free := map[string]string{}, map[string]string{}, ledgertest.Ports(t, 2*n)
 	for i := range n {
 		id := fmt.Sprint("m", i+1)
 		initial[id], listen[id] = free[2*i], free[2*i+1]
@@ -148,23 +148,6 @@ func cluster(t *testing.T, n int) map[string]*process {
 		all[id] = p
 	}
 	return all
-}
-
-// ports finds free ports of the loopback, which stay so until they are listened at.
-func ports(t *testing.T, n int) (addrs []string) {
-	t.Helper()
-	// Of this process alone: what another one opens meanwhile comes from 127.0.0.1 and listens there.
-	pid := os.Getpid()
-	own := fmt.Sprintf("127.%d.%d.%d:0", 64+pid>>16&63, pid>>8&255, pid&255)
-	for range n {
-		listener, err := net.Listen("tcp", own)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close() //nolint:errcheck // nothing was written
-		addrs = append(addrs, listener.Addr().String())
-	}
-	return addrs
 }
 
 func dial(t *testing.T, addrs ...string) *controlpb.Client {
